@@ -1,0 +1,22 @@
+"""varigrad: stochastic variational inference for PyTorch whose gradients you can choose, measure and trust."""
+
+from varigrad import distributions as distributions
+from varigrad import errors as errors
+from varigrad import estimators as estimators
+from varigrad import guides as guides
+from varigrad.inference import optim as optim
+from varigrad.inference.fit import Fit as Fit
+from varigrad.inference.svi import SVI as SVI
+from varigrad.language import handlers as handlers
+from varigrad.language.plates import plate as plate
+from varigrad.language.primitives import deterministic as deterministic
+from varigrad.language.primitives import factor as factor
+from varigrad.language.primitives import module as module
+from varigrad.language.primitives import param as param
+from varigrad.language.primitives import sample as sample
+from varigrad.language.primitives import subsample as subsample
+from varigrad.objectives import ELBO as ELBO
+from varigrad.terms.provenance import get_provenance as get_provenance
+from varigrad.terms.provenance import track_provenance as track_provenance
+
+__version__ = "0.1.0"

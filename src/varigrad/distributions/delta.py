@@ -1,0 +1,61 @@
+"""A point mass, for maximum a posteriori guides and fixed values."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions.methods import Methods
+from varigrad.shapes import sum_rightmost
+
+
+class Delta(Methods, td.Distribution):
+    """All mass at `value`.
+
+    Args:
+        value: `[*batch, *event]`; gradients flow through draws to it.
+        log_density: `[*batch]`, the log-density at `value`.
+        event_dim: how many rightmost dimensions of `value` are one event.
+    """
+
+    arg_constraints = {"value": constraints.dependent, "log_density": constraints.real}
+    has_rsample = True
+
+    def __init__(self, value: Tensor, log_density: Tensor | float = 0.0, event_dim: int = 0) -> None:
+        self.value = torch.as_tensor(value)
+        batch = self.value.shape[: self.value.dim() - event_dim]
+        log_density = torch.as_tensor(log_density, dtype=torch.get_default_dtype(), device=self.value.device)
+        self.log_density = log_density.expand(batch)
+        self.event_dims = event_dim
+        super().__init__(batch, self.value.shape[len(batch) :], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, self.event_dims)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.value
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self.value)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        batch = torch.Size(batch_shape)
+        return type(self)(self.value.expand(batch + self.event_shape), self.log_density.expand(batch), self.event_dims)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.value.expand(torch.Size(sample_shape) + self.value.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        outside = torch.zeros_like(self.log_density).fill_(-torch.inf)
+        equal = sum_rightmost((value != self.value).to(self.log_density.dtype), self.event_dims) == 0
+        return torch.where(equal, self.log_density, outside)
+
+    def entropy(self) -> Tensor:
+        return -self.log_density

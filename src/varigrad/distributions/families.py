@@ -1,0 +1,167 @@
+"""Every family of `torch.distributions`, with `to_event`, `mask` and `expand_by`; parameters as in torch's own pages."""
+
+from __future__ import annotations
+
+from torch import distributions as td
+
+from varigrad.distributions.methods import Methods
+
+
+class Bernoulli(Methods, td.Bernoulli):
+    """0 or 1, from `probs` or `logits` `[*batch]`."""
+
+
+class Beta(Methods, td.Beta):
+    """On (0, 1), from two concentrations `[*batch]`."""
+
+
+class Binomial(Methods, td.Binomial):
+    """Successes in `total_count` trials."""
+
+
+class Categorical(Methods, td.Categorical):
+    """A category number from `probs` or `logits` `[*batch, categories]`."""
+
+
+class Cauchy(Methods, td.Cauchy):
+    """Location and scale, no mean."""
+
+
+class Chi2(Methods, td.Chi2):
+    """Sum of `df` squared standard normals."""
+
+
+class ContinuousBernoulli(Methods, td.ContinuousBernoulli):
+    """On [0, 1], the normalised Bernoulli likelihood."""
+
+
+class Dirichlet(Methods, td.Dirichlet):
+    """On the simplex, from `concentration` `[*batch, categories]`."""
+
+
+class Exponential(Methods, td.Exponential):
+    """Waiting time at `rate`."""
+
+
+class FisherSnedecor(Methods, td.FisherSnedecor):
+    """Ratio of two scaled chi-squares."""
+
+
+class Gamma(Methods, td.Gamma):
+    """Positive, from `concentration` and `rate`."""
+
+
+class GeneralizedPareto(Methods, td.GeneralizedPareto):
+    """Exceedances over a threshold."""
+
+
+class Geometric(Methods, td.Geometric):
+    """Failures before the first success."""
+
+
+class Gumbel(Methods, td.Gumbel):
+    """Extreme values, `loc` and `scale`."""
+
+
+class HalfCauchy(Methods, td.HalfCauchy):
+    """Absolute value of a centred Cauchy."""
+
+
+class HalfNormal(Methods, td.HalfNormal):
+    """Absolute value of a centred Normal."""
+
+
+class InverseGamma(Methods, td.InverseGamma):
+    """Reciprocal of a Gamma."""
+
+
+class Kumaraswamy(Methods, td.Kumaraswamy):
+    """On (0, 1), Beta-like with a closed CDF."""
+
+
+class LKJCholesky(Methods, td.LKJCholesky):
+    """Cholesky factors of correlation matrices."""
+
+
+class Laplace(Methods, td.Laplace):
+    """Double exponential, `loc` and `scale`."""
+
+
+class LogNormal(Methods, td.LogNormal):
+    """Exponential of a Normal."""
+
+
+class LogisticNormal(Methods, td.LogisticNormal):
+    """Softmax of a Normal, on the simplex."""
+
+
+class LowRankMultivariateNormal(Methods, td.LowRankMultivariateNormal):
+    """Normal with covariance `factor factor' + diag`."""
+
+
+class MixtureSameFamily(Methods, td.MixtureSameFamily):
+    """Mixture over the last batch dimension of one family."""
+
+
+class Multinomial(Methods, td.Multinomial):
+    """Counts of categories in `total_count` draws."""
+
+
+class MultivariateNormal(Methods, td.MultivariateNormal):
+    """Normal with a full covariance."""
+
+
+class NegativeBinomial(Methods, td.NegativeBinomial):
+    """Successes before `total_count` failures."""
+
+
+class Normal(Methods, td.Normal):
+    """Gaussian, `loc` and `scale`."""
+
+
+class OneHotCategorical(Methods, td.OneHotCategorical):
+    """A one-hot vector from `probs` or `logits`."""
+
+
+class OneHotCategoricalStraightThrough(Methods, td.OneHotCategoricalStraightThrough):
+    """One-hot with a (biased) straight-through `rsample`."""
+
+
+class Pareto(Methods, td.Pareto):
+    """Power law above `scale`."""
+
+
+class Poisson(Methods, td.Poisson):
+    """Counts at `rate`."""
+
+
+class RelaxedBernoulli(Methods, td.RelaxedBernoulli):
+    """Concrete relaxation of a Bernoulli at a temperature."""
+
+
+class RelaxedOneHotCategorical(Methods, td.RelaxedOneHotCategorical):
+    """Concrete relaxation of a one-hot vector at a temperature."""
+
+
+class StudentT(Methods, td.StudentT):
+    """Heavy-tailed, `df`, `loc`, `scale`."""
+
+
+class TransformedDistribution(Methods, td.TransformedDistribution):
+    """A base distribution pushed through bijections."""
+
+
+class Uniform(Methods, td.Uniform):
+    """Between `low` and `high`."""
+
+
+class VonMises(Methods, td.VonMises):
+    """Angles around `loc`."""
+
+
+class Weibull(Methods, td.Weibull):
+    """Positive, `scale` and `concentration`."""
+
+
+class Wishart(Methods, td.Wishart):
+    """Random positive-definite matrices."""

@@ -1,0 +1,124 @@
+"""What every varigrad distribution can do on top of torch's: `to_event`, `mask`, `expand_by`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Size, Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.shapes import join
+
+
+class Methods:
+    """Mixin in front of a `torch.distributions` family. Arguments are checked by the engine, not at construction.
+
+    torch checks parameters and values on every construction and every density, which forces a synchronisation
+    each time. varigrad checks once, when a program is first run, and again when a number goes bad; pass
+    `validate_args=True` for torch's own checks.
+    """
+
+    _validate_args = False
+
+    if not TYPE_CHECKING:  # type checkers see the signatures of torch's families
+
+        def __init__(self, *args, validate_args=None, **kwargs):
+            # Said explicitly, because families built of others hand it on and would check by default.
+            super().__init__(*args, validate_args=bool(validate_args), **kwargs)
+
+        def expand(self, batch_shape, _instance=None):
+            instance = self.__new__(type(self)) if _instance is None else _instance
+            return super().expand(batch_shape, instance)
+
+    def to_event(self: Any, dims: int | None = None) -> Any:
+        """Declare the `dims` rightmost batch dimensions (default: all) one event: dependent, summed over."""
+        dims = len(self.batch_shape) if dims is None else dims
+        return Independent(self, dims) if dims else self
+
+    def mask(self: Any, mask: Tensor | bool) -> Masked:
+        """Ignore the density where `mask`, `[*batch]`, is False; draws stay as they are."""
+        return Masked(self, mask)
+
+    def expand_by(self: Any, sample_shape: Size | tuple[int, ...]) -> Any:
+        """Independent copies: batch shape `[*sample_shape, *batch]`."""
+        return self.expand(torch.Size(sample_shape) + self.batch_shape)
+
+
+class Independent(Methods, td.Independent):
+    """Some batch dimensions of `base_distribution` declared one event."""
+
+
+class Masked(Methods, td.Distribution):
+    """`base` whose density counts only where `mask` is True.
+
+    Args:
+        base: any distribution.
+        mask: bool, broadcastable to `[*batch]`.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(self, base: td.Distribution, mask: Tensor | bool) -> None:
+        self.base = base
+        self.density_mask = torch.as_tensor(mask)
+        if self.density_mask.dtype != torch.bool:
+            raise TypeError(f"a mask is a bool tensor, got {self.density_mask.dtype}")
+        shape = join(base.batch_shape, self.density_mask.shape)
+        self.base = base if shape == base.batch_shape else base.expand(shape)
+        super().__init__(shape, base.event_shape, validate_args=False)
+
+    has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
+    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]
+
+    @property
+    def support(self) -> Any:
+        return self.base.support
+
+    @property
+    def mean(self) -> Tensor:
+        return self.base.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.base.variance
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        return type(self)(self.base.expand(batch_shape), self.density_mask)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.base.sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.base.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return masked(self.base.log_prob(value), self.density_mask)
+
+    def entropy(self) -> Tensor:
+        return masked(self.base.entropy(), self.density_mask)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return self.base.enumerate_support(expand)
+
+
+def masked(log_prob: Tensor, mask: Tensor) -> Tensor:
+    """Zero where `mask` is False, with a zero (never NaN) gradient there."""
+    return torch.where(mask, log_prob, torch.zeros((), dtype=log_prob.dtype, device=log_prob.device))
+
+
+def unmasked(distribution: td.Distribution) -> td.Distribution:
+    """The same distribution with every mask taken off: its draws follow this density whatever the mask hides."""
+    if isinstance(distribution, Masked):
+        return unmasked(distribution.base)
+    if isinstance(distribution, td.Independent):
+        base = unmasked(distribution.base_dist)
+        if base is not distribution.base_dist:
+            return Independent(base, distribution.reinterpreted_batch_ndims)
+    return distribution
+
+
+@td.register_kl(Masked, Masked)
+def _kl_masked(p: Masked, q: Masked) -> Tensor:
+    return masked(td.kl_divergence(p.base, q.base), p.density_mask & q.density_mask)

@@ -1,0 +1,82 @@
+"""The tensors inside a distribution: list them, replace them, tell whether the class is one we know.
+
+torch has no official way to list a distribution's parameters, so this walks attributes, the way every
+torch.distributions family and transform stores them. A class from elsewhere may hide tensors where the walk does not
+look: `is_known` says so, and whoever needs certainty then tracks the computation itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+_KNOWN = ("torch.distributions.", "varigrad.distributions.", "varigrad.testing.")
+_PARTS = (td.Distribution, td.Transform, constraints.Constraint)
+
+
+def tensors_of(part: object) -> tuple[list[Tensor], bool]:
+    """Every tensor held by a distribution, transform or constraint, however nested; and whether these are all.
+
+    That is sure if every class involved is torch's or ours.
+    """
+    found: list[Tensor] = []
+    return found, _collect(part, found, set())
+
+
+def is_known(distribution: td.Distribution) -> bool:
+    """Whether the class, and every distribution and transform inside it, stores its tensors where `tensors_of` looks."""
+    return tensors_of(distribution)[1]
+
+
+@lru_cache(maxsize=1024)
+def _known_type(kind: type) -> bool:
+    return kind.__module__.startswith(_KNOWN)
+
+
+def _collect(part: Any, found: list[Tensor], seen: set[int]) -> bool:
+    seen.add(id(part))  # a transform and its inverse hold each other
+    known = _known_type(part.__class__) or isinstance(part, constraints.Constraint)
+    for value in vars(part).values():
+        if isinstance(value, Tensor):
+            found.append(value)
+            continue
+        kind = type(value)
+        if kind is torch.Size or kind is bool or value is None:
+            continue
+        for entry in value if kind in (list, tuple) else (value,):
+            if isinstance(entry, Tensor):
+                found.append(entry)
+            elif isinstance(entry, _PARTS) and id(entry) not in seen:
+                known = _collect(entry, found, seen) and known
+    return known
+
+
+def replace_tensors(distribution: td.Distribution, replace: Callable[[Tensor], Tensor]) -> td.Distribution:
+    """A copy of a known distribution with `replace` applied to every tensor in it; lazily cached values included."""
+    twin: td.Distribution = _replaced(distribution, replace, {})
+    return twin
+
+
+def _replaced(value: Any, replace: Callable[[Tensor], Tensor], twins: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        return replace(value)
+    if isinstance(value, _PARTS):
+        if id(value) in twins:
+            return twins[id(value)]
+        twin = copy.copy(value)
+        twins[id(value)] = twin
+        for key, part in vars(value).items():
+            new = _replaced(part, replace, twins)
+            if new is not part:
+                twin.__dict__[key] = new
+        return twin
+    if type(value) in (list, tuple):
+        return type(value)(_replaced(v, replace, twins) for v in value)
+    return value

@@ -1,0 +1,32 @@
+"""A distribution over nothing that carries a log-density, for code that wants a factor as a sample site."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions.methods import Methods
+
+
+class Unit(Methods, td.Distribution):
+    """The empty event, with log-density `log_factor`, `[*batch]`."""
+
+    arg_constraints = {"log_factor": constraints.real}
+    support = constraints.real_vector
+
+    def __init__(self, log_factor: Tensor | float) -> None:
+        self.log_factor = torch.as_tensor(log_factor)
+        super().__init__(self.log_factor.shape, torch.Size((0,)), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        return type(self)(self.log_factor.expand(batch_shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.log_factor.new_empty(self._extended_shape(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_factor.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))

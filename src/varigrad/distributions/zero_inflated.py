@@ -1,0 +1,96 @@
+"""Counts with extra zeros, as single-cell data have them."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+from torch.nn.functional import logsigmoid
+
+from varigrad.distributions.families import NegativeBinomial, Poisson
+from varigrad.distributions.methods import Methods
+
+
+class ZeroInflated(Methods, td.Distribution):
+    r"""Zero with probability :math:`g` (the gate), else a draw from `base`.
+
+    Args:
+        base: a univariate count distribution, `[*batch]`.
+        gate: `[*batch]`, in [0, 1]; give this or
+        gate_logits: `[*batch]`, its logit.
+    """
+
+    arg_constraints = {"gate": constraints.unit_interval, "gate_logits": constraints.real}
+
+    def __init__(
+        self, base: td.Distribution, *, gate: Tensor | float | None = None, gate_logits: Tensor | float | None = None
+    ) -> None:
+        if (gate is None) == (gate_logits is None):
+            raise ValueError("give exactly one of gate and gate_logits")
+        if base.event_shape:
+            raise ValueError(f"ZeroInflated takes a univariate base, got event shape {tuple(base.event_shape)}")
+        logits = torch.as_tensor(gate_logits) if gate is None else torch.logit(torch.as_tensor(gate))
+        shape = torch.broadcast_shapes(logits.shape, base.batch_shape)
+        self.gate_logits = logits.expand(shape)
+        self.base = base.expand(shape)
+        super().__init__(shape, validate_args=False)
+
+    @property
+    def gate(self) -> Tensor:
+        return torch.sigmoid(self.gate_logits)
+
+    @property
+    def support(self) -> Any:
+        return self.base.support
+
+    @property
+    def mean(self) -> Tensor:
+        return (1 - self.gate) * self.base.mean
+
+    @property
+    def variance(self) -> Tensor:
+        gate, mean = self.gate, self.base.mean
+        return (1 - gate) * (self.base.variance + gate * mean.square())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        twin: Self = self.__new__(type(self))
+        ZeroInflated.__init__(twin, self.base.expand(batch_shape), gate_logits=self.gate_logits.expand(batch_shape))
+        return twin
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            zero = torch.rand(shape, dtype=self.gate_logits.dtype, device=self.gate_logits.device) < self.gate
+            value = self.base.sample(torch.Size(sample_shape))
+            return torch.where(zero, torch.zeros_like(value), value)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        drawn = logsigmoid(-self.gate_logits) + self.base.log_prob(value)
+        return torch.where(value == 0, torch.logaddexp(logsigmoid(self.gate_logits), drawn), drawn)
+
+
+class ZeroInflatedPoisson(ZeroInflated):
+    """Poisson counts at `rate` with extra zeros."""
+
+    def __init__(
+        self, rate: Tensor | float, *, gate: Tensor | float | None = None, gate_logits: Tensor | float | None = None
+    ) -> None:
+        super().__init__(Poisson(rate), gate=gate, gate_logits=gate_logits)
+
+
+class ZeroInflatedNegativeBinomial(ZeroInflated):
+    """Negative binomial counts with extra zeros."""
+
+    def __init__(
+        self,
+        total_count: Tensor | float,
+        *,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        gate: Tensor | float | None = None,
+        gate_logits: Tensor | float | None = None,
+    ) -> None:
+        super().__init__(NegativeBinomial(total_count, probs, logits), gate=gate, gate_logits=gate_logits)

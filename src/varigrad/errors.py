@@ -1,0 +1,70 @@
+"""What users did wrong, said once: what, where, because, and what to try."""
+
+from __future__ import annotations
+
+
+class VarigradError(ValueError):
+    """Base of every error that varigrad raises about a program or its configuration.
+
+    Args:
+        what: the mistake, as a sentence without its subject's name.
+        site: the site, plate, parameter or estimator it concerns, if there is one.
+        because: why it cannot work.
+        try_: what to write instead.
+    """
+
+    def __init__(self, what: str, *, site: str | None = None, because: str = "", try_: str = "") -> None:
+        self.what, self.site, self.because, self.try_ = what, site, because, try_
+        message = f"{site!r}: {what}" if site is not None else what
+        if because:
+            message += f"; because {because}"
+        if try_:
+            message += f". Try: {try_}"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.site, self.because, self.try_)
+
+
+def _rebuild(kind: type[VarigradError], what: str, site: str | None, because: str, try_: str) -> VarigradError:
+    return kind(what, site=site, because=because, try_=try_)
+
+
+class SiteError(VarigradError):
+    """A site cannot do what is asked of it: a wrong argument, or an estimator that cannot serve it."""
+
+
+class SiteNameError(SiteError):
+    """A site's name is missing, malformed or used twice in one program."""
+
+
+class ShapeError(SiteError):
+    """Shapes disagree: an undeclared batch dimension, or model and guide that do not match."""
+
+
+class PlateError(SiteError):
+    """A plate's size, dimension or subsample is wrong, or its promise of independence is broken."""
+
+
+class SupportError(SiteError):
+    """A value is NaN, infinite or outside its distribution's support."""
+
+
+class ConstraintError(SiteError):
+    """A parameter is outside its constraint, or a distribution's parameter outside its domain."""
+
+
+class ParameterError(SiteError):
+    """A parameter is declared twice in different ways, has the wrong dtype, or is shared where it must not be."""
+
+
+class GuideMismatchError(SiteError):
+    """Model and guide do not have the same latent sites."""
+
+
+class BaselineError(SiteError):
+    """A baseline cannot act, depends on the draw it is subtracted from, or leaks gradients."""
+
+
+class NonFiniteError(VarigradError):
+    """A loss or a gradient is NaN or infinite."""

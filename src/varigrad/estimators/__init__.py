@@ -1,0 +1,16 @@
+"""Gradient estimators, one family a file, and the baselines that go with them."""
+
+from varigrad.estimators.base import Draw as Draw
+from varigrad.estimators.base import Estimator as Estimator
+from varigrad.estimators.base import Lanes as Lanes
+from varigrad.estimators.base import Surrogate as Surrogate
+from varigrad.estimators.baselines import Baseline as Baseline
+from varigrad.estimators.baselines import MovingAverage as MovingAverage
+from varigrad.estimators.baselines import NeuralBaseline as NeuralBaseline
+from varigrad.estimators.baselines import NoBaseline as NoBaseline
+from varigrad.estimators.baselines import ValueBaseline as ValueBaseline
+from varigrad.estimators.coupled import DisARM as DisARM
+from varigrad.estimators.enumeration import Enumerate as Enumerate
+from varigrad.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
+from varigrad.estimators.pathwise import Pathwise as Pathwise
+from varigrad.estimators.score import Score as Score

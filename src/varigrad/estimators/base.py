@@ -1,0 +1,147 @@
+"""What a gradient estimator is: how to draw a site and, given the cost, which surrogate to differentiate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.source import Source
+from varigrad.language.messages import Plate
+
+State = Any
+"""A tree of tensors (nested tuples) that an estimator carries from step to step; None if it carries nothing."""
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The leading dimension along which alternatives lie.
+
+    Lane 0 is the run itself. In a lane of site `i`, site `i` holds an alternative, sites before it hold lane 0's
+    values, sites after it are drawn anew given the lane. So one pass costs one plus the *sum* of the alternatives.
+
+    Attributes:
+        count: how many lanes there are in all.
+        dims: number of plate dimensions; lanes are at batch dimension `-dims - 1`.
+        own: the lanes of this site.
+        source: for each lane, the lane whose draw it holds: itself, or 0.
+    """
+
+    count: int
+    dims: int
+    own: tuple[int, ...]
+    source: tuple[int, ...]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Lane 0 and the site's own."""
+        return (0, *self.own)
+
+    def expand(self, distribution: td.Distribution) -> td.Distribution:
+        """The distribution with a lane dimension, `[lanes, *plates]`."""
+        batch = distribution.batch_shape
+        if len(batch) == self.dims + 1:
+            return distribution
+        return distribution.expand((self.count, *(1,) * (self.dims - len(batch)), *batch))
+
+    def share(self, value: Tensor) -> Tensor:
+        """`[lanes, ...]` with every lane holding the draw that belongs there."""
+        return value[list(self.source)]
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What an estimator drew at a site.
+
+    Attributes:
+        distribution: what it was drawn from, `[lanes?, *plates]`.
+        value: `[lanes?, *plates, *event]`.
+        lanes: where its alternatives lie, or None if it has none.
+        plates: the site's plates.
+        log_q: log-density of the value, `[*plates]`, or of each value, `[1 + alternatives, *plates]`; filled in
+            before `surrogate` is called.
+        particles: the dimension of the particles plate, or None if there is one particle.
+    """
+
+    distribution: td.Distribution
+    value: Tensor
+    lanes: Lanes | None = None
+    plates: tuple[Plate, ...] = ()
+    log_q: Tensor | None = None
+    particles: int | None = None
+    values: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """Differentiate `value`; carry `state` to the next step; `regression` is a loss for baselines' own parameters."""
+
+    value: Tensor
+    state: State = None
+    regression: Tensor | None = None
+
+
+class Estimator(ABC):
+    """Attached to one random choice: how to draw it, and the surrogate of its share of the gradient.
+
+    A leaf is a frozen dataclass. To write one, implement `refusal`, `surrogate` and, if it looks at alternatives,
+    `alternatives`, `draw` and `lane_weights`; then hold it to `varigrad.testing.check_estimator`.
+    """
+
+    unbiased: ClassVar[bool] = True
+    needs_cost: ClassVar[bool] = True
+    """Whether `surrogate` is to be called with the site's cost."""
+    pathwise: ClassVar[bool] = False
+    """Whether the draw carries gradients."""
+    per_element: ClassVar[bool] = False
+    """Whether alternatives of all elements of a plate vary together though they are no joint draw, so that every
+    cost has to be element by element."""
+    sticking_the_landing: bool = False
+
+    @abstractmethod
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        """Why it cannot serve a site with this distribution, and what to try instead; None if it can."""
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        """How many lanes besides lane 0 it needs."""
+        return 0
+
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+        """Draw the site. With lanes, the distribution is `[lanes, *plates]`."""
+        if lanes is None:
+            return Draw(distribution, source.draw(distribution, reparameterised=self.pathwise))
+        kept = tuple(sorted(set(lanes.source)))
+        value = source.draw(distribution, reparameterised=self.pathwise, rows=kept)
+        return Draw(distribution, lanes.share(value), lanes)
+
+    def lane_weights(self, draw: Draw) -> Tensor | None:
+        """`[1 + alternatives]` or `[1 + alternatives, *plates]`: weights that make the lanes an unbiased average of
+        any quantity downstream; None for lane 0 alone.
+        """
+        return None
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        r"""Field whose gradient is this site's share of :math:`\nabla E_q[f]`.
+
+        Args:
+            draw: what `draw` returned, with `log_q`.
+            cost: `[*plates]`, or `[1 + alternatives, *plates]` for an estimator with alternatives; detached: the
+                terms downstream of the site, never the whole bound.
+            state: what the last step returned, or None at the first.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs no cost")
+
+    def parameters_of_baselines(self) -> Mapping[str, Any]:
+        """Modules that the estimator trains itself, by name."""
+        return {}
+
+
+def first(tensor: Tensor, draw: Draw, event_dim: int = 0) -> Tensor:
+    """Lane 0 of a distribution's parameter: `[*plates, *event]`."""
+    if draw.lanes is not None and tensor.dim() == draw.lanes.dims + 1 + event_dim:
+        return tensor[0]
+    return tensor

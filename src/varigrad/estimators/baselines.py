@@ -1,0 +1,216 @@
+"""Baselines: what is subtracted from a cost before it multiplies the score.
+
+`E[b grad log q(z)] = 0` for every b that does not depend on this draw of z, so a baseline changes the variance and
+never the mean. Baselines add: `MovingAverage() + NeuralBaseline(net, x)`; the second then learns what the first leaves.
+
+References:
+    Mnih, Gregor (2014), Neural variational inference and learning in belief networks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad.errors import BaselineError
+from varigrad.estimators.base import Draw, State
+from varigrad.terms.provenance import get_provenance, untracked
+
+Input = Tensor | tuple[Tensor, ...] | Callable[[Mapping[str, Tensor]], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """A baseline's value for this step, its next state, and the loss that trains its parameters."""
+
+    value: Tensor
+    state: State = None
+    regression: Tensor | None = None
+
+
+class Baseline(ABC):
+    """Guesses a site's cost without looking at its draw."""
+
+    @abstractmethod
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        """The baseline for this step; `cost`, `[*plates]`, may be used for the *next* state and the regression only."""
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Networks that it trains."""
+        return {}
+
+    def given(self) -> tuple[Any, ...]:
+        """Tensors that the user handed in, to be checked for the draw they must not depend on."""
+        return ()
+
+    def __add__(self, other: Baseline) -> Baseline:
+        return Sum(_parts(self) + _parts(other))
+
+
+def _parts(baseline: Baseline) -> tuple[Baseline, ...]:
+    return baseline.parts if isinstance(baseline, Sum) else (baseline,)
+
+
+@dataclass(frozen=True)
+class NoBaseline(Baseline):
+    """Zero."""
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        return Guess(cost.new_zeros(()))
+
+
+@dataclass(frozen=True)
+class MovingAverage(Baseline):
+    r"""Decaying average of past costs, :math:`c_{t+1} = \beta c_t + (1 - \beta) f_t` with :math:`c_0 = 0`.
+
+    The average *before* this draw is used, which keeps the estimator unbiased.
+
+    Args:
+        decay: beta, in [0, 1).
+        per_element: keep one average for each element of the site's plates (by index, so it may be a subsampled
+            plate); default: one for all, which survives any change of minibatch.
+    """
+
+    decay: float = 0.9
+    per_element: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise BaselineError(f"decay must be in [0, 1), got {self.decay!r}", site="MovingAverage")
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        if not self.per_element:
+            average = cost.new_zeros(()) if state is None else state
+            return Guess(average, self._next(average, cost.mean() if cost.dim() else cost))
+        plates = [p for p in draw.plates if p.dim is not None and p.dim != draw.particles]
+        shape = tuple(next((p.size or p.batch or 1 for p in plates if p.dim == d), 1) for d in range(-cost.dim(), 0))
+        here = tuple(
+            next((p.subsample for p in plates if p.dim == d and p.subsample is not None), None)
+            for d in range(-cost.dim(), 0)
+        )
+        if state is None or tuple(state.shape) != shape:
+            state = cost.new_zeros(shape) if state is None else state.mean().expand(shape).clone()
+        fresh = cost if draw.particles is None else cost.mean(draw.particles, keepdim=True)
+        grid = torch.meshgrid(
+            *[torch.arange(n) if i is None else i for n, i in zip(shape, here, strict=True)], indexing="ij"
+        )
+        average = state[grid] if grid else state
+        updated = self._next(average, fresh.expand(average.shape))
+        return Guess(average, state.index_put(grid, updated) if grid else updated)
+
+    def _next(self, average: Tensor, fresh: Tensor) -> Tensor:
+        return torch.lerp(average, fresh, 1 - self.decay)
+
+
+@dataclass(frozen=True, eq=False)
+class NeuralBaseline(Baseline):
+    """A network's prediction of the cost, trained by its squared error to it.
+
+    Its parameters are trained by that loss alone, and the loss trains nothing else: input and target are detached.
+    They appear in the objective's `named_parameters()` under `baselines.<site>`, so an optimiser can give them a
+    learning rate of their own.
+
+    Args:
+        module: maps the input to a shape that broadcasts to the site's plates, `[*plates]` (a last dimension of
+            size 1 is dropped).
+        input: tensor, tuple of tensors, or a function of the guide's values by site name; it may depend on the
+            data and on choices upstream of the site, never on the site's own draw.
+    """
+
+    module: nn.Module
+    input: Input
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        given = self.input(draw.values or {}) if callable(self.input) else self.input
+        inputs = given if isinstance(given, tuple) else (given,)
+        output = self.module(*[_cut(i) for i in inputs])
+        value = fit(output, cost)
+        return Guess(value.detach(), None, (cost - value).square().mean())
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"": self.module}
+
+    def given(self) -> tuple[Any, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class ValueBaseline(Baseline):
+    """A tensor the user computed, broadcastable to the site's plates; detached before use."""
+
+    value: Tensor
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        return Guess(fit(_cut(torch.as_tensor(self.value)), cost))
+
+    def given(self) -> tuple[Any, ...]:
+        return (self.value,)
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Baseline):
+    """Baselines in a row: each guesses what those before it leave of the cost."""
+
+    parts: tuple[Baseline, ...]
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        total, states, losses = cost.new_zeros(()), [], []
+        for part, old in zip(self.parts, state or (None,) * len(self.parts), strict=True):
+            guess = part.guess(cost - total, draw, old)
+            total = total + guess.value
+            states.append(guess.state)
+            if guess.regression is not None:
+                losses.append(guess.regression)
+        return Guess(total, tuple(states), sum(losses) if losses else None)  # type: ignore[arg-type]
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {f"{i}.{k}".rstrip("."): m for i, p in enumerate(self.parts) for k, m in p.modules().items()}
+
+    def given(self) -> tuple[Any, ...]:
+        return tuple(g for p in self.parts for g in p.given())
+
+
+def fit(value: Tensor, cost: Tensor) -> Tensor:
+    """`value` in a shape that broadcasts to the cost's."""
+    if value.dim() == cost.dim() + 1 and value.shape[-1] == 1:
+        value = value.squeeze(-1)
+    while value.dim() > cost.dim() and value.shape[0] == 1:
+        value = value.squeeze(0)
+    try:
+        joint = torch.broadcast_shapes(value.shape, cost.shape)
+    except RuntimeError:
+        joint = None
+    if joint is None or len(joint) > cost.dim():
+        raise BaselineError(
+            f"the baseline has shape {tuple(value.shape)}, the cost {tuple(cost.shape)}",
+            because="a baseline has one value for each element of the site's plates",
+            try_="a network that returns [*plates], or [*plates, 1]",
+        )
+    return value
+
+
+def check_independent(baseline: Baseline, site: str, values: Mapping[str, Tensor]) -> None:
+    """Raise unless everything handed to the baseline is independent of the site's own draw.
+
+    Raises:
+        BaselineError: its input carries the site in its provenance.
+    """
+    for given in baseline.given():
+        found = given(values) if callable(given) and not isinstance(given, Tensor) else given
+        tensors = found if isinstance(found, tuple) else (found,)
+        if any(getattr(source, "site", source) == site for source in get_provenance(*tensors)):
+            raise BaselineError(
+                "its baseline depends on its own draw",
+                site=site,
+                because="subtracting a function of the draw changes the gradient's mean",
+                try_="an input from the data, or from choices made before this one",
+            )
+
+
+def _cut(tensor: Tensor) -> Tensor:
+    return untracked(tensor).detach()

@@ -1,0 +1,64 @@
+"""Enumeration: every value of a discrete site, weighted by its probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.source import Source
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+
+
+@dataclass(frozen=True)
+class Enumerate(Estimator):
+    r"""The exact expectation over one site, given what is upstream of it.
+
+    .. math:: \sum_b \nabla q(b)\, f(b)
+
+    Serves discrete distributions with a finite support, one choice per plate element (the elements of a plate vary
+    together, so every cost downstream has to be inside the plate). As many evaluations as there are values. Unbiased.
+
+    References:
+        Titsias, Lazaro-Gredilla (2015), Local expectation gradients for black box variational inference.
+    """
+
+    per_element = True
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        name = type(distribution).__name__
+        if not distribution.has_enumerate_support:
+            finite = "a finite, listed support"
+            return f"{name} does not have {finite}", "Score(MovingAverage()), or LeaveOneOut(4)"
+        if isinstance(distribution, td.Independent):
+            return (
+                f"a {name} event has as many values as the product over its elements",
+                "a plate instead of .to_event, LeaveOneOut(4), or DisARM() for Bernoulli",
+            )
+        return None
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return int(distribution.enumerate_support(expand=False).shape[0])
+
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+        assert lanes is not None
+        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
+        value = lanes.share(source.draw(distribution, rows=earlier))
+        support = distribution.enumerate_support(expand=False)
+        event = len(distribution.event_shape)
+        support = support.reshape(support.shape[0], *(1,) * lanes.dims, *support.shape[support.dim() - event :])
+        value[list(lanes.own)] = support.expand(len(lanes.own), *value.shape[1:])
+        return Draw(distribution, value, lanes)
+
+    def lane_weights(self, draw: Draw) -> Tensor | None:
+        assert draw.log_q is not None
+        return torch.cat([torch.zeros_like(draw.log_q[:1]), draw.log_q[1:].exp()]).detach()
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        assert draw.log_q is not None
+        # Costs relative to their mean: the probabilities' gradients sum to zero, rounding errors do not.
+        relative = cost[1:] - cost[1:].mean(0, keepdim=True)
+        relative = torch.where(draw.log_q[1:] == -torch.inf, torch.zeros_like(relative), relative)
+        return Surrogate((draw.log_q[1:].exp() * relative).sum(0))

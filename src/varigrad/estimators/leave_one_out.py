@@ -1,0 +1,71 @@
+"""Leave-one-out: several draws, each with the mean cost of the others for a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.errors import SiteError
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Estimator):
+    r"""Score-function estimator whose baseline is the other draws' mean cost.
+
+    .. math:: \frac1K \sum_k \Big(f_k - \frac{1}{K-1} \sum_{j \ne k} f_j\Big) \nabla \log q(z_k)
+
+    Serves every distribution. K evaluations. Unbiased.
+
+    Args:
+        k: draws at this site (the sites before it are shared, the sites after it drawn anew), at least 2; None: the
+            particles of the objective, which must then be at least 2.
+
+    References:
+        Kool, van Hoof, Welling (2019), Buy 4 REINFORCE samples, get a baseline for free!
+        Mnih, Rezende (2016), Variational inference for Monte Carlo objectives.
+    """
+
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 2):
+            raise SiteError(
+                f"k must be a whole number of at least 2, got {self.k!r}",
+                site="LeaveOneOut",
+                because="the baseline of a draw is made of the other draws",
+                try_="LeaveOneOut(2), or Score(MovingAverage()) for one draw",
+            )
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        return None
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return 0 if self.k is None else self.k - 1
+
+    def lane_weights(self, draw: Draw) -> Tensor | None:
+        if self.k is None:
+            return None
+        return draw.value.new_full((self.k,), 1 / self.k, dtype=torch.get_default_dtype())
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        assert draw.log_q is not None
+        if self.k is not None:
+            return Surrogate(_leave_one_out(cost, draw.log_q, 0))
+        if draw.particles is None:
+            raise SiteError(
+                "LeaveOneOut() has no other particles to leave in",
+                because="the objective has one particle",
+                try_="ELBO(particles=4), or LeaveOneOut(4)",
+            )
+        # The sum over particles is averaged by the objective, so the mean here counts every particle once.
+        return Surrogate(_leave_one_out(cost, draw.log_q, draw.particles) * cost.shape[draw.particles])
+
+
+def _leave_one_out(cost: Tensor, log_q: Tensor, dim: int) -> Tensor:
+    k = cost.shape[dim]
+    others = (cost.sum(dim, keepdim=True) - cost) / (k - 1)  # mean over the *other* draws
+    return ((cost - others) * log_q).mean(dim)

@@ -1,0 +1,84 @@
+"""The pathwise estimator: differentiate through the draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.parts import is_known
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate
+from varigrad.estimators.baselines import Baseline, NoBaseline
+
+
+@dataclass(frozen=True)
+class Pathwise(Estimator):
+    r"""Reparameterisation, :math:`\nabla_z f \, \partial z / \partial \phi`.
+
+    Serves distributions with `rsample` whose downstream costs are differentiable in the draw. One evaluation and one
+    backward pass. Unbiased. A rejection-sampled family (one with a method `score_part`) adds its score part, with
+    the baseline subtracted from the cost.
+
+    Args:
+        sticking_the_landing: evaluate log q at parameters held constant, which drops a term of mean zero; its
+            variance is then zero where the guide equals the posterior.
+        baseline: for the score part of rejection-sampled families only.
+
+    References:
+        Kingma, Welling (2014), Auto-encoding variational Bayes.
+        Roeder, Wu, Duvenaud (2017), Sticking the landing.
+        Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
+    """
+
+    sticking_the_landing: bool = False
+    baseline: Baseline = field(default_factory=NoBaseline)
+
+    needs_cost = False
+    pathwise = True
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        if not distribution.has_rsample:
+            return f"{type(distribution).__name__} has no rsample to differentiate through", "Score(MovingAverage())"
+        if self.sticking_the_landing and not is_known(distribution):
+            return (
+                f"sticking the landing has to hold the parameters of {type(distribution).__name__} constant, "
+                "and cannot see them",
+                "Pathwise()",
+            )
+        return None
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        r"""The score part of a rejection-sampled draw, :math:`(f - b) \nabla_\phi \log r_\phi(\epsilon)`."""
+        part = score_part(draw.distribution, draw.value)
+        if draw.lanes is not None:
+            part = part[0]
+        guess = self.baseline.guess(cost, draw, state)
+        return Surrogate((cost - guess.value) * part, guess.state, guess.regression)
+
+    def parameters_of_baselines(self) -> Mapping[str, Any]:
+        return self.baseline.modules()
+
+
+def is_partial(distribution: td.Distribution) -> bool:
+    """Whether `rsample` of this distribution leaves a score part to be added."""
+    if isinstance(distribution, td.Independent):
+        return is_partial(distribution.base_dist)
+    if isinstance(distribution, td.TransformedDistribution):
+        return is_partial(distribution.base_dist)
+    return hasattr(distribution, "score_part")
+
+
+def score_part(distribution: td.Distribution, value: Tensor) -> Tensor:
+    """The score part of a partly reparameterised distribution, `[*batch]`; the value is held constant."""
+    value = value.detach()
+    if isinstance(distribution, td.Independent):
+        part = score_part(distribution.base_dist, value)
+        return part.sum(list(range(-distribution.reinterpreted_batch_ndims, 0)))
+    if isinstance(distribution, td.TransformedDistribution):
+        for transform in reversed(distribution.transforms):
+            value = transform.inv(value)
+        return score_part(distribution.base_dist, value)
+    return distribution.score_part(value)  # type: ignore[attr-defined]

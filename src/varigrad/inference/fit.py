@@ -1,0 +1,77 @@
+"""What a run leaves behind: parameters, losses, and draws from the fitted guide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from varigrad import plots
+from varigrad.errors import VarigradError
+from varigrad.language.trace import Trace
+from varigrad.objectives.bound import Bound
+from varigrad.shapes import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The outcome of `SVI.run`.
+
+    Attributes:
+        bound: the objective, which owns the (live) parameters.
+        losses: `[steps]`, minus the estimated bound at each step; NaN where a step was skipped.
+        seconds: wall time of the run.
+        skipped: how many steps were skipped for a loss or gradient that was not finite.
+        args, kwargs: what the programs were last called with.
+    """
+
+    bound: Bound
+    losses: Tensor
+    seconds: float
+    skipped: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Constrained values of all `param` statements, and the parameters of modules, by name."""
+        found = {name: p.detach() for name, p in self.bound.named_parameters()}
+        return {**found, **dict(self.bound.constrained_values())}
+
+    def sample(self, n: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """`n` draws of every latent site from the guide, `[n, *site]`; arguments default to the run's last ones."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise VarigradError(f"n must be a whole number of at least 1, got {n!r}")
+        args, kwargs = (args, kwargs) if args or kwargs else (self.args, self.kwargs)
+        draws: list[dict[str, Tensor]] = []
+        with torch.no_grad():
+            for _ in range(n):
+                trace: Trace = self.bound.trace_guide(*args, **kwargs)
+                draws.append(trace.latents)
+        return {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
+
+    def plot(self) -> Figure:
+        """The losses against the steps. Needs matplotlib (`pip install 'varigrad[plots]'`)."""
+        return plots.losses(self.losses)
+
+    def __str__(self) -> str:
+        steps = len(self.losses)
+        tail = self.losses[-max(1, steps // 10) :]
+        tail = tail[tail.isfinite()]
+        rate = self.seconds / max(steps, 1) * 1e6
+        lines = [f"{steps} steps in {self.seconds:.2f} s ({rate:.0f} us a step)"]
+        if len(tail) > 1:
+            error = tail.std() / len(tail) ** 0.5
+            lines.append(f"loss over the last {len(tail)} steps: {tail.mean():.4f} (standard error {error:.2g})")
+        if self.skipped:
+            lines.append(f"skipped {self.skipped} steps that were not finite")
+        rows = []
+        for name, value in self.parameters.items():
+            shown = f"{value.item():.5g}" if value.numel() == 1 else f"mean {value.mean():.4g}, sd {value.std():.4g}"
+            rows.append((name, tuple(value.shape), shown))
+        return "\n".join([*lines, table(rows, ("parameter", "shape", "value"))])

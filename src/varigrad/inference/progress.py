@@ -1,0 +1,45 @@
+"""The progress bar of a run: quiet when nobody watches, refreshed by the clock and not by the step."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+class Progress:
+    """Shows loss, smoothed loss and gradient norm.
+
+    Args:
+        steps: how many are to come.
+        shown: True or False; None: only on a terminal.
+    """
+
+    def __init__(self, steps: int, shown: bool | None) -> None:
+        disable = None if shown is None else not shown
+        self._bar: Any = tqdm(total=steps, disable=disable, unit="step", mininterval=0.2, leave=True)
+        self._smooth = math.nan
+        self._next = 0.0
+        self._waiting = 0
+
+    def update(self, loss: float, norm: float) -> None:
+        """One step is done."""
+        if self._bar.disable:
+            return
+        if math.isfinite(loss):
+            self._smooth = loss if math.isnan(self._smooth) else 0.98 * self._smooth + 0.02 * loss
+        self._waiting += 1
+        now = time.perf_counter()
+        if now >= self._next:
+            self._next = now + 0.2
+            figures = f"loss {loss:.4g}, smoothed {self._smooth:.4g}, |grad| {norm:.2g}"
+            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.update(self._waiting)
+            self._waiting = 0
+
+    def close(self) -> None:
+        """No more steps."""
+        self._bar.update(self._waiting)
+        self._bar.close()

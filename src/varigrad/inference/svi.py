@@ -1,0 +1,350 @@
+"""Stochastic variational inference: an objective, an optimiser, and the loop around them."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad.errors import NonFiniteError, ParameterError, VarigradError
+from varigrad.inference.fit import Fit
+from varigrad.inference.optim import Optimizer
+from varigrad.inference.progress import Progress
+from varigrad.language.messages import Program
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.elbo import ELBO
+from varigrad.objectives.plan import Plan
+
+
+class GradientWarning(UserWarning):
+    """A parameter is not reached by any gradient."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one step reports.
+
+    Attributes:
+        step: its number, from 1.
+        loss: minus the estimated bound.
+        gradient_norm: before clipping.
+        skipped: whether parameters were left alone because loss or gradient was not finite.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    skipped: bool = False
+
+
+class SVI:
+    """Maximise an objective over the parameters of a model and a guide.
+
+    Args:
+        model, guide: plain functions, or modules.
+        optim: `vg.optim.Adam(...)`, any `vg.optim.Optimizer`, or a function from a list of parameters to a
+            `torch.optim.Optimizer`.
+        objective: an `ELBO(...)`, or a `Bound` that exists already.
+        seed: of the generator that all draws come from; None: taken from torch's global generator.
+        skip_nonfinite: leave out steps whose loss or gradient is NaN or infinite, instead of raising.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), vg.param("s", 1.0, dist.constraints.positive)))
+        >>> svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), vg.ELBO(), seed=0)
+        >>> fit = svi.run(500)
+        >>> bool((fit.parameters["m"] - 1.0).abs() < 0.2)
+        True
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: Optimizer | Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        objective: ELBO | Bound | None = None,
+        *,
+        seed: int | None = None,
+        skip_nonfinite: bool = False,
+    ) -> None:
+        objective = ELBO() if objective is None else objective
+        if isinstance(optim, (torch.optim.Optimizer, type)):
+            raise VarigradError(
+                f"optim must be a configuration, got {optim!r}",
+                because="the parameters to optimise are known only once the programs have run",
+                try_="vg.optim.Adam(lr=1e-3), or lambda parameters: torch.optim.SGD(parameters, lr=0.1)",
+            )
+        seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        self.optim = optim
+        self.skip_nonfinite = skip_nonfinite
+        if isinstance(objective, Bound):
+            self.bound = objective
+            self.bound.generator = torch.Generator().manual_seed(seed)
+        else:
+            self.bound = objective.bind(model, guide, torch.Generator().manual_seed(seed))
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.scheduler: Any = None
+        self.metrics: Metrics | None = None
+        self._version = -1
+        self._leaves: list[nn.Parameter] = []
+
+    def init(self, *args: Any, **kwargs: Any) -> SVI:
+        """Run both programs once, so that all parameters exist; called by the first step if you do not."""
+        self.bound.init(*args, **kwargs)
+        self._follow_parameters()
+        return self
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """Which estimator serves which site, and why."""
+        return self.bound.plan(*args, **kwargs)
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """One gradient step; returns the loss before it. More figures are in `metrics`.
+
+        Raises:
+            NonFiniteError: loss or gradient is NaN or infinite (parameters are left as they were).
+            VarigradError: gradients are switched off, or the program is wrong.
+        """
+        if not torch.is_grad_enabled():
+            raise VarigradError(
+                "a step needs gradients, and they are switched off here",
+                because="the call is inside torch.no_grad() or torch.inference_mode()",
+                try_="svi.evaluate(...) to measure without learning",
+            )
+        if self.optimizer is None:
+            if self.bound.is_empty:
+                self.bound.init(*args, **kwargs)
+            self._follow_parameters()
+        assert self.optimizer is not None
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            return self._step_with_closure(args, kwargs)
+        loss, norm = self._differentiate(args, kwargs)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            self.optimizer.step()
+        self._finish(loss, norm, finite, args, kwargs)
+        return loss
+
+    def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
+        """The loss averaged over `particles` fresh runs; nothing is updated but the generator."""
+        return -self.bound.evaluate(*args, particles=particles, **kwargs)
+
+    def run(
+        self,
+        steps: int,
+        *args: Any,
+        progress: bool | None = None,
+        callback: Callable[[Metrics], object] | None = None,
+        **kwargs: Any,
+    ) -> Fit:
+        """Take `steps` steps.
+
+        Args:
+            steps: how many.
+            args, kwargs: handed to model and guide at every step; a single `DataLoader` instead is cycled
+                through, its batches (unpacked if they are tuples or lists) are the arguments.
+            progress: show a bar; None: on a terminal only.
+            callback: called after every step; return True to stop.
+
+        Returns:
+            A `Fit`. After an interruption (Ctrl-C) it covers the steps taken.
+
+        Raises:
+            VarigradError: `steps` is not a whole number of at least 1, or the loader is empty.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise VarigradError(f"steps must be a whole number of at least 1, got {steps!r}")
+        losses: list[float] = []
+        skipped = 0
+        batches = _batches(args)
+        bar = Progress(steps, progress)
+        start = time.perf_counter()
+        try:
+            for _ in range(steps):
+                args = next(batches)
+                self.step(*args, **kwargs)
+                metrics = self.metrics
+                assert metrics is not None
+                losses.append(math.nan if metrics.skipped else metrics.loss)
+                skipped += metrics.skipped
+                bar.update(metrics.loss, metrics.gradient_norm)
+                if callback is not None and callback(metrics) is True:
+                    break
+        except KeyboardInterrupt:
+            warnings.warn(f"interrupted after {len(losses)} of {steps} steps", stacklevel=2)
+        finally:
+            bar.close()
+        seconds = time.perf_counter() - start
+        return Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes from step to step, as one tree: parameters, optimiser, baselines, generator."""
+        assert self.bound.generator is not None
+        return {
+            "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
+            "optimizer": None if self.optimizer is None else _copied(self.optimizer.state_dict()),
+            "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
+            "generator": self.bound.generator.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state; the continuation is bit for bit the one that followed it.
+
+        Raises:
+            ParameterError: the state belongs to other programs, or parameters do not exist yet (call `init` first).
+        """
+        try:
+            self.bound.load_state_dict(state["bound"])
+        except RuntimeError as error:
+            raise ParameterError(
+                f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
+            ) from error
+        self._follow_parameters()
+        assert self.optimizer is not None and self.bound.generator is not None
+        if state["optimizer"] is not None:
+            self.optimizer.load_state_dict(_copied(state["optimizer"]))
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(_copied(state["scheduler"]))
+        self.bound.generator.set_state(state["generator"])
+
+    def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
+        """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""
+        first = self.metrics is None
+        result = self.bound.estimate(*args, **kwargs)
+        if self.bound.version != self._version:
+            self._follow_parameters()
+        if not result.surrogate.requires_grad:
+            raise ParameterError(
+                "no parameter influences the objective",
+                because="nothing in it requires a gradient",
+                try_="param(...) or module(...) in the guide, and requires_grad left on",
+            )
+        downhill = result.surrogate.new_tensor(-1.0)
+        grads = torch.autograd.grad(result.surrogate, self._leaves, downhill, allow_unused=True)
+        for leaf, grad in zip(self._leaves, grads, strict=True):
+            leaf.grad = grad
+        if first:
+            self._warn_unreached(grads)
+        self._new_states = result.state
+        loss = -result.value
+        found = [g for g in grads if g is not None]
+        if isinstance(self.optim, Optimizer) and self.optim.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self._leaves, self.optim.clip_norm)
+        else:
+            norms = torch._foreach_norm(found)
+            if len(norms) < 8 and not loss.is_cuda:  # reading a few numbers is cheaper than another operation
+                return loss.item(), math.hypot(*[n.item() for n in norms])
+            norm = torch.stack([n.to(loss) for n in norms]).norm()
+        return loss.item(), norm.item()
+
+    def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """Line-search optimisers evaluate several times: always on the same random numbers."""
+        assert self.optimizer is not None and self.bound.generator is not None
+        before = self.bound.generator.get_state()
+        seen: list[tuple[float, float]] = []
+
+        def closure() -> float:
+            assert self.bound.generator is not None
+            self.bound.generator.set_state(before)
+            seen.append(self._differentiate(args, kwargs))
+            return seen[-1][0]
+
+        self.optimizer.step(closure)
+        loss, norm = seen[0]
+        self._finish(loss, norm, math.isfinite(loss) and math.isfinite(norm), args, kwargs)
+        return loss
+
+    def _finish(self, loss: float, norm: float, finite: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        number = 1 if self.metrics is None else self.metrics.step + 1
+        if finite:
+            self.bound.advance(self._new_states)
+            if self.scheduler is not None:
+                self.scheduler.step()
+        elif not self.skip_nonfinite:
+            what = "the loss" if not math.isfinite(loss) else "the gradient"
+            raise NonFiniteError(
+                f"step {number}: {what} is {loss if not math.isfinite(loss) else norm}",
+                because=self.bound.diagnose(*args, **kwargs),
+                try_="a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
+            )
+        self.metrics = Metrics(number, loss, norm, not finite)
+
+    def _follow_parameters(self) -> None:
+        """Give the optimiser the parameters that have come into being."""
+        named = [(n, p) for n, p in self.bound.named_parameters() if p.requires_grad]
+        if not named:
+            raise ParameterError(
+                "there is nothing to optimise",
+                because="neither model nor guide declares a parameter that requires a gradient",
+                try_="param(name, init) or module(name, net) in the guide",
+            )
+        known = {id(p) for p in self._leaves}
+        new = [(n, p) for n, p in named if id(p) not in known]
+        if self.optimizer is None:
+            if isinstance(self.optim, Optimizer):
+                self.optimizer = self.optim.build(named)
+                self.scheduler = self.optim.schedule(self.optimizer) if self.optim.schedule else None
+            else:
+                self.optimizer = self.optim([p for _, p in named])
+            _check_foreign(self.optimizer, {id(p) for p in self.bound.parameters()})
+        elif new:
+            groups = self.optim.groups(new) if isinstance(self.optim, Optimizer) else [{"params": [p for _, p in new]}]
+            for group in groups:
+                self.optimizer.add_param_group(group)
+        self._leaves = [p for _, p in named]
+        self._version = self.bound.version
+
+    def _warn_unreached(self, grads: tuple[Tensor | None, ...]) -> None:
+        names = {id(p): n for n, p in self.bound.named_parameters()}
+        for leaf, grad in zip(self._leaves, grads, strict=True):
+            if grad is None:
+                warnings.warn(
+                    f"parameter {names[id(leaf)]!r} is not reached by any gradient: it will not be learnt. "
+                    "Is it used, detached, or turned into a Python number?",
+                    GradientWarning,
+                    stacklevel=4,
+                )
+
+
+def _check_foreign(optimizer: torch.optim.Optimizer, own: set[int]) -> None:
+    for group in optimizer.param_groups:
+        if any(id(p) not in own for p in group["params"]):
+            raise ParameterError(
+                "the optimiser holds parameters that are not the objective's",
+                try_="lambda parameters: torch.optim.Adam(parameters, ...)",
+            )
+
+
+def _batches(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The same arguments for ever, or a loader's batches, round and round."""
+    if len(args) != 1 or not (hasattr(args[0], "dataset") and hasattr(args[0], "batch_sampler")):
+        while True:
+            yield args
+    while True:
+        empty = True
+        for batch in args[0]:
+            empty = False
+            yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        if empty:
+            raise VarigradError("the loader is empty")
+
+
+def _copied(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, dict):
+        return {k: _copied(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_copied(v) for v in tree)
+    return tree

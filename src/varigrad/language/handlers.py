@@ -1,0 +1,218 @@
+"""Handlers: functions that change what a program's statements mean.
+
+Each takes the program first and returns one that behaves differently, or, without a program, opens a `with` block:
+
+    conditioned = condition(model, {"z": z})
+    with mask(mask=observed): ...
+
+They compose in any order; the one applied last is outermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.source import Source
+from varigrad.errors import SiteError
+from varigrad.language.messages import Factor, Forward, Handler, Indices, Names, Param, Program, Record, Sample, evolve
+from varigrad.language.runtime import Handled, Scope, default, draw_indices, expanded, run
+from varigrad.language.trace import Recorder, Trace
+
+
+def _in_force(handler: Handler, program: Program | None) -> Any:
+    return Scope(handler) if program is None else Handled(program, handler)
+
+
+def trace(program: Program) -> Callable[..., Trace]:
+    """A function that runs `program` and returns the `Trace` of the run.
+
+    Raises:
+        SiteNameError: (when run) a site's name is used twice.
+    """
+
+    def traced(*args: Any, **kwargs: Any) -> Trace:
+        recorder = Recorder()
+        result = run(program, (recorder,), args, kwargs)
+        return Trace(recorder.messages, result)
+
+    return traced
+
+
+def _replay(values: Mapping[str, Any], message: Any, forward: Forward) -> Any:
+    if message.__class__ in (Sample, Indices) and message.value is None and message.name in values:
+        recorded = values[message.name]
+        message = evolve(message, value=recorded if isinstance(recorded, Tensor) else recorded.value)
+    return forward(message)
+
+
+def replay(program: Program | None = None, trace: Mapping[str, Any] | None = None) -> Any:
+    """Latent sites take the values recorded in `trace` (messages or tensors by name) and stay latent."""
+    return _in_force(partial(_replay, _given(trace, "trace")), program)
+
+
+def _condition(data: Mapping[str, Tensor], message: Any, forward: Forward) -> Any:
+    if isinstance(message, Sample) and message.name in data:
+        message = evolve(message, value=torch.as_tensor(data[message.name]), observed=True, estimator=None)
+    return forward(message)
+
+
+def condition(program: Program | None = None, data: Mapping[str, Tensor] | None = None) -> Any:
+    """The named sites are observed at the given values."""
+    return _in_force(partial(_condition, _given(data, "data")), program)
+
+
+def _uncondition(message: Any, forward: Forward) -> Any:
+    if isinstance(message, Sample) and message.observed:
+        message = evolve(message, value=None, observed=False)
+    return forward(message)
+
+
+def uncondition(program: Program | None = None) -> Any:
+    """Observed sites are drawn instead: predictions from a model that was written with data in it."""
+    return _in_force(_uncondition, program)
+
+
+def _substitute(values: Mapping[str, Tensor], message: Any, forward: Forward) -> Any:
+    if isinstance(message, (Param, Sample)) and message.value is None and message.name in values:
+        message = evolve(message, value=torch.as_tensor(values[message.name]))
+    return forward(message)
+
+
+def substitute(program: Program | None = None, values: Mapping[str, Tensor] | None = None) -> Any:
+    """Parameters (constrained) and latent sites take the given values; latent sites stay latent."""
+    return _in_force(partial(_substitute, _given(values, "values")), program)
+
+
+def _do(values: Mapping[str, Tensor], message: Any, forward: Forward) -> Any:
+    answer = forward(message)
+    if isinstance(message, Sample) and message.name in values:
+        return evolve(answer, value=torch.as_tensor(values[message.name]))
+    return answer
+
+
+def do(program: Program | None = None, values: Mapping[str, Tensor] | None = None) -> Any:
+    """Intervene: what follows the named sites sees the given values; the sites themselves are left alone.
+
+    References:
+        Pearl (2009), Causality.
+    """
+    return _in_force(partial(_do, _given(values, "values")), program)
+
+
+def _block(hidden: Callable[[Any], bool], message: Any, forward: Forward) -> Any:
+    return default(message) if hidden(message) else forward(message)
+
+
+def block(
+    program: Program | None = None,
+    *,
+    hide: Names | None = None,
+    expose: Names | None = None,
+    hide_if: Callable[[Any], bool] | None = None,
+) -> Any:
+    """Hide sites from the handlers outside: the ones named in `hide` (globs), all but `expose`, or where `hide_if`
+    says so; with nothing said, all.
+    """
+    if sum(option is not None for option in (hide, expose, hide_if)) > 1:
+        raise SiteError("block takes one of hide, expose and hide_if")
+    if hide is not None:
+        names = (hide,) if isinstance(hide, str) else tuple(hide)
+        return _in_force(partial(_block, partial(_named, names, True)), program)
+    if expose is not None:
+        names = (expose,) if isinstance(expose, str) else tuple(expose)
+        return _in_force(partial(_block, partial(_named, names, False)), program)
+    return _in_force(partial(_block, hide_if or _everything), program)
+
+
+def _everything(message: Any) -> bool:
+    return True
+
+
+def _named(names: Names, wanted: bool, message: Any) -> bool:
+    name = getattr(message, "name", None)
+    return name is not None and any(fnmatchcase(name, n) for n in names) is wanted
+
+
+def _mask(mask: Tensor, message: Any, forward: Forward) -> Any:
+    if isinstance(message, (Sample, Factor)):
+        message = evolve(message, mask=mask if message.mask is None else message.mask & mask)
+    return forward(message)
+
+
+def mask(program: Program | None = None, *, mask: Tensor | bool) -> Any:
+    """Log-densities count only where `mask`, bool, broadcastable to `[*plates]`, is True."""
+    mask = torch.as_tensor(mask)
+    if mask.dtype != torch.bool:
+        raise SiteError(f"mask must be a bool tensor, got {mask.dtype}", try_="mask.bool()")
+    return _in_force(partial(_mask, mask), program)
+
+
+def _scale(factor: Tensor | float, message: Any, forward: Forward) -> Any:
+    if isinstance(message, (Sample, Factor)):
+        message = evolve(message, scale=message.scale * factor)
+    return forward(message)
+
+
+def scale(program: Program | None = None, *, scale: Tensor | float) -> Any:
+    """Log-densities are multiplied by `scale`, a number or a tensor broadcastable to `[*plates]`."""
+    return _in_force(partial(_scale, scale), program)
+
+
+class _Seeded:
+    def __init__(self, seed: int) -> None:
+        self.source = Source(torch.Generator().manual_seed(seed))
+
+    def __call__(self, message: Any, forward: Forward) -> Any:
+        if isinstance(message, Sample) and message.value is None:
+            message = evolve(message, value=self.source.draw(expanded(message)))
+        elif isinstance(message, Indices) and message.value is None:
+            message = evolve(message, value=draw_indices(message, self.source))
+        return forward(message)
+
+
+def seed(program: Program | None = None, *, seed: int) -> Any:
+    """Draws come from a generator of their own that starts from `seed` (again at every run of a wrapped program)."""
+    if program is None:
+        return Scope(_Seeded(seed))
+    return SeededProgram(program, seed)
+
+
+class SeededProgram:
+    """A program that draws the same numbers in every run."""
+
+    def __init__(self, program: Program, seed: int) -> None:
+        self.program, self.seed = program, seed
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return run(self.program, (_Seeded(self.seed),), args, kwargs)
+
+
+def _lift(priors: Mapping[str, td.Distribution], message: Any, forward: Forward) -> Any:
+    if isinstance(message, Param) and message.name in priors:
+        drawn = forward(Sample(message.name, priors[message.name], None, False))
+        return evolve(message, value=drawn.value)
+    return forward(message)
+
+
+def lift(program: Program | None = None, priors: Mapping[str, td.Distribution] | None = None) -> Any:
+    """The named parameters become random choices with the given priors."""
+    return _in_force(partial(_lift, _given(priors, "priors")), program)
+
+
+def _given(values: Mapping[str, Any] | None, what: str) -> Mapping[str, Any]:
+    if values is None:
+        raise SiteError(f"{what} is missing", try_=f"a dictionary {what}={{name: value}}")
+    return values
+
+
+__all__ = [
+    "Record", "block", "condition", "do", "lift", "mask", "replay", "scale", "seed", "substitute", "trace",
+    "uncondition",
+]  # fmt: skip

@@ -1,0 +1,179 @@
+"""Plates: dimensions, or loops, whose elements the user declares independent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import Token
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import PlateError
+from varigrad.language.messages import (
+    Factor,
+    Forward,
+    Handler,
+    Indices,
+    Param,
+    Plate,
+    Record,
+    Sample,
+    Subsample,
+    evolve,
+)
+from varigrad.language.runtime import _stack, apply, handlers_in_force
+
+
+class InPlate:
+    """The handler of one plate: marks sites with it, scales them, cuts data and parameters to its minibatch."""
+
+    __slots__ = ("factor", "plate")
+
+    def __init__(self, plate: Plate) -> None:
+        self.plate = plate
+        size, batch = plate.size, plate.batch
+        self.factor = 1.0 if size is None or batch is None or plate.index is not None else size / batch
+
+    def __call__(self, message: Any, forward: Forward) -> Any:
+        kind = type(message)
+        if kind is Sample or kind is Factor:
+            plates = (self.plate, *message.plates)
+            if self.factor == 1.0:
+                return forward(evolve(message, plates=plates))
+            return forward(evolve(message, plates=plates, scale=message.scale * self.factor))
+        if kind is Record:
+            return forward(evolve(message, plates=(self.plate, *message.plates)))
+        answer = forward(message)
+        if kind is Subsample:
+            return evolve(answer, value=self._cut(answer.value, answer.event_dim))
+        if kind is Param and answer.event_dim is not None and answer.value is not None:
+            return evolve(answer, value=self._cut(answer.value, answer.event_dim))
+        return answer
+
+    def _cut(self, value: Tensor, event_dim: int) -> Tensor:
+        plate = self.plate
+        if plate.subsample is None or plate.dim is None:
+            return value
+        dim = plate.dim - event_dim
+        if value.dim() < -dim or value.shape[dim] == 1:
+            return value
+        if value.shape[dim] != plate.size:
+            raise PlateError(
+                f"data of shape {tuple(value.shape)} has size {value.shape[dim]} at dim {dim}, the plate {plate.size}",
+                site=plate.name,
+                try_="data of the plate's full size, or plate(..., subsample=indices) with your own indexing",
+            )
+        return value.index_select(dim, plate.subsample.to(value.device))
+
+
+class plate:  # noqa: N801 - a word of the language, like sample and param
+    """Declare independence: `with plate("data", n):` for a batch dimension, `for i in plate("data", n):` for a loop.
+
+    Args:
+        name: unique among the program's plates.
+        size: number of elements; None leaves it to the sites inside (vectorised only, no subsampling).
+        subsample_size: draw that many elements afresh each run; log-densities inside count `size / subsample_size`.
+        subsample: use these indices instead, `[batch]`.
+        dim: the negative batch dimension to occupy; default: the rightmost free one.
+
+    Raises:
+        PlateError: a size that is not a positive whole number, a subsample larger than the plate or out of range, a
+            dimension that is not negative or taken already.
+
+    Example:
+        >>> import torch
+        >>> import varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> with vg.plate("rows", 3), vg.plate("columns", 2):
+        ...     vg.sample("x", dist.Normal(0.0, 1.0)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int | None = None,
+        subsample_size: int | None = None,
+        subsample: Tensor | None = None,
+        dim: int | None = None,
+    ) -> None:
+        _check(name, size, subsample_size, subsample, dim)
+        self.name, self.size, self.dim = name, size, dim
+        self.subsample_size = subsample_size
+        self.indices: Tensor | None = subsample
+        self._tokens: list[Token[tuple[Handler, ...]]] = []
+
+    def _subsample(self) -> Tensor | None:
+        """The minibatch: given, or drawn once per plate object and run, and shared between model and guide."""
+        size, batch = self.size, self.subsample_size
+        if self.indices is None and size is not None and batch is not None and batch < size:
+            self.indices = apply(Indices(self.name, size, batch)).value
+        return self.indices
+
+    def __enter__(self) -> Tensor | range | None:
+        taken = {h.plate.dim: h.plate for h in handlers_in_force() if isinstance(h, InPlate)}
+        if any(p.name == self.name for p in taken.values()):
+            raise PlateError("is entered twice at once", site=self.name, try_="another plate for the inner block")
+        if self.dim is None:
+            dim = next(d for d in range(-1, -len(taken) - 2, -1) if d not in taken)
+        elif self.dim in taken:
+            raise PlateError(
+                f"dim {self.dim} is taken by plate {taken[self.dim].name!r}",
+                site=self.name,
+                try_="another dim, or none: the rightmost free one is chosen",
+            )
+        else:
+            dim = self.dim
+        subsample = self._subsample()
+        scope = InPlate(Plate(self.name, self.size, dim, subsample))
+        self._tokens.append(_stack.set((*_stack.get(), scope)))
+        return subsample if subsample is not None or self.size is None else range(self.size)
+
+    def __exit__(self, *error: object) -> None:
+        _stack.reset(self._tokens.pop())
+
+    def __iter__(self) -> Iterator[int]:
+        if self.size is None:
+            raise PlateError("a sequential plate needs a size", site=self.name, try_=f"plate({self.name!r}, len(data))")
+        subsample = self._subsample()
+        indices = range(self.size) if subsample is None else subsample.tolist()
+        scale = self.size / len(indices)
+        for index in indices:
+            scope = InPlate(Plate(self.name, self.size, None, subsample, index))
+            scope.factor = scale
+            token = _stack.set((*_stack.get(), scope))
+            try:
+                yield index
+            finally:
+                _stack.reset(token)
+
+
+def _check(name: str, size: object, subsample_size: object, subsample: object, dim: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise PlateError(f"a plate's name is a non-empty string, got {name!r}")
+    for what, number in (("size", size), ("subsample_size", subsample_size)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise PlateError(f"{what} must be a positive whole number, got {number!r}", site=name)
+    if isinstance(size, int) and isinstance(subsample_size, int) and subsample_size > size:
+        raise PlateError(f"subsample_size {subsample_size} is larger than size {size}", site=name)
+    if subsample_size is not None and size is None:
+        raise PlateError("subsample_size needs a size", site=name)
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim >= 0):
+        raise PlateError(f"dim must be a negative whole number, got {dim!r}", site=name)
+    if subsample is None:
+        return
+    if (
+        not isinstance(subsample, Tensor)
+        or subsample.dim() != 1
+        or subsample.dtype != torch.int64
+        or not len(subsample)
+    ):
+        raise PlateError("subsample must be a non-empty 1-d int64 tensor of indices", site=name)
+    if not isinstance(size, int):
+        raise PlateError("subsample needs a size", site=name)
+    if isinstance(subsample_size, int) and subsample_size != len(subsample):
+        raise PlateError(f"subsample has {len(subsample)} indices, subsample_size says {subsample_size}", site=name)
+    low, high = int(subsample.min()), int(subsample.max())
+    if low < 0 or high >= size:
+        raise PlateError(f"subsample index {low if low < 0 else high} is out of range for size {size}", site=name)

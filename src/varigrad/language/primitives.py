@@ -1,0 +1,152 @@
+"""The six words of a program: sample, param, module, factor, deterministic, subsample (and plate, next door)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions.methods import Masked
+from varigrad.errors import ShapeError, SiteError, SiteNameError
+from varigrad.language.messages import Factor, Module, Param, Record, Sample, Subsample, evolve
+from varigrad.language.runtime import Scope, apply
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def sample(
+    name: str,
+    distribution: td.Distribution,
+    obs: Tensor | None = None,
+    *,
+    obs_mask: Tensor | None = None,
+    estimator: Any = None,
+) -> Tensor:
+    """A random choice named `name`.
+
+    Args:
+        name: unique within a run of the program.
+        distribution: any `torch.distributions` object, batch shape `[*plates]`.
+        obs: the observed value, `[*plates, *event]`; None for a latent choice.
+        obs_mask: bool, `[*plates]`: where False, the value is missing and drawn as the latent site
+            `name + "_unobserved"`, which the guide then has to have.
+        estimator: how the gradient through this choice is estimated (guides only), e.g. `Score(MovingAverage())`.
+
+    Returns:
+        The value, `[*plates, *event]`.
+
+    Raises:
+        SiteNameError: the name is not a non-empty string.
+        SiteError: `distribution` is not a distribution, or the estimator is given for an observed site.
+    """
+    _check_name(name)
+    if not isinstance(distribution, td.Distribution):
+        raise SiteError(
+            f"sample needs a distribution, got {type(distribution).__name__}",
+            site=name,
+            try_="param for a learnable tensor, deterministic for a computed one",
+        )
+    if estimator is not None and obs is not None:
+        raise SiteError("is observed, so no estimator can act on it", site=name, try_="estimator= in the guide")
+    if obs_mask is not None:
+        return _partly_observed(name, distribution, obs, obs_mask, estimator)
+    mask = None
+    while isinstance(distribution, Masked):
+        mask = distribution.density_mask if mask is None else mask & distribution.density_mask
+        distribution = distribution.base
+    if obs is not None and not isinstance(obs, Tensor):
+        obs = torch.as_tensor(obs)
+    message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator))
+    return message.value
+
+
+def _partly_observed(
+    name: str, distribution: td.Distribution, obs: Tensor | None, obs_mask: Tensor, estimator: Any
+) -> Tensor:
+    if obs is None:
+        raise SiteError("obs_mask needs obs", site=name, try_="obs=data with anything finite where it is missing")
+    if not isinstance(obs_mask, Tensor) or obs_mask.dtype != torch.bool:
+        raise SiteError("obs_mask must be a bool tensor", site=name)
+    event = len(distribution.event_shape)
+    given = obs_mask.reshape(obs_mask.shape + (1,) * event)
+    # Where the value is missing its entry may be NaN: replace it by one from the support before any density is taken.
+    safe = torch.where(given, obs, distribution.sample().detach())
+
+    def where(mask: Tensor) -> Scope:
+        def handler(message: Any, forward: Callable[[Any], Any]) -> Any:
+            if isinstance(message, Sample):
+                message = evolve(message, mask=mask if message.mask is None else message.mask & mask)
+            return forward(message)
+
+        return Scope(handler)
+
+    with where(obs_mask):
+        sample(f"{name}_observed", distribution, safe)
+    with where(~obs_mask):
+        missing = sample(f"{name}_unobserved", distribution, estimator=estimator)
+    return deterministic(name, torch.where(given, obs, missing))
+
+
+def param(
+    name: str,
+    init: Tensor | float | Callable[[], Tensor] | None = None,
+    constraint: constraints.Constraint = constraints.real,
+    event_dim: int | None = None,
+) -> Tensor:
+    """A learnable tensor named `name`; the objective that runs the program owns it.
+
+    Args:
+        name: shared by every statement (in model and guide) that means the same parameter.
+        init: its first value, or a function that makes it (called once).
+        constraint: where it lives; it is optimised in an unconstrained space.
+        event_dim: number of rightmost dimensions that are no plates: inside a subsampled plate, the
+            dimensions left of them are cut down to the minibatch.
+
+    Returns:
+        The constrained value.
+    """
+    _check_name(name)
+    return apply(Param(name, init, constraint, event_dim)).value
+
+
+def module(name: str, value: M) -> M:
+    """Declare that the parameters of `value` are to be learnt, under the prefix `name`."""
+    _check_name(name)
+    if not isinstance(value, nn.Module):
+        raise SiteError(f"module needs a torch.nn.Module, got {type(value).__name__}", site=name)
+    return apply(Module(name, value)).value
+
+
+def factor(name: str, log_factor: Tensor) -> None:
+    """Add `log_factor`, `[*plates]`, to the log-density."""
+    _check_name(name)
+    apply(Factor(name, torch.as_tensor(log_factor)))
+
+
+def deterministic(name: str, value: Tensor) -> Tensor:
+    """Record a computed value in traces and predictions under `name`; returns it."""
+    _check_name(name)
+    return apply(Record(name, value)).value
+
+
+def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
+    """`data`, `[*plates, *event]`, cut down to the minibatch of the plates around this call.
+
+    Args:
+        data: full-size along every plate's dimension.
+        event_dim: number of rightmost dimensions that are no plates.
+    """
+    if not isinstance(data, Tensor):
+        raise ShapeError(f"subsample needs a tensor, got {type(data).__name__}")
+    return apply(Subsample(data, event_dim)).value
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise SiteNameError(f"a name is a non-empty string, got {name!r}")
+    if any(c in name for c in "*?[]"):
+        raise SiteNameError("contains one of * ? [ ], which choose sites by pattern", site=name)

@@ -1,0 +1,128 @@
+"""The handler stack: one `ContextVar`, so every thread and task has its own and exceptions restore it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad.distributions.source import Source
+from varigrad.language.messages import Factor, Forward, Handler, Indices, Param, Program, Sample, evolve
+from varigrad.language.transforms import initial_value
+
+_stack: ContextVar[tuple[Handler, ...]] = ContextVar("varigrad_handlers", default=())
+
+
+def apply(message: Any) -> Any:
+    """Send a message outward through every handler in force, innermost first; returns the answered message."""
+    return _forward(_stack.get(), message)
+
+
+def handlers_in_force() -> tuple[Handler, ...]:
+    """The handlers of this thread or task, outermost first."""
+    return _stack.get()
+
+
+def _forward(stack: tuple[Handler, ...], message: Any) -> Any:
+    if not stack:
+        return default(message)
+    rest = stack[:-1]
+    return stack[-1](message, lambda m: _forward(rest, m))
+
+
+def default(message: Any) -> Any:
+    """What a message means when nobody handles it: draw from the prior, return the initial value."""
+    if isinstance(message, Sample) and message.value is None:
+        return evolve(message, value=Source().draw(expanded(message)))
+    if isinstance(message, Param) and message.value is None:
+        return evolve(message, value=initial_value(message))
+    if isinstance(message, Indices) and message.value is None:
+        return evolve(message, value=draw_indices(message, Source()))
+    return message
+
+
+def expanded(message: Sample) -> Any:
+    """The site's distribution, with a batch dimension for every plate around it."""
+    shape = plate_shape(message)
+    batch = message.distribution.batch_shape
+    if not shape or shape == tuple(batch):
+        return message.distribution
+    full = torch.broadcast_shapes(shape, batch)
+    return message.distribution if full == batch else message.distribution.expand(full)
+
+
+def plate_shape(message: Sample | Factor) -> tuple[int, ...]:
+    """The batch shape that the plates around a site demand; 1 where a plate leaves its size open."""
+    dims = {p.dim: p.batch for p in message.plates if p.dim is not None}
+    if not dims:
+        return ()
+    return tuple(dims.get(d) or 1 for d in range(min(dims), 0))
+
+
+def draw_indices(message: Indices, source: Source) -> Tensor:
+    """`batch` distinct indices below `size`, in random order, at a cost that does not grow with `size`."""
+    size, batch = message.size, message.batch
+    if batch * 4 > size:
+        return torch.randperm(size, generator=source.generator)[:batch]
+    drawn = source.integers(size, (batch,))
+    while True:
+        # Duplicates are drawn again: every set of distinct indices stays equally likely.
+        kept, first = torch.unique(drawn, return_inverse=True)
+        if len(kept) == batch:
+            return drawn
+        order = torch.full((len(kept),), batch).scatter_reduce(0, first, torch.arange(batch), "amin")
+        drawn = torch.cat([drawn[order.sort().values], source.integers(size, (batch - len(kept),))])
+
+
+class Scope:
+    """A handler that is in force inside a `with` block, or around a program."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self._tokens: list[Token[tuple[Handler, ...]]] = []
+
+    def __enter__(self) -> Scope:
+        self._tokens.append(_stack.set((*_stack.get(), self.handler)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _stack.reset(self._tokens.pop())
+
+
+class Handled:
+    """A program with a handler around it. `program` is the one inside."""
+
+    def __init__(self, program: Program, handler: Handler) -> None:
+        self.program, self.handler = program, handler
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with Scope(self.handler):
+            return self.program(*args, **kwargs)
+
+
+def run(program: Program, handlers: tuple[Handler, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a program with handlers around it, the first outermost."""
+    token = _stack.set((*_stack.get(), *handlers))
+    try:
+        return program(*args, **kwargs)
+    finally:
+        _stack.reset(token)
+
+
+def modules_of(program: Program) -> list[nn.Module]:
+    """The modules a program is made of: itself, its owner if it is a bound method, those inside its wrappers."""
+    if isinstance(program, nn.Module):
+        return [program]
+    inner: Callable[..., Any] | None = getattr(program, "program", None) or getattr(program, "func", None)
+    owner = getattr(program, "__self__", None)
+    found = modules_of(inner) if callable(inner) else []
+    return found + ([owner] if isinstance(owner, nn.Module) else [])
+
+
+__all__ = [
+    "Forward", "Handled", "Scope", "apply", "default", "draw_indices", "expanded", "handlers_in_force", "modules_of",
+    "plate_shape", "run",
+]  # fmt: skip

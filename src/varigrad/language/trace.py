@@ -1,0 +1,78 @@
+"""Traces: the frozen record of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from varigrad.errors import SiteNameError
+from varigrad.language.messages import Factor, Forward, Indices, Module, Param, Record, Sample
+from varigrad.shapes import table
+
+
+class Trace(Mapping[str, Any]):
+    """Ordered, read-only `name -> message`, with what the program returned in `result`."""
+
+    def __init__(self, messages: Mapping[str, Any], result: Any) -> None:
+        self._messages = dict(messages)
+        self.result = result
+
+    def __getitem__(self, name: str) -> Any:
+        return self._messages[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def samples(self) -> dict[str, Sample]:
+        """The random choices, observed ones included, in program order."""
+        return {n: m for n, m in self._messages.items() if isinstance(m, Sample)}
+
+    @property
+    def latents(self) -> dict[str, Tensor]:
+        """Values of the latent choices, in program order."""
+        return {n: m.value for n, m in self.samples.items() if not m.observed and m.value is not None}
+
+    def __repr__(self) -> str:
+        rows = []
+        for name, m in self._messages.items():
+            kind = type(m).__name__.lower()
+            if isinstance(m, Sample):
+                kind = "observed" if m.observed else "latent"
+            family = type(m.distribution).__name__ if isinstance(m, Sample) else ""
+            value = getattr(m, "value", None)
+            shape = tuple(value.shape) if isinstance(value, Tensor) else ""
+            plates = ", ".join(p.name for p in getattr(m, "plates", ()))
+            rows.append((name, kind, family, shape, plates))
+        return table(rows, ("site", "kind", "distribution", "shape", "plates"))
+
+
+class Recorder:
+    """The handler that collects a trace."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, Any] = {}
+
+    def __call__(self, message: Any, forward: Forward) -> Any:
+        kind = type(message)
+        if kind is Indices and message.value is None and message.name in self.messages:
+            return self.messages[message.name]
+        answer = forward(message)
+        kind = type(answer)
+        if kind in (Sample, Factor, Record):
+            if answer.name in self.messages:
+                raise SiteNameError(
+                    "is used twice in one run",
+                    site=answer.name,
+                    because="sites are told apart by name",
+                    try_=f'names that differ, such as f"{answer.name}_{{i}}" in a loop',
+                )
+            self.messages[answer.name] = answer
+        elif kind in (Param, Module, Indices):
+            self.messages.setdefault(answer.name, answer)
+        return answer

@@ -1,0 +1,61 @@
+"""Between a parameter's constrained value and the unconstrained tensor that an optimiser moves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+from varigrad.errors import ConstraintError, ParameterError
+from varigrad.language.messages import Param
+
+
+def initial_value(message: Param) -> Tensor:
+    """The constrained initial value, checked.
+
+    Raises:
+        ParameterError: there is none, or it is not a real floating-point tensor.
+        ConstraintError: it lies outside the constraint, or is not finite.
+    """
+    init, name = message.init, message.name
+    if init is None:
+        raise ParameterError(
+            "has no initial value and was never declared before", site=name, try_="param(name, init_value)"
+        )
+    value = init() if callable(init) else init
+    value = torch.as_tensor(value).detach()
+    if not value.is_floating_point():
+        if value.is_complex() or isinstance(init, Tensor) or callable(init):
+            raise ParameterError(
+                f"a parameter must be real and floating point, got {value.dtype}",
+                site=name,
+                because="gradients do not exist for it",
+                try_="init.float()",
+            )
+        value = value.to(torch.get_default_dtype())
+    if not bool(value.isfinite().all()):
+        raise ConstraintError("the initial value is NaN or infinite", site=name)
+    if not bool(message.constraint.check(value).all()):
+        raise ConstraintError(
+            f"the initial value {_shown(value)} is outside its constraint {message.constraint}",
+            site=name,
+            try_="an initial value strictly inside",
+        )
+    return value
+
+
+def unconstrain(value: Tensor, constraint: constraints.Constraint, name: str) -> Tensor:
+    """The unconstrained tensor behind a constrained value, a leaf of its own."""
+    free = value if constraint is constraints.real else transform_to(constraint).inv(value)
+    if not bool(free.isfinite().all()):
+        raise ConstraintError(
+            f"the initial value {_shown(value)} is on the edge of its constraint {constraint}",
+            site=name,
+            because="no finite unconstrained value maps to it",
+            try_="an initial value strictly inside",
+        )
+    return free.detach().clone().contiguous()
+
+
+def _shown(value: Tensor) -> str:
+    return str(value.item()) if value.numel() == 1 else f"of shape {tuple(value.shape)}"

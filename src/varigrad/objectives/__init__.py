@@ -1,0 +1,6 @@
+"""Objectives: what is maximised, and how its gradient is put together."""
+
+from varigrad.objectives.bound import BiasWarning as BiasWarning
+from varigrad.objectives.bound import Bound as Bound
+from varigrad.objectives.elbo import ELBO as ELBO
+from varigrad.objectives.plan import Plan as Plan

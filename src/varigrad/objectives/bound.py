@@ -1,0 +1,294 @@
+"""An objective bound to a model and a guide: a torch module that owns the parameters and computes the loss."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad.distributions.source import Source
+from varigrad.errors import VarigradError
+from varigrad.estimators.base import State
+from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
+from varigrad.language.runtime import draw_indices, expanded, modules_of, run
+from varigrad.language.trace import Recorder, Trace
+from varigrad.objectives.adjust import analytic, weighted
+from varigrad.objectives.checks import check_pass, first_bad
+from varigrad.objectives.estimate import Ensemble, Estimate, estimate, terms_of
+from varigrad.objectives.layout import failure_side_by_side, layout_of
+from varigrad.objectives.parameters import Parameters
+from varigrad.objectives.plan import Plan, plan_of
+from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
+from varigrad.terms.term import Term, collect
+
+if TYPE_CHECKING:
+    from varigrad.objectives.elbo import ELBO
+
+
+class BiasWarning(UserWarning):
+    """An estimator was asked for by name where it may be biased."""
+
+
+class Bound(Parameters):
+    """What `ELBO()(model, guide)` returns.
+
+    Calling it with the programs' arguments gives minus the bound, a scalar whose gradient is the estimators'.
+    Parameters exist once the programs have run, so call `init(*args)` first (programs without arguments: done at
+    construction). `generator` is the random source; None means torch's global generator.
+    """
+
+    def __init__(self, config: ELBO, model: Program, guide: Program, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        for what, program in (("model", model), ("guide", guide)):
+            if not callable(program):
+                raise VarigradError(f"the {what} must be a callable program, got {type(program).__name__}")
+        self.config = config
+        self.generator = generator
+        self.steps = 0
+        self._programs = (_Held(model), _Held(guide))
+        for name, program in (("model", model), ("guide", guide)):
+            for i, module in enumerate(modules_of(program)):
+                if not any(m is module for m in self.modules()):
+                    self.add_module(name if i == 0 else f"{name}{i}", module)
+        self._states: dict[str, State] = {}
+        self._layout: Layout | None = None
+        self._side_by_side = True
+        self._kinked: frozenset[str] = frozenset()
+        self._plan: Plan | None = None
+        if _takes_no_arguments(model) and _takes_no_arguments(guide):
+            self.init()
+
+    @property
+    def model_program(self) -> Program:
+        """The model, as given."""
+        return self._programs[0].program
+
+    @property
+    def guide_program(self) -> Program:
+        """The guide, as given."""
+        return self._programs[1].program
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound; its gradient is the estimators' (and the baselines' own)."""
+        result = self.estimate(*args, **kwargs)
+        self.advance(result.state)
+        # The value of one, the gradient of the other.
+        return result.surrogate.detach() - result.surrogate - result.value
+
+    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
+        """Value, surrogate and next estimator state; changes nothing but the generator.
+
+        Raises:
+            VarigradError: gradients are switched off, or the program is wrong in one of the ways the errors name.
+        """
+        if self._layout is None:
+            self.init(*args, **kwargs)
+        for _ in range(3):
+            assert self._layout is not None
+            layout = self._layout
+            try:
+                return self._estimate(layout, args, kwargs)
+            except LayoutChanged:
+                self._discover(args, kwargs)
+        raise VarigradError(
+            "the program's sites, plates or supports change from run to run while alternatives are laid out for them",
+            try_="ELBO(vectorize=False), or Score() for the sites concerned",
+        )
+
+    def advance(self, state: Mapping[str, State]) -> None:
+        """Take over the estimators' next state: one step has been taken."""
+        self._states = dict(state)
+        self.steps += 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the programs have not been run yet."""
+        return self._layout is None
+
+    def trace_guide(self, *args: Any, **kwargs: Any) -> Trace:
+        """One run of the guide alone, with the current parameters."""
+        recorder = Recorder()
+        result = run(self.guide_program, (recorder, self._alone), args, kwargs)
+        return Trace(recorder.messages, result)
+
+    def _alone(self, message: Any, forward: Forward) -> Any:
+        """Parameters and randomness for a program that runs outside a step."""
+        if isinstance(message, Param) and message.value is None:
+            message = evolve(message, value=self.constrained(message, {}))
+        elif isinstance(message, Sample) and message.value is None:
+            message = evolve(message, value=Source(self.generator).draw(expanded(message)))
+        elif isinstance(message, Indices) and message.value is None:
+            message = evolve(message, value=draw_indices(message, Source(self.generator)))
+        return forward(message)
+
+    def init(self, *args: Any, **kwargs: Any) -> Bound:
+        """Run both programs once: parameters are created, everything is checked, estimators are chosen."""
+        self._discover(args, kwargs, check=True)
+        return self
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """Which estimator serves which site, and why."""
+        self._discover(args, kwargs)
+        assert self._plan is not None
+        return self._plan
+
+    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """`site -> its contribution to the bound` in one run; they sum to minus the loss."""
+        with torch.no_grad():
+            return self.estimate(*args, **kwargs).terms()
+
+    def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
+        """The bound, averaged over fresh particles; nothing is updated.
+
+        Raises:
+            VarigradError: particles is not a whole number of at least 1.
+        """
+        if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
+            raise VarigradError(f"particles must be a whole number of at least 1, got {particles!r}")
+        with torch.no_grad():
+            values = [self.estimate(*args, **kwargs).value for _ in range(particles)]
+        return float(torch.stack(values).mean())
+
+    def diagnose(self, *args: Any, **kwargs: Any) -> str:
+        """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""
+        for name, parameter in self.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                return f"parameter {name!r} is NaN or infinite"
+        with torch.no_grad():
+            found = self._explore(args, kwargs)
+            check_pass(found)
+            sentence = first_bad(self._terms(found, Layout(plates=layout_of(found, 1).plates)))
+        return sentence or "every term is finite in a fresh run; the gradient is not"
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """State of the baselines, saved with the parameters."""
+        return {"estimators": self._states, "steps": self.steps}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `get_extra_state` gave."""
+        self._states = dict(state["estimators"])
+        self.steps = int(state["steps"])
+
+    def _settings(self, layout: Layout, **options: Any) -> Settings:
+        return Settings(
+            self,
+            tuple((self.config.estimators or {}).items()),
+            Source(self.generator),
+            layout,
+            kinked=self._kinked,
+            track_all=options.pop("track_all", bool(self.config.analytic_kl)),
+            **options,
+        )
+
+    def _estimate(self, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
+        cache: dict[str, Tensor] = {}
+        programs = (self.model_program, self.guide_program)
+        if self._side_by_side:
+            wide = perform(self._settings(layout), *programs, args, kwargs, cache)
+            ensembles = [Ensemble(wide, self._terms(wide, layout), {})]
+        else:
+            layout = evolve(layout, particles=1)
+            loop = self._settings(layout, loop=True)
+            ensembles = [self._looped(loop, args, kwargs, cache) for _ in range(self.config.particles)]
+        return estimate(ensembles, layout, self._states)
+
+    def _looped(
+        self, settings: Settings, args: tuple[Any, ...], kwargs: dict[str, Any], cache: dict[str, Tensor]
+    ) -> Ensemble:
+        """One particle: its own run, and one more for every alternative at every site."""
+        programs = (self.model_program, self.guide_program)
+        base = perform(settings, *programs, args, kwargs, cache)
+        order = list(base.draws)
+        found: dict[str, list[list[Term]]] = {}
+        for site, draw in base.alternatives.items():
+            before = {n: base.draws[n].value for n in order[: order.index(site)]}
+            found[site] = []
+            for row in range(1, len(draw.value)):
+                other = perform(
+                    settings, *programs, args, kwargs, cache, {**before, site: draw.value[row]}, base.indices
+                )
+                found[site].append(self._terms(other, settings.layout))
+        return Ensemble(base, self._terms(base, settings.layout), found)
+
+    def _terms(self, run: Pass, layout: Layout) -> list[Term]:
+        return terms_of(run, layout, self._adjust)
+
+    def _adjust(self, run: Pass, terms: list[Term]) -> list[Term]:
+        return weighted(analytic(terms, run, self.config.analytic_kl), self.config.weights, self.steps)
+
+    def _explore(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
+        settings = self._settings(Layout(), track_all=True, explore=True)
+        return perform(settings, self.model_program, self.guide_program, args, kwargs, {})
+
+    def _discover(self, args: tuple[Any, ...], kwargs: dict[str, Any], check: bool = False) -> None:
+        with torch.no_grad():
+            self._kinked = frozenset()
+            seen = self._explore(args, kwargs)
+            kinked = frozenset(t.site for t in seen.tracker.escapes.kinked)
+            if kinked:
+                self._kinked = kinked
+                seen = self._explore(args, kwargs)
+            if check:
+                check_pass(seen)
+            wide = layout_of(seen, self.config.particles)
+            terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
+            self._adjust(seen, terms)
+            reason = self._choose_side(wide, args, kwargs)
+        self._layout = wide
+        side = self._side_by_side
+        self._plan = plan_of(seen, terms, wide, self.config.particles, reason, side, self._kinked)
+        for site in self._plan.sites:
+            if site.suspect and "default" not in site.why:
+                warnings.warn(
+                    f"{site.name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
+                    "conversion, whose jumps a pathwise gradient misses. Try: Score(MovingAverage())",
+                    BiasWarning,
+                    stacklevel=4,
+                )
+
+    def _choose_side(self, wide: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Decide between side by side and a loop; returns the reason for a loop."""
+        self._side_by_side = True
+        if wide.count == 1 and wide.particles == 1:
+            return ""
+        if self.config.vectorize is False:
+            self._side_by_side = False
+            return "vectorize=False"
+
+        def side(layout: Layout, forced: dict[str, Tensor] | None) -> Pass:
+            settings = self._settings(layout, loop=forced is not None)
+            return perform(settings, self.model_program, self.guide_program, args, kwargs, {}, forced)
+
+        failure = failure_side_by_side(side, self._terms, wide)
+        if failure is None:
+            return ""
+        if self.config.vectorize:
+            raise VarigradError(
+                f"cannot run particles and alternatives side by side: {failure}",
+                because="vectorize=True asks for it",
+                try_="ELBO(vectorize=False), which loops, or code that leaves leading dimensions alone "
+                "(sum(-1) for sum(), z[..., 0] for z[0])",
+            )
+        self._side_by_side = False
+        return failure
+
+
+class _Held:
+    """Keeps a program out of `nn.Module.__setattr__`."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+
+def _takes_no_arguments(program: Program) -> bool:
+    if isinstance(program, nn.Module):
+        program = program.forward
+    try:
+        parameters = inspect.signature(program).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return not parameters

@@ -1,0 +1,202 @@
+"""Checks made on a program's first run, and again when a number goes bad: never on the step's path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions.delta import Delta
+from varigrad.errors import ConstraintError, GuideMismatchError, ShapeError, SupportError
+from varigrad.language.messages import Sample
+from varigrad.objectives.run import Pass
+from varigrad.shapes import broadcasts, table
+from varigrad.terms.term import Term
+
+
+def check_pass(run: Pass) -> None:
+    """Everything that can be wrong with the distributions, values and shapes of one run.
+
+    Raises:
+        ConstraintError: a distribution's parameter is NaN, infinite or outside its domain.
+        SupportError: an observation is NaN, infinite or outside the support, or the guide draws what the model
+            cannot have.
+        ShapeError: model and guide, or a site and its data, have different shapes.
+        GuideMismatchError: the program has nothing to infer.
+    """
+    guide = {s.message.name: s.message for s in run.guide if isinstance(s.message, Sample)}
+    model = {s.message.name: s.message for s in run.model if isinstance(s.message, Sample)}
+    if not run.model:
+        raise GuideMismatchError("the model has no sites", try_="sample(name, distribution) in the model")
+    for message in (*guide.values(), *model.values()):
+        check_parameters(message)
+    for message in model.values():
+        if message.observed:
+            check_value(message, guide, model)
+    for name, q in guide.items():
+        if name in model:
+            _check_pair(q, model[name], guide, model)
+
+
+def check_parameters(message: Sample) -> None:
+    """Every parameter of the distribution is finite and inside its domain."""
+    for owner in _layers(message.distribution):
+        try:
+            declared = owner.arg_constraints
+        except NotImplementedError:
+            continue
+        for name, constraint in declared.items():
+            if name not in vars(owner) or constraints.is_dependent(constraint):
+                continue
+            value = getattr(owner, name)
+            if not isinstance(value, Tensor):
+                continue
+            bad = ~constraint.check(value)
+            if value.is_floating_point():
+                nan = value.isnan()
+                event = value.dim() - bad.dim()
+                bad = bad | (nan.flatten(-event).any(-1) if event else nan)
+            if bool(bad.any()):
+                raise ConstraintError(
+                    f"parameter {name!r} of {type(owner).__name__} is {_example(value, bad)}, outside {constraint}",
+                    site=message.name,
+                    because=f"{int(bad.sum())} of {bad.numel()} entries are outside",
+                    try_="param(..., constraint=...), or a positive link such as softplus or exp",
+                )
+
+
+def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
+    """An observed value has the distribution's shape and lies in its support; masked elements are exempt."""
+    distribution, value, name = message.distribution, message.value, message.name
+    assert value is not None
+    event = distribution.event_shape
+    shape = tuple(value.shape)
+    if event and not broadcasts(value.shape[value.dim() - len(event) :], event):
+        raise ShapeError(
+            f"the observation has shape {shape}, the event shape is {tuple(event)}{_sites(guide, model)}",
+            site=name,
+            try_="data whose last dimensions are the event",
+        )
+    ok = _in_support(distribution, value)
+    if ok is None:
+        return
+    if message.mask is not None:
+        ok = ok | ~message.mask
+    if not bool(ok.all()):
+        bad = ~ok
+        first = tuple(int(i) for i in bad.nonzero()[0])
+        raise SupportError(
+            f"the observation has {int(bad.sum())} of {bad.numel()} values outside the support of "
+            f"{type(distribution).__name__}, the first at index {first}: {_example(value, bad)}",
+            site=name,
+            because="NaN, infinite and impossible values have no density",
+            try_="clean data, or mask=/obs_mask= for what is missing",
+        )
+
+
+def _check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
+    name = q.name
+    q_event, p_event = tuple(q.distribution.event_shape), tuple(p.distribution.event_shape)
+    if len(q_event) != len(p_event):
+        raise ShapeError(
+            f"has event dims {len(q_event)} in the guide and {len(p_event)} in the model{_sites(guide, model)}",
+            site=name,
+            because="their log-densities would be summed over different dimensions",
+            try_=".to_event(n) in one of them",
+        )
+    if q_event != p_event:
+        raise ShapeError(
+            f"has event shape {q_event} in the guide and {p_event} in the model{_sites(guide, model)}", site=name
+        )
+    assert q.value is not None
+    batch = tuple(q.value.shape[: q.value.dim() - len(q_event)])
+    if not broadcasts(p.distribution.batch_shape, batch) and not broadcasts(batch, p.distribution.batch_shape):
+        raise ShapeError(
+            f"has batch shape {batch} in the guide and {tuple(p.distribution.batch_shape)} in the model"
+            f"{_sites(guide, model)}",
+            site=name,
+            try_="the same plates in both",
+        )
+    if len(p.distribution.batch_shape) > 0 and not broadcasts(p.distribution.batch_shape, batch):
+        raise ShapeError(
+            f"the guide draws batch shape {batch}, the model has {tuple(p.distribution.batch_shape)}"
+            f"{_sites(guide, model)}",
+            site=name,
+            because="one draw would be counted several times",
+            try_="the same plates in both",
+        )
+    if _named(q) != _named(p):
+        raise ShapeError(
+            f"is in plates {_named(q) or 'none'} in the guide and {_named(p) or 'none'} in the model", site=name
+        )
+    if isinstance(q.distribution, Delta):
+        ok = _in_support(p.distribution, q.value.expand(batch + q_event))
+    else:
+        ok = _in_support(p.distribution, q.value)
+    if ok is not None and not bool(ok.all()):
+        raise SupportError(
+            f"the guide ({type(q.distribution).__name__}) draws values outside the model's support "
+            f"({type(p.distribution).__name__}), such as {_example(q.value, ~ok)}",
+            site=name,
+            because="the bound is then minus infinity",
+            try_="a guide distribution on the same support",
+        )
+
+
+def first_bad(terms: Iterable[Term]) -> str | None:
+    """A sentence about the first term that is NaN or infinite."""
+    for term in terms:
+        bad = ~term.log_prob.isfinite()
+        if bool(bad.any()):
+            kind = "model" if term.sign > 0 else "guide"
+            value = term.log_prob[bad].flatten()[0].item()
+            count = f"{int(bad.sum())} of {bad.numel()} entries"
+            return f"the {kind}'s log-density of site {term.name!r} is {value} in {count}"
+    return None
+
+
+def _in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return None
+    if support is None or constraints.is_dependent(support):
+        return None
+    ok = support.check(value)
+    if value.is_floating_point():
+        finite = value.isfinite()
+        event = value.dim() - ok.dim()
+        ok = ok & (finite.flatten(-event).all(-1) if event > 0 else finite)
+    return ok
+
+
+def _layers(distribution: td.Distribution) -> Iterable[td.Distribution]:
+    yield distribution
+    for part in vars(distribution).values():
+        if isinstance(part, td.Distribution):
+            yield from _layers(part)
+
+
+def _named(message: Sample) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in message.plates))
+
+
+def _example(value: Tensor, bad: Tensor) -> str:
+    event = value.dim() - bad.dim()
+    if event < 0:
+        return "of the wrong shape"
+    rows = value.expand(bad.shape + value.shape[bad.dim() :])[bad]
+    row = rows[0]
+    return f"{row.item():g}" if row.numel() == 1 else f"{row.tolist()}"[:80]
+
+
+def _sites(guide: dict[str, Sample], model: dict[str, Sample]) -> str:
+    rows = []
+    for program, sites in (("guide", guide), ("model", model)):
+        for name, m in sites.items():
+            d = m.distribution
+            value = tuple(m.value.shape) if m.value is not None else ""
+            rows.append((program, name, type(d).__name__, tuple(d.batch_shape), tuple(d.event_shape), value))
+    return "\n" + table(rows, ("program", "site", "distribution", "batch", "event", "value")) + "\n"

@@ -1,0 +1,65 @@
+"""The evidence lower bound, and how its gradient is to be estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import VarigradError
+from varigrad.estimators.base import Estimator
+from varigrad.language.messages import Program
+from varigrad.objectives.bound import Bound
+
+Weight = float | Tensor | Callable[[int], float | Tensor]
+
+
+@dataclass(frozen=True)
+class ELBO:
+    r"""Evidence lower bound, :math:`E_q[\log p(x, z) - \log q(z)]`.
+
+    Applied to a model and a guide it gives a torch module: `loss = ELBO()(model, guide)`; `loss(data)` is minus the
+    bound, and `loss(data).backward()` leaves the estimators' gradient in `.grad`.
+
+    Args:
+        particles: K independent runs of the whole program, averaged.
+        estimators: `{glob on site names: estimator}`, before what the guide says; the first match counts.
+        analytic_kl: replace `log p(z) - log q(z)` by minus the closed-form divergence: True wherever that is
+            possible, or a collection of globs where it has to be.
+        weights: `{glob: weight}`, factors on all terms of the matching sites: numbers, tensors or functions of the
+            step number (KL annealing: name the latent sites).
+        vectorize: run particles and alternatives side by side along leading dimensions (the program must
+            broadcast), or one by one in a loop; None: side by side if, on the first call, that gives the same
+            densities as the loop.
+
+    Raises:
+        VarigradError: particles is not a whole number of at least 1.
+    """
+
+    particles: int = 1
+    estimators: Mapping[str, Estimator] | None = None
+    analytic_kl: bool | tuple[str, ...] | list[str] = False
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    vectorize: bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.particles, bool) or not isinstance(self.particles, int) or self.particles < 1:
+            raise VarigradError(f"particles must be a whole number of at least 1, got {self.particles!r}")
+        for pattern, estimator in (self.estimators or {}).items():
+            if not isinstance(estimator, Estimator):
+                hint = f"{estimator.__name__}()" if isinstance(estimator, type) else "Score(MovingAverage())"
+                raise VarigradError(
+                    f"estimators[{pattern!r}] must be an Estimator, got {estimator!r}",
+                    because="configuration is objects",
+                    try_=hint,
+                )
+
+    def __call__(self, model: Program, guide: Program) -> Bound:
+        """The objective of this model and guide, a torch module that owns their parameters."""
+        return self.bind(model, guide, None)
+
+    def bind(self, model: Program, guide: Program, generator: torch.Generator | None) -> Bound:
+        """As calling it, with a generator for all draws."""
+        return Bound(self, model, guide, generator)

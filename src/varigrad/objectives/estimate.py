@@ -1,0 +1,269 @@
+"""From the runs of one step to a value, a surrogate, and the next state of the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import PlateError, SiteError
+from varigrad.estimators.base import Draw, Estimator, State
+from varigrad.estimators.baselines import Baseline, check_independent
+from varigrad.estimators.pathwise import is_partial
+from varigrad.language.messages import evolve
+from varigrad.objectives.run import PARTICLES, Layout, Pass
+from varigrad.terms.cost import cost, downstream, kept_plates, lanes
+from varigrad.terms.term import Term, collect
+
+Adjust = Callable[[Pass, list[Term]], list[Term]]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What one step computes.
+
+    Attributes:
+        value: the bound, a scalar; differentiating it gives only the part that flows through the terms.
+        surrogate: a scalar; its gradient is the estimate of the bound's gradient, and minus the gradient of the
+            baselines' own loss for the parameters of their networks.
+        state: next state of the estimators, by site.
+        terms: `site -> contribution to the bound`, scalars.
+    """
+
+    value: Tensor
+    surrogate: Tensor
+    state: Mapping[str, State]
+    terms: Callable[[], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
+
+    base: Pass
+    terms: list[Term]
+    alternatives: Mapping[str, Sequence[list[Term]]]
+
+
+def terms_of(run: Pass, layout: Layout, adjust: Adjust) -> list[Term]:
+    """The terms of a run, with weights and analytic divergences put in by `adjust`."""
+    fixed = [name for name, choice in run.choices.items() if choice.estimator.sticking_the_landing]
+    return adjust(run, collect(run.guide, run.model, dims=layout.dims, fixed=fixed, escapes=run.tracker.escapes))
+
+
+def scored(run: Pass) -> dict[str, Estimator]:
+    """The sites whose estimators need a cost."""
+    return {
+        name: choice.estimator
+        for name, choice in run.choices.items()
+        if choice.estimator.needs_cost or is_partial(run.draws[name].distribution)
+    }
+
+
+def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, State]) -> Estimate:
+    """Combine the particles' terms into value and surrogate.
+
+    Args:
+        ensembles: one for each particle that was run by itself.
+        state: what the last step returned.
+    """
+    count = len(ensembles) * layout.particles
+    states = dict(state)
+    losses: list[Tensor] = []
+    parts: list[Tensor] = []
+    values: list[Tensor] = []
+    for ensemble in ensembles:
+        estimators = scored(ensemble.base)
+        value, path = _value(ensemble, estimators, layout)
+        values.append(value)
+        if path is not None:
+            parts.append(path)
+        for site, estimator in estimators.items():
+            if getattr(estimator, "k", 0) is None and len(ensembles) > 1:
+                continue
+            parts.append(_share(estimator, site, [ensemble], layout, states, losses))
+    first = scored(ensembles[0].base)
+    for site, estimator in first.items():
+        if getattr(estimator, "k", 0) is None and len(ensembles) > 1:
+            # The share of all particles together is counted once for each of them when it is averaged.
+            parts.append(_share(estimator, site, ensembles, layout, states, losses))
+    surrogate = _total(parts)
+    value = _total(values)
+    if count > 1:
+        surrogate, value = surrogate / count, value / count
+    # One backward pass serves both: the networks' inputs and targets are detached, and so is their output elsewhere.
+    for loss in losses:
+        surrogate = surrogate - loss
+    return Estimate(
+        value,
+        surrogate,
+        states,
+        lambda: _by_site(ensembles, layout, count),
+    )
+
+
+def _share(
+    estimator: Estimator,
+    site: str,
+    ensembles: Sequence[Ensemble],
+    layout: Layout,
+    states: dict[str, State],
+    losses: list[Tensor],
+) -> Tensor:
+    """One site's surrogate, summed over its plates."""
+    draw, costs = _draw_and_cost(site, estimator, ensembles, layout)
+    baseline = getattr(estimator, "baseline", None)
+    if isinstance(baseline, Baseline) and draw.values is not None:
+        check_independent(baseline, site, draw.values)
+    result = estimator.surrogate(draw, costs, states.get(site))
+    if result.state is not None:
+        states[site] = result.state
+    if result.regression is not None:
+        losses.append(result.regression)
+    return result.value.sum() if result.value.dim() else result.value
+
+
+def _draw_and_cost(
+    site: str, estimator: Estimator, ensembles: Sequence[Ensemble], layout: Layout
+) -> tuple[Draw, Tensor]:
+    """The draw with its densities, and the cost, both `[1 + alternatives, *plates]`."""
+    ensemble = ensembles[0]
+    draw = ensemble.base.draws[site]
+    alternatives = ensemble.alternatives.get(site)
+    dims = layout.dims
+    if alternatives is not None:
+        draw = evolve(ensemble.base.alternatives[site], values=draw.values)
+        runs = [ensemble.terms, *alternatives]
+        return _stacked(draw, [_one(terms, site, draw, estimator, (0,), dims) for terms in runs])
+    rows = draw.lanes.rows if draw.lanes is not None and draw.lanes.own else ()
+    if len(ensembles) == 1:
+        log_q, costs = _one(ensemble.terms, site, draw, estimator, rows, dims)
+        return evolve(draw, log_q=log_q), costs
+    pairs = [_one(e.terms, site, draw, estimator, rows, dims) for e in ensembles]
+    log_q = torch.stack([_full(p[0], dims) for p in pairs])
+    costs = torch.stack(torch.broadcast_tensors(*[_full(p[1], dims) for p in pairs]))
+    return evolve(draw, log_q=log_q, particles=-dims - 1), costs
+
+
+def _full(value: Tensor, dims: int) -> Tensor:
+    return value.reshape((1,) * (dims - value.dim()) + tuple(value.shape))
+
+
+def _stacked(draw: Draw, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Draw, Tensor]:
+    log_q = torch.cat(torch.broadcast_tensors(*[p[0] for p in pairs]))
+    return evolve(draw, log_q=log_q), torch.cat(torch.broadcast_tensors(*[p[1] for p in pairs]))
+
+
+def _one(
+    terms: list[Term], site: str, draw: Draw, estimator: Estimator, rows: Sequence[int], dims: int
+) -> tuple[Tensor, Tensor]:
+    """Log-density and cost of a site in some lanes of one run."""
+    below = downstream(terms, site)
+    own = next(t for t in below if t.name == site and t.sign < 0)
+    if estimator.per_element:
+        _refuse_joint_costs(estimator, site, draw, below)
+    return lanes(own.raw, rows, dims), cost(below, site, draw.plates, rows, dims)
+
+
+def _refuse_joint_costs(estimator: Estimator, site: str, draw: Draw, below: list[Term]) -> None:
+    plates = [p for p in draw.plates if p.dim is not None]
+    for term in below:
+        kept = kept_plates(term, site, plates)
+        if len(kept) < len(plates):
+            plate = next(p for p in plates if p not in kept)
+            kind = type(estimator).__name__
+            if plate.name == PARTICLES:
+                raise PlateError(
+                    f"the term {term.name!r} of one particle depends on the draws of another",
+                    site=site,
+                    try_="ELBO(vectorize=False)",
+                )
+            raise SiteError(
+                f"{kind} cannot serve this site",
+                site=site,
+                because=f"it varies all elements of plate {plate.name!r} together, and the term {term.name!r} "
+                "depends on several of them at once",
+                try_="LeaveOneOut(4), Score(MovingAverage()), or DisARM() for Bernoulli",
+            )
+
+
+def _value(ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """The bound's value, detached, and the part of it to differentiate."""
+    dropped: list[Tensor] = []
+    model: list[Tensor] = []
+    guide: list[Tensor] = []
+    weighted: dict[str, tuple[tuple[int, ...], Tensor]] | None = None
+    for term in ensemble.terms:
+        log_prob = term.log_prob
+        # At a score-function site -grad log q(z) has mean zero given what is upstream: leave it out.
+        drop = term.sign < 0 and term.name in estimators and estimators[term.name].needs_cost
+        if drop:
+            log_prob = log_prob.detach()
+        if log_prob.dim() > layout.dims:
+            if weighted is None:
+                weighted = _lane_weights(ensemble, estimators, layout)
+            log_prob = _averaged(term, log_prob, weighted)
+            total = log_prob.sum() if log_prob.dim() else log_prob
+        elif drop:
+            total = term.total(layout.dims)
+        else:
+            total = log_prob.sum() if log_prob.dim() else log_prob
+        (dropped if drop else model if term.sign > 0 else guide).append(total)
+    path = _total(model) if model else None
+    if guide:
+        path = -_total(guide) if path is None else path - _total(guide)
+    value = torch.zeros(()) if path is None else path.detach()
+    return value - _total(dropped) if dropped else value, path
+
+
+def _lane_weights(
+    ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layout
+) -> dict[str, tuple[tuple[int, ...], Tensor]]:
+    """`site -> (its lanes, weights [lanes, *plates])` for the sites whose lanes form an unbiased average."""
+    found = {}
+    for site, estimator in estimators.items():
+        draw = ensemble.base.draws[site]
+        if draw.lanes is None or not draw.lanes.own:
+            continue
+        own = next(t for t in ensemble.terms if t.name == site and t.sign < 0)
+        weights = estimator.lane_weights(evolve(draw, log_q=lanes(own.raw, draw.lanes.rows, layout.dims)))
+        if weights is not None:
+            weights = weights.reshape(weights.shape + (1,) * (layout.dims + 1 - weights.dim()))
+            found[site] = (draw.lanes.rows, weights)
+    return found
+
+
+def _averaged(term: Term, log_prob: Tensor, weighted: Mapping[str, tuple[tuple[int, ...], Tensor]]) -> Tensor:
+    """A term's average over the lanes of the sites it depends on; lane 0 where no site offers one."""
+    sites = [s for s in weighted if s in term.upstream or (s == term.name and term.latent)]
+    if not sites:
+        return log_prob[0]
+    averages = []
+    for site in sites:
+        rows, weights = weighted[site]
+        # A value of probability zero may have an infinite density: it counts nothing.
+        rows_of_term = torch.where(weights > 0, log_prob[list(rows)], 0.0)
+        averages.append((weights * rows_of_term).sum(0))
+    return averages[0] if len(averages) == 1 else torch.stack(averages).mean(0)
+
+
+def _by_site(ensembles: Sequence[Ensemble], layout: Layout, count: int) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for ensemble in ensembles:
+        for term in ensemble.terms:
+            row = term.log_prob[0] if term.log_prob.dim() > layout.dims else term.log_prob
+            share = term.sign * row.detach().sum() / count
+            found[term.name] = found[term.name] + share if term.name in found else share
+    return found
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of scalars, in one node of the autograd graph where that is cheaper."""
+    if len(parts) > 4 and len({(p.dtype, p.device) for p in parts}) == 1:
+        return torch.stack(list(parts)).sum()
+    total = parts[0] if parts else torch.zeros(())
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -1,0 +1,162 @@
+"""The module that owns a program's parameters; there is no other place where they live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints, transform_to
+
+from varigrad.errors import BaselineError, ParameterError
+from varigrad.language.messages import Module, Param
+from varigrad.language.transforms import initial_value, unconstrain
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """How a parameter was declared first."""
+
+    shape: torch.Size
+    constraint: constraints.Constraint
+    transform: Transform | None
+    """To the constrained space; None where there is no constraint."""
+
+
+class Group(nn.Module):
+    """The part of a dotted parameter name before a dot."""
+
+
+class Parameters(nn.Module):
+    """Owner of what `param` and `module` declare; an ordinary torch module.
+
+    A parameter named `"a.b"` is the parameter `b` of the submodule `a`, so that `named_parameters()` and
+    `state_dict()` use the names that the program uses. Values are stored unconstrained.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, Declaration] = {}
+        self.version = 0
+
+    def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
+        """The constrained value of a declared parameter; declares it the first time. `cache` lasts one step.
+
+        Raises:
+            ParameterError: it was declared before with another shape or constraint.
+        """
+        name = message.name
+        declared = self._declared.get(name)
+        if declared is None:
+            declared = self._declare(message)
+        elif isinstance(message.init, (Tensor, float, int)) or declared.constraint is not message.constraint:
+            self._compare(message, declared)
+        if name not in cache:
+            leaf = self._leaf(name)
+            cache[name] = leaf if declared.transform is None else declared.transform(leaf)
+        return cache[name]
+
+    def adopt(self, message: Module) -> None:
+        """Own the parameters of a module that the program declares."""
+        known = self._modules.get(message.name)
+        if known is message.value or any(m is message.value for m in self.modules()):
+            return
+        if known is not None:
+            raise ParameterError(
+                "is another module object than the one declared before under this name",
+                site=message.name,
+                because="its parameters would never be trained",
+                try_="build the module once, outside the program",
+            )
+        self._check_name(message.name)
+        self.add_module(message.name, message.value)
+        self.version += 1
+
+    def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
+        """Own a baseline's network under `baselines.<site>`.
+
+        Raises:
+            BaselineError: it shares a parameter with model or guide, or is another object than before.
+        """
+        path = [p for p in ("baselines", *site.split("."), *part.split(".")) if p]
+        group = self._group(path[:-1])
+        known = group._modules.get(path[-1])
+        if known is module:
+            return
+        if known is not None:
+            raise BaselineError(
+                "its network is a new object in every run",
+                site=site,
+                because="its parameters would never be trained",
+                try_="build the network once, outside the guide",
+            )
+        mine = {id(p) for p in module.parameters()}
+        own = {id(p): n for n, p in self.named_parameters() if not n.startswith("baselines.")}
+        shared = [name for key, name in own.items() if key in mine]
+        if shared:
+            raise BaselineError(
+                f"its network shares the parameter {shared[0]!r} with model or guide",
+                site=site,
+                because="that parameter would be trained by the ELBO and by the baseline's loss at once",
+                try_="a network of its own",
+            )
+        group.add_module(path[-1], module)
+        self.version += 1
+
+    def constrained_values(self) -> Iterator[tuple[str, Tensor]]:
+        """`(name, constrained value)` of every `param`, detached."""
+        for name, declared in self._declared.items():
+            leaf = self._leaf(name).detach()
+            yield name, leaf if declared.transform is None else declared.transform(leaf)
+
+    def _declare(self, message: Param) -> Declaration:
+        value = initial_value(message)
+        self._check_name(message.name)
+        *path, last = message.name.split(".")
+        owner = self._group(path)
+        if hasattr(owner, last):
+            raise ParameterError("is the name of a module already, or reserved", site=message.name, try_="another name")
+        owner.register_parameter(last, nn.Parameter(unconstrain(value, message.constraint, message.name)))
+        constraint = message.constraint
+        transform = None if constraint is constraints.real else transform_to(constraint)
+        declared = Declaration(value.shape, constraint, transform)
+        self._declared[message.name] = declared
+        self.version += 1
+        return declared
+
+    def _compare(self, message: Param, declared: Declaration) -> None:
+        shape = message.init.shape if isinstance(message.init, Tensor) else torch.Size()
+        if isinstance(message.init, (Tensor, float, int)) and shape != declared.shape:
+            raise ParameterError(
+                f"is declared with shape {tuple(shape)}, and was before with {tuple(declared.shape)}",
+                site=message.name,
+                try_="one name for each parameter",
+            )
+        if declared.constraint is not message.constraint and str(declared.constraint) != str(message.constraint):
+            raise ParameterError(
+                f"is declared with constraint {message.constraint}, and was before with {declared.constraint}",
+                site=message.name,
+                try_="the same constraint everywhere",
+            )
+
+    def _leaf(self, name: str) -> Tensor:
+        *path, last = name.split(".")
+        owner: nn.Module = self
+        for part in path:
+            owner = owner._modules[part]  # type: ignore[assignment]
+        return owner._parameters[last]  # type: ignore[return-value]
+
+    def _group(self, path: list[str]) -> nn.Module:
+        owner: nn.Module = self
+        for part in path:
+            inner = owner._modules.get(part)
+            if inner is None:
+                inner = Group()
+                owner.add_module(part, inner)
+            owner = inner
+        return owner
+
+    def _check_name(self, name: str) -> None:
+        if name.split(".")[0] == "baselines":
+            raise ParameterError("names that start with 'baselines' belong to baselines", site=name)

@@ -1,0 +1,130 @@
+"""The plan: which estimator serves which site, and why; printed by `svi.plan(data)`."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+
+from varigrad.language.messages import Sample
+from varigrad.objectives.run import Layout, Pass
+from varigrad.shapes import table
+from varigrad.terms.term import Term
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One latent site.
+
+    Attributes:
+        downstream: names of the terms in its cost, `q(...)` for the guide's.
+        upstream: the choices its distribution depends on.
+        alternatives: lanes besides the run itself.
+        crossed: plates along which the cost is not taken per element, because the dependency leaves the plate.
+    """
+
+    name: str
+    distribution: str
+    plates: tuple[str, ...]
+    estimator: str
+    why: str
+    upstream: tuple[str, ...]
+    downstream: tuple[str, ...]
+    alternatives: int
+    crossed: tuple[str, ...]
+    unbiased: bool
+    suspect: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the objective is going to do; `print` it."""
+
+    sites: tuple[SitePlan, ...]
+    particles: int
+    lanes: int
+    side_by_side: bool
+    reason: str
+
+    def __getitem__(self, name: str) -> SitePlan:
+        return next(s for s in self.sites if s.name == name)
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                s.name,
+                s.distribution,
+                ", ".join(s.plates) or "-",
+                s.estimator,
+                ", ".join(s.upstream) or "-",
+                ", ".join(s.downstream) or "-",
+                s.alternatives,
+                "suspect" if s.suspect else "yes" if s.unbiased else "no",
+            )
+            for s in self.sites
+        ]
+        header = ("site", "distribution", "plates", "estimator", "upstream", "downstream", "alternatives", "unbiased")
+        lines = [table(rows, header), ""]
+        lines += [f"{s.name}: {s.why}" for s in self.sites]
+        for s in self.sites:
+            if s.crossed:
+                lines.append(
+                    f"{s.name}: its dependency leaves plate {', '.join(s.crossed)}, so the full cost is used there "
+                    "(right, and noisier than one per element)"
+                )
+            if s.suspect:
+                lines.append(
+                    f"{s.name}: Pathwise was asked for, but a comparison, rounding or conversion of its value was "
+                    "seen: what jumps there is missed by the gradient. Try: Score(MovingAverage())"
+                )
+        count = self.particles * self.lanes
+        if count > 1:
+            how = "side by side, by broadcasting" if self.side_by_side else "one by one, in a loop"
+            lines.append(
+                f"{self.particles} particle(s), {self.lanes} lane(s): {how}"
+                + (f" ({self.reason})" if self.reason else "")
+            )
+        return "\n".join(lines)
+
+
+def shown(part: object) -> str:
+    """`Score(MovingAverage())`: a configuration without the fields left at their defaults."""
+    if not is_dataclass(part):
+        return repr(part) if isinstance(part, (int, float, bool)) else type(part).__name__
+    fresh = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(part)}
+    changed = [f.name for f in fields(part) if getattr(part, f.name) != fresh[f.name]]
+    return f"{type(part).__name__}({', '.join(f'{n}={shown(getattr(part, n))}' for n in changed)})"
+
+
+def plan_of(
+    run: Pass,
+    terms: list[Term],
+    layout: Layout,
+    particles: int,
+    reason: str,
+    side_by_side: bool,
+    kinked: frozenset[str],
+) -> Plan:
+    """The plan that an exploring run, with every site tracked, amounts to."""
+    sites = []
+    own = {t.name: t for t in terms if t.sign < 0}
+    for name, choice in run.choices.items():
+        message = next(s.message for s in run.guide if s.message.name == name)
+        assert isinstance(message, Sample)
+        below = [t for t in terms if t.name == name or name in t.upstream]
+        crossed = {p for t in below for p in t.upstream.get(name, ()) if p in {q.name for q in t.plates}}
+        estimator = choice.estimator
+        sites.append(
+            SitePlan(
+                name,
+                type(message.distribution).__name__,
+                tuple(p.name for p in message.plates),
+                shown(estimator),
+                choice.why,
+                tuple(own[name].upstream),
+                tuple(t.name if t.sign > 0 else f"q({t.name})" for t in below),
+                len(layout.lanes.get(name, ())),
+                tuple(sorted(crossed)),
+                estimator.unbiased,
+                estimator.pathwise and name in kinked,
+            )
+        )
+    return Plan(tuple(sites), particles, layout.count, side_by_side, reason)

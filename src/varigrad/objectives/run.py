@@ -1,0 +1,318 @@
+"""One run of guide and model: parameters in, statements and draws out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from varigrad.distributions.source import Source
+from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError
+from varigrad.estimators.base import Draw, Estimator, Lanes
+from varigrad.estimators.baselines import Baseline
+from varigrad.estimators.pathwise import is_partial
+from varigrad.language.messages import Factor, Forward, Indices, Module, Param, Plate, Program, Record, Sample, evolve
+from varigrad.language.plates import InPlate
+from varigrad.language.runtime import draw_indices, expanded, run
+from varigrad.objectives.choice import Choice, choose
+from varigrad.objectives.parameters import Parameters
+from varigrad.terms.provenance import get_provenance, untracked
+from varigrad.terms.tracking import Statement, Tracker
+
+PARTICLES = "particles"
+
+
+class LayoutChanged(Exception):
+    """The run met a site or a plate that the layout does not know; discover again."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How leading dimensions are used: plates rightmost, then particles, then lanes.
+
+    Attributes:
+        plates: how many dimensions the program's plates occupy.
+        particles: how many particles lie along a dimension of their own (1: no such dimension).
+        lanes: for each site with alternatives its lanes, in the order of drawing.
+        order: all latent sites in the order of drawing.
+    """
+
+    plates: int = 0
+    particles: int = 1
+    lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    order: Sequence[str] = ()
+
+    @property
+    def dims(self) -> int:
+        """Number of plate dimensions, particles included."""
+        return self.plates + (self.particles > 1)
+
+    @property
+    def count(self) -> int:
+        """Number of lanes, lane 0 included."""
+        return 1 + sum(len(rows) for rows in self.lanes.values())
+
+    def lanes_of(self, site: str) -> Lanes | None:
+        """The lanes as this site sees them; None if the program has no alternatives."""
+        if self.count == 1:
+            return None
+        if site not in self.order:
+            raise LayoutChanged(site)
+        own = self.lanes.get(site, ())
+        before = set(self.order[: self.order.index(site)])
+        mine = {r for s, rows in self.lanes.items() if s in before for r in rows} | set(own)
+        return Lanes(self.count, self.dims, own, tuple(r if r in mine else 0 for r in range(self.count)))
+
+
+@dataclass(slots=True, eq=False)
+class Pass:
+    """What one run of guide and model left behind."""
+
+    tracker: Tracker = field(default_factory=Tracker)
+    guide: list[Statement] = field(default_factory=list)
+    model: list[Statement] = field(default_factory=list)
+    draws: dict[str, Draw] = field(default_factory=dict)
+    alternatives: dict[str, Draw] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+    records: dict[str, Tensor] = field(default_factory=dict)
+    indices: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same for all runs of a step."""
+
+    owner: Parameters
+    patterns: tuple[tuple[str, Estimator], ...]
+    source: Source
+    layout: Layout
+    track_all: bool = False
+    kinked: frozenset[str] = frozenset()
+    explore: bool = False
+    """Draw without lanes, to find out what there is."""
+    loop: bool = False
+    """Alternatives are run one by one: a site's lanes are its own only."""
+
+
+def perform(
+    settings: Settings,
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    cache: dict[str, Tensor],
+    forced: Mapping[str, Tensor] | None = None,
+    indices: Mapping[str, Tensor] | None = None,
+) -> Pass:
+    """Run the guide, then the model on the guide's values.
+
+    Args:
+        cache: constrained parameters of this step.
+        forced: values that the named latent sites take instead of being drawn (alternatives, in a loop).
+        indices: minibatches that subsampled plates take instead of drawing their own.
+
+    Raises:
+        GuideMismatchError: the two programs do not have the same latent sites.
+    """
+    record = Pass(Tracker(watch=settings.explore))
+    record.indices.update(indices or {})
+    outer: tuple[Any, ...] = ()
+    layout = settings.layout
+    if layout.particles > 1:
+        outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
+    drawing = _Guide(settings, record, cache, forced or {})
+    run(guide, (drawing, *outer), args, kwargs)
+    scoring = _Model(settings, record, cache)
+    run(model, (scoring, *outer), args, kwargs)
+    record.tracker.finish()
+    if scoring.latent != record.draws.keys():
+        missing = [name for name in record.draws if name not in scoring.latent]
+        raise GuideMismatchError(
+            "is a site of the guide and not of the model",
+            site=missing[0],
+            because=_sites_text("the model's latent sites", scoring.latent),
+            try_="the model's name, or deterministic() for a value that is no random choice",
+        )
+    return record
+
+
+class _Program:
+    """What guide and model have in common as handlers."""
+
+    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
+        self.settings, self.record, self.cache = settings, record, cache
+        self.names: set[str] = set()
+
+    def __call__(self, message: Any, forward: Forward) -> Any:
+        kind = type(message)
+        if kind is Sample:
+            self._once(message.name)
+            return self.sample(message, forward)
+        if kind is Param:
+            if message.value is None:
+                value = self.settings.owner.constrained(message, self.cache)
+                message = evolve(message, value=value)
+        elif kind is Module:
+            self.settings.owner.adopt(message)
+        elif kind is Indices:
+            known = self.record.indices
+            if message.name not in known:
+                known[message.name] = draw_indices(message, self.settings.source)
+            message = evolve(message, value=known[message.name])
+        elif kind is Factor:
+            self._once(message.name)
+            self._plates(message)
+            self.statements.append(self.record.tracker.examine(message))
+        elif kind is Record:
+            self.record.records[message.name] = message.value
+        return forward(message)
+
+    statements: list[Statement]
+
+    def sample(self, message: Sample, forward: Forward) -> Any:
+        raise NotImplementedError
+
+    def _once(self, name: str) -> None:
+        if name in self.names:
+            raise SiteNameError(
+                "is used twice in one run",
+                site=name,
+                because="sites are told apart by name",
+                try_=f'names that differ, such as f"{name}_{{i}}" in a loop',
+            )
+        self.names.add(name)
+
+    def _plates(self, message: Sample | Factor) -> None:
+        layout = self.settings.layout
+        for plate in message.plates:
+            known = self.record.sizes.get(plate.name)
+            now = (plate.batch, plate.dim)
+            if known is None:
+                self.record.sizes[plate.name] = now
+            elif known != now and plate.index is None:
+                raise PlateError(
+                    f"has (size, dim) {now} at site {message.name!r} and {known} before",
+                    site=plate.name,
+                    because="a plate means the same elements wherever it is entered",
+                    try_="one size and dim for each plate name, in model and guide",
+                )
+            if plate.dim is not None and -plate.dim > layout.dims and not self.settings.explore:
+                raise LayoutChanged(plate.name)
+
+
+class _Guide(_Program):
+    """Draws every latent site with its estimator."""
+
+    def __init__(
+        self, settings: Settings, record: Pass, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__(settings, record, cache)
+        self.statements = record.guide
+        self.forced = forced
+
+    def sample(self, message: Sample, forward: Forward) -> Any:
+        if message.observed:
+            raise SiteError(
+                "is observed in the guide",
+                site=message.name,
+                because="a guide is a distribution over the model's latent choices and conditions by taking arguments",
+                try_="obs= in the model, and the data as an argument of the guide",
+            )
+        settings, record, name = self.settings, self.record, message.name
+        self._plates(message)
+        statement = record.tracker.examine(message)
+        plain = statement.message
+        assert isinstance(plain, Sample)
+        choice = choose(plain, settings.patterns, settings.kinked)
+        estimator = choice.estimator
+        baseline = getattr(estimator, "baseline", None)
+        if isinstance(baseline, Baseline):
+            for part, module in baseline.modules().items():
+                settings.owner.adopt_baseline(name, part, module)
+        draw = self._draw(plain, estimator)
+        found = get_provenance(draw.value)  # picked up inside a distribution that the engine cannot look into
+        if found:
+            draw = evolve(draw, value=untracked(draw.value))
+            statement = evolve(statement, upstream=statement.upstream | found, given=statement.given | found)
+        record.choices[name] = choice
+        follow = estimator.needs_cost or settings.track_all or is_partial(plain.distribution)
+        marked = record.tracker.mark(draw.value, statement, follow)
+        particles = -settings.layout.dims if settings.layout.particles > 1 else None
+        record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
+        record.values[name] = marked
+        drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
+        record.guide.append(evolve(statement, message=drawn))
+        return forward(evolve(message, value=marked))
+
+    def _draw(self, message: Sample, estimator: Estimator) -> Draw:
+        settings = self.settings
+        distribution = expanded(message)
+        if message.value is not None:
+            return Draw(distribution, message.value)
+        if message.name in self.forced:
+            return Draw(distribution, self.forced[message.name])
+        if settings.explore:
+            return Draw(distribution, settings.source.draw(distribution, reparameterised=estimator.pathwise))
+        if settings.loop:
+            return self._draw_in_loop(message, distribution, estimator)
+        lanes = settings.layout.lanes_of(message.name)
+        if lanes is not None:
+            if len(lanes.own) != estimator.alternatives(distribution):
+                raise LayoutChanged(message.name)
+            if lanes.own or len(distribution.batch_shape) > settings.layout.dims:
+                return estimator.draw(lanes.expand(distribution), lanes, settings.source)
+        elif estimator.alternatives(distribution):
+            raise LayoutChanged(message.name)
+        return estimator.draw(distribution, None, settings.source)
+
+    def _draw_in_loop(self, message: Sample, distribution: Any, estimator: Estimator) -> Draw:
+        """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
+        count = 1 + estimator.alternatives(distribution)
+        if count == 1 or self.forced:
+            return Draw(distribution, self.settings.source.draw(distribution, reparameterised=estimator.pathwise))
+        lanes = Lanes(count, self.settings.layout.dims, tuple(range(1, count)), tuple(range(count)))
+        wide = estimator.draw(lanes.expand(distribution), lanes, self.settings.source)
+        event = wide.value.shape[wide.value.dim() - len(distribution.event_shape) :]
+        values = wide.value.reshape(count, *distribution.batch_shape, *event)
+        self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
+        return Draw(distribution, values[0])
+
+
+class _Model(_Program):
+    """Replays the guide's values and collects the model's densities."""
+
+    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
+        super().__init__(settings, record, cache)
+        self.statements = record.model
+        self.latent: set[str] = set()
+
+    def sample(self, message: Sample, forward: Forward) -> Any:
+        self._plates(message)
+        if not message.observed:
+            if message.estimator is not None:
+                raise SiteError(
+                    "has an estimator in the model",
+                    site=message.name,
+                    because="the guide draws it",
+                    try_="estimator= at the guide's site, or ELBO(estimators={...})",
+                )
+            if message.name not in self.record.values:
+                raise GuideMismatchError(
+                    "is a latent site of the model and missing from the guide",
+                    site=message.name,
+                    because=_sites_text("the guide's sites", self.record.values),
+                    try_=f"sample({message.name!r}, ...) in the guide, or obs= in the model",
+                )
+            self.latent.add(message.name)
+            message = evolve(message, value=self.record.values[message.name])
+        self.record.model.append(self.record.tracker.examine(message))
+        return forward(message)
+
+
+def _sites_text(what: str, names: Any) -> str:
+    listed = ", ".join(map(repr, names))
+    return f"{what} are {listed}" if listed else f"{what}: there are none"

@@ -1,0 +1,32 @@
+"""Shapes: sums over chosen dimensions, and tables of shapes for errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def sum_rightmost(value: Tensor, dims: int) -> Tensor:
+    """Sum over the last `dims` dimensions: `[*batch, *event] -> [*batch]`."""
+    return value if dims == 0 else value.sum(list(range(-dims, 0)))
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether `shape` broadcasts to exactly `to`."""
+    return len(shape) <= len(to) and all(s in (1, t) for s, t in zip(reversed(shape), reversed(to), strict=False))
+
+
+def join(*shapes: Sequence[int]) -> torch.Size:
+    """The broadcast of several shapes."""
+    return torch.broadcast_shapes(*map(tuple, shapes))
+
+
+def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
+    """A plain-text table with a header line, columns aligned left."""
+    cells = [[str(c) for c in header], *([str(c) for c in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)

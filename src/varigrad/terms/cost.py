@@ -1,0 +1,81 @@
+"""The cost of a site: the terms downstream of it, reduced to its plates.
+
+Terms that are not downstream have, times the site's score, mean zero; leaving them out is Rao-Blackwellisation. The
+same holds for the other elements of a plate, unless the plate was crossed.
+
+References:
+    Schulman, Heess, Weber, Abbeel (2015), Gradient estimation using stochastic computation graphs.
+    Ranganath, Gerrish, Blei (2014), Black box variational inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from varigrad.language.messages import Plate
+from varigrad.terms.term import Term
+
+
+def downstream(terms: Iterable[Term], site: str) -> list[Term]:
+    """The terms that depend on `site`, its own included."""
+    return [t for t in terms if site in t.upstream or (t.name == site and t.latent)]
+
+
+def kept_plates(term: Term, site: str, plates: Sequence[Plate]) -> tuple[Plate, ...]:
+    """The plates of the site along which this term's cost is element by element."""
+    crossed = term.upstream.get(site, frozenset())
+    shared = {p.name for p in term.plates if p.dim is not None} - crossed
+    return tuple(p for p in plates if p.dim is not None and p.name in shared)
+
+
+def cost(terms: Iterable[Term], site: str, plates: Sequence[Plate], rows: Sequence[int], dims: int) -> Tensor:
+    """The detached cost of `site` in the given lanes.
+
+    Args:
+        terms: those downstream of the site.
+        plates: the site's.
+        rows: lanes to look at, lane 0 first; empty if the site has no alternatives.
+        dims: number of plate dimensions; lanes lie at dimension `-dims - 1`.
+
+    Returns:
+        `[len(rows), *plates]`, or `[*plates]` without rows; size 1 (or absent) where all elements
+        share it.
+    """
+    total: Tensor | None = None
+    for term in terms:
+        keep = kept_plates(term, site, plates) if plates else ()
+        if keep:
+            log_prob = _reduced(term.log_prob.detach(), {p.dim for p in keep}, dims)
+        else:
+            log_prob = term.total(dims)
+        log_prob = lanes(log_prob, rows, dims)
+        if total is None:
+            total = log_prob if term.sign > 0 else -log_prob
+        else:
+            total = total + log_prob if term.sign > 0 else total - log_prob
+    assert total is not None, "a site's own density is always downstream of it"
+    return total
+
+
+def _reduced(log_prob: Tensor, keep: set[int | None], dims: int) -> Tensor:
+    """Sum over the plate dimensions that are not kept; summed dimensions stay, with size 1."""
+    present = min(log_prob.dim(), dims)
+    summed = [d for d in range(-present, 0) if d not in keep and log_prob.shape[d] != 1]
+    return log_prob.sum(summed, keepdim=True) if summed else log_prob
+
+
+def lanes(value: Tensor, rows: Sequence[int], dims: int) -> Tensor:
+    """`[len(rows), *plates]` from `[lanes, *plates]`, or from `[*plates]` where all lanes agree.
+
+    Without rows: lane 0.
+    """
+    wide = value.dim() > dims
+    if not rows:
+        return value[0] if wide else value
+    if wide:
+        return value if len(rows) == value.shape[0] else value.index_select(0, torch.tensor(rows, device=value.device))
+    shape = (1,) * (dims - value.dim()) + tuple(value.shape)
+    return value.reshape(1, *shape).expand(len(rows), *shape)

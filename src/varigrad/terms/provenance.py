@@ -1,0 +1,254 @@
+"""Provenance: which random choices a tensor was computed from, tracked through arbitrary torch code.
+
+A tracked tensor is a `Tensor` subclass that shares its storage with the plain tensor it stands for. Two hooks
+keep the promise that a dependency is never lost:
+
+* `__torch_function__` sees every call made from Python. It runs the operation on the plain tensors and marks
+  the results with the union of the inputs' provenance (the fast path, a few microseconds).
+* `__torch_dispatch__` sees whatever reaches the dispatcher some other way: a scripted or traced module, `vmap`, an
+  `autograd.Function`, `torch.tensor(t)`.
+
+When a value *leaves* torch (`.item()`, `bool()`, `numpy()`, a data-dependent shape, a write into memory that other
+tensors may share, a `torch.func` transform that closes over it) there is nothing left to mark. Then the tensor's
+`Escapes` record is told, and everything computed afterwards counts as downstream: over-reported, never lost.
+
+References:
+    Wingate, Goodman, Stuhlmueller, Siskind (2011), Nonstandard interpretations of probabilistic programs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Provenance = frozenset[Any]
+NOTHING: Provenance = frozenset()
+
+_without_functions = torch._C.DisableTorchFunctionSubclass
+_without_dispatch = torch._C._DisableTorchDispatch
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+
+# Calls that answer with something else than a tensor and yet tell nothing about the values.
+_SAYS_NOTHING = frozenset(
+    """__get__ __set__ __len__ __hash__ dim size stride numel nelement ndimension is_floating_point is_complex
+    is_contiguous element_size get_device is_signed is_inference is_conj is_neg is_pinned is_shared is_same_size
+    broadcast_shapes result_type can_cast register_hook requires_grad_ retain_grad has_names __dir__ backward
+    type storage_offset is_tensor is_storage""".split()  # noqa: SIM905 - a list of words reads better as words
+)
+
+# Calls whose result has a shape that depends on the values: a later `len(result)` would tell what they were.
+_SHAPE_TELLS = frozenset(
+    "nonzero argwhere masked_select unique unique_consecutive bincount repeat_interleave histogramdd".split()  # noqa: SIM905
+)
+
+# Steps: the derivative is zero wherever it exists, and the jumps that it misses are part of the true gradient.
+_KINKS = frozenset("round floor ceil trunc fix sign sgn heaviside floor_divide frac".split())  # noqa: SIM905
+
+
+class Escapes:
+    """What has left torch during one run of a program; later statements count as downstream of it."""
+
+    __slots__ = ("active", "kinked", "provenance", "watch")
+
+    def __init__(self, watch: bool = False) -> None:
+        self.provenance: Provenance = NOTHING
+        self.active = True
+        self.watch = watch
+        """Whether to note what went through a step that has no useful derivative."""
+        self.kinked: Provenance = NOTHING
+
+    def add(self, provenance: Provenance) -> None:
+        """Something with this provenance has left."""
+        if self.active:
+            self.provenance |= provenance
+
+
+class Tracked(Tensor):
+    """A tensor that knows its provenance. Made by `track_provenance`, and by every operation on one."""
+
+    _plain: Tensor
+    _provenance: Provenance
+    _escapes: Escapes | None
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        with _without_functions():
+            inputs: list[Tracked] = []
+            plain_args = tuple([_plain_of(a, inputs) for a in args])
+            if kwargs:
+                plain_kwargs = {key: _plain_of(a, inputs) for key, a in kwargs.items()}
+            else:
+                plain_kwargs = {}
+            name = func.__name__
+            versions = [t._version for t in plain_args if isinstance(t, Tensor)]
+            result = func(*plain_args, **plain_kwargs)
+            if not inputs or (name in _SAYS_NOTHING and not isinstance(result, Tensor)):
+                return result
+            provenance, escapes = _joined(inputs)
+            if escapes is not None and (
+                versions != [t._version for t in plain_args if isinstance(t, Tensor)]
+                or (kwargs and ("out" in kwargs or kwargs.get("inplace") is True))
+                or name in _SHAPE_TELLS
+                or (name == "__getitem__" and _mask_index(args[1]))
+                or _functorch_level() is not None
+            ):
+                escapes.add(provenance)
+            if escapes is not None and escapes.watch and _is_kink(name, plain_args, result):
+                escapes.kinked |= provenance
+            if type(result) is Tensor:
+                for given, plain in zip(args, plain_args, strict=True):
+                    if plain is result:  # an in-place call answers with the very object it was given
+                        if type(given) is Tracked:
+                            given._provenance |= provenance
+                        return given
+                return _shell(result, provenance, escapes)
+            marked = _marked(result, provenance, escapes)
+            if marked is result and escapes is not None and not _validation_passed(name, result):
+                escapes.add(provenance)
+            return marked
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        with _without_dispatch(), _without_functions():
+            result = func(*args, **(kwargs or {}))
+            inputs: list[Tracked] = []
+            _plain_of(args, inputs)
+            _plain_of(kwargs or {}, inputs)
+            provenance, escapes = _joined(inputs)
+            if escapes is not None and not escapes.active:
+                return result  # the run is over: this is its backward pass, nobody asks any more
+            tells = func._schema.is_mutable or torch.Tag.dynamic_output_shape in func.tags
+            marked = _marked(result, provenance, escapes)
+            if escapes is not None and (tells or marked is result):
+                escapes.add(provenance)
+            return marked
+
+
+def track_provenance(tensor: Tensor, provenance: Provenance, escapes: Escapes | None = None) -> Tensor:
+    """`tensor`, marked as computed from `provenance` (in addition to what it carries already).
+
+    Args:
+        tensor: any shape, any dtype; gradients flow through.
+        provenance: a frozenset of hashable sources.
+        escapes: record to tell when a value leaves torch; kept by everything computed from the result.
+
+    Returns:
+        A tensor with the same values that is a `torch.Tensor` in every respect.
+
+    Example:
+        >>> a = track_provenance(torch.zeros(3), frozenset({"a"}))
+        >>> b = track_provenance(torch.ones(3), frozenset({"b"}))
+        >>> sorted(get_provenance(a.exp() * (b + 1)))
+        ['a', 'b']
+    """
+    if not isinstance(provenance, frozenset):
+        raise TypeError(f"provenance must be a frozenset, got {type(provenance).__name__}")
+    if type(tensor) is Tracked:
+        provenance |= tensor._provenance
+        escapes = escapes or tensor._escapes
+        tensor = untracked(tensor)
+    return _shell(tensor, provenance, escapes) if provenance else tensor
+
+
+def get_provenance(*tensors: object) -> Provenance:
+    """The union of what the tensors were computed from; empty for anything untracked."""
+    result = NOTHING
+    for tensor in tensors:
+        if type(tensor) is Tracked:
+            result = result | tensor._provenance if result else tensor._provenance
+    return result
+
+
+def untracked(tensor: Tensor) -> Tensor:
+    """The plain tensor behind a tracked one, still connected to the autograd graph."""
+    if type(tensor) is not Tracked:
+        return tensor
+    with _without_functions():
+        return _plain(tensor)
+
+
+def _plain(tensor: Tracked) -> Tensor:
+    plain = tensor._plain
+    if plain.requires_grad == tensor.requires_grad:
+        return plain
+    # A custom `autograd.Function` gave the marked tensor a history that the plain one lacks.
+    with _without_dispatch():
+        return tensor.as_subclass(Tensor)
+
+
+def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None) -> Tensor:
+    shell = plain.as_subclass(Tracked)
+    shell._plain = plain
+    shell._provenance = provenance
+    shell._escapes = escapes
+    return shell
+
+
+def _plain_of(value: Any, inputs: list[Tracked]) -> Any:
+    """`value` with every tracked tensor in it replaced by its plain one; the tracked ones are added to `inputs`."""
+    kind = type(value)
+    if kind is Tracked:
+        inputs.append(value)
+        return _plain(value)
+    if kind is tuple or kind is list:
+        return kind([_plain_of(v, inputs) for v in value])
+    if kind is dict:
+        return {key: _plain_of(v, inputs) for key, v in value.items()}
+    return value
+
+
+def _joined(inputs: list[Tracked]) -> tuple[Provenance, Escapes | None]:
+    if not inputs:
+        return NOTHING, None
+    first = inputs[0]
+    provenance, escapes = first._provenance, first._escapes
+    for other in inputs[1:]:
+        if other._provenance is not provenance:
+            provenance = provenance | other._provenance
+        escapes = escapes or other._escapes
+    return provenance, escapes
+
+
+def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any:
+    """`result` with its tensors marked; `result` itself when there is none in it."""
+    if isinstance(result, Tracked):
+        result._provenance |= provenance
+        return result
+    if isinstance(result, Tensor):
+        return _shell(result, provenance, escapes)
+    if isinstance(result, (tuple, list)):
+        marked = [_marked(r, provenance, escapes) for r in result]
+        unmarked = all(m is r for m, r in zip(marked, result, strict=True))
+        return result if unmarked else type(result)(marked)
+    return result
+
+
+def _mask_index(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(type(i) is Tracked and i._plain.dtype in (torch.bool, torch.uint8) for i in parts)
+
+
+def _is_kink(name: str, args: tuple[Any, ...], result: Any) -> bool:
+    """Whether a floating-point value went into a step function, a comparison or a conversion, or left torch."""
+    if not any(isinstance(a, Tensor) and a.is_floating_point() for a in args) or name in _SAYS_NOTHING:
+        return False
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    if any(isinstance(r, Tensor) and r.is_floating_point() for r in results) and name not in _KINKS:
+        return False
+    return not str(sys._getframe(2).f_globals.get("__name__")).startswith("torch.distributions.")
+
+
+def _validation_passed(name: str, result: Any) -> bool:
+    """Whether this is the `if not valid.all()` of torch.distributions, and the answer was that all is well."""
+    if name != "__bool__" or result is not True:
+        return False
+    frame = sys._getframe(2)
+    return frame.f_globals.get("__name__") == "torch.distributions.distribution"

@@ -1,0 +1,143 @@
+"""Terms: the signed log-densities whose sum is the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.methods import masked, unmasked
+from varigrad.distributions.parts import replace_tensors
+from varigrad.errors import PlateError, ShapeError
+from varigrad.language.messages import Factor, Plate, Sample
+from varigrad.language.runtime import plate_shape
+from varigrad.terms.provenance import NOTHING, Escapes, Provenance, get_provenance, untracked
+from varigrad.terms.tracking import Statement, by_site
+
+_NO_SITES: Mapping[str, frozenset[str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One summand of the objective.
+
+    Attributes:
+        name: its site.
+        sign: +1 for the model, -1 for the guide.
+        log_prob: `[lanes?, *plates]`, scaled and masked, without the sign.
+        plates: the plates it is in.
+        upstream: `site -> plates crossed on the way`, for every tracked choice it depends on.
+        raw: `[lanes?, *plates]`, the log-density before scaling and masking; what the draw really follows.
+        latent: whether it belongs to a random choice that the guide makes.
+    """
+
+    name: str
+    sign: int
+    log_prob: Tensor
+    plates: tuple[Plate, ...]
+    upstream: Mapping[str, frozenset[str]]
+    raw: Tensor
+    latent: bool
+
+    def total(self, dims: int) -> Tensor:
+        """The detached sum over all plates, `[]`, or `[lanes, 1, ..., 1]` with `dims` plate dimensions."""
+        known = self.__dict__.get("_total")
+        if known is None:
+            density = self.log_prob.detach()
+            if density.dim() > dims:
+                known = density.sum(list(range(-dims, 0)), keepdim=True) if dims else density
+            else:
+                known = density.sum() if density.dim() else density
+            self.__dict__["_total"] = known  # computed once, though several sites' costs contain it
+        return known
+
+
+def collect(
+    guide: Iterable[Statement], model: Iterable[Statement], *, dims: int, fixed: Iterable[str], escapes: Escapes
+) -> list[Term]:
+    """The terms of one run: each log-density is computed once, here.
+
+    Args:
+        guide, model: the statements of the two programs, in order.
+        dims: number of batch dimensions that belong to plates; one more, to their left, may carry lanes.
+        fixed: guide sites whose density is evaluated at parameters held constant (sticking the landing).
+        escapes: what left torch during the run.
+
+    Raises:
+        ShapeError: a log-density has a batch dimension that no plate declares.
+        PlateError: a log-density disagrees with a plate's size.
+    """
+    fixed = frozenset(fixed)
+    latent = {s.message.name for s in guide if isinstance(s.message, Sample)}
+    terms = []
+    for sign, statements in ((-1, guide), (1, model)):
+        for statement in statements:
+            message = statement.message
+            hold = sign < 0 and message.name in fixed
+            raw, log_prob, upstream = _log_density(statement, hold, escapes)
+            upstream = statement.upstream | upstream if upstream else statement.upstream
+            sites = by_site(upstream) if upstream else _NO_SITES
+            shape = plate_shape(message)
+            check_batch(message, raw.shape, shape, dims)
+            if shape and tuple(raw.shape[-len(shape) :]) != shape:
+                full = torch.broadcast_shapes(raw.shape, shape)
+                raw, log_prob = raw.expand(full), log_prob.expand(full)
+            if message.mask is not None:
+                log_prob = masked(log_prob, message.mask)
+            if isinstance(message.scale, Tensor) or message.scale != 1.0:
+                log_prob = log_prob * message.scale
+            terms.append(Term(message.name, sign, log_prob, message.plates, sites, raw, message.name in latent))
+    return terms
+
+
+def _log_density(statement: Statement, hold: bool, escapes: Escapes) -> tuple[Tensor, Tensor, Provenance]:
+    """The density that draws follow, the one that counts (inner masks on), and provenance found on the way."""
+    message = statement.message
+    if isinstance(message, Factor):
+        return message.log_factor, message.log_factor, NOTHING
+    distribution: td.Distribution = message.distribution
+    if hold:
+        distribution = replace_tensors(distribution, Tensor.detach)
+    assert message.value is not None
+    log_prob = distribution.log_prob(message.value)
+    bare = unmasked(distribution)
+    raw = log_prob if bare is distribution else bare.log_prob(message.value)
+    if not statement.opaque:
+        return raw, log_prob, NOTHING
+    found = get_provenance(log_prob) | escapes.provenance
+    return untracked(raw), untracked(log_prob), found
+
+
+def check_batch(message: Sample | Factor, batch: torch.Size, plates: tuple[int, ...], dims: int) -> None:
+    """Every batch dimension must belong to a plate (or to the lanes, left of them all), and fit its size."""
+    if not batch:
+        return
+    declared = {p.dim: p for p in message.plates if p.dim is not None}
+    for dim in range(-1, -min(len(batch), dims) - 1, -1):
+        size = batch[dim]
+        if size == 1:
+            continue
+        plate = declared.get(dim)
+        if plate is None:
+            raise ShapeError(
+                f"log-density has shape {tuple(batch)}, and dim {dim} (size {size}) belongs to no plate",
+                site=message.name,
+                because="a batch dimension that is not declared independent would be summed without a word",
+                try_=f"with plate(name, {size}, dim={dim}), or .to_event(n) if it is one event",
+            )
+        if plate.batch is not None and plate.batch != size:
+            raise PlateError(
+                f"site {message.name!r} has size {size} at dim {dim}, the plate has {plate.batch}",
+                site=plate.name,
+                try_=f"data and parameters of size {plate.batch} (or 1) at dim {dim}",
+            )
+    if len(batch) > dims + 1:
+        raise ShapeError(
+            f"log-density has shape {tuple(batch)}, more dimensions than its plates",
+            site=message.name,
+            try_="plate(...) for each batch dimension, or .to_event(n)",
+        )
