@@ -68,9 +68,19 @@ class Source:
         # strict comparison never one of probability zero at the beginning.
         return (cdf[..., :-1] <= (uniform * cdf[..., -1]).unsqueeze(-1)).sum(-1)
 
-    def integers(self, high: int, shape: tuple[int, ...]) -> Tensor:
-        """Uniform integers below `high`."""
-        return torch.randint(high, shape, generator=self.generator)
+    def subset(self, size: int, count: int) -> Tensor:
+        """`count` distinct numbers below `size`, `[count]`, in random order, at a cost that does not grow with `size`."""
+        if count * 4 > size:
+            return torch.randperm(size, generator=self.generator)[:count]
+        drawn = torch.randint(size, (count,), generator=self.generator)
+        while True:
+            # Duplicates are drawn again: every set of distinct numbers stays equally likely.
+            kept, first = torch.unique(drawn, return_inverse=True)
+            missing = count - len(kept)
+            if missing == 0:
+                return drawn
+            order = torch.full((len(kept),), count).scatter_reduce(0, first, torch.arange(count), "amin")
+            drawn = torch.cat([drawn[order.sort().values], torch.randint(size, (missing,), generator=self.generator)])
 
     def _call(self, draw: Any) -> Tensor:
         if self.generator is None:

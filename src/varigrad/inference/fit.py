@@ -41,7 +41,7 @@ class Fit:
     def parameters(self) -> dict[str, Tensor]:
         """Constrained values of all `param` statements, and the parameters of modules, by name."""
         found = {name: p.detach() for name, p in self.bound.named_parameters()}
-        return {**found, **dict(self.bound.constrained_values())}
+        return {**found, **self.bound.constrained_values()}
 
     def sample(self, n: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """`n` draws of every latent site from the guide, `[n, *site]`; arguments default to the run's last ones."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from varigrad.distributions.source import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError
 from varigrad.inference.fit import Fit
 from varigrad.inference.optim import Optimizer
@@ -90,9 +91,9 @@ class SVI:
         self.skip_nonfinite = skip_nonfinite
         if isinstance(objective, Bound):
             self.bound = objective
-            self.bound.generator = torch.Generator().manual_seed(seed)
+            self.bound.source = Source(torch.Generator().manual_seed(seed))
         else:
-            self.bound = objective.bind(model, guide, torch.Generator().manual_seed(seed))
+            self.bound = objective.bind(model, guide, Source(torch.Generator().manual_seed(seed)))
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Any = None
         self.metrics: Metrics | None = None
@@ -190,12 +191,12 @@ class SVI:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes from step to step, as one tree: parameters, optimiser, baselines, generator."""
-        assert self.bound.generator is not None
+        assert self.bound.source.generator is not None
         return {
             "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
             "optimizer": None if self.optimizer is None else _copied(self.optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
-            "generator": self.bound.generator.get_state(),
+            "generator": self.bound.source.generator.get_state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -211,12 +212,12 @@ class SVI:
                 f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
             ) from error
         self._follow_parameters()
-        assert self.optimizer is not None and self.bound.generator is not None
+        assert self.optimizer is not None and self.bound.source.generator is not None
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(_copied(state["optimizer"]))
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(_copied(state["scheduler"]))
-        self.bound.generator.set_state(state["generator"])
+        self.bound.source.generator.set_state(state["generator"])
 
     def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
         """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""
@@ -250,13 +251,13 @@ class SVI:
 
     def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """Line-search optimisers evaluate several times: always on the same random numbers."""
-        assert self.optimizer is not None and self.bound.generator is not None
-        before = self.bound.generator.get_state()
+        assert self.optimizer is not None and self.bound.source.generator is not None
+        before = self.bound.source.generator.get_state()
         seen: list[tuple[float, float]] = []
 
         def closure() -> float:
-            assert self.bound.generator is not None
-            self.bound.generator.set_state(before)
+            assert self.bound.source.generator is not None
+            self.bound.source.generator.set_state(before)
             seen.append(self._differentiate(args, kwargs))
             return seen[-1][0]
 

@@ -22,7 +22,7 @@ from torch import distributions as td
 from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.language.messages import Factor, Forward, Handler, Indices, Names, Param, Program, Record, Sample, evolve
-from varigrad.language.runtime import Handled, Scope, default, draw_indices, expanded, run
+from varigrad.language.runtime import Handled, Scope, default, expanded, run
 from varigrad.language.trace import Recorder, Trace
 
 
@@ -173,7 +173,7 @@ class _Seeded:
         if isinstance(message, Sample) and message.value is None:
             message = evolve(message, value=self.source.draw(expanded(message)))
         elif isinstance(message, Indices) and message.value is None:
-            message = evolve(message, value=draw_indices(message, self.source))
+            message = evolve(message, value=self.source.subset(message.size, message.batch))
         return forward(message)
 
 

@@ -40,7 +40,7 @@ def default(message: Any) -> Any:
     if isinstance(message, Param) and message.value is None:
         return evolve(message, value=initial_value(message))
     if isinstance(message, Indices) and message.value is None:
-        return evolve(message, value=draw_indices(message, Source()))
+        return evolve(message, value=Source().subset(message.size, message.batch))
     return message
 
 
@@ -60,21 +60,6 @@ def plate_shape(message: Sample | Factor) -> tuple[int, ...]:
     if not dims:
         return ()
     return tuple(dims.get(d) or 1 for d in range(min(dims), 0))
-
-
-def draw_indices(message: Indices, source: Source) -> Tensor:
-    """`batch` distinct indices below `size`, in random order, at a cost that does not grow with `size`."""
-    size, batch = message.size, message.batch
-    if batch * 4 > size:
-        return torch.randperm(size, generator=source.generator)[:batch]
-    drawn = source.integers(size, (batch,))
-    while True:
-        # Duplicates are drawn again: every set of distinct indices stays equally likely.
-        kept, first = torch.unique(drawn, return_inverse=True)
-        if len(kept) == batch:
-            return drawn
-        order = torch.full((len(kept),), batch).scatter_reduce(0, first, torch.arange(batch), "amin")
-        drawn = torch.cat([drawn[order.sort().values], source.integers(size, (batch - len(kept),))])
 
 
 class Scope:
@@ -123,6 +108,6 @@ def modules_of(program: Program) -> list[nn.Module]:
 
 
 __all__ = [
-    "Forward", "Handled", "Scope", "apply", "default", "draw_indices", "expanded", "handlers_in_force", "modules_of",
+    "Forward", "Handled", "Scope", "apply", "default",  "expanded", "handlers_in_force", "modules_of",
     "plate_shape", "run",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from varigrad.distributions.source import Source
 from varigrad.errors import VarigradError
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
-from varigrad.language.runtime import draw_indices, expanded, modules_of, run
+from varigrad.language.runtime import expanded, modules_of, run
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_pass, first_bad
@@ -38,16 +38,16 @@ class Bound(Parameters):
 
     Calling it with the programs' arguments gives minus the bound, a scalar whose gradient is the estimators'.
     Parameters exist once the programs have run, so call `init(*args)` first (programs without arguments: done at
-    construction). `generator` is the random source; None means torch's global generator.
+    construction). `source` is where all draws come from, by default torch's global generator.
     """
 
-    def __init__(self, config: ELBO, model: Program, guide: Program, generator: torch.Generator | None = None) -> None:
+    def __init__(self, config: ELBO, model: Program, guide: Program, source: Source | None = None) -> None:
         super().__init__()
         for what, program in (("model", model), ("guide", guide)):
             if not callable(program):
                 raise VarigradError(f"the {what} must be a callable program, got {type(program).__name__}")
         self.config = config
-        self.generator = generator
+        self.source = Source() if source is None else source
         self.steps = 0
         self._programs = (_Held(model), _Held(guide))
         for name, program in (("model", model), ("guide", guide)):
@@ -120,9 +120,9 @@ class Bound(Parameters):
         if isinstance(message, Param) and message.value is None:
             message = evolve(message, value=self.constrained(message, {}))
         elif isinstance(message, Sample) and message.value is None:
-            message = evolve(message, value=Source(self.generator).draw(expanded(message)))
+            message = evolve(message, value=self.source.draw(expanded(message)))
         elif isinstance(message, Indices) and message.value is None:
-            message = evolve(message, value=draw_indices(message, Source(self.generator)))
+            message = evolve(message, value=self.source.subset(message.size, message.batch))
         return forward(message)
 
     def init(self, *args: Any, **kwargs: Any) -> Bound:
@@ -177,7 +177,7 @@ class Bound(Parameters):
         return Settings(
             self,
             tuple((self.config.estimators or {}).items()),
-            Source(self.generator),
+            self.source,
             layout,
             kinked=self._kinked,
             track_all=options.pop("track_all", bool(self.config.analytic_kl)),

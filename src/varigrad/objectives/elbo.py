@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
+from varigrad.distributions.source import Source
 from varigrad.errors import VarigradError
 from varigrad.estimators.base import Estimator
 from varigrad.language.messages import Program
@@ -60,6 +60,6 @@ class ELBO:
         """The objective of this model and guide, a torch module that owns their parameters."""
         return self.bind(model, guide, None)
 
-    def bind(self, model: Program, guide: Program, generator: torch.Generator | None) -> Bound:
-        """As calling it, with a generator for all draws."""
-        return Bound(self, model, guide, generator)
+    def bind(self, model: Program, guide: Program, source: Source | None) -> Bound:
+        """As calling it, with a source for all draws."""
+        return Bound(self, model, guide, source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -104,11 +103,15 @@ class Parameters(nn.Module):
         group.add_module(path[-1], module)
         self.version += 1
 
-    def constrained_values(self) -> Iterator[tuple[str, Tensor]]:
-        """`(name, constrained value)` of every `param`, detached."""
-        for name, declared in self._declared.items():
-            leaf = self._leaf(name).detach()
-            yield name, leaf if declared.transform is None else declared.transform(leaf)
+    def constrained_leaves(self) -> dict[str, Tensor]:
+        """Constrained value of every `param`, by name; differentiable."""
+        leaves = {name: self._leaf(name) for name in self._declared}
+        transforms = {name: declared.transform for name, declared in self._declared.items()}
+        return {n: leaf if (t := transforms[n]) is None else t(leaf) for n, leaf in leaves.items()}
+
+    def constrained_values(self) -> dict[str, Tensor]:
+        """Constrained value of every `param`, by name; detached."""
+        return {name: value.detach() for name, value in self.constrained_leaves().items()}
 
     def _declare(self, message: Param) -> Declaration:
         value = initial_value(message)

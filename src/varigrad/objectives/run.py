@@ -15,7 +15,7 @@ from varigrad.estimators.baselines import Baseline
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import Factor, Forward, Indices, Module, Param, Plate, Program, Record, Sample, evolve
 from varigrad.language.plates import InPlate
-from varigrad.language.runtime import draw_indices, expanded, run
+from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, choose
 from varigrad.objectives.parameters import Parameters
 from varigrad.terms.provenance import get_provenance, untracked
@@ -161,7 +161,7 @@ class _Program:
         elif kind is Indices:
             known = self.record.indices
             if message.name not in known:
-                known[message.name] = draw_indices(message, self.settings.source)
+                known[message.name] = self.settings.source.subset(message.size, message.batch)
             message = evolve(message, value=known[message.name])
         elif kind is Factor:
             self._once(message.name)

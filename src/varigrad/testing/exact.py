@@ -1,0 +1,250 @@
+"""Exact expected gradients of programs with discrete guides, by running every outcome instead of sampling.
+
+`Outcomes` is a random source that makes choices instead of drawing, one path through the tree of outcomes a run, and
+knows the path's probability. Replaying an *estimator* along every path gives the mean and variance of its gradient
+without sampling error (`expected_gradient`); replaying the *programs* gives the gradient it should have
+(`exact_gradient`), by a way that shares nothing with estimators, terms and costs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.methods import masked, unmasked
+from varigrad.distributions.score_only import ScoreOnly
+from varigrad.distributions.source import Source
+from varigrad.errors import VarigradError
+from varigrad.language.messages import Factor, Forward, Indices, Param, Sample, evolve
+from varigrad.language.runtime import expanded, plate_shape, run
+from varigrad.objectives.bound import Bound
+
+Gradient = dict[str, Tensor]
+
+
+class Outcomes(Source):
+    """A source that follows one path through the tree of outcomes.
+
+    Args:
+        path: the option to take at each choice; the first option after its end.
+
+    Attributes:
+        taken: the options taken so far, and how many there were.
+        probability: of the path so far.
+    """
+
+    def __init__(self, path: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.path = path
+        self.taken: list[tuple[int, int]] = []
+        self.probability = 1.0
+
+    def draw(
+        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+    ) -> Tensor:
+        with torch.no_grad():
+            distribution = unmasked(distribution)
+            if isinstance(distribution, ScoreOnly):
+                return self.draw(distribution.base, rows=rows)
+            if isinstance(distribution, td.Independent):
+                return self.draw(distribution.base_dist, rows=rows)
+            if not distribution.has_enumerate_support:
+                raise VarigradError(f"{type(distribution).__name__} has no finite support to enumerate")
+            support = distribution.enumerate_support(expand=True)
+            options = self.index(distribution.log_prob(support).exp().movedim(0, -1), rows=rows)
+            event = support.dim() - 1 - options.dim()
+            chosen = options.reshape(1, *options.shape, *(1,) * event).expand(1, *support.shape[1:])
+            return support.gather(0, chosen).squeeze(0)
+
+    def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
+        return self.index(torch.stack([1 - probs, probs], -1)).to(probs.dtype)
+
+    def index(
+        self, probs: Tensor, shape: torch.Size | None = None, rows: tuple[int, ...] | None = None
+    ) -> Tensor:
+        flat = probs.reshape(-1, probs.shape[-1])
+        leading = probs.shape[0] if probs.dim() > 1 else 1
+        size = len(flat) // leading
+        chosen = [
+            self._choose(row.tolist()) if rows is None or i // size in rows else int(row.argmax())
+            for i, row in enumerate(flat)
+        ]
+        return torch.tensor(chosen, dtype=torch.int64).reshape(probs.shape[:-1])
+
+    def subset(self, size: int, count: int) -> Tensor:
+        sets = list(itertools.combinations(range(size), count))
+        return torch.tensor(sets[self._choose([1 / len(sets)] * len(sets))])
+
+    def _choose(self, probabilities: list[float]) -> int:
+        possible = [i for i, p in enumerate(probabilities) if p > 0]
+        position = len(self.taken)
+        option = self.path[position] if position < len(self.path) else 0
+        self.taken.append((option, len(possible)))
+        self.probability *= probabilities[possible[option]]
+        return possible[option]
+
+
+def outcomes(limit: int = 100_000) -> Iterator[Outcomes]:
+    """One source for every path; each has to be used up by a run before the next is asked for.
+
+    Raises:
+        VarigradError: there are more than `limit` paths.
+    """
+    path: tuple[int, ...] | None = ()
+    for _ in range(limit):
+        source = Outcomes(path)
+        yield source
+        path = _next(source.taken)
+        if path is None:
+            return
+    raise VarigradError(f"more than {limit} outcomes", try_="a smaller program")
+
+
+def _next(taken: list[tuple[int, int]]) -> tuple[int, ...] | None:
+    while taken and taken[-1][0] + 1 == taken[-1][1]:
+        taken = taken[:-1]
+    if not taken:
+        return None
+    return (*(option for option, _ in taken[:-1]), taken[-1][0] + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Exact mean and variance of a gradient estimate, by parameter; `count` outcomes with probabilities summing to 1."""
+
+    mean: Gradient
+    variance: Gradient
+    count: int
+    value: float
+
+
+def expected_gradient(bound: Bound, *args: Any, limit: int = 100_000, **kwargs: Any) -> Moments:
+    """What the bound's gradient estimate is on average, over every outcome of its draws.
+
+    Baselines keep the state that they have. Parameters of baselines are left out.
+
+    Raises:
+        VarigradError: a draw is not from a finite support, or there are too many outcomes.
+    """
+    names, leaves = _leaves(bound)
+    source = bound.source
+    first = [torch.zeros_like(p) for p in leaves]
+    second = [torch.zeros_like(p) for p in leaves]
+    count, total, value = 0, 0.0, 0.0
+    try:
+        for path in outcomes(limit):
+            bound.source = path
+            result = bound.estimate(*args, **kwargs)
+            grads = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)
+            weight = path.probability
+            for one, two, grad in zip(first, second, grads, strict=True):
+                if grad is not None:
+                    one += weight * grad
+                    two += weight * grad.square()
+            count, total, value = count + 1, total + weight, value + weight * float(result.value)
+    finally:
+        bound.source = source
+    if abs(total - 1) > 1e-9:
+        raise VarigradError(f"probabilities of the outcomes sum to {total}")
+    variance = {n: two - one.square() for n, one, two in zip(names, first, second, strict=True)}
+    return Moments(dict(zip(names, first, strict=True)), variance, count, value)
+
+
+def exact_gradient(bound: Bound, *args: Any, limit: int = 100_000, **kwargs: Any) -> tuple[float, Gradient]:
+    """The bound and its gradient, by enumerating all values of the guide's choices. Uses no estimator.
+
+    Raises:
+        VarigradError: a choice has no finite support, or there are too many outcomes.
+    """
+    names, leaves = _leaves(bound)
+    total: Tensor | None = None
+    for path in outcomes(limit):
+        share = _weighted_bound(bound, path, args, kwargs)
+        total = share if total is None else total + share
+    assert total is not None
+    grads = torch.autograd.grad(total, leaves, allow_unused=True)
+    found = {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, leaves, grads, strict=True)}
+    return float(total.detach()), found
+
+
+def gradient_of(bound: Bound, function: Callable[[dict[str, Tensor]], Tensor]) -> tuple[float, Gradient]:
+    """Value and gradient of a closed form, given as a function of the constrained parameters by name."""
+    names, leaves = _leaves(bound)
+    value = function(bound.constrained_leaves())
+    grads = torch.autograd.grad(value, leaves, allow_unused=True)
+    return float(value.detach()), {
+        n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, leaves, grads, strict=True)
+    }
+
+
+def largest_difference(a: Gradient, b: Gradient) -> float:
+    """The largest absolute difference of two gradients."""
+    return max(float((a[n] - b[n]).abs().max()) for n in a)
+
+
+def _leaves(bound: Bound) -> tuple[list[str], list[Tensor]]:
+    named = [(n, p) for n, p in bound.named_parameters() if p.requires_grad and not n.startswith("baselines.")]
+    return [n for n, _ in named], [p for _, p in named]
+
+
+def _weighted_bound(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """One path's probability times its log-ratio; differentiable."""
+    cache: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    indices: dict[str, Tensor] = {}
+    log_q: list[Tensor] = []  # what the draws follow
+    terms: list[Tensor] = []  # what the bound counts
+    chance = 1.0
+
+    def common(message: Any, forward: Forward, sign: int) -> Any:
+        nonlocal chance
+        if isinstance(message, Param) and message.value is None:
+            message = evolve(message, value=bound.constrained(message, cache))
+        elif isinstance(message, Indices):
+            if message.name not in indices:
+                before = source.probability
+                indices[message.name] = source.subset(message.size, message.batch)
+                chance *= source.probability / before
+            message = evolve(message, value=indices[message.name])
+        elif isinstance(message, Factor):
+            terms.append(sign * _counted(message, message.log_factor))
+        return forward(message)
+
+    def guide(message: Any, forward: Forward) -> Any:
+        if isinstance(message, Sample):
+            distribution = expanded(message)
+            value = source.draw(distribution)
+            values[message.name] = value
+            log_q.append(unmasked(distribution).log_prob(value).sum())
+            terms.append(-_counted(message, distribution.log_prob(value)))
+            return forward(evolve(message, value=value))
+        return common(message, forward, -1)
+
+    def model(message: Any, forward: Forward) -> Any:
+        if isinstance(message, Sample):
+            if not message.observed:
+                message = evolve(message, value=values[message.name])
+            terms.append(_counted(message, message.distribution.log_prob(message.value)))
+            return forward(message)
+        return common(message, forward, 1)
+
+    run(bound.guide_program, (guide,), args, kwargs)
+    run(bound.model_program, (model,), args, kwargs)
+    probability = torch.stack(log_q).sum().exp() if log_q else torch.ones(())
+    return chance * probability * torch.stack(terms).sum()
+
+
+def _counted(message: Sample | Factor, log_prob: Tensor) -> Tensor:
+    shape = plate_shape(message)
+    log_prob = log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+    if message.mask is not None:
+        log_prob = masked(log_prob, message.mask)
+    return (log_prob * message.scale).sum()
+
+

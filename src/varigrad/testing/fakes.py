@@ -1,0 +1,35 @@
+"""Score-only twins of reparameterised families: the same draws and densities, without `rsample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from varigrad.distributions import Beta, Dirichlet, Gamma, Normal, ScoreOnly
+
+
+class NonreparameterizedBeta(ScoreOnly):
+    """Beta without `rsample`."""
+
+    def __init__(self, concentration1: Any, concentration0: Any) -> None:
+        super().__init__(Beta(concentration1, concentration0))
+
+
+class NonreparameterizedDirichlet(ScoreOnly):
+    """Dirichlet without `rsample`."""
+
+    def __init__(self, concentration: Any) -> None:
+        super().__init__(Dirichlet(concentration))
+
+
+class NonreparameterizedGamma(ScoreOnly):
+    """Gamma without `rsample`."""
+
+    def __init__(self, concentration: Any, rate: Any) -> None:
+        super().__init__(Gamma(concentration, rate))
+
+
+class NonreparameterizedNormal(ScoreOnly):
+    """Normal without `rsample`."""
+
+    def __init__(self, loc: Any, scale: Any) -> None:
+        super().__init__(Normal(loc, scale))
