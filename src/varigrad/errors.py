@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class VarigradError(ValueError):
     """Base of every error that varigrad raises about a program or its configuration.
@@ -66,5 +69,15 @@ class BaselineError(SiteError):
     """A baseline cannot act, depends on the draw it is subtracted from, or leaks gradients."""
 
 
+class ArgumentError(VarigradError):
+    """A program does not take the arguments it is called with."""
+
+
 class NonFiniteError(VarigradError):
     """A loss or a gradient is NaN or infinite."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`" (did you mean 'z'?)"` if one of the names is similar, else nothing."""
+    near = get_close_matches(name, list(names), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

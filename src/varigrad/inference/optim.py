@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from varigrad.errors import VarigradError
 
@@ -96,6 +96,7 @@ def SGD(  # noqa: N802
 
 
 def _check_rate(settings: Mapping[str, Any]) -> None:
-    rate = settings.get("lr")
-    if isinstance(rate, (int, float)) and not (math.isfinite(rate) and rate > 0):
+    rate = settings.get("lr", 1.0)
+    number = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not (math.isfinite(number) and number > 0):
         raise VarigradError(f"lr must be positive and finite, got {rate!r}", try_="lr=1e-3")

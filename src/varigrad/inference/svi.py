@@ -87,6 +87,8 @@ class SVI:
                 try_="vg.optim.Adam(lr=1e-3), or lambda parameters: torch.optim.SGD(parameters, lr=0.1)",
             )
         seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        if isinstance(objective, type) or not (isinstance(objective, Bound) or hasattr(objective, "bind")):
+            raise VarigradError(f"objective must be an ELBO(...) or a bound, got {objective!r}", try_="vg.ELBO()")
         self.optim = optim
         self.skip_nonfinite = skip_nonfinite
         if isinstance(objective, Bound):

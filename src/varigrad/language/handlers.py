@@ -10,6 +10,7 @@ They compose in any order; the one applied last is outermost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -162,6 +163,8 @@ def _scale(factor: Tensor | float, message: Any, forward: Forward) -> Any:
 
 def scale(program: Program | None = None, *, scale: Tensor | float) -> Any:
     """Log-densities are multiplied by `scale`, a number or a tensor broadcastable to `[*plates]`."""
+    if not isinstance(scale, Tensor) and not (isinstance(scale, (int, float)) and 0 <= scale < math.inf):
+        raise SiteError(f"scale must be a tensor or a finite number of at least 0, got {scale!r}")
     return _in_force(partial(_scale, scale), program)
 
 

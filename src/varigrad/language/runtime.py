@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.distributions.source import Source
+from varigrad.errors import PlateError, SiteError
 from varigrad.language.messages import Factor, Forward, Handler, Indices, Param, Program, Sample, evolve
 from varigrad.language.transforms import initial_value
 
@@ -45,13 +46,33 @@ def default(message: Any) -> Any:
 
 
 def expanded(message: Sample) -> Any:
-    """The site's distribution, with a batch dimension for every plate around it."""
-    shape = plate_shape(message)
-    batch = message.distribution.batch_shape
+    """The site's distribution, with a batch dimension for every plate around it.
+
+    Raises:
+        PlateError: its batch shape does not fit the plates.
+        SiteError: its class cannot be expanded.
+    """
+    distribution = message.distribution
+    shape, batch = plate_shape(message), distribution.batch_shape
     if not shape or shape == tuple(batch):
-        return message.distribution
-    full = torch.broadcast_shapes(shape, batch)
-    return message.distribution if full == batch else message.distribution.expand(full)
+        return distribution
+    try:
+        full = torch.broadcast_shapes(shape, batch)
+        return distribution if full == batch else distribution.expand(full)
+    except NotImplementedError as error:
+        raise SiteError(
+            f"{type(distribution).__name__} has no expand method",
+            site=message.name,
+            because=f"its batch shape is {tuple(batch)}, and the plates around it need {shape}",
+            try_="parameters of the plates' full shape",
+        ) from error
+    except RuntimeError as error:
+        plates = ", ".join(f"{p.name!r} ({p.batch} at dim {p.dim})" for p in message.plates if p.dim is not None)
+        raise PlateError(
+            f"{type(distribution).__name__} has batch shape {tuple(batch)}, its plates are {plates}",
+            site=message.name,
+            try_="parameters of the plates' sizes (or 1), or .to_event(n) for dimensions that are no plates",
+        ) from error
 
 
 def plate_shape(message: Sample | Factor) -> tuple[int, ...]:

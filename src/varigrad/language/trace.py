@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.errors import SiteNameError
-from varigrad.language.messages import Factor, Forward, Indices, Module, Param, Record, Sample
+from varigrad.language.messages import Factor, Forward, Indices, Module, Param, Record, Sample, evolve
 from varigrad.shapes import table
 
 
@@ -60,19 +60,18 @@ class Recorder:
 
     def __call__(self, message: Any, forward: Forward) -> Any:
         kind = type(message)
-        if kind is Indices and message.value is None and message.name in self.messages:
-            return self.messages[message.name]
+        if kind in (Param, Indices) and message.value is None and type(self.messages.get(message.name)) is kind:
+            return evolve(message, value=self.messages[message.name].value)  # one name, one value in a run
         answer = forward(message)
         kind = type(answer)
-        if kind in (Sample, Factor, Record):
-            if answer.name in self.messages:
+        if kind in (Sample, Factor, Record, Param, Module, Indices):
+            known = self.messages.setdefault(answer.name, answer)
+            if known is not answer and (kind in (Sample, Factor, Record) or type(known) is not kind):
                 raise SiteNameError(
                     "is used twice in one run",
                     site=answer.name,
-                    because="sites are told apart by name",
+                    because=f"a trace has one entry for each name, and this one is a {type(known).__name__.lower()} and "
+                    f"a {kind.__name__.lower()}",
                     try_=f'names that differ, such as f"{answer.name}_{{i}}" in a loop',
                 )
-            self.messages[answer.name] = answer
-        elif kind in (Param, Module, Indices):
-            self.messages.setdefault(answer.name, answer)
         return answer

@@ -23,7 +23,12 @@ def initial_value(message: Param) -> Tensor:
             "has no initial value and was never declared before", site=name, try_="param(name, init_value)"
         )
     value = init() if callable(init) else init
-    value = torch.as_tensor(value).detach()
+    try:
+        value = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ParameterError(
+            f"an initial value must be a tensor or a number, got {type(value).__name__}", site=name
+        ) from error
     if not value.is_floating_point():
         if value.is_complex() or isinstance(init, Tensor) or callable(init):
             raise ParameterError(

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.distributions.source import Source
-from varigrad.errors import VarigradError
+from varigrad.errors import ArgumentError, VarigradError
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
 from varigrad.language.runtime import expanded, modules_of, run
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
-from varigrad.objectives.checks import check_pass, first_bad
+from varigrad.objectives.checks import check_pass, check_patterns, first_bad
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate, terms_of
 from varigrad.objectives.layout import failure_side_by_side, layout_of
 from varigrad.objectives.parameters import Parameters
@@ -187,13 +187,17 @@ class Bound(Parameters):
     def _estimate(self, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
         cache: dict[str, Tensor] = {}
         programs = (self.model_program, self.guide_program)
-        if self._side_by_side:
-            wide = perform(self._settings(layout), *programs, args, kwargs, cache)
-            ensembles = [Ensemble(wide, self._terms(wide, layout), {})]
-        else:
-            layout = evolve(layout, particles=1)
-            loop = self._settings(layout, loop=True)
-            ensembles = [self._looped(loop, args, kwargs, cache) for _ in range(self.config.particles)]
+        try:
+            if self._side_by_side:
+                wide = perform(self._settings(layout), *programs, args, kwargs, cache)
+                ensembles = [Ensemble(wide, self._terms(wide, layout), {})]
+            else:
+                layout = evolve(layout, particles=1)
+                loop = self._settings(layout, loop=True)
+                ensembles = [self._looped(loop, args, kwargs, cache) for _ in range(self.config.particles)]
+        except TypeError:
+            self._check_arguments(args, kwargs)
+            raise
         return estimate(ensembles, layout, self._states)
 
     def _looped(
@@ -222,7 +226,27 @@ class Bound(Parameters):
 
     def _explore(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
         settings = self._settings(Layout(), track_all=True, explore=True)
-        return perform(settings, self.model_program, self.guide_program, args, kwargs, {})
+        try:
+            return perform(settings, self.model_program, self.guide_program, args, kwargs, {})
+        except TypeError:
+            self._check_arguments(args, kwargs)
+            raise
+
+    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Both programs are called with the same arguments: name the one that does not take them."""
+        for what, program in (("model", self.model_program), ("guide", self.guide_program)):
+            try:
+                signature = inspect.signature(program.forward if isinstance(program, nn.Module) else program)
+            except (TypeError, ValueError):
+                continue
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise ArgumentError(
+                    f"the {what} does not accept the arguments it is called with: {error}",
+                    because=f"model and guide get the same arguments, and its signature is {signature}",
+                    try_=f"the same parameters in the {what}, used or not (or *args, **kwargs)",
+                ) from error
 
     def _discover(self, args: tuple[Any, ...], kwargs: dict[str, Any], check: bool = False) -> None:
         with torch.no_grad():
@@ -234,6 +258,11 @@ class Bound(Parameters):
                 seen = self._explore(args, kwargs)
             if check:
                 check_pass(seen)
+                analytic_kl = self.config.analytic_kl
+                named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
+                patterns = {"estimators": tuple(self.config.estimators or ()), "weights": tuple(self.config.weights)}
+                check_patterns(seen, {**patterns, "analytic_kl": named})
+                self.check_names(s.message.name for s in (*seen.guide, *seen.model))
             wide = layout_of(seen, self.config.particles)
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
             self._adjust(seen, terms)

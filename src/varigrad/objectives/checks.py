@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.delta import Delta
-from varigrad.errors import ConstraintError, GuideMismatchError, ShapeError, SupportError
-from varigrad.language.messages import Sample
+from varigrad.distributions.parts import tensors_of
+from varigrad.errors import (
+    ConstraintError,
+    GuideMismatchError,
+    ShapeError,
+    SiteError,
+    SiteNameError,
+    SupportError,
+    did_you_mean,
+)
+from varigrad.estimators.baselines import NoBaseline
+from varigrad.estimators.pathwise import Pathwise, is_partial
+from varigrad.language.messages import Factor, Sample
+from varigrad.language.runtime import plate_shape
 from varigrad.objectives.run import Pass
+from varigrad.objectives.supports import reach
 from varigrad.shapes import broadcasts, table
-from varigrad.terms.term import Term
+from varigrad.terms.term import Term, check_batch
+
+
+class SupportWarning(UserWarning):
+    """A guide cannot reach all values that the model allows."""
 
 
 def check_pass(run: Pass) -> None:
@@ -24,20 +43,103 @@ def check_pass(run: Pass) -> None:
         SupportError: an observation is NaN, infinite or outside the support, or the guide draws what the model
             cannot have.
         ShapeError: model and guide, or a site and its data, have different shapes.
-        GuideMismatchError: the program has nothing to infer.
+        GuideMismatchError: the model has no sites at all.
+        SiteNameError: a subsampled plate has the name of a site.
+        SiteError: a log-density cannot be computed, or a baseline would have no effect.
     """
     guide = {s.message.name: s.message for s in run.guide if isinstance(s.message, Sample)}
     model = {s.message.name: s.message for s in run.model if isinstance(s.message, Sample)}
     if not run.model:
         raise GuideMismatchError("the model has no sites", try_="sample(name, distribution) in the model")
     for message in (*guide.values(), *model.values()):
+        check_device(message)
         check_parameters(message)
+    for name in run.indices.keys() & (guide.keys() | model.keys()):
+        raise SiteNameError("is the name of a subsampled plate and of a site", site=name, try_="two names")
     for message in model.values():
         if message.observed:
             check_value(message, guide, model)
     for name, q in guide.items():
         if name in model:
             _check_pair(q, model[name], guide, model)
+    for statement in (*run.guide, *run.model):
+        check_density(statement.message, guide, model)
+    for name, choice in run.choices.items():
+        estimator = choice.estimator
+        if isinstance(estimator, Pathwise) and not is_partial(guide[name].distribution):
+            if not isinstance(estimator.baseline, NoBaseline):
+                raise SiteError(
+                    "a baseline has no effect on a pathwise gradient",
+                    site=name,
+                    because=f"{type(guide[name].distribution).__name__} is fully reparameterised and has no score part",
+                    try_="Pathwise(), or Score(baseline)",
+                )
+
+
+def check_patterns(run: Pass, options: Mapping[str, Iterable[str]]) -> None:
+    """Every name (not glob) in the objective's configuration is that of a site.
+
+    Raises:
+        SiteError: there is no such site.
+    """
+    names = {s.message.name for s in (*run.guide, *run.model)}
+    for option, patterns in options.items():
+        known = run.choices.keys() if option == "estimators" else names
+        for pattern in patterns:
+            if pattern not in known and not any(c in pattern for c in "*?["):
+                raise SiteError(
+                    f"{option} names it, and there is no such site{did_you_mean(pattern, known)}",
+                    site=pattern,
+                    because=f"the sites are {', '.join(map(repr, known)) or 'none'}",
+                    try_="the site's name, or a glob such as 'z*'",
+                )
+
+
+def check_device(message: Sample) -> None:
+    """A site's distribution and value are on one device (scalars on the CPU go with any)."""
+    assert message.value is not None
+    tensors, _ = tensors_of(message.distribution)
+    there = next((t for t in tensors if t.dim() or t.device.type != "cpu"), None)
+    value = message.value
+    if there is None or there.device == value.device or (value.dim() == 0 and value.device.type == "cpu"):
+        return
+    raise SiteError(
+        f"its distribution is on {there.device} (parameter of shape {tuple(there.shape)}), its value on {value.device} "
+        f"(shape {tuple(value.shape)})",
+        site=message.name,
+        try_=f"data.to({str(there.device)!r}), or svi.bound.to(device) for the parameters",
+    )
+
+
+def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
+    """The shapes of a site's distribution, value and plates fit together, and its log-density can be computed."""
+    if isinstance(message, Factor):
+        check_batch(message, message.log_factor.shape, plate_shape(message), message.log_factor.dim())
+        return
+    distribution, value = message.distribution, message.value
+    assert value is not None
+    batch, event = distribution.batch_shape, len(distribution.event_shape)
+    given = value.shape[: value.dim() - event]
+    for shape in (batch, given):
+        check_batch(message, torch.Size(shape), plate_shape(message), len(shape))
+    try:
+        torch.broadcast_shapes(batch, given)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"its value has batch shape {tuple(given)}, its distribution {tuple(batch)}{_sites(guide, model)}",
+            site=message.name,
+            try_="data and parameters of the plates' sizes (or 1)",
+        ) from error
+    try:
+        distribution.log_prob(value)
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        whole = not value.is_floating_point()
+        raise SiteError(
+            f"{type(distribution).__name__}.log_prob failed on a value of shape {tuple(value.shape)} and dtype "
+            f"{value.dtype}: {error or type(error).__name__}",
+            site=message.name,
+            try_="data.float()" if whole else "values of the dtype and device of the distribution's parameters",
+        ) from error
 
 
 def check_parameters(message: Sample) -> None:
@@ -55,9 +157,10 @@ def check_parameters(message: Sample) -> None:
                 continue
             bad = ~constraint.check(value)
             if value.is_floating_point():
-                nan = value.isnan()
+                # A logarithm of nought is a number here: a category that never occurs.
+                broken = value.isnan() if "log" in name else ~value.isfinite()
                 event = value.dim() - bad.dim()
-                bad = bad | (nan.flatten(-event).any(-1) if event else nan)
+                bad = bad | (broken.flatten(-event).any(-1) if event else broken)
             if bool(bad.any()):
                 raise ConstraintError(
                     f"parameter {name!r} of {type(owner).__name__} is {_example(value, bad)}, outside {constraint}",
@@ -73,7 +176,7 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
     assert value is not None
     event = distribution.event_shape
     shape = tuple(value.shape)
-    if event and not broadcasts(value.shape[value.dim() - len(event) :], event):
+    if value.dim() < len(event) or (event and not broadcasts(value.shape[value.dim() - len(event) :], event)):
         raise ShapeError(
             f"the observation has shape {shape}, the event shape is {tuple(event)}{_sites(guide, model)}",
             site=name,
@@ -142,6 +245,42 @@ def _check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str,
             site=name,
             because="the bound is then minus infinity",
             try_="a guide distribution on the same support",
+        )
+    _check_reach(q, p)
+
+
+def _check_reach(q: Sample, p: Sample) -> None:
+    """What the two supports promise, beyond the values that happened to be drawn."""
+    ours, theirs = reach(q.distribution), reach(p.distribution)
+    if ours is None or theirs is None:
+        return
+    families = f"the guide's {type(q.distribution).__name__} and the model's {type(p.distribution).__name__}"
+    if ours.discrete is not theirs.discrete:
+        raise SupportError(
+            f"of {families} one is discrete and the other continuous",
+            site=q.name,
+            because="a mass and a density cannot be compared",
+            try_="a guide distribution of the model's kind",
+        )
+    try:
+        wider = bool((ours.low < theirs.low).any() or (ours.high > theirs.high).any())
+        narrower = bool((ours.low > theirs.low).any() or (ours.high < theirs.high).any())
+    except RuntimeError:  # bounds that do not broadcast: shapes have been compared already
+        return
+    if wider:
+        raise SupportError(
+            f"the guide ({type(q.distribution).__name__}) can draw values outside the model's support "
+            f"({type(p.distribution).__name__}): {ours} against {theirs}",
+            site=q.name,
+            because="the bound is then minus infinity",
+            try_="a guide distribution on the same support",
+        )
+    if narrower:
+        warnings.warn(
+            f"{q.name!r}: of {families} the guide's cannot reach all values: {ours} against {theirs}. What the "
+            "posterior has outside is lost. Try: a guide distribution on the same support",
+            SupportWarning,
+            stacklevel=2,
         )
 
 

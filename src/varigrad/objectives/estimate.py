@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from varigrad.errors import PlateError, SiteError
+from varigrad.errors import PlateError, ShapeError, SiteError
 from varigrad.estimators.base import Draw, Estimator, State
 from varigrad.estimators.baselines import Baseline, check_independent
 from varigrad.estimators.pathwise import is_partial
@@ -202,6 +202,13 @@ def _value(ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layo
         if drop:
             log_prob = log_prob.detach()
         if log_prob.dim() > layout.dims:
+            if log_prob.shape[0] not in (1, layout.count):
+                raise ShapeError(
+                    f"log-density has shape {tuple(log_prob.shape)}, and dim {-layout.dims - 1} belongs to no plate",
+                    site=term.name,
+                    because="it was not there when the program was first run",
+                    try_="plate(...) for each batch dimension, or .to_event(n)",
+                )
             if weighted is None:
                 weighted = _lane_weights(ensemble, estimators, layout)
             log_prob = _averaged(term, log_prob, weighted)

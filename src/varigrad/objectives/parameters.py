@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints, transform_to
 
-from varigrad.errors import BaselineError, ParameterError
+from varigrad.errors import BaselineError, ParameterError, SiteNameError
 from varigrad.language.messages import Module, Param
 from varigrad.language.transforms import initial_value, unconstrain
 
@@ -112,6 +113,21 @@ class Parameters(nn.Module):
     def constrained_values(self) -> dict[str, Tensor]:
         """Constrained value of every `param`, by name; detached."""
         return {name: value.detach() for name, value in self.constrained_leaves().items()}
+
+    def check_names(self, sites: Iterable[str]) -> None:
+        """No site has the name of a `param`.
+
+        Raises:
+            SiteNameError: one has.
+        """
+        for name in sites:
+            if name in self._declared:
+                raise SiteNameError(
+                    "is the name of a param and of a sample, factor or deterministic site",
+                    site=name,
+                    because="a trace has one entry for each name",
+                    try_=f"param({name + '_value'!r}, ...)",
+                )
 
     def _declare(self, message: Param) -> Declaration:
         value = initial_value(message)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.distributions.source import Source
-from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError
+from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
 from varigrad.estimators.base import Draw, Estimator, Lanes
 from varigrad.estimators.baselines import Baseline
 from varigrad.estimators.pathwise import is_partial
@@ -134,7 +134,7 @@ def perform(
         raise GuideMismatchError(
             "is a site of the guide and not of the model",
             site=missing[0],
-            because=_sites_text("the model's latent sites", scoring.latent),
+            because=_sites_text("the model's latent sites", scoring.latent, missing[0]),
             try_="the model's name, or deterministic() for a value that is no random choice",
         )
     return record
@@ -168,6 +168,7 @@ class _Program:
             self._plates(message)
             self.statements.append(self.record.tracker.examine(message))
         elif kind is Record:
+            self._once(message.name)
             self.record.records[message.name] = message.value
         return forward(message)
 
@@ -304,7 +305,7 @@ class _Model(_Program):
                 raise GuideMismatchError(
                     "is a latent site of the model and missing from the guide",
                     site=message.name,
-                    because=_sites_text("the guide's sites", self.record.values),
+                    because=_sites_text("the guide's sites", self.record.values, message.name),
                     try_=f"sample({message.name!r}, ...) in the guide, or obs= in the model",
                 )
             self.latent.add(message.name)
@@ -313,6 +314,6 @@ class _Model(_Program):
         return forward(message)
 
 
-def _sites_text(what: str, names: Any) -> str:
+def _sites_text(what: str, names: Any, wanted: str) -> str:
     listed = ", ".join(map(repr, names))
-    return f"{what} are {listed}" if listed else f"{what}: there are none"
+    return f"{what} are {listed}{did_you_mean(wanted, names)}" if listed else f"{what}: there are none"
