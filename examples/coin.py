@@ -93,6 +93,7 @@ def picture(runs: dict[str, list[Run]], path: Path) -> None:
         held = [run.errors + run.errors[-1:] * (longest - len(run.errors)) for run in found]
         series[name] = (torch.arange(1, longest + 1), torch.tensor(held))
     figure = plots.curves(series, "step", "error of (a, b)", "Beta-Bernoulli coin: way to the posterior", log="x")
+    figure.axes[0].legend(loc="upper left")
     figure.axes[0].axhline(TOLERANCE, color="0.5", linestyle=":", linewidth=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
