@@ -56,7 +56,7 @@ class Bound(Parameters):
                     self.add_module(name if i == 0 else f"{name}{i}", module)
         self._states: dict[str, State] = {}
         self._layout: Layout | None = None
-        self._side_by_side = True
+        self.side_by_side = True
         self._kinked: frozenset[str] = frozenset()
         self._plan: Plan | None = None
         if _takes_no_arguments(model) and _takes_no_arguments(guide):
@@ -188,7 +188,7 @@ class Bound(Parameters):
         cache: dict[str, Tensor] = {}
         programs = (self.model_program, self.guide_program)
         try:
-            if self._side_by_side:
+            if self.side_by_side:
                 wide = perform(self._settings(layout), *programs, args, kwargs, cache)
                 ensembles = [Ensemble(wide, self._terms(wide, layout), {})]
             else:
@@ -268,7 +268,7 @@ class Bound(Parameters):
             self._adjust(seen, terms)
             reason = self._choose_side(wide, args, kwargs)
         self._layout = wide
-        side = self._side_by_side
+        side = self.side_by_side
         self._plan = plan_of(seen, terms, wide, self.config.particles, reason, side, self._kinked)
         for site in self._plan.sites:
             if site.suspect and "default" not in site.why:
@@ -281,16 +281,17 @@ class Bound(Parameters):
 
     def _choose_side(self, wide: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Decide between side by side and a loop; returns the reason for a loop."""
-        self._side_by_side = True
+        self.side_by_side = True
         if wide.count == 1 and wide.particles == 1:
             return ""
         if self.config.vectorize is False:
-            self._side_by_side = False
+            self.side_by_side = False
             return "vectorize=False"
 
-        def side(layout: Layout, forced: dict[str, Tensor] | None) -> Pass:
-            settings = self._settings(layout, loop=forced is not None)
-            return perform(settings, self.model_program, self.guide_program, args, kwargs, {}, forced)
+        def side(layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:
+            settings = self._settings(layout, loop=like is not None)
+            indices = like.indices if like is not None else None
+            return perform(settings, self.model_program, self.guide_program, args, kwargs, {}, forced, indices)
 
         failure = failure_side_by_side(side, self._terms, wide)
         if failure is None:
@@ -302,7 +303,7 @@ class Bound(Parameters):
                 try_="ELBO(vectorize=False), which loops, or code that leaves leading dimensions alone "
                 "(sum(-1) for sum(), z[..., 0] for z[0])",
             )
-        self._side_by_side = False
+        self.side_by_side = False
         return failure
 
 

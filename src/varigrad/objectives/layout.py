@@ -31,7 +31,7 @@ def layout_of(run: Pass, particles: int) -> Layout:
 
 
 def failure_side_by_side(
-    perform: Callable[[Layout, dict[str, Tensor] | None], Pass], collect: Collect, layout: Layout
+    perform: Callable[[Layout, Pass | None, dict[str, Tensor]], Pass], collect: Collect, layout: Layout
 ) -> str | None:
     """Why particles or alternatives cannot run side by side; None if they can.
 
@@ -39,7 +39,7 @@ def failure_side_by_side(
     come out the same. User code that sums, indexes or branches over the leading dimension does not survive this.
     """
     try:
-        wide = perform(layout, None)
+        wide = perform(layout, None, {})
         terms = collect(wide, layout)
     except LayoutChanged as changed:
         return f"the sites or plates change from run to run ({changed})"
@@ -51,7 +51,7 @@ def failure_side_by_side(
     for lane, particle in _probed(layout):
         values = {name: _slice(wide, name, layout, lane, particle) for name in wide.draws}
         try:
-            single = collect(perform(narrow, values), narrow)
+            single = collect(perform(narrow, wide, values), narrow)
         except (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError):
             return "a single lane's values do not run by themselves"
         together = {(t.name, t.sign): _entry(t.log_prob, layout, lane, particle) for t in terms}

@@ -65,9 +65,7 @@ class Outcomes(Source):
     def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         return self.index(torch.stack([1 - probs, probs], -1)).to(probs.dtype)
 
-    def index(
-        self, probs: Tensor, shape: torch.Size | None = None, rows: tuple[int, ...] | None = None
-    ) -> Tensor:
+    def index(self, probs: Tensor, shape: torch.Size | None = None, rows: tuple[int, ...] | None = None) -> Tensor:
         flat = probs.reshape(-1, probs.shape[-1])
         leading = probs.shape[0] if probs.dim() > 1 else 1
         size = len(flat) // leading
@@ -246,5 +244,3 @@ def _counted(message: Sample | Factor, log_prob: Tensor) -> Tensor:
     if message.mask is not None:
         log_prob = masked(log_prob, message.mask)
     return (log_prob * message.scale).sum()
-
-

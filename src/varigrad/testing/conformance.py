@@ -1,0 +1,165 @@
+"""Hold an estimator to the laws: `check_estimator(MyEstimator())` for people who write their own.
+
+For every program of the registry that the estimator serves, its mean gradient has to equal the exact one: without
+sampling where the guide is discrete, else by a two-stage sampling test. A site it does not serve it has to refuse.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.source import Source
+from varigrad.errors import SiteError
+from varigrad.estimators.base import Estimator
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.elbo import ELBO
+from varigrad.shapes import table
+from varigrad.testing.exact import Gradient, exact_gradient, expected_gradient, gradient_of, largest_difference
+from varigrad.testing.programs import PROGRAMS, Case
+
+EXACT_TOLERANCE = 1e-9
+FIRST_ALARM, SECOND_ALARM = 1e-3, 1e-5
+"""Two-sided false-alarm rates of the two stages of the sampling test, family-wise over a program's coordinates; a
+correct estimator fails both, on fresh draws, about once in 10^8 tests."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found on one program.
+
+    Attributes:
+        how: "exact", "sampled" or "refused".
+        outcomes: paths enumerated, or draws taken.
+        error: largest absolute error of the mean (exact), or largest |z| (sampled).
+        limit: what `error` had to stay below.
+    """
+
+    program: str
+    side_by_side: bool
+    how: str
+    outcomes: int
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the law holds."""
+        return self.how == "refused" or self.error <= self.limit
+
+
+class Conformance(tuple[Verdict, ...]):
+    """The verdicts on all programs; `print` it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        rows = [
+            (v.program, v.how, v.side_by_side, v.outcomes, f"{v.error:.2g}", f"{v.limit:.2g}", "ok" if v.passed else "WRONG")
+            for v in self
+        ]
+        return table(rows, ("program", "how", "side by side", "outcomes", "error", "limit", "verdict"))
+
+
+def check_estimator(
+    estimator: Estimator,
+    *,
+    programs: Mapping[str, Case] | None = None,
+    draws: int = 20_000,
+    outcomes: int = 3_000,
+    seed: int = 0,
+) -> Conformance:
+    """Check an estimator on every program of the registry, side by side and in a loop.
+
+    Args:
+        programs: the registry; default: all of `varigrad.testing.PROGRAMS`.
+        draws: for the first stage of the sampling test; the second takes ten times as many.
+        outcomes: programs with more outcomes than this are left out of the exact check.
+        seed: of the sampling test.
+
+    Raises:
+        AssertionError: a law is broken; the text is the table of verdicts.
+    """
+    assert survives_copies(estimator), f"{estimator!r} does not survive pickling and copying"
+    verdicts = []
+    for name, case in (programs or PROGRAMS).items():
+        for vectorize in (None, False):
+            verdicts.append(check_case(estimator, name, case, vectorize, draws=draws, outcomes=outcomes, seed=seed))
+    found = Conformance(verdicts)
+    if estimator.unbiased and not all(v.passed for v in found):
+        raise AssertionError(f"{estimator!r} is biased\n{found}")
+    return found
+
+
+def check_case(
+    estimator: Estimator,
+    name: str,
+    case: Case,
+    vectorize: bool | None = None,
+    *,
+    draws: int = 20_000,
+    outcomes: int = 3_000,
+    seed: int = 0,
+) -> Verdict:
+    """Check an estimator at the sites `z*` of one program."""
+    particles = 2 if getattr(estimator, "k", 0) is None else 1
+    try:
+        bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
+        if case.exact is None:
+            moments = expected_gradient(bound, *case.args, limit=outcomes)
+            value, gradient = exact_gradient(bound, *case.args)
+            error = max(largest_difference(moments.mean, gradient), abs(moments.value - value))
+            return Verdict(name, bound.side_by_side, "exact", moments.count, error, EXACT_TOLERANCE)
+    except SiteError:
+        return Verdict(name, vectorize is None, "refused", 0, 0.0, 0.0)
+    bound = _warm(ELBO(100, {"z*": estimator}, vectorize=None), case, seed)
+    _, gradient = gradient_of(bound, case.exact)
+    batches = max(2, draws // 100)
+    for stage, (alarm, count) in enumerate(((FIRST_ALARM, batches), (SECOND_ALARM, 10 * batches))):
+        bound.source = Source(torch.Generator().manual_seed(1_000_003 * (stage + 1) + seed))
+        error, limit = _largest_z(bound, case, gradient, count, alarm)
+        if error <= limit:
+            break
+    return Verdict(name, bound.side_by_side, "sampled", count * 100, error, limit)
+
+
+def survives_copies(estimator: Estimator) -> bool:
+    """Whether a copy and a pickled copy equal the original (those that hold networks compare by identity)."""
+    copies = (copy.deepcopy(estimator), pickle.loads(pickle.dumps(estimator)))  # noqa: S301 - our own bytes
+    comparable = not estimator.parameters_of_baselines()
+    return all(type(c) is type(estimator) and (c == estimator or not comparable) for c in copies)
+
+
+def _warm(config: ELBO, case: Case, seed: int) -> Bound:
+    """A bound whose baselines have seen a few costs."""
+    source = Source(torch.Generator().manual_seed(seed))
+    bound = config.bind(case.model, case.guide, source)
+    bound.init(*case.args)
+    for _ in range(3):
+        bound(*case.args)
+    return bound
+
+
+def _largest_z(bound: Bound, case: Case, gradient: Gradient, batches: int, alarm: float) -> tuple[float, float]:
+    leaves = [p for n, p in bound.named_parameters() if n in gradient]
+    seen: list[Tensor] = []
+    for _ in range(batches):
+        result = bound.estimate(*case.args)
+        grads = torch.autograd.grad(result.surrogate, leaves)
+        seen.append(torch.cat([g.reshape(-1) for g in grads]))
+        bound.advance(result.state)
+    draws = torch.stack(seen)
+    exact = torch.cat([gradient[n].reshape(-1) for n, _ in bound.named_parameters() if n in gradient])
+    error = (draws.mean(0) - exact).abs()
+    spread = draws.std(0) / batches**0.5
+    rounding = 1e-9 * (1 + exact.abs())
+    z = error / spread.clamp(min=rounding)
+    limit = float(torch.special.ndtri(torch.tensor(1 - alarm / (2 * len(exact)), dtype=torch.float64)))
+    return float(z.max()), limit
+
+

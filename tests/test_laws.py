@@ -1,0 +1,47 @@
+"""Law 1: the mean of every estimator's gradient is the exact gradient, on every program of the registry."""
+
+import pytest
+
+from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Pathwise, Score
+from varigrad.testing import PROGRAMS, check_case, check_estimator
+
+ESTIMATORS = {
+    "score": Score(),
+    "moving_average": Score(MovingAverage(0.7)),
+    "moving_average_per_element": Score(MovingAverage(0.7, per_element=True)),
+    "leave_one_out": LeaveOneOut(2),
+    "leave_one_out_particles": LeaveOneOut(),
+    "enumerate": Enumerate(),
+    "disarm": DisARM(),
+    "pathwise": Pathwise(),
+    "sticking_the_landing": Pathwise(sticking_the_landing=True),
+}
+SERVES = {
+    "score": 21,
+    "leave_one_out": 21,
+    "enumerate": 14,
+    "disarm": 13,
+    "pathwise": 5,
+}
+HEAVY = {"nested_plates", "event", "chain", "sequential_plate"}
+
+
+def _cases():
+    for estimator in ESTIMATORS:
+        for program, case in PROGRAMS.items():
+            for vectorize in (None, False):
+                lanes = estimator in ("leave_one_out", "leave_one_out_particles", "enumerate", "disarm")
+                slow = lanes and program in HEAVY
+                if slow and case.heavy:
+                    continue  # too many outcomes for any budget: `test_heavy_programs` samples them
+                marks = [pytest.mark.slow] if slow else []
+                yield pytest.param(estimator, program, vectorize, marks=marks, id=f"{estimator}-{program}-{vectorize}")
+
+
+@pytest.mark.parametrize(("estimator", "program", "vectorize"), _cases())
+def test_mean_is_the_exact_gradient(estimator, program, vectorize):
+    case = PROGRAMS[program]
+    verdict = check_case(ESTIMATORS[estimator], program, case, vectorize)
+    assert verdict.passed, verdict
+    if vectorize is None and case.broadcasts and verdict.how == "exact":
+        assert verdict.side_by_side
