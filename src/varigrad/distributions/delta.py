@@ -52,6 +52,9 @@ class Delta(Methods, td.Distribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self.value.expand(torch.Size(sample_shape) + self.value.shape)
 
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.rsample(sample_shape).detach()  # a view of a leaf requires gradients even under no_grad
+
     def log_prob(self, value: Tensor) -> Tensor:
         outside = torch.zeros_like(self.log_density).fill_(-torch.inf)
         equal = sum_rightmost((value != self.value).to(self.log_density.dtype), self.event_dims) == 0

@@ -32,6 +32,17 @@ class Methods:
             instance = self.__new__(type(self)) if _instance is None else _instance
             return super().expand(batch_shape, instance)
 
+        def __getstate__(self):
+            state = dict(self.__dict__)
+            if "transforms" in state:
+                state["transforms"] = [_Inverse(t.inv) if _is_inverse(t) else t for t in state["transforms"]]
+            return state
+
+        def __setstate__(self, state):
+            if "transforms" in state:
+                state["transforms"] = [t.of.inv if isinstance(t, _Inverse) else t for t in state["transforms"]]
+            self.__dict__.update(state)
+
     def to_event(self: Any, dims: int | None = None) -> Any:
         """Declare the `dims` rightmost batch dimensions (default: all) one event: dependent, summed over."""
         dims = len(self.batch_shape) if dims is None else dims
@@ -44,6 +55,17 @@ class Methods:
     def expand_by(self: Any, sample_shape: Size | tuple[int, ...]) -> Any:
         """Independent copies: batch shape `[*sample_shape, *batch]`."""
         return self.expand(torch.Size(sample_shape) + self.batch_shape)
+
+
+class _Inverse:
+    """An inverse transform in a pickle or copy: torch's own forgets there what it is the inverse of."""
+
+    def __init__(self, of: td.Transform) -> None:
+        self.of = of
+
+
+def _is_inverse(transform: td.Transform) -> bool:
+    return type(transform).__name__ == "_InverseTransform"
 
 
 class Independent(Methods, td.Independent):
@@ -94,7 +116,7 @@ class Masked(Methods, td.Distribution):
         return self.base.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return masked(self.base.log_prob(value), self.density_mask)
+        return masked(self.base.log_prob(filled(self.base, value, self.density_mask)), self.density_mask)
 
     def entropy(self) -> Tensor:
         return masked(self.base.entropy(), self.density_mask)
@@ -104,8 +126,49 @@ class Masked(Methods, td.Distribution):
 
 
 def masked(log_prob: Tensor, mask: Tensor) -> Tensor:
-    """Zero where `mask` is False, with a zero (never NaN) gradient there."""
+    """Zero where `mask` is False. The gradient there is zero if the density is of a `filled` value."""
     return torch.where(mask, log_prob, torch.zeros((), dtype=log_prob.dtype, device=log_prob.device))
+
+
+def filled(distribution: td.Distribution, value: Tensor, mask: Tensor) -> Tensor:
+    """`value` with one from the support where `mask`, `[*batch]`, is False.
+
+    What is missing may be coded as anything. NaN times a gradient of zero is NaN, so it has to go before the density
+    is taken, not after.
+    """
+    event = len(distribution.event_shape)
+    return torch.where(
+        mask.reshape(mask.shape + (1,) * event) if event else mask, value, _harmless(distribution, value)
+    )
+
+
+def _harmless(distribution: td.Distribution, value: Tensor) -> Tensor | int:
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return 0
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is None or support is constraints.real or constraints.is_dependent(support):
+        return 0
+    shape = distribution.event_shape
+    if support.is_discrete:
+        if not support.event_dim:
+            return torch.as_tensor(getattr(support, "lower_bound", 0), dtype=value.dtype, device=value.device)
+        # One-hot vectors and counts of categories: everything in the first.
+        total = torch.as_tensor(getattr(support, "upper_bound", 1), dtype=value.dtype, device=value.device)
+        first = torch.arange(shape[-1], device=value.device) == 0
+        return torch.where(first, total.unsqueeze(-1), 0)
+    if isinstance(support, constraints.interval):
+        low, high = torch.as_tensor(support.lower_bound), torch.as_tensor(support.upper_bound)
+        centre = (low + high) / 2
+        return torch.where(centre.isfinite(), centre, low + 1).to(value)
+    try:
+        transform = td.transform_to(support)
+        centre = value.new_zeros(transform.inverse_shape(shape[len(shape) - support.event_dim :]))
+        return transform(centre).to(value.dtype)
+    except NotImplementedError:
+        return 0
 
 
 def unmasked(distribution: td.Distribution) -> td.Distribution:

@@ -129,7 +129,7 @@ class NeuralBaseline(Baseline):
         given = self.input(draw.values or {}) if callable(self.input) else self.input
         inputs = given if isinstance(given, tuple) else (given,)
         output = self.module(*[_cut(i) for i in inputs])
-        value = fit(output, cost)
+        value = fit(output, cost, draw)
         return Guess(value.detach(), None, (cost - value).square().mean())
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -146,7 +146,7 @@ class ValueBaseline(Baseline):
     value: Tensor
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
-        return Guess(fit(_cut(torch.as_tensor(self.value)), cost))
+        return Guess(fit(_cut(torch.as_tensor(self.value)), cost, draw))
 
     def given(self) -> tuple[Any, ...]:
         return (self.value,)
@@ -175,9 +175,10 @@ class Sum(Baseline):
         return tuple(g for p in self.parts for g in p.given())
 
 
-def fit(value: Tensor, cost: Tensor) -> Tensor:
-    """`value` in a shape that broadcasts to the cost's."""
-    if value.dim() == cost.dim() + 1 and value.shape[-1] == 1:
+def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
+    """`value`, `[*plates]` or `[*plates, 1]`, in a shape that broadcasts to the cost's."""
+    plates = max((-p.dim for p in draw.plates if p.dim is not None and p.dim != draw.particles), default=0)
+    if value.dim() in (plates + 1, cost.dim() + 1) and value.shape[-1] == 1:
         value = value.squeeze(-1)
     while value.dim() > cost.dim() and value.shape[0] == 1:
         value = value.squeeze(0)

@@ -73,8 +73,6 @@ def _partly_observed(
         raise SiteError("obs_mask must be a bool tensor", site=name)
     event = len(distribution.event_shape)
     given = obs_mask.reshape(obs_mask.shape + (1,) * event)
-    # Where the value is missing its entry may be NaN: replace it by one from the support before any density is taken.
-    safe = torch.where(given, obs, distribution.sample().detach())
 
     def where(mask: Tensor) -> Scope:
         def handler(message: Any, forward: Callable[[Any], Any]) -> Any:
@@ -85,7 +83,7 @@ def _partly_observed(
         return Scope(handler)
 
     with where(obs_mask):
-        sample(f"{name}_observed", distribution, safe)
+        sample(f"{name}_observed", distribution, obs)
     with where(~obs_mask):
         missing = sample(f"{name}_unobserved", distribution, estimator=estimator)
     return deterministic(name, torch.where(given, obs, missing))

@@ -11,6 +11,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.delta import Delta
+from varigrad.distributions.methods import filled
 from varigrad.distributions.parts import tensors_of
 from varigrad.errors import (
     ConstraintError,
@@ -130,6 +131,8 @@ def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dic
             site=message.name,
             try_="data and parameters of the plates' sizes (or 1)",
         ) from error
+    if message.mask is not None and message.observed:
+        value = filled(distribution, value, message.mask)
     try:
         distribution.log_prob(value)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:

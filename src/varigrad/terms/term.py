@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.methods import masked, unmasked
+from varigrad.distributions.methods import filled, masked, unmasked
 from varigrad.distributions.parts import replace_tensors
 from varigrad.errors import PlateError, ShapeError
 from varigrad.language.messages import Factor, Plate, Sample
@@ -103,9 +103,12 @@ def _log_density(statement: Statement, hold: bool, escapes: Escapes) -> tuple[Te
     if hold:
         distribution = replace_tensors(distribution, Tensor.detach)
     assert message.value is not None
-    log_prob = distribution.log_prob(message.value)
+    value = message.value
+    if message.mask is not None and message.observed:
+        value = filled(distribution, value, message.mask)
+    log_prob = distribution.log_prob(value)
     bare = unmasked(distribution)
-    raw = log_prob if bare is distribution else bare.log_prob(message.value)
+    raw = log_prob if bare is distribution else bare.log_prob(value)
     if not statement.opaque:
         return raw, log_prob, NOTHING
     found = get_provenance(log_prob) | escapes.provenance
