@@ -59,7 +59,7 @@ def sample(
         mask = distribution.density_mask if mask is None else mask & distribution.density_mask
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
-        obs = torch.as_tensor(obs)
+        obs = torch.as_tensor(float(obs) if isinstance(obs, int) else obs)  # a density wants floating point
     message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator))
     return message.value
 
