@@ -1,26 +1,23 @@
-"""Every family of `torch.distributions`, with `to_event`, `mask` and `expand_by`; parameters as in torch's own pages."""
+"""Every family of `torch.distributions`, with `to_event`, `mask` and `expand_by`; parameters as in torch's pages."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.lean import Bernoulli as Bernoulli
+from varigrad.distributions.lean import Beta as Beta
+from varigrad.distributions.lean import Categorical as Categorical
+from varigrad.distributions.lean import LogNormal as LogNormal
+from varigrad.distributions.lean import Normal as Normal
 from varigrad.distributions.methods import Methods
-
-
-class Bernoulli(Methods, td.Bernoulli):
-    """0 or 1, from `probs` or `logits` `[*batch]`."""
-
-
-class Beta(Methods, td.Beta):
-    """On (0, 1), from two concentrations `[*batch]`."""
 
 
 class Binomial(Methods, td.Binomial):
     """Successes in `total_count` trials."""
-
-
-class Categorical(Methods, td.Categorical):
-    """A category number from `probs` or `logits` `[*batch, categories]`."""
 
 
 class Cauchy(Methods, td.Cauchy):
@@ -87,10 +84,6 @@ class Laplace(Methods, td.Laplace):
     """Double exponential, `loc` and `scale`."""
 
 
-class LogNormal(Methods, td.LogNormal):
-    """Exponential of a Normal."""
-
-
 class LogisticNormal(Methods, td.LogisticNormal):
     """Softmax of a Normal, on the simplex."""
 
@@ -113,10 +106,6 @@ class MultivariateNormal(Methods, td.MultivariateNormal):
 
 class NegativeBinomial(Methods, td.NegativeBinomial):
     """Successes before `total_count` failures."""
-
-
-class Normal(Methods, td.Normal):
-    """Gaussian, `loc` and `scale`."""
 
 
 class OneHotCategorical(Methods, td.OneHotCategorical):
@@ -165,3 +154,7 @@ class Weibull(Methods, td.Weibull):
 
 class Wishart(Methods, td.Wishart):
     """Random positive-definite matrices."""
+
+    def rsample(self, sample_shape: Any = torch.Size(), max_try_correction: int | None = None) -> Tensor:
+        # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
+        return self._bartlett_sampling(torch.Size(sample_shape))

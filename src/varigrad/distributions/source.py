@@ -91,15 +91,17 @@ class Source:
 
 def _normal(source: Source, d: Any) -> Tensor:
     loc = d.loc
-    return loc + d.scale * torch.randn(loc.shape, generator=source.generator, dtype=loc.dtype, device=loc.device)
+    noise = torch.randn(loc.shape, generator=source.generator, dtype=loc.dtype, device=loc.device)
+    return torch.addcmul(loc, d.scale, noise)
 
 
 def _bernoulli(source: Source, d: Any) -> Tensor:
-    return source.bernoulli(d.probs)
+    # Not `d.probs`, which makes them with gradients and keeps them; a draw needs neither.
+    return source.bernoulli(d.probs if "probs" in d.__dict__ else d.logits.sigmoid())
 
 
 def _categorical(source: Source, d: Any) -> Tensor:
-    return source.index(d.probs)
+    return source.index(d.probs if "probs" in d.__dict__ else d.logits.softmax(-1))
 
 
 def _beta(source: Source, d: Any) -> Tensor:
@@ -108,6 +110,11 @@ def _beta(source: Source, d: Any) -> Tensor:
 
 def _dirichlet(source: Source, d: Any) -> Tensor:
     return torch._sample_dirichlet(d.concentration, generator=source.generator)
+
+
+def _wishart(source: Source, d: Any) -> Tensor:
+    # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
+    return source._call(lambda: d._bartlett_sampling(torch.Size()))
 
 
 # Families drawn without the detour through their own `sample`: same distribution, several times faster. By exact
@@ -123,6 +130,7 @@ _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     families.Beta: _beta,
     td.Dirichlet: _dirichlet,
     families.Dirichlet: _dirichlet,
+    td.Wishart: _wishart,
 }
 
 _TAKES_GENERATOR = frozenset(
