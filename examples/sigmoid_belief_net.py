@@ -123,7 +123,7 @@ def load(path: Path | None) -> tuple[Tensor, Tensor]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="packed binarised MNIST (.npz); default: scikit-learn's digits")
-    parser.add_argument("--steps", type=int, default=5_000, help="steps of each fit")
+    parser.add_argument("--steps", type=int, default=4_000, help="steps of each fit")
     parser.add_argument("--batch", type=int, default=100, help="images in a minibatch")
     parser.add_argument("--units", type=int, default=100, help="coins in each hidden layer")
     parser.add_argument("--output", type=Path, default=Path("output/sigmoid_belief_net.png"), help="the picture")
