@@ -17,6 +17,8 @@ from varigrad.language.runtime import Scope, apply
 
 M = TypeVar("M", bound=nn.Module)
 
+_GLOB = frozenset("*?[]")
+
 
 def sample(
     name: str,
@@ -146,5 +148,5 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name:
         raise SiteNameError(f"a name is a non-empty string, got {name!r}")
-    if any(c in name for c in "*?[]"):
+    if not _GLOB.isdisjoint(name):
         raise SiteNameError("contains one of * ? [ ], which choose sites by pattern", site=name)

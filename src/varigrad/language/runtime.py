@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,16 +32,18 @@ def _forward(stack: tuple[Handler, ...], message: Any) -> Any:
     if not stack:
         return default(message)
     rest = stack[:-1]
-    return stack[-1](message, lambda m: _forward(rest, m))
+    return stack[-1](message, partial(_forward, rest) if rest else default)
 
 
 def default(message: Any) -> Any:
     """What a message means when nobody handles it: draw from the prior, return the initial value."""
-    if isinstance(message, Sample) and message.value is None:
+    if getattr(message, "value", message) is not None:
+        return message
+    if isinstance(message, Sample):
         return evolve(message, value=Source().draw(expanded(message)))
-    if isinstance(message, Param) and message.value is None:
+    if isinstance(message, Param):
         return evolve(message, value=initial_value(message))
-    if isinstance(message, Indices) and message.value is None:
+    if isinstance(message, Indices):
         return evolve(message, value=Source().subset(message.size, message.batch))
     return message
 
@@ -77,6 +80,8 @@ def expanded(message: Sample) -> Any:
 
 def plate_shape(message: Sample | Factor) -> tuple[int, ...]:
     """The batch shape that the plates around a site demand; 1 where a plate leaves its size open."""
+    if not message.plates:
+        return ()
     dims = {p.dim: p.batch for p in message.plates if p.dim is not None}
     if not dims:
         return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints, transform_to
+from torch.distributions import ExpTransform, Transform, constraints, transform_to
 
 from varigrad.errors import ConstraintError, ParameterError
 from varigrad.language.messages import Param
@@ -49,9 +49,21 @@ def initial_value(message: Param) -> Tensor:
     return value
 
 
+def to_constrained(constraint: constraints.Constraint) -> Transform | None:
+    """The map from the unconstrained space to the constrained one; None where they are the same."""
+    if constraint is constraints.real:
+        return None
+    if isinstance(constraint, (constraints.greater_than, constraints.greater_than_eq)):
+        bound = constraint.lower_bound
+        if isinstance(bound, (float, int)) and bound == 0:
+            return ExpTransform()  # torch adds an affine step, which would multiply by one and add nought in every step
+    return transform_to(constraint)
+
+
 def unconstrain(value: Tensor, constraint: constraints.Constraint, name: str) -> Tensor:
     """The unconstrained tensor behind a constrained value, a leaf of its own."""
-    free = value if constraint is constraints.real else transform_to(constraint).inv(value)
+    transform = to_constrained(constraint)
+    free = value if transform is None else transform.inv(value)
     if not bool(free.isfinite().all()):
         raise ConstraintError(
             f"the initial value {_shown(value)} is on the edge of its constraint {constraint}",

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints, transform_to
+from torch.distributions import Transform, constraints
 
 from varigrad.errors import BaselineError, ParameterError, SiteNameError
 from varigrad.language.messages import Module, Param
-from varigrad.language.transforms import initial_value, unconstrain
+from varigrad.language.transforms import initial_value, to_constrained, unconstrain
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ class Parameters(nn.Module):
             raise ParameterError("is the name of a module already, or reserved", site=message.name, try_="another name")
         owner.register_parameter(last, nn.Parameter(unconstrain(value, message.constraint, message.name)))
         constraint = message.constraint
-        transform = None if constraint is constraints.real else transform_to(constraint)
-        declared = Declaration(value.shape, constraint, transform)
+        declared = Declaration(value.shape, constraint, to_constrained(constraint))
         self._declared[message.name] = declared
         self.version += 1
         return declared
