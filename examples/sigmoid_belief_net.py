@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +92,25 @@ class Curve:
     bounds: list[float]
 
 
-def fit(net: BeliefNet, train: Tensor, test: Tensor, steps: int, batch: int, bar: tqdm) -> Curve:
-    """Train on minibatches; the clock stands still while the bound is measured."""
+def points(steps: int) -> list[int]:
+    """The steps at which the bound is measured."""
+    return sorted({*range(0, steps, max(steps // 30, 1)), steps})
+
+
+def fit(net: BeliefNet, curve: Curve, train: Tensor, test: Tensor, steps: int, batch: int) -> Iterator[None]:
+    """Train on minibatches, and stop at every point of the curve; the clock stands still while it is measured."""
     optim = vg.optim.Adam(lr=1e-3, options=rates)
     svi = vg.SVI(net.model, net.guide, optim, seed=0).init(train[:batch])
     order = torch.Generator().manual_seed(0)
-    curve, spent = Curve([], []), 0.0
-    for step in range(steps + 1):
-        if step % max(steps // 30, 1) == 0 or step == steps:
-            curve.bounds.append(-svi.evaluate(test, particles=5) / len(test))
-            curve.seconds.append(spent)
-        if step < steps:
-            start = time.perf_counter()
+    spent = 0.0
+    for begin, end in pairwise([0, *points(steps)]):
+        start = time.perf_counter()
+        for _ in range(begin, end):
             svi.step(train[torch.randint(len(train), (batch,), generator=order)])
-            spent += time.perf_counter() - start
-            bar.update()
-    return curve
+        spent += time.perf_counter() - start
+        curve.seconds.append(spent)
+        curve.bounds.append(-svi.evaluate(test, particles=5) / len(test))
+        yield
 
 
 def load(path: Path | None) -> tuple[Tensor, Tensor]:
@@ -135,13 +139,14 @@ def main(argv: list[str] | None = None) -> None:
     train, test = load(args.data)
     print(f"{len(train)} images to learn from, {len(test)} held out, {train.shape[1]} pixels each")
     curves: dict[str, Curve] = {}
-    contenders = choices(train.shape[1], args.units)
-    with tqdm(total=len(contenders) * args.steps, unit="step", mininterval=0.5) as bar:
-        for name, choice in contenders.items():
-            bar.set_description(f"{name:22}")
-            torch.manual_seed(0)  # the same weights to start from
-            net = BeliefNet(train, args.units, choice)
-            curves[name] = fit(net, train, test, args.steps, args.batch, bar)
+    fits: list[Iterator[None]] = []
+    for name, choice in choices(train.shape[1], args.units).items():
+        torch.manual_seed(0)  # the same weights to start from
+        curves[name] = Curve([], [])
+        fits.append(fit(BeliefNet(train, args.units, choice), curves[name], train, test, args.steps, args.batch))
+    # All advance by turns, so that whatever else the machine does slows all of them alike.
+    for _ in tqdm(zip(*fits, strict=True), total=len(points(args.steps)), unit="point"):
+        pass
 
     print(f"\n{'estimator':26}{'held-out ELBO':>14}{'seconds':>9}{'us/step':>9}   (nats per image, {args.steps} steps)")
     for name, curve in curves.items():
