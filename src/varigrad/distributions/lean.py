@@ -117,6 +117,23 @@ class Beta(Methods, td.Beta):
 class Bernoulli(Methods, td.Bernoulli):
     """0 or 1, from `probs` or `logits` `[*batch]`."""
 
+    def __init__(
+        self,
+        probs: Tensor | float | None = None,
+        logits: Tensor | float | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        given = logits if probs is None else probs
+        if validate_args or not isinstance(given, Tensor) or (probs is not None and logits is not None):
+            super().__init__(probs, logits, validate_args=validate_args)
+            return
+        if probs is None:
+            self.logits = given
+        else:
+            self.probs = given
+        self._param = given
+        td.Distribution.__init__(self, given.shape, validate_args=False)
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)

@@ -39,8 +39,8 @@ class Source:
         short = _SHORT.get(type(distribution))
         if short is not None:
             if reparameterised:
-                if short is _normal:
-                    return _normal(self, distribution)
+                if short in _REPARAMETERISED:
+                    return short(self, distribution)
             else:
                 with torch.no_grad():
                     return short(self, distribution)
@@ -69,7 +69,7 @@ class Source:
         return (cdf[..., :-1] <= (uniform * cdf[..., -1]).unsqueeze(-1)).sum(-1)
 
     def subset(self, size: int, count: int) -> Tensor:
-        """`count` distinct numbers below `size`, `[count]`, in random order, at a cost that does not grow with `size`."""
+        """`count` distinct numbers below `size`, `[count]`, in random order; the cost does not grow with `size`."""
         if count * 4 > size:
             return torch.randperm(size, generator=self.generator)[:count]
         drawn = torch.randint(size, (count,), generator=self.generator)
@@ -93,6 +93,10 @@ def _normal(source: Source, d: Any) -> Tensor:
     loc = d.loc
     noise = torch.randn(loc.shape, generator=source.generator, dtype=loc.dtype, device=loc.device)
     return torch.addcmul(loc, d.scale, noise)
+
+
+def _log_normal(source: Source, d: Any) -> Tensor:
+    return _normal(source, d.base_dist).exp()
 
 
 def _bernoulli(source: Source, d: Any) -> Tensor:
@@ -122,6 +126,8 @@ def _wishart(source: Source, d: Any) -> Tensor:
 _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     td.Normal: _normal,
     families.Normal: _normal,
+    td.LogNormal: _log_normal,
+    families.LogNormal: _log_normal,
     td.Bernoulli: _bernoulli,
     families.Bernoulli: _bernoulli,
     td.Categorical: _categorical,
@@ -132,6 +138,8 @@ _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     families.Dirichlet: _dirichlet,
     td.Wishart: _wishart,
 }
+
+_REPARAMETERISED = (_normal, _log_normal)
 
 _TAKES_GENERATOR = frozenset(
     {
