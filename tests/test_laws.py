@@ -38,7 +38,7 @@ def _cases():
                 yield pytest.param(estimator, program, vectorize, marks=marks, id=f"{estimator}-{program}-{vectorize}")
 
 
-@pytest.mark.parametrize(("estimator", "program", "vectorize"), _cases())
+@pytest.mark.parametrize(("estimator", "program", "vectorize"), list(_cases()))
 def test_mean_is_the_exact_gradient(estimator, program, vectorize):
     case = PROGRAMS[program]
     verdict = check_case(ESTIMATORS[estimator], program, case, vectorize)

@@ -100,6 +100,8 @@ class Estimator(ABC):
     per_element: ClassVar[bool] = False
     """Whether alternatives of all elements of a plate vary together though they are no joint draw, so that every
     cost has to be element by element."""
+    across_particles: bool = False
+    """Whether `surrogate` looks at all particles at once, along the dimension `draw.particles`, and sums over them."""
     sticking_the_landing: bool = False
 
     @abstractmethod

@@ -84,7 +84,7 @@ class MovingAverage(Baseline):
             raise BaselineError(f"decay must be in [0, 1), got {self.decay!r}", site="MovingAverage")
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
-        if not self.per_element:
+        if not self.per_element or cost.dim() == 0:
             average = cost.new_zeros(()) if state is None else state
             return Guess(average, self._next(average, cost.mean() if cost.dim() else cost))
         plates = [p for p in draw.plates if p.dim is not None and p.dim != draw.particles]
@@ -96,12 +96,10 @@ class MovingAverage(Baseline):
         if state is None or tuple(state.shape) != shape:
             state = cost.new_zeros(shape) if state is None else state.mean().expand(shape).clone()
         fresh = cost if draw.particles is None else cost.mean(draw.particles, keepdim=True)
-        grid = torch.meshgrid(
-            *[torch.arange(n) if i is None else i for n, i in zip(shape, here, strict=True)], indexing="ij"
-        )
-        average = state[grid] if grid else state
-        updated = self._next(average, fresh.expand(average.shape))
-        return Guess(average, state.index_put(grid, updated) if grid else updated)
+        everywhere = [torch.arange(n) if i is None else i for n, i in zip(shape, here, strict=True)]
+        grid = torch.meshgrid(*everywhere, indexing="ij")
+        average = state[grid]
+        return Guess(average, state.index_put(grid, self._next(average, fresh.expand(average.shape))))
 
     def _next(self, average: Tensor, fresh: Tensor) -> Tensor:
         return torch.lerp(average, fresh, 1 - self.decay)

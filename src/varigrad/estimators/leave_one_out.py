@@ -40,6 +40,11 @@ class LeaveOneOut(Estimator):
                 try_="LeaveOneOut(2), or Score(MovingAverage()) for one draw",
             )
 
+    @property
+    def across_particles(self) -> bool:  # type: ignore[override]
+        """Without `k` the draws are the particles."""
+        return self.k is None
+
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return None
 
@@ -61,11 +66,13 @@ class LeaveOneOut(Estimator):
                 because="the objective has one particle",
                 try_="ELBO(particles=4), or LeaveOneOut(4)",
             )
-        # The sum over particles is averaged by the objective, so the mean here counts every particle once.
+        # The objective averages sums over particles.
         return Surrogate(_leave_one_out(cost, draw.log_q, draw.particles) * cost.shape[draw.particles])
 
 
 def _leave_one_out(cost: Tensor, log_q: Tensor, dim: int) -> Tensor:
     k = cost.shape[dim]
+    if k == 1:
+        return (cost * log_q).sum(dim)  # the only particle that has this site: no others, no baseline
     others = (cost.sum(dim, keepdim=True) - cost) / (k - 1)  # mean over the *other* draws
     return ((cost - others) * log_q).mean(dim)

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import biject_to, constraints
 
 from varigrad.distributions.families import Normal, TransformedDistribution
 from varigrad.errors import VarigradError
-from varigrad.guides.base import AutoGuide, Latent
+from varigrad.guides.base import AutoGuide, Latent, is_identity
 from varigrad.language.messages import Program
 
 
@@ -30,22 +29,17 @@ class AutoNormal(AutoGuide):
         if not init_scale > 0:
             raise VarigradError(f"init_scale must be positive, got {init_scale!r}")
         self._init_scale = init_scale
-        self._transforms: dict[str, Any] = {}
         super().__init__(model, *args, **kwargs)
 
-    def make(self, latent: Latent, prior: td.Distribution, start: Tensor) -> None:
-        transform = biject_to(prior.support)
-        free = transform.inv(start)
-        self._transforms[latent.name] = None if prior.support is constraints.real else transform
-        self.store("loc", latent, free)
-        self.store("log_scale", latent, torch.full_like(free, self._init_scale).log())
+    def make(self, latent: Latent, start: Tensor) -> None:
+        self.store("loc", latent, start)
+        self.store("log_scale", latent, torch.full_like(start, self._init_scale).log())
 
     def distribution(self, latent: Latent) -> td.Distribution:
         loc, scale = self.parameter("loc", latent), self.parameter("log_scale", latent).exp()
         base = Normal(loc, scale)
-        transform = self._transforms[latent.name]
-        if transform is None:
+        if is_identity(latent.transform):
             return base.to_event(latent.event_dim)
         # The transform decides how many event dimensions it needs; the rest are declared on top.
-        moved = TransformedDistribution(base, [transform])
+        moved = TransformedDistribution(base, [latent.transform])
         return moved.to_event(latent.event_dim - len(moved.event_shape))

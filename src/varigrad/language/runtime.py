@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import partial
@@ -123,6 +124,30 @@ def run(program: Program, handlers: tuple[Handler, ...], args: tuple[Any, ...], 
         _stack.reset(token)
 
 
+def takes_no_arguments(program: Program) -> bool:
+    """Whether a program has no parameters at all."""
+    found = _signature(program)
+    return found is not None and not found.parameters
+
+
+def can_do_without_arguments(program: Program) -> bool:
+    """Whether a program can be called without arguments."""
+    found = _signature(program)
+    if found is None:
+        return False
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in variable for p in found.parameters.values())
+
+
+def _signature(program: Program) -> inspect.Signature | None:
+    while not isinstance(program, nn.Module) and callable(getattr(program, "program", None)):
+        program = program.program  # type: ignore[attr-defined]  # a handler takes what the program inside takes
+    try:
+        return inspect.signature(program.forward if isinstance(program, nn.Module) else program)
+    except (TypeError, ValueError):
+        return None
+
+
 def modules_of(program: Program) -> list[nn.Module]:
     """The modules a program is made of: itself, its owner if it is a bound method, those inside its wrappers."""
     if isinstance(program, nn.Module):
@@ -134,6 +159,6 @@ def modules_of(program: Program) -> list[nn.Module]:
 
 
 __all__ = [
-    "Forward", "Handled", "Scope", "apply", "default",  "expanded", "handlers_in_force", "modules_of",
-    "plate_shape", "run",
+    "Forward", "Handled", "Scope", "apply", "can_do_without_arguments", "default", "expanded", "handlers_in_force",
+    "modules_of", "plate_shape", "run", "takes_no_arguments",
 ]  # fmt: skip

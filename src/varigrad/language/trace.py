@@ -70,8 +70,7 @@ class Recorder:
                 raise SiteNameError(
                     "is used twice in one run",
                     site=answer.name,
-                    because=f"a trace has one entry for each name, and this one is a {type(known).__name__.lower()} and "
-                    f"a {kind.__name__.lower()}",
+                    because="sites are told apart by name, and a trace has one entry for each",
                     try_=f'names that differ, such as f"{answer.name}_{{i}}" in a loop',
                 )
         return answer

@@ -14,7 +14,7 @@ from varigrad.distributions.source import Source
 from varigrad.errors import ArgumentError, VarigradError
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
-from varigrad.language.runtime import expanded, modules_of, run
+from varigrad.language.runtime import can_do_without_arguments, expanded, modules_of, run, takes_no_arguments
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_pass, check_patterns, first_bad
@@ -59,7 +59,7 @@ class Bound(Parameters):
         self.side_by_side = True
         self._kinked: frozenset[str] = frozenset()
         self._plan: Plan | None = None
-        if _takes_no_arguments(model) and _takes_no_arguments(guide):
+        if takes_no_arguments(model) and can_do_without_arguments(guide):
             self.init()
 
     @property
@@ -312,13 +312,3 @@ class _Held:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-
-
-def _takes_no_arguments(program: Program) -> bool:
-    if isinstance(program, nn.Module):
-        program = program.forward
-    try:
-        parameters = inspect.signature(program).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return not parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -16,6 +17,7 @@ from varigrad.distributions.parts import tensors_of
 from varigrad.errors import (
     ConstraintError,
     GuideMismatchError,
+    PlateError,
     ShapeError,
     SiteError,
     SiteNameError,
@@ -28,7 +30,7 @@ from varigrad.language.messages import Factor, Sample
 from varigrad.language.runtime import plate_shape
 from varigrad.objectives.run import Pass
 from varigrad.objectives.supports import reach
-from varigrad.shapes import broadcasts, table
+from varigrad.shapes import broadcasts, join, table
 from varigrad.terms.term import Term, check_batch
 
 
@@ -65,15 +67,36 @@ def check_pass(run: Pass) -> None:
             _check_pair(q, model[name], guide, model)
     for statement in (*run.guide, *run.model):
         check_density(statement.message, guide, model)
+    check_minibatches(run)
     for name, choice in run.choices.items():
         estimator = choice.estimator
-        if isinstance(estimator, Pathwise) and not is_partial(guide[name].distribution):
-            if not isinstance(estimator.baseline, NoBaseline):
-                raise SiteError(
-                    "a baseline has no effect on a pathwise gradient",
-                    site=name,
-                    because=f"{type(guide[name].distribution).__name__} is fully reparameterised and has no score part",
-                    try_="Pathwise(), or Score(baseline)",
+        idle = isinstance(estimator, Pathwise) and not isinstance(estimator.baseline, NoBaseline)
+        if idle and not is_partial(guide[name].distribution):
+            raise SiteError(
+                "a baseline has no effect on a pathwise gradient",
+                site=name,
+                because=f"{type(guide[name].distribution).__name__} is fully reparameterised and has no score part",
+                try_="Pathwise(), or Score(baseline)",
+            )
+
+
+def check_minibatches(run: Pass) -> None:
+    """A plate means the same elements wherever it is entered.
+
+    Raises:
+        PlateError: it has other indices in the guide than in the model.
+    """
+    known: dict[str, Tensor] = {}
+    for statement in (*run.guide, *run.model):
+        for plate in statement.message.plates:
+            if plate.subsample is not None and not torch.equal(
+                known.setdefault(plate.name, plate.subsample), plate.subsample
+            ):
+                raise PlateError(
+                    f"has another minibatch at site {statement.message.name!r} than before",
+                    site=plate.name,
+                    because="a plate means the same elements wherever it is entered, in model and guide",
+                    try_="the same subsample= in both, or subsample_size= in both",
                 )
 
 
@@ -225,7 +248,7 @@ def _check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str,
             site=name,
             try_="the same plates in both",
         )
-    if len(p.distribution.batch_shape) > 0 and not broadcasts(p.distribution.batch_shape, batch):
+    if join(p.distribution.batch_shape, batch).numel() > math.prod(batch):
         raise ShapeError(
             f"the guide draws batch shape {batch}, the model has {tuple(p.distribution.batch_shape)}"
             f"{_sites(guide, model)}",

@@ -81,14 +81,14 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
         if path is not None:
             parts.append(path)
         for site, estimator in estimators.items():
-            if getattr(estimator, "k", 0) is None and len(ensembles) > 1:
+            if estimator.across_particles and len(ensembles) > 1:
                 continue
             parts.append(_share(estimator, site, [ensemble], layout, states, losses))
-    first = scored(ensembles[0].base)
-    for site, estimator in first.items():
-        if getattr(estimator, "k", 0) is None and len(ensembles) > 1:
-            # The share of all particles together is counted once for each of them when it is averaged.
-            parts.append(_share(estimator, site, ensembles, layout, states, losses))
+    if len(ensembles) > 1:
+        across = {s: e for one in ensembles for s, e in scored(one.base).items() if e.across_particles}
+        for site, estimator in across.items():
+            having = [e for e in ensembles if site in e.base.draws]  # control flow may have left it out of some
+            parts.append(_share(estimator, site, having, layout, states, losses))
     surrogate = _total(parts)
     value = _total(values)
     if count > 1:
@@ -138,7 +138,7 @@ def _draw_and_cost(
         runs = [ensemble.terms, *alternatives]
         return _stacked(draw, [_one(terms, site, draw, estimator, (0,), dims) for terms in runs])
     rows = draw.lanes.rows if draw.lanes is not None and draw.lanes.own else ()
-    if len(ensembles) == 1:
+    if not estimator.across_particles or layout.particles > 1:
         log_q, costs = _one(ensemble.terms, site, draw, estimator, rows, dims)
         return evolve(draw, log_q=log_q), costs
     pairs = [_one(e.terms, site, draw, estimator, rows, dims) for e in ensembles]

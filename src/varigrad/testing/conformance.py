@@ -107,7 +107,7 @@ def check_case(
     seed: int = 0,
 ) -> Verdict:
     """Check an estimator at the sites `z*` of one program."""
-    particles = 2 if getattr(estimator, "k", 0) is None else 1
+    particles = 2 if estimator.across_particles else 1
     try:
         bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
         if case.exact is None:
@@ -117,15 +117,16 @@ def check_case(
             return Verdict(name, bound.side_by_side, "exact", moments.count, error, EXACT_TOLERANCE)
     except SiteError:
         return Verdict(name, vectorize is None, "refused", 0, 0.0, 0.0)
-    bound = _warm(ELBO(100, {"z*": estimator}, vectorize=None), case, seed)
+    particles = 100 if vectorize is None else 10
+    bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
     _, gradient = gradient_of(bound, case.exact)
-    batches = max(2, draws // 100)
+    batches = max(2, draws // (100 if vectorize is None else 400))
     for stage, (alarm, count) in enumerate(((FIRST_ALARM, batches), (SECOND_ALARM, 10 * batches))):
         bound.source = Source(torch.Generator().manual_seed(1_000_003 * (stage + 1) + seed))
         error, limit = _largest_z(bound, case, gradient, count, alarm)
         if error <= limit:
             break
-    return Verdict(name, bound.side_by_side, "sampled", count * 100, error, limit)
+    return Verdict(name, bound.side_by_side, "sampled", count * particles, error, limit)
 
 
 def survives_copies(estimator: Estimator) -> bool:

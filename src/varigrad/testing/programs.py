@@ -371,7 +371,7 @@ class _Beta:
     def model() -> None:  # type: ignore[misc]
         z = sample("z", dist.Beta(_t(10.0)[0], _t(10.0)[0]))
         with plate("n", 10):
-            sample("x", dist.Bernoulli(z.unsqueeze(-1)), obs=_t(1, 1, 1, 1, 1, 1, 0, 0, 0, 0))
+            sample("x", dist.Bernoulli(z), obs=_t(1, 1, 1, 1, 1, 1, 0, 0, 0, 0))
 
     def guide() -> None:  # type: ignore[misc]
         sample("z", dist.Beta(_scalar("a", 15.0, constraints.positive), _scalar("b", 15.0, constraints.positive)))
@@ -388,7 +388,7 @@ class _Dirichlet:
     def model() -> None:  # type: ignore[misc]
         z = sample("z", dist.Dirichlet(_t(2.0, 2.0, 2.0)))
         with plate("n", 4):
-            sample("x", dist.Categorical(z.unsqueeze(-2)), obs=torch.tensor([0, 1, 1, 2]))
+            sample("x", dist.Categorical(z), obs=torch.tensor([0, 1, 1, 2]))
 
     def guide() -> None:  # type: ignore[misc]
         sample(
@@ -424,13 +424,13 @@ class _Switch:
     def model() -> None:  # type: ignore[misc]
         s = sample("switch", dist.Bernoulli(_t(0.4)[0]))
         with plate("n", 2):
-            z = sample("z", _normal(2 * s.unsqueeze(-1)))
+            z = sample("z", _normal(2 * s))
             sample("x", _normal(z, 0.5), obs=_t(0.8, 1.5))
 
     def guide() -> None:  # type: ignore[misc]
         s = sample("switch", dist.Bernoulli(logits=_scalar("t", 0.3)))
         with plate("n", 2):
-            sample("z", dist.Normal(_logits("m", 0.5, 1.0) + 0.3 * s.unsqueeze(-1), _t(0.6)[0]))
+            sample("z", dist.Normal(_logits("m", 0.5, 1.0) + 0.3 * s, _t(0.6)[0]))
 
     def exact(p: dict[str, Tensor]) -> Tensor:  # type: ignore[misc]
         q = torch.sigmoid(p["t"])
