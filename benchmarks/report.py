@@ -114,11 +114,11 @@ def markdown(where: dict[str, Any], found: list[dict[str, Any]]) -> str:
             "",
             *table,
             "",
-            "Microseconds a step: medians over blocks taken in turns (A B C, C B A, ...), each system warm in a process "
-            "of its own, garbage collection on; ± is half the interquartile range. Ratios are medians of the blocks' own "
-            "ratios. Same data, parametrisation, starting point, estimator and optimiser (fused Adam) everywhere; Pyro "
-            "with validation off. *Same losses*: after the same number of steps from the same start the systems' losses "
-            "agree within their noise over seeds.",
+            "Microseconds a step: medians over blocks taken in turns (A B C, C B A, ...), each system warm in a "
+            "process of its own, garbage collection on; ± is half the interquartile range. Ratios are medians of the "
+            "blocks' own ratios. Same data, parametrisation, starting point, estimator and optimiser (fused Adam) "
+            "everywhere; Pyro with validation off. *Same losses*: after the same number of steps from the same start "
+            "the systems' losses agree within their noise over seeds.",
             "",
             *works,
             "",
