@@ -278,7 +278,7 @@ simple("enumerate_on_an_event", SiteError, "'z': Enumerate cannot serve this sit
 simple("pathwise_on_categorical", SiteError, "'z': Pathwise cannot serve this site; because Categorical has no rsample", "z", pair, (categorical, torch.zeros(3)), estimator=Pathwise())  # fmt: skip
 simple("pathwise_on_straight_through", SiteError, "'z': Pathwise cannot serve this site; because the rsample of a straight-through distribution is biased", "z", pair, (lambda l: dist.OneHotCategoricalStraightThrough(logits=l), torch.zeros(3)), estimator=Pathwise())  # fmt: skip
 simple("leave_one_out_of_one", SiteError, r"'LeaveOneOut': k must be a whole number of at least 2, got 1.*Try: LeaveOneOut\(2\)", "LeaveOneOut", LeaveOneOut, 1)  # fmt: skip
-simple("leave_one_out_of_no_particles", SiteError, r"LeaveOneOut\(\) has no other particles.*ELBO\(particles=4\)", None, pair, (categorical, torch.zeros(3)), estimator=LeaveOneOut())  # fmt: skip
+simple("leave_one_out_of_no_particles", SiteError, r"'z': LeaveOneOut\(\) has no other particles.*ELBO\(particles=4\)", "z", pair, (categorical, torch.zeros(3)), estimator=LeaveOneOut())  # fmt: skip
 simple("baseline_on_pathwise", SiteError, "'z': a baseline has no effect on a pathwise gradient; because Normal is fully rep", "z", step, latent, partial(guide, estimator=Pathwise(baseline=MovingAverage())))  # fmt: skip
 simple("baseline_text", TypeError, r"baseline must be a Baseline such as MovingAverage\(\), got 'average'", None, Score, "average")  # fmt: skip
 simple("baseline_decay", BaselineError, r"decay must be in \[0, 1\), got 1.5", "MovingAverage", MovingAverage, 1.5)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from varigrad.distributions.source import Source
 from varigrad.errors import PlateError, SiteError

@@ -17,7 +17,7 @@ from varigrad.language.messages import Forward, Indices, Param, Program, Sample,
 from varigrad.language.runtime import can_do_without_arguments, expanded, modules_of, run, takes_no_arguments
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
-from varigrad.objectives.checks import check_pass, check_patterns, first_bad
+from varigrad.objectives.checks import check_particles, check_pass, check_patterns, first_bad
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate, terms_of
 from varigrad.objectives.layout import failure_side_by_side, layout_of
 from varigrad.objectives.parameters import Parameters
@@ -258,6 +258,7 @@ class Bound(Parameters):
                 seen = self._explore(args, kwargs)
             if check:
                 check_pass(seen)
+                check_particles(seen, self.config.particles)
                 analytic_kl = self.config.analytic_kl
                 named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
                 patterns = {"estimators": tuple(self.config.estimators or ()), "weights": tuple(self.config.weights)}

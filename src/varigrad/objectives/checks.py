@@ -100,6 +100,22 @@ def check_minibatches(run: Pass) -> None:
                 )
 
 
+def check_particles(run: Pass, particles: int) -> None:
+    """An estimator whose draws are the particles has at least two.
+
+    Raises:
+        SiteError: there is one.
+    """
+    for name, choice in run.choices.items():
+        if choice.estimator.across_particles and particles < 2:
+            raise SiteError(
+                f"{type(choice.estimator).__name__}() has no other particles to leave in",
+                site=name,
+                because="the objective has one particle",
+                try_="ELBO(particles=4), or LeaveOneOut(4)",
+            )
+
+
 def check_patterns(run: Pass, options: Mapping[str, Iterable[str]]) -> None:
     """Every name (not glob) in the objective's configuration is that of a site.
 
