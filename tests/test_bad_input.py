@@ -197,6 +197,20 @@ def guide_does_not_take_what_a_later_step_gives():
     svi.step(1, 2)
 
 
+@case(ArgumentError, r"the guide does not accept the arguments .*signature is \(\)")
+def guide_inside_a_handler_does_not_take_the_data():
+    step(lambda data: latent(), vg.handlers.scale(lambda: guide(), scale=1.0), torch.ones(3))
+
+
+@case(SupportError, "'x': the observation has 1 of 1 values outside the support of Normal", "x")
+def a_plan_checks_like_a_first_step():
+    def model(data):
+        latent()
+        vg.sample("x", dist.Normal(0.0, 1.0), obs=data)
+
+    vg.SVI(model, guide, vg.optim.Adam()).plan(torch.tensor(nan))
+
+
 # Shapes.
 wide = dist.Normal(torch.zeros(4), 1.0)
 simple("data_does_not_fit_plate", PlateError, "'d': site 'x' has size 4 at dim -1, the plate has 3", "d", step, after(latent, inside(partial(vg.sample, "x", dist.Normal(0.0, 1.0), obs=torch.zeros(4)), ("d", 3))))  # fmt: skip

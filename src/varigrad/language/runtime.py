@@ -126,20 +126,21 @@ def run(program: Program, handlers: tuple[Handler, ...], args: tuple[Any, ...], 
 
 def takes_no_arguments(program: Program) -> bool:
     """Whether a program has no parameters at all."""
-    found = _signature(program)
+    found = signature_of(program)
     return found is not None and not found.parameters
 
 
 def can_do_without_arguments(program: Program) -> bool:
     """Whether a program can be called without arguments."""
-    found = _signature(program)
+    found = signature_of(program)
     if found is None:
         return False
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return all(p.default is not p.empty or p.kind in variable for p in found.parameters.values())
 
 
-def _signature(program: Program) -> inspect.Signature | None:
+def signature_of(program: Program) -> inspect.Signature | None:
+    """What a program takes, handlers around it looked through; None if Python cannot tell."""
     while not isinstance(program, nn.Module) and callable(getattr(program, "program", None)):
         program = program.program  # type: ignore[attr-defined]  # a handler takes what the program inside takes
     try:
@@ -160,5 +161,5 @@ def modules_of(program: Program) -> list[nn.Module]:
 
 __all__ = [
     "Forward", "Handled", "Scope", "apply", "can_do_without_arguments", "default", "expanded", "handlers_in_force",
-    "modules_of", "plate_shape", "run", "takes_no_arguments",
+    "modules_of", "plate_shape", "run", "signature_of", "takes_no_arguments",
 ]  # fmt: skip

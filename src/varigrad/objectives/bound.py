@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from varigrad.distributions.source import Source
 from varigrad.errors import ArgumentError, VarigradError
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
-from varigrad.language.runtime import can_do_without_arguments, expanded, modules_of, run, takes_no_arguments
+from varigrad.language.runtime import (
+    can_do_without_arguments,
+    expanded,
+    modules_of,
+    run,
+    signature_of,
+    takes_no_arguments,
+)
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_particles, check_pass, check_patterns, first_bad
@@ -132,7 +138,7 @@ class Bound(Parameters):
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which estimator serves which site, and why."""
-        self._discover(args, kwargs)
+        self._discover(args, kwargs, check=self._layout is None)
         assert self._plan is not None
         return self._plan
 
@@ -235,9 +241,8 @@ class Bound(Parameters):
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Both programs are called with the same arguments: name the one that does not take them."""
         for what, program in (("model", self.model_program), ("guide", self.guide_program)):
-            try:
-                signature = inspect.signature(program.forward if isinstance(program, nn.Module) else program)
-            except (TypeError, ValueError):
+            signature = signature_of(program)
+            if signature is None:
                 continue
             try:
                 signature.bind(*args, **kwargs)
