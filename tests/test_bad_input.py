@@ -141,6 +141,7 @@ def with_param(*args, **options):
 
 simple("init_outside", ConstraintError, r"'m': the initial value -1.0 is outside its constraint", "m", with_param, -1.0, positive)  # fmt: skip
 simple("init_on_the_edge", ConstraintError, "'m': the initial value 0.0 is on the edge of its constraint", "m", with_param, 0.0, dist.constraints.nonnegative)  # fmt: skip
+simple("init_on_the_edge_of_an_interval", ConstraintError, "'m': the initial value 1.0 is on the edge of its constraint", "m", with_param, 1.0, dist.constraints.unit_interval)  # fmt: skip
 simple("init_nan", ConstraintError, "'m': the initial value is NaN or infinite", "m", with_param, nan)
 simple("init_missing", ParameterError, r"'m': has no initial value.*Try: param\(name, init_value\)", "m", with_param)
 simple("init_text", ParameterError, "'m': an initial value must be a tensor or a number, got str", "m", with_param, "0")

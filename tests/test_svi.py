@@ -133,6 +133,14 @@ def test_a_loader_gives_the_arguments():
 # Optimisers and parameters
 
 
+def test_a_bound_of_ones_own_is_trained_with_its_parameters():
+    bound = vg.ELBO()(normal_model, normal_guide).init(DATA)
+    svi = vg.SVI(normal_model, normal_guide, ADAM, bound, seed=0)
+    svi.step(DATA)
+    assert bound.loc != 0.5
+    assert torch.equal(svi.run(5, DATA).parameters["loc"], bound.loc)
+
+
 def test_options_go_by_name():
     options = lambda name: {"lr": 1e-9} if name == "loc" else {}  # noqa: E731
     svi = svi_of(vg.optim.Adam(lr=0.1, options=options))

@@ -64,7 +64,9 @@ def unconstrain(value: Tensor, constraint: constraints.Constraint, name: str) ->
     """The unconstrained tensor behind a constrained value, a leaf of its own."""
     transform = to_constrained(constraint)
     free = value if transform is None else transform.inv(value)
-    if not bool(free.isfinite().all()):
+    # torch keeps some transforms off the edge by a rounding error, where no gradient would ever move the parameter.
+    bounds = [b for b in (getattr(constraint, f"{end}_bound", None) for end in ("lower", "upper")) if b is not None]
+    if not bool(free.isfinite().all()) or any(bool((value == bound).any()) for bound in bounds):
         raise ConstraintError(
             f"the initial value {_shown(value)} is on the edge of its constraint {constraint}",
             site=name,
