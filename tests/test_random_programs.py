@@ -143,7 +143,9 @@ def programs(spec):
                 loc = loc + (0.7 - 0.6 * j) * read(values[parent], spec.sites[parent].place, place, True)
             data = GRID[: 1 + ("m" in PLACES[place]), : 1 + ("n" in PLACES[place])]
             data = data if "m" in PLACES[place] else data[0] if PLACES[place] else data[0, 0]
-            within(place, lambda k=k, loc=loc, data=data: vg.sample(f"x{k}", dist.Normal(_fit(loc, data), 1.0), obs=data))
+            within(
+                place, lambda k=k, loc=loc, data=data: vg.sample(f"x{k}", dist.Normal(_fit(loc, data), 1.0), obs=data)
+            )
 
     return model, guide
 
@@ -192,4 +194,4 @@ def test_random_programs_have_exact_mean_gradients(plain):
 
     law()
     assert seen["exact"] >= 150, seen
-    assert seen["crossed"] >= 15, seen  # programs that break a plate's promise are among them
+    assert seen["crossed"] >= 5, seen  # programs that break a plate's promise are among them

@@ -18,5 +18,6 @@ from varigrad.language.primitives import subsample as subsample
 from varigrad.objectives import ELBO as ELBO
 from varigrad.terms.provenance import get_provenance as get_provenance
 from varigrad.terms.provenance import track_provenance as track_provenance
+from varigrad.terms.tracking import track_sites as track_sites
 
 __version__ = "0.1.0"

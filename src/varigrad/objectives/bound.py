@@ -25,7 +25,7 @@ from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_particles, check_pass, check_patterns, first_bad
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate, terms_of
-from varigrad.objectives.layout import failure_side_by_side, layout_of
+from varigrad.objectives.layout import Again, failure_side_by_side, layout_of, mixed_plates
 from varigrad.objectives.parameters import Parameters
 from varigrad.objectives.plan import Plan, plan_of
 from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
@@ -230,8 +230,10 @@ class Bound(Parameters):
     def _adjust(self, run: Pass, terms: list[Term]) -> list[Term]:
         return weighted(analytic(terms, run, self.config.analytic_kl), self.config.weights, self.steps)
 
-    def _explore(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
-        settings = self._settings(Layout(), track_all=True, explore=True)
+    def _explore(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], mixed: Mapping[str, frozenset[str]] | None = None
+    ) -> Pass:
+        settings = self._settings(Layout(mixed=mixed or {}), track_all=True, explore=True)
         try:
             return perform(settings, self.model_program, self.guide_program, args, kwargs, {})
         except TypeError:
@@ -270,9 +272,19 @@ class Bound(Parameters):
                 check_patterns(seen, {**patterns, "analytic_kl": named})
                 self.check_names(s.message.name for s in (*seen.guide, *seen.model))
             wide = layout_of(seen, self.config.particles)
+
+            def again(layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:
+                settings = self._settings(layout, loop=like is not None)
+                indices = like.indices if like is not None else None
+                return perform(settings, self.model_program, self.guide_program, args, kwargs, {}, forced, indices)
+
+            mixed = mixed_plates(again, self._terms, seen, wide)
+            if mixed:
+                wide = evolve(wide, mixed=mixed)
+                seen = self._explore(args, kwargs, mixed)
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
             self._adjust(seen, terms)
-            reason = self._choose_side(wide, args, kwargs)
+            reason = self._choose_side(wide, again)
         self._layout = wide
         side = self.side_by_side
         self._plan = plan_of(seen, terms, wide, self.config.particles, reason, side, self._kinked)
@@ -285,7 +297,7 @@ class Bound(Parameters):
                     stacklevel=4,
                 )
 
-    def _choose_side(self, wide: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def _choose_side(self, wide: Layout, again: Again) -> str:
         """Decide between side by side and a loop; returns the reason for a loop."""
         self.side_by_side = True
         if wide.count == 1 and wide.particles == 1:
@@ -294,12 +306,7 @@ class Bound(Parameters):
             self.side_by_side = False
             return "vectorize=False"
 
-        def side(layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:
-            settings = self._settings(layout, loop=like is not None)
-            indices = like.indices if like is not None else None
-            return perform(settings, self.model_program, self.guide_program, args, kwargs, {}, forced, indices)
-
-        failure = failure_side_by_side(side, self._terms, wide)
+        failure = failure_side_by_side(again, self._terms, wide)
         if failure is None:
             return ""
         if self.config.vectorize:

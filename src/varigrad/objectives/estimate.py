@@ -76,6 +76,10 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
     values: list[Tensor] = []
     for ensemble in ensembles:
         estimators = scored(ensemble.base)
+        for site, estimator in estimators.items():
+            if estimator.per_element:
+                for terms in (ensemble.terms, *ensemble.alternatives.get(site, ())):
+                    _refuse_joint_costs(estimator, site, ensemble.base.draws[site], downstream(terms, site))
         value, path = _value(ensemble, estimators, layout)
         values.append(value)
         if path is not None:
@@ -136,12 +140,12 @@ def _draw_and_cost(
     if alternatives is not None:
         draw = evolve(ensemble.base.alternatives[site], values=draw.values)
         runs = [ensemble.terms, *alternatives]
-        return _stacked(draw, [_one(terms, site, draw, estimator, (0,), dims) for terms in runs])
+        return _stacked(draw, [_one(terms, site, draw, (0,), dims) for terms in runs])
     rows = draw.lanes.rows if draw.lanes is not None and draw.lanes.own else ()
     if not estimator.across_particles or layout.particles > 1:
-        log_q, costs = _one(ensemble.terms, site, draw, estimator, rows, dims)
+        log_q, costs = _one(ensemble.terms, site, draw, rows, dims)
         return evolve(draw, log_q=log_q), costs
-    pairs = [_one(e.terms, site, draw, estimator, rows, dims) for e in ensembles]
+    pairs = [_one(e.terms, site, draw, rows, dims) for e in ensembles]
     log_q = torch.stack([_full(p[0], dims) for p in pairs])
     costs = torch.stack(torch.broadcast_tensors(*[_full(p[1], dims) for p in pairs]))
     return evolve(draw, log_q=log_q, particles=-dims - 1), costs
@@ -156,14 +160,10 @@ def _stacked(draw: Draw, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Draw, 
     return evolve(draw, log_q=log_q), torch.cat(torch.broadcast_tensors(*[p[1] for p in pairs]))
 
 
-def _one(
-    terms: list[Term], site: str, draw: Draw, estimator: Estimator, rows: Sequence[int], dims: int
-) -> tuple[Tensor, Tensor]:
+def _one(terms: list[Term], site: str, draw: Draw, rows: Sequence[int], dims: int) -> tuple[Tensor, Tensor]:
     """Log-density and cost of a site in some lanes of one run."""
     below = downstream(terms, site)
     own = next(t for t in below if t.name == site and t.sign < 0)
-    if estimator.per_element:
-        _refuse_joint_costs(estimator, site, draw, below)
     return lanes(own.raw, rows, dims), cost(below, site, draw.plates, rows, dims)
 
 

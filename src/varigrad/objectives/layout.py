@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Sample
+from varigrad.language.messages import Plate, Sample
 from varigrad.objectives.run import Layout, LayoutChanged, Pass
 from varigrad.terms.term import Term
+
+Again = Callable[[Layout, Pass | None, dict[str, Tensor]], Pass]
+"""Runs the programs once more with a layout: like another run (its minibatches), with some values forced."""
 
 Collect = Callable[[Pass, Layout], list[Term]]
 
@@ -30,9 +33,7 @@ def layout_of(run: Pass, particles: int) -> Layout:
     return Layout(dims, particles, lanes, tuple(run.draws))
 
 
-def failure_side_by_side(
-    perform: Callable[[Layout, Pass | None, dict[str, Tensor]], Pass], collect: Collect, layout: Layout
-) -> str | None:
+def failure_side_by_side(perform: Again, collect: Collect, layout: Layout) -> str | None:
     """Why particles or alternatives cannot run side by side; None if they can.
 
     Runs them side by side, then replays the values of some lanes and particles one by one: every log-density has to
@@ -60,6 +61,67 @@ def failure_side_by_side(
             if other is None or not _same(term.log_prob, other):
                 return f"the density of {term.name!r} mixes particles or alternatives"
     return None
+
+
+def mixed_plates(perform: Again, collect: Collect, run: Pass, layout: Layout) -> dict[str, frozenset[str]]:
+    """Plates whose elements are not independent after all, by site.
+
+    A tensor operation inside a plate may reach across its elements (a sum, a flip, batch normalisation), and no
+    provenance shows it. So some elements of each site are changed, with every other choice held, and the densities of
+    the other elements have to stay what they were.
+    """
+    layout = Layout(plates=layout.plates, order=layout.order)
+    values = {name: draw.value.detach() for name, draw in run.draws.items()}
+    before = {(t.name, t.sign): t for t in collect(perform(layout, run, values), layout)}
+    found: dict[str, frozenset[str]] = {}
+    for statement in run.guide:
+        message = statement.message
+        if not isinstance(message, Sample) or not run.choices[message.name].estimator.needs_cost:
+            continue
+        for plate in message.plates:
+            if plate.dim is None or (plate.batch or 2) < 2:
+                continue
+            other, changed = _changed(message, values[message.name], plate.dim)
+            try:
+                after = collect(perform(layout, run, {**values, message.name: other}), layout)
+                mixed = any(_moved(before.get((t.name, t.sign)), t, plate, changed) for t in after)
+            except (VarigradError, LayoutChanged, RuntimeError, ValueError, IndexError, TypeError):
+                mixed = True
+            if mixed:
+                found[message.name] = found.get(message.name, frozenset()) | {plate.name}
+    return found
+
+
+def _changed(message: Sample, value: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The value with every other element along a plate replaced, and which those are, `[size]`."""
+    event = len(message.distribution.event_shape)
+    axis = dim - event
+    size = value.shape[axis]
+    changed = torch.arange(size) % 2 == 0
+    distribution = message.distribution
+    if distribution.has_enumerate_support:
+        support = distribution.enumerate_support(expand=True)
+        # The next value of the support, so that it is sure to be another one.
+        at = (support == value).reshape(*support.shape[: support.dim() - event], -1).all(-1).to(torch.int64).argmax(0)
+        following = ((at + 1) % len(support)).reshape(1, *at.shape, *(1,) * event).expand(1, *support.shape[1:])
+        other = support.gather(0, following).squeeze(0)
+    else:
+        other = distribution.sample()
+    shape = [1] * value.dim()
+    shape[axis] = size
+    return torch.where(changed.reshape(shape), other, value), changed
+
+
+def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> bool:
+    """Whether the density of an element that was left alone has changed."""
+    if before is None or before.log_prob.shape != after.log_prob.shape:
+        return True
+    if plate.name not in {p.name for p in after.plates}:
+        return False
+    assert plate.dim is not None
+    left = (~changed).nonzero()[:, 0]
+    a, b = before.log_prob.index_select(plate.dim, left), after.log_prob.index_select(plate.dim, left)
+    return not _same(a, b)
 
 
 def _probed(layout: Layout) -> Iterable[tuple[int, int]]:

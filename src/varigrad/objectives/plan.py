@@ -18,6 +18,7 @@ class SitePlan:
         downstream: names of the terms in its cost, `q(...)` for the guide's.
         upstream: the choices its distribution depends on.
         alternatives: lanes besides the run itself.
+        leaves: whether its value leaves torch.
         crossed: plates along which the cost is not taken per element, because the dependency leaves the plate.
     """
 
@@ -32,6 +33,7 @@ class SitePlan:
     crossed: tuple[str, ...]
     unbiased: bool
     suspect: bool
+    leaves: bool
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Plan:
                 lines.append(
                     f"{s.name}: its dependency leaves plate {', '.join(s.crossed)}, so the full cost is used there "
                     "(right, and noisier than one per element)"
+                )
+            if s.leaves:
+                lines.append(
+                    f"{s.name}: its value leaves torch (a number, a branch, numpy), so everything after that counts as "
+                    "downstream (right, and noisier; the validation of raw torch.distributions does this, too: "
+                    "varigrad.distributions does not)"
                 )
             if s.suspect:
                 lines.append(
@@ -125,6 +133,7 @@ def plan_of(
                 tuple(sorted(crossed)),
                 estimator.unbiased,
                 estimator.pathwise and name in kinked,
+                any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs_cost,
             )
         )
     return Plan(tuple(sites), particles, layout.count, side_by_side, reason)

@@ -43,6 +43,8 @@ class Layout:
     particles: int = 1
     lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     order: Sequence[str] = ()
+    mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Plates along which something reads a site across elements, though the site and its readers are inside."""
 
     @property
     def dims(self) -> int:
@@ -118,17 +120,19 @@ def perform(
     Raises:
         GuideMismatchError: the two programs do not have the same latent sites.
     """
-    record = Pass(Tracker(watch=settings.explore))
+    record = Pass(Tracker(watch=settings.explore, mixed=settings.layout.mixed))
     record.indices.update(indices or {})
     outer: tuple[Any, ...] = ()
     layout = settings.layout
     if layout.particles > 1:
         outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
     drawing = _Guide(settings, record, cache, forced or {})
-    run(guide, (drawing, *outer), args, kwargs)
     scoring = _Model(settings, record, cache)
-    run(model, (scoring, *outer), args, kwargs)
-    record.tracker.finish()
+    try:
+        run(guide, (drawing, *outer), args, kwargs)
+        run(model, (scoring, *outer), args, kwargs)
+    finally:
+        record.tracker.finish()
     if scoring.latent != record.draws.keys():
         missing = [name for name in record.draws if name not in scoring.latent]
         raise GuideMismatchError(

@@ -34,7 +34,7 @@ _functorch_level = torch._C._functorch.peek_interpreter_stack
 
 # Calls that answer with something else than a tensor and yet tell nothing about the values.
 _SAYS_NOTHING = frozenset(
-    """__get__ __set__ __len__ __hash__ dim size stride numel nelement ndimension is_floating_point is_complex
+    """__get__ __len__ __hash__ dim size stride numel nelement ndimension is_floating_point is_complex
     is_contiguous element_size get_device is_signed is_inference is_conj is_neg is_pinned is_shared is_same_size
     broadcast_shapes result_type can_cast register_hook requires_grad_ retain_grad has_names __dir__ backward
     type storage_offset is_tensor is_storage""".split()  # noqa: SIM905 - a list of words reads better as words
@@ -95,6 +95,7 @@ class Tracked(Tensor):
                 versions != [t._version for t in plain_args if isinstance(t, Tensor)]
                 or (kwargs and ("out" in kwargs or kwargs.get("inplace") is True))
                 or name in _SHAPE_TELLS
+                or (name == "where" and len(args) == 1)
                 or (name == "__getitem__" and _mask_index(args[1]))
                 or _functorch_level() is not None
             ):
@@ -109,7 +110,7 @@ class Tracked(Tensor):
                         return given
                 return _shell(result, provenance, escapes)
             marked = _marked(result, provenance, escapes)
-            if marked is result and escapes is not None and not _validation_passed(name, result):
+            if marked is result and escapes is not None:
                 escapes.add(provenance)
             return marked
 
@@ -244,11 +245,3 @@ def _is_kink(name: str, args: tuple[Any, ...], result: Any) -> bool:
     if any(isinstance(r, Tensor) and r.is_floating_point() for r in results) and name not in _KINKS:
         return False
     return not str(sys._getframe(2).f_globals.get("__name__")).startswith("torch.distributions.")
-
-
-def _validation_passed(name: str, result: Any) -> bool:
-    """Whether this is the `if not valid.all()` of torch.distributions, and the answer was that all is well."""
-    if name != "__bool__" or result is not True:
-        return False
-    frame = sys._getframe(2)
-    return frame.f_globals.get("__name__") == "torch.distributions.distribution"

@@ -8,14 +8,17 @@ is *crossed*, and the cost must not be taken per element.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.compiler import set_stance
 
 from varigrad.distributions.parts import replace_tensors, tensors_of
-from varigrad.language.messages import Factor, Plate, Sample, evolve
+from varigrad.language.messages import Factor, Plate, Program, Sample, evolve
+from varigrad.language.runtime import Handled, Scope
 from varigrad.terms.provenance import (
     NOTHING,
     Escapes,
@@ -47,10 +50,17 @@ class Statement:
 
 
 class Tracker:
-    """Follows the tracked sites of one run of guide and model."""
+    """Follows the tracked sites of one run of guide and model.
 
-    def __init__(self, watch: bool = False) -> None:
+    Args:
+        watch: note values that go through steps without a useful derivative.
+        mixed: `site -> plates` whose elements are known to be mixed by what reads the site.
+    """
+
+    def __init__(self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None) -> None:
         self.escapes = Escapes(watch)
+        self.mixed = mixed or {}
+        self._eager: set_stance | None = None
         self.plates: dict[str, frozenset[str]] = {}
 
     def examine(self, message: Sample | Factor) -> Statement:
@@ -96,7 +106,11 @@ class Tracker:
         provenance = site.upstream
         if own:
             self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
-            provenance = provenance | {Token(name)}
+            provenance = provenance | {Token(name, self.mixed.get(name, NOTHING))}
+            if self._eager is None and "torch._dynamo" in sys.modules:
+                # A compiled callable would run on what it was compiled for, behind the tracker's back.
+                self._eager = set_stance("force_eager")
+                self._eager.__enter__()
         if not provenance:
             return value
         return track_provenance(value, provenance, self.escapes)
@@ -104,6 +118,9 @@ class Tracker:
     def finish(self) -> None:
         """Stop listening: what follows is differentiation."""
         self.escapes.active = False
+        if self._eager is not None:
+            self._eager.__exit__(None, None, None)
+            self._eager = None
 
     def _beyond(self, upstream: Provenance, plates: tuple[Plate, ...]) -> Provenance:
         """Upstream of a statement in `plates`: plates of a source that the statement is not in have been crossed."""
@@ -125,3 +142,31 @@ def by_site(upstream: Provenance) -> Mapping[str, frozenset[str]]:
 
 def _plain(value: object) -> object:
     return untracked(value) if type(value) is Tracked else value
+
+
+def _follow(message: Any, forward: Callable[[Any], Any]) -> Any:
+    answer = forward(message)
+    if not isinstance(answer, Sample) or answer.value is None:
+        return answer
+    upstream = get_provenance(*tensors_of(answer.distribution)[0], answer.value)
+    if not answer.observed and not answer.distribution.has_rsample:
+        upstream |= {answer.name}
+    return evolve(answer, value=track_provenance(answer.value, upstream)) if upstream else answer
+
+
+def track_sites(program: Program | None = None) -> Any:
+    """Values of choices that cannot be reparameterised carry their names, and so does everything computed from them.
+
+    Around a program, or as a `with` block. Read with `get_provenance`; a site's density,
+    `message.distribution.log_prob(message.value)`, carries all choices that it depends on.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def program():
+        ...     a = vg.sample("a", dist.Categorical(torch.tensor([0.3, 0.7])))
+        ...     return vg.sample("b", dist.Categorical(torch.tensor([[0.1, 0.9], [0.8, 0.2]])[a]))
+        >>> sorted(vg.get_provenance(vg.track_sites(program)()))
+        ['a', 'b']
+    """
+    return Scope(_follow) if program is None else Handled(program, _follow)

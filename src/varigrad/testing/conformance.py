@@ -60,7 +60,15 @@ class Conformance(tuple[Verdict, ...]):
 
     def __str__(self) -> str:
         rows = [
-            (v.program, v.how, v.side_by_side, v.outcomes, f"{v.error:.2g}", f"{v.limit:.2g}", "ok" if v.passed else "WRONG")
+            (
+                v.program,
+                v.how,
+                v.side_by_side,
+                v.outcomes,
+                f"{v.error:.2g}",
+                f"{v.limit:.2g}",
+                "ok" if v.passed else "WRONG",
+            )
             for v in self
         ]
         return table(rows, ("program", "how", "side by side", "outcomes", "error", "limit", "verdict"))
@@ -162,5 +170,3 @@ def _largest_z(bound: Bound, case: Case, gradient: Gradient, batches: int, alarm
     z = error / spread.clamp(min=rounding)
     limit = float(torch.special.ndtri(torch.tensor(1 - alarm / (2 * len(exact)), dtype=torch.float64)))
     return float(z.max()), limit
-
-
