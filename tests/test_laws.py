@@ -3,7 +3,7 @@
 import pytest
 
 from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Pathwise, Score
-from varigrad.testing import PROGRAMS, check_case, check_estimator
+from varigrad.testing import PROGRAMS, check_case
 
 ESTIMATORS = {
     "score": Score(),

@@ -60,7 +60,7 @@ class Tracker:
     def __init__(self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None) -> None:
         self.escapes = Escapes(watch)
         self.mixed = mixed or {}
-        self._eager: set_stance | None = None
+        self._eager: Any = None
         self.plates: dict[str, frozenset[str]] = {}
 
     def examine(self, message: Sample | Factor) -> Statement:

@@ -94,13 +94,14 @@ def outcomes(limit: int = 100_000) -> Iterator[Outcomes]:
     Raises:
         VarigradError: there are more than `limit` paths.
     """
-    path: tuple[int, ...] | None = ()
+    path: tuple[int, ...] = ()
     for _ in range(limit):
         source = Outcomes(path)
         yield source
-        path = _next(source.taken)
-        if path is None:
+        following = _next(source.taken)
+        if following is None:
             return
+        path = following
     raise VarigradError(f"more than {limit} outcomes", try_="a smaller program")
 
 
