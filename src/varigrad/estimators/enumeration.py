@@ -28,13 +28,15 @@ class Enumerate(Estimator):
     per_element = True
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        name = type(distribution).__name__
-        if not distribution.has_enumerate_support:
-            finite = "a finite, listed support"
-            return f"{name} does not have {finite}", "Score(MovingAverage()), or LeaveOneOut(4)"
-        if isinstance(distribution, td.Independent):
+        inner = distribution
+        while isinstance(inner, td.Independent):
+            inner = inner.base_dist
+        name = type(inner).__name__
+        if not inner.has_enumerate_support:
+            return f"{name} does not have a finite, listed support", "Score(MovingAverage()), or LeaveOneOut(4)"
+        if inner is not distribution:
             return (
-                f"a {name} event has as many values as the product over its elements",
+                f"an event of {name} choices has as many values as the product over its elements",
                 "a plate instead of .to_event, LeaveOneOut(4), or DisARM() for Bernoulli",
             )
         return None
