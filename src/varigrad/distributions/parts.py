@@ -7,7 +7,6 @@ look: `is_known` says so, and whoever needs certainty then tracks the computatio
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -22,7 +21,7 @@ _PARTS = (td.Distribution, td.Transform, constraints.Constraint)
 
 
 def tensors_of(part: object) -> tuple[list[Tensor], bool]:
-    """Every tensor held by a distribution, transform or constraint, however nested; and whether these are all.
+    """Every tensor held by a distribution, transform or constraint, however nested, and whether these are all.
 
     That is sure if every class involved is torch's or ours.
     """
@@ -67,15 +66,16 @@ def replace_tensors(distribution: td.Distribution, replace: Callable[[Tensor], T
 def _replaced(value: Any, replace: Callable[[Tensor], Tensor], twins: dict[int, Any]) -> Any:
     if isinstance(value, Tensor):
         return replace(value)
+    kind = type(value)
+    if kind is torch.Size or kind is bool or kind is float or value is None:
+        return value
     if isinstance(value, _PARTS):
         if id(value) in twins:
             return twins[id(value)]
-        twin = copy.copy(value)
+        twin = object.__new__(type(value))
         twins[id(value)] = twin
         for key, part in vars(value).items():
-            new = _replaced(part, replace, twins)
-            if new is not part:
-                twin.__dict__[key] = new
+            twin.__dict__[key] = _replaced(part, replace, twins)
         return twin
     if type(value) in (list, tuple):
         return type(value)(_replaced(v, replace, twins) for v in value)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import VarigradError
+from varigrad.inference.adam import FusedAdam
 
 Options = Callable[[str], Mapping[str, Any]]
 Schedule = Callable[[torch.optim.Optimizer], Any]
@@ -80,7 +81,7 @@ def Adam(  # noqa: N802 - it stands for a class of torch
         Kingma, Ba (2015), Adam: a method for stochastic optimization.
     """
     settings = {"lr": lr, "betas": betas, "eps": eps, "fused": True}
-    return Optimizer(torch.optim.Adam, settings, options, clip_norm, schedule)
+    return Optimizer(FusedAdam, settings, options, clip_norm, schedule)
 
 
 def SGD(  # noqa: N802

@@ -100,6 +100,7 @@ class SVI:
         self.scheduler: Any = None
         self.metrics: Metrics | None = None
         self._version = -1
+        self._minus: Tensor | None = None
         self._leaves: list[nn.Parameter] = []
 
     def init(self, *args: Any, **kwargs: Any) -> SVI:
@@ -233,8 +234,7 @@ class SVI:
                 because="nothing in it requires a gradient",
                 try_="param(...) or module(...) in the guide, and requires_grad left on",
             )
-        downhill = result.surrogate.new_tensor(-1.0)
-        grads = torch.autograd.grad(result.surrogate, self._leaves, downhill, allow_unused=True)
+        grads = torch.autograd.grad(result.surrogate, self._leaves, self._downhill(result.surrogate), allow_unused=True)
         for leaf, grad in zip(self._leaves, grads, strict=True):
             leaf.grad = grad
         if first:
@@ -250,6 +250,12 @@ class SVI:
                 return loss.item(), math.hypot(*[n.item() for n in norms])
             norm = torch.stack([n.to(loss) for n in norms]).norm()
         return loss.item(), norm.item()
+
+    def _downhill(self, like: Tensor) -> Tensor:
+        """Minus one: optimisers minimise, objectives are maximised."""
+        if self._minus is None or self._minus.dtype != like.dtype or self._minus.device != like.device:
+            self._minus = like.new_tensor(-1.0)
+        return self._minus
 
     def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """Line-search optimisers evaluate several times: always on the same random numbers."""

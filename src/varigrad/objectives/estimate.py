@@ -119,7 +119,7 @@ def _share(
     """One site's surrogate, summed over its plates."""
     draw, costs = _draw_and_cost(site, estimator, ensembles, layout)
     baseline = getattr(estimator, "baseline", None)
-    if isinstance(baseline, Baseline) and draw.values is not None:
+    if isinstance(baseline, Baseline) and draw.values is not None and baseline.given():
         check_independent(baseline, site, draw.values)
     result = estimator.surrogate(draw, costs, states.get(site))
     if result.state is not None:
@@ -268,7 +268,7 @@ def _by_site(ensembles: Sequence[Ensemble], layout: Layout, count: int) -> dict[
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
     """The sum of scalars, in one node of the autograd graph where that is cheaper."""
-    if len(parts) > 4 and len({(p.dtype, p.device) for p in parts}) == 1:
+    if len(parts) > 8 and len({(p.dtype, p.device) for p in parts}) == 1:
         return torch.stack(list(parts)).sum()
     total = parts[0] if parts else torch.zeros(())
     for part in parts[1:]:
