@@ -60,10 +60,6 @@ class Gumbel(Methods, td.Gumbel):
     """Extreme values, `loc` and `scale`."""
 
 
-class HalfCauchy(Methods, td.HalfCauchy):
-    """Absolute value of a centred Cauchy."""
-
-
 class HalfNormal(Methods, td.HalfNormal):
     """Absolute value of a centred Normal."""
 

@@ -87,6 +87,32 @@ class LogNormal(Methods, td.LogNormal):
         td.TransformedDistribution.__init__(self, base, td.ExpTransform(), validate_args=bool(validate_args))
 
 
+class HalfCauchy(Methods, td.HalfCauchy):
+    """Absolute value of a centred Cauchy."""
+
+    def __init__(self, scale: Tensor | float, validate_args: bool | None = None) -> None:
+        self._number = None if validate_args else _positive_number(scale)
+        if self._number is None:
+            super().__init__(scale, validate_args=validate_args)
+        else:
+            td.Distribution.__init__(self, torch.Size(), validate_args=False)
+
+    @Lazy
+    def base_dist(self) -> td.Cauchy:
+        number = torch.tensor(self._number, dtype=torch.get_default_dtype())
+        return td.Cauchy(torch.zeros_like(number), number, validate_args=False)
+
+    @Lazy
+    def transforms(self) -> list[td.Transform]:
+        return [td.AbsTransform()]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._number is None or self._validate_args:
+            return super().log_prob(value)
+        log_prob = math.log(2 / (math.pi * self._number)) - (value / self._number).square().log1p()
+        return torch.where(value >= 0, log_prob, -torch.inf)
+
+
 class Beta(Methods, td.Beta):
     """On (0, 1), from two concentrations `[*batch]`."""
 

@@ -107,8 +107,8 @@ class Bound(Parameters):
 
     def advance(self, state: Mapping[str, State]) -> None:
         """Take over the estimators' next state: one step has been taken."""
-        self._states = dict(state)
-        self.steps += 1
+        # Not by `self.steps += 1`: torch's modules look at everything that is assigned to them.
+        self.__dict__.update(_states=state, steps=self.steps + 1)
 
     @property
     def is_empty(self) -> bool:

@@ -22,6 +22,14 @@ class Declaration:
     constraint: constraints.Constraint
     transform: Transform | None
     """To the constrained space; None where there is no constraint."""
+    owner: nn.Module
+    key: str
+    """The module that holds the unconstrained leaf, and its name there."""
+
+    @property
+    def leaf(self) -> Tensor:
+        """The unconstrained tensor."""
+        return self.owner._parameters[self.key]  # type: ignore[return-value]
 
 
 class Group(nn.Module):
@@ -50,12 +58,13 @@ class Parameters(nn.Module):
         declared = self._declared.get(name)
         if declared is None:
             declared = self._declare(message)
-        elif isinstance(message.init, (Tensor, float, int)) or declared.constraint is not message.constraint:
+        elif declared.constraint is not message.constraint or isinstance(message.init, (Tensor, float, int)):
             self._compare(message, declared)
-        if name not in cache:
-            leaf = self._leaf(name)
-            cache[name] = leaf if declared.transform is None else declared.transform(leaf)
-        return cache[name]
+        value = cache.get(name)
+        if value is None:
+            leaf = declared.leaf
+            value = cache[name] = leaf if declared.transform is None else declared.transform(leaf)
+        return value
 
     def adopt(self, message: Module) -> None:
         """Own the parameters of a module that the program declares."""
@@ -106,9 +115,7 @@ class Parameters(nn.Module):
 
     def constrained_leaves(self) -> dict[str, Tensor]:
         """Constrained value of every `param`, by name; differentiable."""
-        leaves = {name: self._leaf(name) for name in self._declared}
-        transforms = {name: declared.transform for name, declared in self._declared.items()}
-        return {n: leaf if (t := transforms[n]) is None else t(leaf) for n, leaf in leaves.items()}
+        return {n: d.leaf if d.transform is None else d.transform(d.leaf) for n, d in self._declared.items()}
 
     def constrained_values(self) -> dict[str, Tensor]:
         """Constrained value of every `param`, by name; detached."""
@@ -138,7 +145,7 @@ class Parameters(nn.Module):
             raise ParameterError("is the name of a module already, or reserved", site=message.name, try_="another name")
         owner.register_parameter(last, nn.Parameter(unconstrain(value, message.constraint, message.name)))
         constraint = message.constraint
-        declared = Declaration(value.shape, constraint, to_constrained(constraint))
+        declared = Declaration(value.shape, constraint, to_constrained(constraint), owner, last)
         self._declared[message.name] = declared
         self.version += 1
         return declared
@@ -157,13 +164,6 @@ class Parameters(nn.Module):
                 site=message.name,
                 try_="the same constraint everywhere",
             )
-
-    def _leaf(self, name: str) -> Tensor:
-        *path, last = name.split(".")
-        owner: nn.Module = self
-        for part in path:
-            owner = owner._modules[part]  # type: ignore[assignment]
-        return owner._parameters[last]  # type: ignore[return-value]
 
     def _group(self, path: list[str]) -> nn.Module:
         owner: nn.Module = self

@@ -68,11 +68,10 @@ class Tracker:
         if not self.plates:
             return Statement(message, NOTHING)
         escaped = self.escapes.provenance
-        upstream = get_provenance(message.mask, message.scale, *[p.subsample for p in message.plates])
+        upstream, through_value, opaque = NOTHING, NOTHING, False
         if escaped:
-            upstream |= frozenset(Token(t.site, self.plates[t.site]) for t in escaped)
+            upstream = frozenset(Token(t.site, self.plates[t.site]) for t in escaped)
         changes: dict[str, object] = {}
-        opaque, through_value = False, NOTHING
         if isinstance(message, Factor):
             upstream |= get_provenance(message.log_factor)
             changes["log_factor"] = untracked(message.log_factor)
@@ -87,15 +86,20 @@ class Tracker:
                 through_value = message.value._provenance
                 changes["value"] = untracked(message.value)
         if type(message.mask) is Tracked:
+            upstream |= message.mask._provenance
             changes["mask"] = untracked(message.mask)
         if type(message.scale) is Tracked:
+            upstream |= message.scale._provenance
             changes["scale"] = untracked(message.scale)
-        if any(type(p.subsample) is Tracked for p in message.plates):
-            changes["plates"] = tuple(evolve(p, subsample=_plain(p.subsample)) for p in message.plates)
+        for plate in message.plates:
+            if type(plate.subsample) is Tracked:
+                upstream |= plate.subsample._provenance
+                changes["plates"] = tuple(evolve(p, subsample=_plain(p.subsample)) for p in message.plates)
         plain = evolve(message, **changes) if changes else message
-        given = self._beyond(upstream, message.plates)
-        through = self._beyond(through_value, message.plates)
-        return Statement(plain, given | through if through else given, given, opaque)
+        given = self._beyond(upstream, message.plates) if upstream else upstream
+        if not through_value:
+            return Statement(plain, given, given, opaque)
+        return Statement(plain, given | self._beyond(through_value, message.plates), given, opaque)
 
     def mark(self, value: Tensor, site: Statement, own: bool) -> Tensor:
         """A drawn value that carries what its distribution depends on, and itself if it is to be followed.
@@ -124,8 +128,6 @@ class Tracker:
 
     def _beyond(self, upstream: Provenance, plates: tuple[Plate, ...]) -> Provenance:
         """Upstream of a statement in `plates`: plates of a source that the statement is not in have been crossed."""
-        if not upstream:
-            return upstream
         here = {p.name for p in plates}
         if all(self.plates[t.site] <= here or self.plates[t.site] <= t.crossed for t in upstream):
             return upstream
