@@ -19,6 +19,7 @@ from varigrad.distributions.families import Gamma as Gamma
 from varigrad.distributions.families import GeneralizedPareto as GeneralizedPareto
 from varigrad.distributions.families import Geometric as Geometric
 from varigrad.distributions.families import Gumbel as Gumbel
+from varigrad.distributions.families import HalfCauchy as HalfCauchy
 from varigrad.distributions.families import HalfNormal as HalfNormal
 from varigrad.distributions.families import InverseGamma as InverseGamma
 from varigrad.distributions.families import Kumaraswamy as Kumaraswamy

@@ -11,6 +11,7 @@ from torch import distributions as td
 from varigrad.distributions.lean import Bernoulli as Bernoulli
 from varigrad.distributions.lean import Beta as Beta
 from varigrad.distributions.lean import Categorical as Categorical
+from varigrad.distributions.lean import HalfCauchy as HalfCauchy
 from varigrad.distributions.lean import LogNormal as LogNormal
 from varigrad.distributions.lean import Normal as Normal
 from varigrad.distributions.methods import Methods

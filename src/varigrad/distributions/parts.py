@@ -30,7 +30,7 @@ def tensors_of(part: object) -> tuple[list[Tensor], bool]:
 
 
 def is_known(distribution: td.Distribution) -> bool:
-    """Whether the class, and every distribution and transform inside it, stores its tensors where `tensors_of` looks."""
+    """Whether the class, and every part inside it, stores its tensors where `tensors_of` looks."""
     return tensors_of(distribution)[1]
 
 

@@ -198,7 +198,8 @@ def _value(ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layo
     for term in ensemble.terms:
         log_prob = term.log_prob
         # At a score-function site -grad log q(z) has mean zero given what is upstream: leave it out.
-        drop = term.sign < 0 and term.name in estimators and estimators[term.name].needs_cost
+        # A divergence in closed form stands for its site and is no score: it keeps its gradient.
+        drop = term.sign < 0 and term.latent and term.name in estimators and estimators[term.name].needs_cost
         if drop:
             log_prob = log_prob.detach()
         if log_prob.dim() > layout.dims:

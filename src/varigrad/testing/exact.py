@@ -115,7 +115,7 @@ def _next(taken: list[tuple[int, int]]) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Exact mean and variance of a gradient estimate, by parameter; `count` outcomes with probabilities summing to 1."""
+    """Exact mean and variance of a gradient estimate, by parameter, over `count` outcomes."""
 
     mean: Gradient
     variance: Gradient
