@@ -90,6 +90,8 @@ class LogNormal(Methods, td.LogNormal):
 class HalfCauchy(Methods, td.HalfCauchy):
     """Absolute value of a centred Cauchy."""
 
+    _number: float | None = None
+
     def __init__(self, scale: Tensor | float, validate_args: bool | None = None) -> None:
         self._number = None if validate_args else _positive_number(scale)
         if self._number is None:
