@@ -1,0 +1,742 @@
+"""Fast laws of the gradient machinery: what `tests/mutants.py` holds mutants to, and pytest the source.
+
+Nearly all are exact: every outcome of the draws is run, Normal draws are Gauss-Hermite nodes. A law is a function
+without arguments that raises `AssertionError` if it is broken.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import wraps
+
+import numpy as np
+import torch
+
+import varigrad as vg
+from varigrad import distributions as dist
+from varigrad.distributions.source import Source
+from varigrad.errors import BaselineError
+from varigrad.estimators import (
+    DisARM,
+    Enumerate,
+    LeaveOneOut,
+    MovingAverage,
+    NeuralBaseline,
+    Pathwise,
+    Score,
+    ValueBaseline,
+)
+from varigrad.testing import PROGRAMS, check_case, exact_gradient, expected_gradient, gradient_of, largest_difference
+from varigrad.testing.exact import Outcomes, _next
+
+LAWS: dict[str, Callable[[], None]] = {}
+TOLERANCE = 1e-9
+
+
+def law(function, name=None):
+    LAWS[name or function.__name__.replace("_", " ")] = function
+    return function
+
+
+def t(*values):
+    return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64)
+
+
+def logits(name, *values):
+    return vg.param(name, lambda: t(*values))
+
+
+def hold(model, guide, *, steps=2, elbo=None):
+    """The mean of the gradient estimate is the exact gradient."""
+    bound = (elbo or vg.ELBO())(model, guide)
+    for _ in range(steps):
+        bound()
+    moments = expected_gradient(bound)
+    value, gradient = exact_gradient(bound)
+    assert abs(moments.value - value) < TOLERANCE
+    assert largest_difference(moments.mean, gradient) < TOLERANCE
+    return bound, moments
+
+
+def seeded(elbo, model, guide, seed=3):
+    return elbo.bind(model, guide, Source(torch.Generator().manual_seed(seed))).init()
+
+
+def drawn(bound, seed=11):
+    """One draw of the gradient, with the seed that decides it."""
+    bound.source = Source(torch.Generator().manual_seed(seed))
+    named = dict(bound.named_parameters())
+    grads = torch.autograd.grad(bound.estimate().surrogate, list(named.values()), allow_unused=True)
+    return dict(zip(named, grads, strict=True))
+
+
+# The registry: every estimator on small programs, side by side and in a loop.
+
+ESTIMATORS = {
+    "score": Score(),
+    "moving average": Score(MovingAverage(0.7)),
+    "moving average per element": Score(MovingAverage(0.7, per_element=True)),
+    "leave one out": LeaveOneOut(2),
+    "leave one out of particles": LeaveOneOut(),
+    "enumerate": Enumerate(),
+    "disarm": DisARM(),
+}
+SMALL = (
+    "bernoulli", "categorical", "extreme_probabilities", "mixture", "categorical_chain", "scaled", "masked",
+    "control_flow", "sites_that_come_and_go", "subsampled_plate", "plate_under_global", "plate_entered_twice",
+)  # fmt: skip
+REFUSED = {
+    ("disarm", "categorical"),
+    ("disarm", "mixture"),
+    ("disarm", "categorical_chain"),
+    ("enumerate", "masked"),
+    ("enumerate", "plate_entered_twice"),
+}
+
+
+def _registered(name, program):
+    def unbiased():
+        loops = (None,) if name in ("score", "moving average", "moving average per element") else (None, False)
+        for vectorize in loops:
+            verdict = check_case(ESTIMATORS[name], program, PROGRAMS[program], vectorize)
+            assert verdict.how == ("refused" if (name, program) in REFUSED else "exact"), verdict
+            assert verdict.passed, verdict
+            if vectorize is None and verdict.how == "exact" and PROGRAMS[program].broadcasts:
+                assert verdict.side_by_side, verdict
+
+    return unbiased
+
+
+for _program in SMALL:
+    for _name in ESTIMATORS:
+        law(_registered(_name, _program), f"{_name} on {_program}")
+
+
+@law
+def loss_has_minus_the_gradient():
+    case = PROGRAMS["categorical_chain"]
+    for estimator in (Score(), LeaveOneOut(2)):
+        bound = seeded(vg.ELBO(estimators={"z*": estimator}), case.model, case.guide)
+        wanted = drawn(bound)
+        bound.source = Source(torch.Generator().manual_seed(11))
+        with torch.no_grad():
+            value = bound.estimate().value
+        bound.source = Source(torch.Generator().manual_seed(11))
+        loss = bound()
+        loss.backward()
+        assert torch.allclose(loss, -value)
+        for name, parameter in bound.named_parameters():
+            assert torch.allclose(parameter.grad, -wanted[name])
+
+
+@law
+def particles_are_averaged():
+    case = PROGRAMS["bernoulli"]
+    for vectorize in (True, False):
+        hold(case.model, case.guide, elbo=vg.ELBO(3, {"z": Score(MovingAverage(0.5))}, vectorize=vectorize))
+
+
+@law
+def estimators_mix():
+    """Sites with different estimators downstream of each other, with parameters of the model in between."""
+
+    def program(one, two, three):
+        def guide():
+            a = vg.sample("a", dist.Bernoulli(logits=logits("a_logit", 0.4)), estimator=one)
+            b = vg.sample("b", dist.Bernoulli(logits=logits("b_logit", -0.3) + a), estimator=two)
+            vg.sample("c", dist.Bernoulli(logits=logits("c_logit", 0.2) - b * a), estimator=three)
+
+        def model():
+            w = logits("w", 0.6)
+            a = vg.sample("a", dist.Bernoulli(t(0.3)))
+            b = vg.sample("b", dist.Bernoulli(logits=w * a))
+            c = vg.sample("c", dist.Bernoulli(0.2 + 0.5 * b))
+            vg.sample("x", dist.Normal(w * a + c - b, t(1.0)), obs=t(0.9))
+            vg.sample("y", dist.Normal(w * a, t(1.0)), obs=t(-0.4))
+
+        return model, guide
+
+    for kinds in (
+        (Score(), LeaveOneOut(2), Enumerate()),
+        (Enumerate(), Score(), DisARM()),
+        (DisARM(), Enumerate(), Score(MovingAverage(0.5))),
+        (LeaveOneOut(2), DisARM(), Score()),
+    ):
+        for vectorize in (True, False):
+            hold(*program(*kinds), elbo=vg.ELBO(vectorize=vectorize))
+
+
+# What a constant, a term upstream and another element must not do to a draw of the gradient.
+
+
+def _shifted(estimator, shift, particles):
+    def model():
+        z = vg.sample("z", dist.Bernoulli(t(0.3)))
+        vg.sample("x", dist.Normal(2 * z, t(1.0)), obs=t(0.8))
+        vg.factor("shift", shift + 0 * z)
+
+    def guide():
+        vg.sample("z", dist.Bernoulli(logits=logits("t", 0.7)), estimator=estimator)
+
+    return seeded(vg.ELBO(particles), model, guide)
+
+
+@law
+def a_constant_cancels_in_every_draw():
+    for estimator, particles in ((LeaveOneOut(3), 1), (LeaveOneOut(), 3), (Enumerate(), 1), (DisARM(), 1)):
+        plain, moved = (_shifted(estimator, shift, particles) for shift in (0.0, 7.0))
+        for seed in range(8):
+            assert torch.allclose(drawn(plain, seed)["t"], drawn(moved, seed)["t"], atol=1e-12)
+
+
+@law
+def what_is_not_downstream_is_left_out():
+    def program(shift):
+        def model():
+            a = vg.sample("a", dist.Bernoulli(t(0.3)))
+            z = vg.sample("z", dist.Bernoulli(t(0.6)))
+            vg.factor("of_a", shift * a)
+            vg.sample("x", dist.Normal(z, t(1.0)), obs=t(0.8))
+
+        def guide():
+            vg.sample("a", dist.Bernoulli(logits=t(0.2)), estimator=Score())
+            vg.sample("z", dist.Bernoulli(logits=logits("t", 0.7)), estimator=Score())
+
+        return seeded(vg.ELBO(), model, guide)
+
+    for seed in range(4):
+        assert torch.allclose(drawn(program(0.0), seed)["t"], drawn(program(5.0), seed)["t"], atol=1e-12)
+
+
+@law
+def an_element_of_a_plate_has_its_own_cost():
+    def program(other):
+        def model():
+            with vg.plate("n", 2):
+                z = vg.sample("z", dist.Bernoulli(t(0.3, 0.6)))
+                vg.sample("x", dist.Normal(z, t(1.0)), obs=t(0.8, other))
+
+        def guide():
+            with vg.plate("n", 2):
+                vg.sample("z", dist.Bernoulli(logits=logits("t", 0.7, -0.3)), estimator=Score())
+
+        return seeded(vg.ELBO(), model, guide)
+
+    for seed in range(4):
+        one, other = (drawn(program(x), seed)["t"] for x in (0.0, 5.0))
+        assert torch.allclose(one[0], other[0], atol=1e-12)
+        assert not torch.allclose(one[1], other[1])
+
+
+@law
+def a_minibatch_estimates_the_full_gradient():
+    def program(size):
+        def model():
+            with vg.plate("n", 3, subsample_size=size):
+                z = vg.sample("z", dist.Bernoulli(vg.subsample(t(0.3, 0.6, 0.2))))
+                vg.sample("x", dist.Normal(z, t(1.0)), obs=vg.subsample(t(0.8, -0.2, 0.4)))
+
+        def guide():
+            with vg.plate("n", 3, subsample_size=size):
+                vg.sample("z", dist.Bernoulli(logits=vg.param("t", lambda: t(0.7, -0.3, 0.2), event_dim=0)))
+
+        return model, guide
+
+    _, wanted = exact_gradient(vg.ELBO()(*program(3)))
+    for size in (1, 2, 3):
+        assert largest_difference(hold(*program(size))[1].mean, wanted) < TOLERANCE
+
+
+# Dependencies: nothing that leaves torch is lost, and crossed plates are noticed.
+
+
+def _written(write):
+    def leak(z):
+        buffer = torch.zeros(2)
+        write(buffer, z)
+        return buffer[0]
+
+    return leak
+
+
+def _scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(_double)
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return x * 2 + 1
+
+
+LEAKS = {
+    "if": lambda z: torch.tensor(1.5) if z else torch.tensor(0.2),
+    "item": lambda z: torch.tensor(2 * z.item()),
+    "numpy": lambda z: torch.tensor(np.add(z.numpy(), 1.0).item()),
+    "index": lambda z: torch.tensor([0.3, 1.4])[int(z)],
+    "setitem": _written(lambda b, z: b.__setitem__(0, z)),
+    "add_": _written(lambda b, z: b.add_(z)),
+    "out": _written(lambda b, z: torch.mul(z, torch.ones(2), out=b)),
+    "mask shape": lambda z: torch.tensor(float(len(torch.ones(1)[z.reshape(1).bool()]))),
+    "nonzero shape": lambda z: torch.tensor(float(z.reshape(1).nonzero().shape[0])),
+    "where shape": lambda z: torch.tensor(float(len(torch.where(z.reshape(1))[0]))),
+    "vmap closure": lambda z: torch.func.vmap(lambda i: i * z)(torch.ones(2))[0],
+    "scripted": lambda z: _scripted()(z),
+    "tensor of list": lambda z: torch.tensor([z, 1.0])[0],
+    "data": lambda z: torch.nn.Parameter(torch.zeros(())).data.copy_(z),
+}
+
+
+def _leaking(leak, estimator):
+    def guide():
+        a = vg.sample("a", dist.Bernoulli(logits=vg.param("s", 0.4)), estimator=estimator)
+        vg.sample("b", dist.Bernoulli(logits=vg.param("t", -0.6) + leak(a)), estimator=estimator)
+
+    def model():
+        a = vg.sample("a", dist.Bernoulli(torch.tensor(0.3)))
+        b = vg.sample("b", dist.Bernoulli(torch.tensor(0.6)))
+        vg.sample("x", dist.Normal(leak(a) - b, 1.0), obs=torch.tensor(0.9))
+
+    return model, guide
+
+
+def _double_precision(function):
+    @wraps(function)
+    def inside():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            function()
+        finally:
+            torch.set_default_dtype(before)
+
+    return inside
+
+
+def _leak_law(leak):
+    return _double_precision(lambda: [hold(*_leaking(leak, e)) for e in (Score(MovingAverage(0.5)), LeaveOneOut(2))])
+
+
+for _name, _leak in LEAKS.items():
+    law(_leak_law(_leak), f"leak by {_name}")
+
+
+def _by_other_ways(where):
+    def model():
+        a = vg.sample("a", dist.Bernoulli(torch.tensor(0.3)))
+        x = torch.tensor([0.9, -0.4])
+        if where == "mask":
+            with vg.plate("n", 2), vg.handlers.mask(mask=torch.stack([a > 0, a < 2])):
+                vg.sample("x", dist.Normal(0.0, 1.0), obs=x)
+        elif where == "scale":
+            with vg.plate("n", 2), vg.handlers.scale(scale=1 + 2 * a):
+                vg.sample("x", dist.Normal(0.0, 1.0), obs=x)
+        elif where == "obs":
+            with vg.plate("n", 2):
+                vg.sample("x", dist.Normal(0.0, 1.0), obs=x + a)
+        elif where == "factor":
+            vg.factor("x", 1.3 * a)
+        else:
+            # The indices alone say what was drawn: the data in the statement do not.
+            with vg.plate("n", 2, subsample=a.long().reshape(1)) as indices:
+                vg.sample("x", dist.Normal(0.0, 1.0), obs=x[vg.terms.provenance.untracked(indices)])
+
+    def guide():
+        vg.sample("a", dist.Bernoulli(logits=vg.param("s", 0.4)), estimator=Score())
+
+    return model, guide
+
+
+for _where in ("mask", "scale", "obs", "factor", "subsample"):
+    law(_double_precision(lambda where=_where: hold(*_by_other_ways(where))), f"dependent {_where}")
+
+
+@law
+@_double_precision
+def a_distribution_may_hide_its_tensors():
+    class Hidden(torch.distributions.Distribution):
+        arg_constraints = {}
+        has_rsample = False
+        has_enumerate_support = True
+        support = torch.distributions.constraints.boolean
+
+        def __init__(self, logits):
+            super().__init__(logits.shape, validate_args=False)
+            self.box = {"logits": [logits]}
+
+        def expand(self, batch_shape, _instance=None):
+            return Hidden(self.box["logits"][0].expand(batch_shape))
+
+        def inner(self):
+            return torch.distributions.Bernoulli(logits=self.box["logits"][0])
+
+        def sample(self, sample_shape=()):
+            return self.inner().sample(sample_shape)
+
+        def enumerate_support(self, expand=True):
+            return self.inner().enumerate_support(expand)
+
+        def log_prob(self, value):
+            return self.inner().log_prob(value)
+
+    def guide():
+        a = vg.sample("a", dist.Bernoulli(logits=vg.param("s", 0.4)))
+        vg.sample("b", Hidden(vg.param("t", -0.6) + a))
+
+    def model():
+        a = vg.sample("a", dist.Bernoulli(torch.tensor(0.3)))
+        b = vg.sample("b", Hidden(torch.tensor(0.2) * a))
+        vg.sample("x", dist.Normal(b, 1.0), obs=torch.tensor(0.9))
+
+    hold(model, guide)
+
+
+def _crossing(read_through, estimator):
+    """Discrete sites in a plate, something outside that reads their sum, the same plate for the likelihood."""
+
+    def guide():
+        with vg.plate("n", 2):
+            z = vg.sample("z", dist.Bernoulli(logits=vg.param("t", torch.tensor([0.7, -0.3]))), estimator=estimator)
+        if read_through == "site":
+            vg.sample("g", dist.Bernoulli(logits=vg.param("u", 0.2) + z.sum()))
+
+    def model():
+        n = vg.plate("n", 2)
+        with n:
+            z = vg.sample("z", dist.Bernoulli(torch.tensor([0.3, 0.6])))
+        if read_through == "site":
+            g = vg.sample("g", dist.Bernoulli(0.2 + 0.3 * z.sum()))
+        elif read_through == "sum":
+            g = z.sum()
+        elif read_through == "item":
+            g = torch.tensor(float(z.sum().item()))
+        with n:
+            if read_through == "flip":
+                g = z.flip(0)
+            vg.sample("x", dist.Normal(g * torch.tensor([1.0, -2.0]), 1.0), obs=torch.tensor([0.8, -1.2]))
+
+    return model, guide
+
+
+def _crossing_law(read_through):
+    def crossed():
+        for estimator in (Score(), LeaveOneOut(2), DisARM()):
+            bound, _ = hold(*_crossing(read_through, estimator))
+            assert bound.plan()["z"].crossed == ("n",)
+        try:
+            hold(*_crossing(read_through, Enumerate()))
+        except vg.errors.SiteError as error:
+            assert "Enumerate cannot serve" in str(error)
+
+    return _double_precision(crossed)
+
+
+for _read in ("sum", "site", "item", "flip"):
+    law(_crossing_law(_read), f"plate crossed by {_read}")
+
+
+@law
+def masks_do_not_touch_what_the_draw_follows():
+    """The draw of a masked choice follows its density all the same, and something that is not masked reads it."""
+
+    def model():
+        with vg.plate("n", 2):
+            z = vg.sample("z", dist.Bernoulli(t(0.3, 0.6)).mask(torch.tensor([True, False])))
+        vg.sample("x", dist.Normal(z.sum(-1), t(1.0)), obs=t(0.8))
+
+    def guide():
+        with vg.plate("n", 2):
+            vg.sample("z", dist.Bernoulli(logits=logits("t", 0.7, -0.3)).mask(torch.tensor([True, False])))
+
+    hold(model, guide)
+
+
+# Closed-form divergences.
+
+
+@law
+def divergences_in_closed_form():
+    def guide():
+        a = vg.sample("a", dist.Bernoulli(logits=logits("a_logit", 0.4)))
+        with vg.plate("n", 3, subsample_size=2), vg.handlers.scale(scale=1.5):
+            vg.sample("b", dist.Bernoulli(logits=logits("b_logit", -0.3) + a))
+
+    def model():
+        a = vg.sample("a", dist.Bernoulli(t(0.3)))
+        with vg.plate("n", 3, subsample_size=2), vg.handlers.scale(scale=1.5):
+            b = vg.sample("b", dist.Bernoulli(logits=logits("w", 0.7) * a))
+            vg.sample("x", dist.Normal(b - a, t(1.0)), obs=vg.subsample(t(0.9, 0.1, -0.6)))
+
+    _, plain = hold(model, guide)
+    for kl in (True, ("b",)):
+        _, closed = hold(model, guide, elbo=vg.ELBO(analytic_kl=kl))
+        assert sum(float(closed.variance[n].sum()) for n in closed.variance) != sum(
+            float(plain.variance[n].sum()) for n in plain.variance
+        )
+
+
+@law
+def a_divergence_is_an_expectation_over_its_own_draw_alone():
+    def guide():
+        a = vg.sample("a", dist.Bernoulli(logits=logits("a_logit", 0.4)))
+        vg.sample("b", dist.Bernoulli(logits=logits("b_logit", -0.3) + 1.5 * a))
+
+    def model():
+        b = vg.sample("b", dist.Bernoulli(t(0.6)))
+        vg.sample("a", dist.Bernoulli(0.2 + 0.6 * b))
+        vg.sample("x", dist.Normal(b, t(1.0)), obs=t(0.9))
+
+    hold(model, guide, elbo=vg.ELBO(analytic_kl=True))
+
+
+# Continuous choices: Normal draws are Gauss-Hermite nodes, which makes the expectation exact.
+
+
+class Nodes(Outcomes):
+    """Outcomes for which a Normal takes Gauss-Hermite nodes."""
+
+    count = 5
+
+    def draw(self, distribution, *, reparameterised=False, rows=None):
+        if not isinstance(distribution, torch.distributions.Normal):
+            return super().draw(distribution, reparameterised=reparameterised, rows=rows)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(self.count)
+        shape = distribution.batch_shape
+        probs = torch.tensor(weights / weights.sum()).expand(*shape, self.count)
+        noise = torch.tensor(nodes)[self.index(probs, rows=rows)]
+        value = distribution.loc + distribution.scale * noise
+        return value if reparameterised else value.detach()
+
+
+def mean_by_nodes(bound, count):
+    """Mean and variance of the gradient, as `expected_gradient`."""
+    Nodes.count = count
+    named = {n: p for n, p in bound.named_parameters() if not n.startswith("baselines.")}
+    mean = {n: torch.zeros_like(p) for n, p in named.items()}
+    path, source, total = (), bound.source, 0.0
+    while path is not None:
+        bound.source = nodes = Nodes(path)
+        grads = torch.autograd.grad(bound.estimate().surrogate, list(named.values()), allow_unused=True)
+        for name, grad in zip(named, grads, strict=True):
+            if grad is not None:
+                mean[name] += nodes.probability * grad
+        total += nodes.probability
+        path = _next(nodes.taken)
+    bound.source = source
+    assert abs(total - 1) < TOLERANCE
+    return mean
+
+
+CONTINUOUS = {
+    "pathwise": Pathwise(),
+    "sticking the landing": Pathwise(sticking_the_landing=True),
+    "score": Score(MovingAverage(0.5)),
+}
+
+
+def _continuous(name):
+    def unbiased():
+        for program, count, extra in (
+            ("normal", 60, ({},)),
+            ("plate_of_normals_under_a_switch", 4, ({}, {"switch": Enumerate()})),
+        ):
+            case = PROGRAMS[program]
+            for others in extra:
+                for kl in (False, True):
+                    bound = seeded(
+                        vg.ELBO(estimators={"z": CONTINUOUS[name], **others}, analytic_kl=kl), case.model, case.guide
+                    )
+                    bound()
+                    _, wanted = gradient_of(bound, case.exact)
+                    assert largest_difference(mean_by_nodes(bound, count), wanted) < 1e-7, (program, others, kl)
+
+    return unbiased
+
+
+for _name in CONTINUOUS:
+    law(_continuous(_name), f"{_name} on normals")
+
+
+@law
+def sticking_the_landing_has_no_variance_at_the_posterior():
+    def model():
+        z = vg.sample("z", dist.Normal(t(0.0), t(1.0)))
+        vg.sample("x", dist.Normal(z, t(1.0)), obs=t(0.8))
+
+    def guide():
+        vg.sample("z", dist.Normal(logits("m", 0.4), vg.param("s", lambda: t(0.5).sqrt(), dist.constraints.positive)))
+
+    for sticking in (True, False):
+        bound = seeded(vg.ELBO(estimators={"z": Pathwise(sticking_the_landing=sticking)}), model, guide)
+        worst = max(float(g.abs().max()) for seed in range(4) for g in drawn(bound, seed).values())
+        assert (worst < 1e-12) == sticking, worst
+
+
+@law
+def a_kinked_choice_is_not_pathwise():
+    def guide():
+        vg.sample("z", dist.Normal(logits("m", 0.3), t(1.0)))
+
+    for kink in (lambda z: (z > 0).to(z.dtype), lambda z: 1.0 if z > 0 else 0.0, torch.round):
+
+        def model(kink=kink):
+            z = vg.sample("z", dist.Normal(t(0.0), t(1.0)))
+            vg.sample("x", dist.Normal(kink(z), t(1.0)), obs=t(0.8))
+
+        plan = vg.ELBO()(model, guide).plan()
+        assert plan["z"].estimator.startswith("Score("), plan["z"]
+
+
+@law
+def a_partial_reparameterisation_has_a_score_part():
+    verdict = check_case(Pathwise(), "rejection_gamma", PROGRAMS["rejection_gamma"], None)
+    assert verdict.passed, verdict
+
+
+# Baselines.
+
+
+def _bernoulli(estimator, obs=0.8):
+    def model():
+        z = vg.sample("z", dist.Bernoulli(t(0.3)))
+        vg.sample("x", dist.Normal(2 * z, t(1.0)), obs=t(obs))
+
+    def guide():
+        vg.sample("z", dist.Bernoulli(logits=logits("t", 0.7)), estimator=estimator)
+
+    return model, guide
+
+
+def _costs(bound):
+    """The cost for z = 0 and z = 1, by hand."""
+    z = t(0.0, 1.0)
+    q = dist.Bernoulli(logits=bound.t.detach())
+    return dist.Bernoulli(t(0.3)).log_prob(z) + dist.Normal(2 * z, t(1.0)).log_prob(t(0.8)) - q.log_prob(z)
+
+
+def _outcome(bound, z):
+    """What the bound estimates if `z` is drawn."""
+    bound.source = Outcomes((z,))
+    return bound.estimate()
+
+
+@law
+def a_moving_average_is_carried_and_used_before_it_sees_the_draw():
+    for per_element in (False, True):
+        bound = seeded(vg.ELBO(), *_bernoulli(Score(MovingAverage(0.9, per_element=per_element))))
+        average = t(0.0)
+        for z in (1, 0, 1, 1):
+            cost = _costs(bound)[z]
+            result = _outcome(bound, z)
+            (grad,) = torch.autograd.grad(result.surrogate, [bound.t])
+            score = z - torch.sigmoid(bound.t.detach())
+            assert torch.allclose(grad, (cost - average) * score)
+            average = 0.9 * average + 0.1 * cost
+            bound.advance(result.state)
+            assert torch.allclose(bound.get_extra_state()["estimators"]["z"], average)
+
+
+@law
+def a_network_is_trained_by_its_squared_error_alone():
+    net = torch.nn.Linear(1, 1).double()
+    guide_input = []
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(t(0.3)))
+        vg.sample("x", dist.Normal(2 * z, t(1.0)), obs=t(0.8))
+
+    def guide():
+        logit = logits("t", 0.7)
+        guide_input[:] = [logit.reshape(1)]  # a parameter of the guide: the network must not move it
+        vg.sample("z", dist.Bernoulli(logits=logit), estimator=Score(NeuralBaseline(net, lambda _: guide_input[0])))
+
+    bound, _ = hold(model, guide, elbo=vg.ELBO())
+    costs, plain = _costs(bound), _bernoulli(Score())
+    value = net(bound.t.detach().reshape(1)).detach().squeeze()
+    for z in (0, 1):
+        surrogate = _outcome(bound, z).surrogate
+        weight, bias, logit = torch.autograd.grad(surrogate, [net.weight, net.bias, bound.t], allow_unused=True)
+        assert torch.allclose(bias.squeeze(), 2 * (costs[z] - value))
+        assert torch.allclose(weight.squeeze(), 2 * (costs[z] - value) * bound.t.detach())
+        assert torch.allclose(logit, (costs[z] - value) * (z - torch.sigmoid(bound.t.detach())))
+    assert largest_difference(expected_gradient(bound).mean, expected_gradient(vg.ELBO()(*plain)).mean) < TOLERANCE
+
+
+@law
+def the_second_baseline_learns_what_the_first_leaves():
+    bound = seeded(vg.ELBO(), *_bernoulli(Score(ValueBaseline(t(-2.0)) + MovingAverage(0.5))))
+    result = _outcome(bound, 1)
+    assert torch.allclose(result.state["z"][1], 0.5 * (_costs(bound)[1] + 2.0))
+    (grad,) = torch.autograd.grad(result.surrogate, [bound.t])
+    assert torch.allclose(grad, (_costs(bound)[1] + 2.0) * (1 - torch.sigmoid(bound.t.detach())))
+
+
+@law
+def a_value_baseline_is_detached():
+    def guide():
+        logit = logits("t", 0.7)
+        vg.sample("z", dist.Bernoulli(logits=logit), estimator=Score(ValueBaseline(3 * logit)))
+
+    hold(_bernoulli(Score())[0], guide)
+
+
+def _refused(text, model, guide):
+    try:
+        bound = vg.ELBO()(model, guide)
+        for _ in range(2):
+            bound()
+    except BaselineError as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError(f"no error says {text!r}")
+
+
+@law
+def a_baseline_does_not_see_its_own_draw():
+    net = torch.nn.Linear(1, 1).double()
+    own = NeuralBaseline(net, lambda values: (2 * values["z"]).reshape(1))
+    _refused("depends on its own draw", *_bernoulli(Score(own)))
+
+
+@law
+def a_network_is_not_shared_nor_built_anew():
+    net = torch.nn.Linear(1, 1).double()
+
+    def guide():
+        vg.module("net", net)
+        estimator = Score(NeuralBaseline(net, t(1.0).reshape(1)))
+        vg.sample("z", dist.Bernoulli(logits=net(t(1.0).reshape(1)).squeeze()), estimator=estimator)
+
+    model, _ = _bernoulli(Score())
+    _refused("shares the parameter", model, guide)
+
+    def fresh():
+        estimator = Score(NeuralBaseline(torch.nn.Linear(1, 1).double(), t(1.0).reshape(1)))
+        vg.sample("z", dist.Bernoulli(logits=logits("t", 0.7)), estimator=estimator)
+
+    _refused("a new object in every run", model, fresh)
+
+
+# Draws: fixed seed, |z| < 5.
+
+
+@law
+def draws_follow_their_distributions():
+    source = Source(torch.Generator().manual_seed(7))
+    n = 40_000
+    p = torch.tensor([0.2, 0.5, 0.3])
+    for distribution in (
+        dist.Bernoulli(torch.tensor(0.3)).expand((n,)),
+        dist.Normal(torch.tensor(0.4), torch.tensor(2.0)).expand((n,)),
+        dist.Beta(torch.tensor(2.0), torch.tensor(3.0)).expand((n,)),
+    ):
+        draws = source.draw(distribution)
+        z = (draws.mean() - distribution.mean[0]) / (distribution.variance[0] / n).sqrt()
+        assert abs(float(z)) < 5, (distribution, z)
+        assert abs(float(draws.var() / distribution.variance[0]) - 1) < 0.05
+    share = torch.nn.functional.one_hot(source.draw(dist.Categorical(p).expand((n,))), 3).double().mean(0)
+    assert float(((share - p) / (p * (1 - p) / n).sqrt()).abs().max()) < 5
+
+
+@law
+def a_compiled_callable_is_followed():  # last: it loads the compiler
+    _leak_law(torch.compile(_double, backend="eager"))()
