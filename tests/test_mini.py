@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributions as td
 
 import varigrad as vg
+from varigrad import distributions as td
 from varigrad.estimators import Enumerate, LeaveOneOut, MovingAverage, Score
 from varigrad.testing.exact import Outcomes, exact_gradient, expected_gradient, largest_difference, outcomes
 
