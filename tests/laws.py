@@ -109,6 +109,9 @@ def _registered(name, program):
 for _program in SMALL:
     for _name in ESTIMATORS:
         law(_registered(_name, _program), f"{_name} on {_program}")
+for _program in ("chain", "nested_plates", "sequential_plate"):  # too many outcomes with alternatives
+    for _name in ("score", "moving average", "moving average per element"):
+        law(_registered(_name, _program), f"{_name} on {_program}")
 
 
 @law

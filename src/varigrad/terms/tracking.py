@@ -62,6 +62,7 @@ class Tracker:
         self.mixed = mixed or {}
         self._eager: Any = None
         self.plates: dict[str, frozenset[str]] = {}
+        self._plated = False
 
     def examine(self, message: Sample | Factor) -> Statement:
         """The statement with its provenance read and taken off."""
@@ -109,7 +110,8 @@ class Tracker:
         name, plates = site.message.name, site.message.plates
         provenance = site.upstream
         if own:
-            self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
+            inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
+            self._plated = self._plated or bool(inside)
             provenance = provenance | {Token(name, self.mixed.get(name, NOTHING))}
             if self._eager is None and "torch._dynamo" in sys.modules:
                 # A compiled callable would run on what it was compiled for, behind the tracker's back.
@@ -128,6 +130,8 @@ class Tracker:
 
     def _beyond(self, upstream: Provenance, plates: tuple[Plate, ...]) -> Provenance:
         """Upstream of a statement in `plates`: plates of a source that the statement is not in have been crossed."""
+        if not self._plated:
+            return upstream
         here = {p.name for p in plates}
         if all(self.plates[t.site] <= here or self.plates[t.site] <= t.crossed for t in upstream):
             return upstream
@@ -136,7 +140,10 @@ class Tracker:
 
 def by_site(upstream: Provenance) -> Mapping[str, frozenset[str]]:
     """`site -> crossed plates`, over all ways in which the site is upstream."""
-    sites: dict[str, frozenset[str]] = {}
+    sites: dict[str, frozenset[str]] = dict(upstream)
+    if len(sites) == len(upstream):
+        return sites
+    sites = {}
     for token in upstream:
         sites[token.site] = sites.get(token.site, frozenset()) | token.crossed
     return sites
