@@ -5,6 +5,7 @@ is wrong without a warning; so every leak is enumerated and compared with the ex
 """
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -375,3 +376,15 @@ def test_the_chain_of_categoricals_carries_its_sources():
         trace = vg.handlers.trace(program)()
     densities = {n: vg.get_provenance(m.distribution.log_prob(m.value)) for n, m in trace.samples.items()}
     assert densities == {"a": {"a"}, "b": {"a", "b"}, "c": {"a", "b"}}
+
+
+def test_compiled_code_is_compiled_again_after_runs_in_many_threads():
+    from torch._dynamo import eval_frame
+
+    compiled = torch.compile(lambda x: x * 2, backend="eager")
+    compiled(torch.ones(()))
+    before = eval_frame._stance
+    bounds = [vg.ELBO()(*programs(compiled, Score(), False)) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda bound: [bound.estimate().value for _ in range(5)], bounds))
+    assert eval_frame._stance == before

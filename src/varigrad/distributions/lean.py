@@ -100,7 +100,7 @@ class HalfCauchy(Methods, td.HalfCauchy):
             td.Distribution.__init__(self, torch.Size(), validate_args=False)
 
     @Lazy
-    def base_dist(self) -> td.Cauchy:
+    def base_dist(self) -> td.Distribution:  # type: ignore[override]
         number = torch.tensor(self._number, dtype=torch.get_default_dtype())
         return td.Cauchy(torch.zeros_like(number), number, validate_args=False)
 

@@ -288,7 +288,7 @@ class Bound(Parameters):
         self._layout = wide
         side = self.side_by_side
         self._plan = plan_of(seen, terms, wide, self.config.particles, reason, side, self._kinked)
-        for site in self._plan.sites:
+        for site in self._plan.sites if check else ():
             if site.suspect and "default" not in site.why:
                 warnings.warn(
                     f"{site.name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "

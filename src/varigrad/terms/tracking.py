@@ -8,13 +8,11 @@ is *crossed*, and the cost must not be taken per element.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.compiler import set_stance
 
 from varigrad.distributions.parts import replace_tensors, tensors_of
 from varigrad.language.messages import Factor, Plate, Program, Sample, evolve
@@ -28,6 +26,7 @@ from varigrad.terms.provenance import (
     track_provenance,
     untracked,
 )
+from varigrad.terms.stance import FORCE_EAGER
 
 
 class Token(NamedTuple):
@@ -60,7 +59,7 @@ class Tracker:
     def __init__(self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None) -> None:
         self.escapes = Escapes(watch)
         self.mixed = mixed or {}
-        self._eager: Any = None
+        self._eager = False
         self.plates: dict[str, frozenset[str]] = {}
         self._plated = False
 
@@ -113,10 +112,7 @@ class Tracker:
             inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
             self._plated = self._plated or bool(inside)
             provenance = provenance | {Token(name, self.mixed.get(name, NOTHING))}
-            if self._eager is None and "torch._dynamo" in sys.modules:
-                # A compiled callable would run on what it was compiled for, behind the tracker's back.
-                self._eager = set_stance("force_eager")
-                self._eager.__enter__()
+            self._eager = self._eager or FORCE_EAGER.enter()
         if not provenance:
             return value
         return track_provenance(value, provenance, self.escapes)
@@ -124,9 +120,9 @@ class Tracker:
     def finish(self) -> None:
         """Stop listening: what follows is differentiation."""
         self.escapes.active = False
-        if self._eager is not None:
-            self._eager.__exit__(None, None, None)
-            self._eager = None
+        if self._eager:
+            FORCE_EAGER.leave()
+            self._eager = False
 
     def _beyond(self, upstream: Provenance, plates: tuple[Plate, ...]) -> Provenance:
         """Upstream of a statement in `plates`: plates of a source that the statement is not in have been crossed."""

@@ -86,7 +86,8 @@ def check_estimator(
 
     Args:
         programs: the registry; default: all of `varigrad.testing.PROGRAMS`.
-        draws: for the first stage of the sampling test; the second takes ten times as many.
+        draws: for the first stage of the sampling test side by side (a fortieth of it in a loop, which is slow); the
+            second stage takes ten times as many.
         outcomes: programs with more outcomes than this are left out of the exact check.
         seed: of the sampling test.
 

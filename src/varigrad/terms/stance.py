@@ -1,0 +1,45 @@
+"""Compiled callables run eagerly while choices are being tracked.
+
+What `torch.compile` made of a function was specialised to plain tensors; run on tracked ones it would work behind
+the tracker's back. torch's stance towards compiled code is one variable of the process, so runs in several threads
+have to share it: the first to need it sets it, the last to leave puts it back.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from torch.compiler import set_stance
+
+
+class ForceEager:
+    """A counted `set_stance("force_eager")`. Does nothing until something has been compiled in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stance: Any = None
+
+    def enter(self) -> bool:
+        """One more run needs it; says whether `leave` has to be called."""
+        if "torch._dynamo" not in sys.modules:
+            return False
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._stance = set_stance("force_eager")
+                self._stance.__enter__()
+        return True
+
+    def leave(self) -> None:
+        """One run less."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+FORCE_EAGER = ForceEager()
