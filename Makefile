@@ -14,6 +14,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/coin.py
+	$(BIN)/python examples/sigmoid_belief_net.py --steps 1000
+	$(BIN)/python examples/gaussian_mixture.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
