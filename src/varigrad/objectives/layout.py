@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch import distributions as td
 
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Plate, Sample
+from varigrad.language.messages import Factor, Plate, Sample
 from varigrad.objectives.run import Layout, LayoutChanged, Pass
 from varigrad.terms.term import Term
 
@@ -39,17 +40,33 @@ def failure_side_by_side(perform: Again, collect: Collect, layout: Layout) -> st
     Runs them side by side, then replays the values of some lanes and particles one by one: every log-density has to
     come out the same. User code that sums, indexes or branches over the leading dimension does not survive this.
     """
+    generator = torch.Generator().manual_seed(0)
     try:
-        wide = perform(layout, None, {})
-        terms = collect(wide, layout)
+        drawn = perform(layout, None, {})
+        names = [s.message.name for s in drawn.guide if _finite(s.message) is not None]
+        small = sum(drawn.draws[name].value.numel() for name in names) <= 256
+        for probe in range(1 + (8 if small else 2) * bool(names)):
+            # What is drawn may be the same in all lanes, and hide that they are mixed: so look at other values, too.
+            forced = {s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide} if probe else {}
+            wide = perform(layout, drawn, forced) if probe else drawn
+            terms = collect(wide, layout)
+            mixed = _mixed_density(perform, collect, layout, wide, terms, _probed(layout, bool(probe)))
+            if mixed is not None:
+                return mixed
     except LayoutChanged as changed:
         return f"the sites or plates change from run to run ({changed})"
     except VarigradError as error:
         return str(error)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
+    return None
+
+
+def _mixed_density(
+    perform: Again, collect: Collect, layout: Layout, wide: Pass, terms: list[Term], probed: Iterable[tuple[int, int]]
+) -> str | None:
     narrow = replace(layout, particles=1, lanes={})
-    for lane, particle in _probed(layout):
+    for lane, particle in probed:
         values = {name: _slice(wide, name, layout, lane, particle) for name in wide.draws}
         try:
             single = collect(perform(narrow, wide, values), narrow)
@@ -68,7 +85,7 @@ def mixed_plates(perform: Again, collect: Collect, run: Pass, layout: Layout) ->
 
     A tensor operation inside a plate may reach across its elements (a sum, a flip, batch normalisation), and no
     provenance shows it. So some elements of each site are changed, with every other choice held, and the densities of
-    the other elements have to stay what they were.
+    the other elements have to stay what they were: for every pair of elements, with several values in the others.
     """
     layout = Layout(plates=layout.plates, order=layout.order)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
@@ -81,35 +98,95 @@ def mixed_plates(perform: Again, collect: Collect, run: Pass, layout: Layout) ->
         for plate in message.plates:
             if plate.dim is None or (plate.batch or 2) < 2:
                 continue
-            other, changed = _changed(message, values[message.name], plate.dim)
-            try:
-                after = collect(perform(layout, run, {**values, message.name: other}), layout)
-                mixed = any(_moved(before.get((t.name, t.sign)), t, plate, changed) for t in after)
-            except (VarigradError, LayoutChanged, RuntimeError, ValueError, IndexError, TypeError):
-                mixed = True
-            if mixed:
+            if _mixes(perform, collect, layout, run, message, plate, values, before):
                 found[message.name] = found.get(message.name, frozenset()) | {plate.name}
     return found
 
 
-def _changed(message: Sample, value: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The value with every other element along a plate replaced, and which those are, `[size]`."""
-    event = len(message.distribution.event_shape)
-    axis = dim - event
-    size = value.shape[axis]
-    changed = torch.arange(size) % 2 == 0
-    distribution = message.distribution
-    if distribution.has_enumerate_support:
-        support = distribution.enumerate_support(expand=True)
+def _mixes(
+    perform: Again,
+    collect: Collect,
+    layout: Layout,
+    run: Pass,
+    message: Sample,
+    plate: Plate,
+    values: dict[str, Tensor],
+    before: dict[tuple[str, int], Term],
+) -> bool:
+    """Whether some density in the plate follows other elements of the site than its own."""
+    assert plate.dim is not None
+    generator = torch.Generator().manual_seed(0)
+    value = values[message.name]
+    size = value.shape[plate.dim - len(message.distribution.event_shape)]
+    # A product may be nought, and a sum the same, whatever one changes: so change other values than the drawn, too.
+    probes = 1 + (3 if size <= SINGLY else 1) * (_finite(message) is not None)
+    for probe in range(probes):
+        try:
+            if probe:
+                value = _scattered(message, run, generator)
+                known = collect(perform(layout, run, {**values, message.name: value}), layout)
+                before = {(t.name, t.sign): t for t in known}
+            for changed in _patterns(size):
+                other = _changed(message, value, plate.dim, changed)
+                after = collect(perform(layout, run, {**values, message.name: other}), layout)
+                if any(_moved(before.get((t.name, t.sign)), t, plate, changed) for t in after):
+                    return True
+        except (VarigradError, LayoutChanged, RuntimeError, ValueError, IndexError, TypeError):
+            return True
+    return False
+
+
+SINGLY = 8
+"""Plates up to this size have their elements changed one at a time."""
+
+
+def _patterns(size: int) -> Iterable[Tensor]:
+    """Which elements to change, `[size]`: for any two, some pattern changes the first and leaves the second alone."""
+    index = torch.arange(size)
+    if size <= SINGLY:
+        return [index == i for i in range(size)]
+    bits = [(index >> b) % 2 == 1 for b in range((size - 1).bit_length())]
+    return [*bits, *[~b for b in bits]]
+
+
+def _finite(message: Sample | Factor) -> Tensor | None:
+    """All values of one choice, `[values, *event]` (an event of independent choices: of each); None if not listed."""
+    inner = message.distribution if isinstance(message, Sample) else None
+    while isinstance(inner, td.Independent):
+        inner = inner.base_dist
+    if inner is None or not inner.has_enumerate_support:
+        return None
+    try:
+        return inner.enumerate_support(expand=False).reshape(-1, *inner.event_shape)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _scattered(message: Sample | Factor, run: Pass, generator: torch.Generator) -> Tensor:
+    """Values from all over a finite support, in the shape of the drawn ones; these, where the support is not finite."""
+    value = run.draws[message.name].value.detach()
+    support = _finite(message)
+    if support is None:
+        return value
+    shape = value.shape[: value.dim() - (support.dim() - 1)]
+    return support[torch.randint(len(support), shape, generator=generator).to(support.device)]
+
+
+def _changed(message: Sample, value: Tensor, dim: int, changed: Tensor) -> Tensor:
+    """The value with some elements along a plate, `[size]`, replaced."""
+    axis = dim - len(message.distribution.event_shape)
+    support = _finite(message)
+    if support is not None:
         # The next value of the support, so that it is sure to be another one.
-        at = (support == value).reshape(*support.shape[: support.dim() - event], -1).all(-1).to(torch.int64).argmax(0)
-        following = ((at + 1) % len(support)).reshape(1, *at.shape, *(1,) * event).expand(1, *support.shape[1:])
-        other = support.gather(0, following).squeeze(0)
+        event = support.dim() - 1
+        every = support.reshape(len(support), *(1,) * (value.dim() - event), *support.shape[1:])
+        at = (every == value).reshape(len(support), *value.shape[: value.dim() - event], -1).all(-1)
+        other = support[(at.to(torch.int64).argmax(0) + 1) % len(support)]
     else:
-        other = distribution.sample()
+        other = message.distribution.sample()
     shape = [1] * value.dim()
-    shape[axis] = size
-    return torch.where(changed.reshape(shape), other, value), changed
+    shape[axis] = value.shape[axis]
+    return torch.where(changed.to(value.device).reshape(shape), other, value)
 
 
 def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> bool:
@@ -124,7 +201,9 @@ def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> b
     return not _same(a, b)
 
 
-def _probed(layout: Layout) -> Iterable[tuple[int, int]]:
+def _probed(layout: Layout, few: bool) -> Iterable[tuple[int, int]]:
+    if few:
+        return [(0, layout.particles - 1), (layout.count - 1, 0)]
     lanes = sorted({0, 1, layout.count // 2, layout.count - 1} & set(range(layout.count)))
     particles = sorted({0, layout.particles - 1})
     return [(lane, particle) for lane in lanes for particle in particles]

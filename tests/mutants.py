@@ -1,0 +1,225 @@
+# ruff: noqa: E501 - one mutant a line
+"""Deliberate mistakes in the gradient machinery, all of which the fast laws have to notice. `make mutants`.
+
+A mutant replaces one fragment of one source file in a copy of the package, and `tests/laws.py` runs against the copy
+in a process of its own, the law that is expected to break first. The run fails if a mutant survives, if a fragment is
+no longer in the source (so that this list cannot rot), or if the source itself breaks a law.
+
+    .venv/bin/python tests/mutants.py [part of a mutant's name ...]
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCE = Path(os.environ.get("MUTANTS_SOURCE", HERE.parent / "src"))
+AT_ONCE = 2
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: in `file`, the only occurrence of `old` becomes `new`; `law` is expected to break."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    law: str
+
+
+M = Mutant
+MUTANTS = (
+    # Score functions and their baselines.
+    M("surrogate's sign flipped", "estimators/score.py", "(cost - guess.value) *", "(guess.value - cost) *", "score on bernoulli"),
+    M("surrogate 5 % too large", "estimators/score.py", "(cost - guess.value) *", "1.05 * (cost - guess.value) *", "score on bernoulli"),
+    M("average that has seen its own draw", "estimators/baselines.py", "return Guess(average, self._next(average, cost", "return Guess(self._next(average, cost.mean()), self._next(average, cost", "moving average on bernoulli"),
+    M("element's average that has seen its own draw", "estimators/baselines.py", "return Guess(average, state.index_put(", "return Guess(self._next(average, cost), state.index_put(", "moving average per element on mixture"),
+    M("decay and its complement exchanged", "estimators/baselines.py", "average, fresh, 1 - self.decay", "average, fresh, self.decay", "a moving average is carried"),
+    M("baselines' state forgotten", "objectives/estimate.py", "states[site] = result.state", "pass", "a moving average is carried"),
+    M("network's guess not detached", "estimators/baselines.py", "Guess(value.detach(), None,", "Guess(value, None,", "a network is trained"),
+    M("network's input not detached", "estimators/baselines.py", "[_cut(i) for i in inputs]", "[untracked(i) for i in inputs]", "a network is trained"),
+    M("network trained away from the cost", "objectives/estimate.py", "surrogate = surrogate - loss", "surrogate = surrogate + loss", "a network is trained"),
+    M("network not trained", "objectives/estimate.py", "losses.append(result.regression)", "pass", "a network is trained"),
+    M("tensor of a baseline not detached", "estimators/baselines.py", "fit(_cut(torch.as_tensor(self.value))", "fit(untracked(torch.as_tensor(self.value))", "a value baseline"),
+    M("second baseline learns the whole cost", "estimators/baselines.py", "part.guess(cost - total,", "part.guess(cost,", "the second baseline"),
+    M("baseline may see its own draw", "estimators/baselines.py", "== site for source in", "== () for source in", "a baseline does not see"),
+    M("network may share parameters", "objectives/parameters.py", "        if shared:", "        if False:", "a network is not shared"),
+    # Leave-one-out.
+    M("mean over all draws, its own included", "estimators/leave_one_out.py", "- cost) / (k - 1)", ") / k", "leave one out on categorical"),
+    M("mean over the others divided by K", "estimators/leave_one_out.py", "/ (k - 1)", "/ k", "a constant cancels"),
+    M("draws summed, not averaged", "estimators/leave_one_out.py", "* log_q).mean(dim)", "* log_q).sum(dim)", "leave one out on bernoulli"),
+    M("particles averaged twice", "estimators/leave_one_out.py", " * cost.shape[draw.particles]", "", "leave one out of particles on bernoulli"),
+    M("weights of the draws sum to K", "estimators/leave_one_out.py", "1 / self.k", "1.0", "leave one out on mixture"),
+    # Enumeration.
+    M("enumerated probabilities without gradient", "estimators/enumeration.py", "draw.log_q[1:].exp() * relative", "draw.log_q[1:].exp().detach() * relative + 0 * draw.log_q[1:]", "enumerate on categorical"),
+    M("enumerated densities for probabilities", "estimators/enumeration.py", "draw.log_q[1:].exp() * relative", "draw.log_q[1:] * relative", "enumerate on bernoulli"),
+    M("enumerated values weighted alike", "estimators/enumeration.py", "draw.log_q[1:].exp()])", "torch.full_like(draw.log_q[1:], 0.5)])", "enumerate on categorical"),
+    M("enumeration though a plate is crossed", "estimators/enumeration.py", "per_element = True", "per_element = False", "plate crossed by"),
+    # DisARM.
+    M("DisARM without sigma(|theta|)", "estimators/coupled.py", "sign * torch.sigmoid(logits.detach().abs())", "sign * torch.ones_like(logits)", "disarm on bernoulli"),
+    M("DisARM with sigma(theta)", "estimators/coupled.py", "logits.detach().abs()", "logits.detach()", "disarm on extreme"),
+    M("DisARM with the sign of b, not b~", "estimators/coupled.py", "sign = 1 - 2 * other", "sign = 1 - 2 * value", "disarm on bernoulli"),
+    M("DisARM's pair drawn independently", "estimators/coupled.py", "[neither, apart, apart, both]", "[(1 - row) ** 2, row * (1 - row), row * (1 - row), row**2]", "disarm on bernoulli"),
+    M("DisARM without the half", "estimators/coupled.py", "0.5 * (cost[0] - cost[1])", "(cost[0] - cost[1])", "disarm on bernoulli"),
+    # Lanes.
+    M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
+    M("source of a site's lanes leaves out those before", "objectives/run.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),
+    M("last lane for lane 0", "terms/cost.py", "return value[0] if wide else value", "return value[-1] if wide else value", "estimators mix"),
+    M("lanes of two sites added, not averaged", "objectives/estimate.py", "torch.stack(averages).mean(0)", "torch.stack(averages).sum(0)", "estimators mix"),
+    M("loop: sites after an alternative not drawn anew", "objectives/bound.py", "for n in order[: order.index(site)]}", "for n in order}", "leave one out on categorical_chain"),
+    M("loop: sites before an alternative drawn anew", "objectives/bound.py", "for n in order[: order.index(site)]}", "for n in ()}", "leave one out on categorical_chain"),
+    M("loop: another minibatch for the alternative", "objectives/bound.py", "draw.value[row]}, base.indices", "draw.value[row]}, None", "leave one out on subsampled"),
+    M("programs that mix their lanes run side by side", "objectives/layout.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "plate crossed by"),
+    # The cost of a site.
+    M("a downstream term dropped", "terms/cost.py", "return [t for t in terms if site in t.upstream or", "return [t for t in list(terms)[:-1] if site in t.upstream or", "score on bernoulli"),
+    M("own term missing", "terms/cost.py", "for term in terms:\n        keep", "for term in terms:\n        if term.name == site and term.sign < 0:\n            continue\n        keep", "score on bernoulli"),
+    M("a guide's term with the wrong sign", "terms/cost.py", "term.sign > 0 else total - log_prob", "term.sign > 0 else total + log_prob", "score on categorical_chain"),
+    M("own term with the wrong sign", "terms/cost.py", "term.sign > 0 else -log_prob", "term.sign > 0 else log_prob", "score on bernoulli"),
+    M("all terms count as downstream", "terms/cost.py", "for t in terms if site in t.upstream or", "for t in terms if t.sign or site in t.upstream or", "what is not downstream"),
+    M("plates not reduced", "terms/cost.py", "return log_prob.sum(summed, keepdim=True) if summed else log_prob", "return log_prob", "score on nested"),
+    M("plates reduced though kept", "terms/cost.py", "if plates else ()", "if plates and False else ()", "an element of a plate"),
+    M("plates kept though crossed", "terms/cost.py", "if p.dim is not None} - crossed", "if p.dim is not None}", "plate crossed by sum"),
+    # Dependencies.
+    M("a value does not carry what is upstream of it", "terms/tracking.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
+    M("sites not followed", "objectives/run.py", "follow = estimator.needs_cost or", "follow = False and", "score on bernoulli"),
+    M("escapes ignored", "terms/tracking.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
+    M("escapes cross no plate", "terms/tracking.py", "Token(t.site, self.plates[t.site]) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
+    M("the dispatcher does not mark", "terms/provenance.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
+    M("writes in place ignored", "terms/provenance.py", "versions != [", "False and versions != [", "leak by add_"),
+    M("out= ignored", "terms/provenance.py", '"out" in kwargs or', '"nothing" in kwargs or', "leak by out"),
+    M("shapes that tell ignored", "terms/provenance.py", "or name in _SHAPE_TELLS", "", "leak by nonzero"),
+    M("masks as indices ignored", "terms/provenance.py", 'name == "__getitem__" and _mask_index', 'name == "" and _mask_index', "leak by mask shape"),
+    M("transforms that close over a value ignored", "terms/provenance.py", "or _functorch_level() is not None", "", "leak by vmap"),
+    M("compiled callables not made eager", "terms/tracking.py", "if self._eager is None and", "if False and", "a compiled callable"),
+    M("a mask not looked at", "terms/tracking.py", "upstream |= message.mask._provenance", "pass", "dependent mask"),
+    M("a scale not looked at", "terms/tracking.py", "upstream |= message.scale._provenance", "pass", "dependent scale"),
+    M("a minibatch's indices not looked at", "terms/tracking.py", "upstream |= plate.subsample._provenance", "pass", "dependent subsample"),
+    M("a factor's value not looked at", "terms/tracking.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
+    M("leaving a plate crosses nothing", "terms/tracking.py", "t.crossed | (self.plates[t.site] - here)", "t.crossed", "score on plate_entered"),
+    M("mixing inside a plate ignored", "objectives/layout.py", "            if mixed:", "            if False:", "plate crossed by flip"),
+    M("every other element changed at once", "objectives/layout.py", "[index == i for i in range(size)]", "[index % 2 == 0]", "mixing by"),
+    M("mixing looked for at one draw only", "objectives/layout.py", "1 + (3 if size <= SINGLY else 1) *", "1 + 0 *", "mixing by product"),
+    M("lanes compared at one draw only", "objectives/layout.py", "(8 if small else 2) *", "0 *", "mixing by"),
+    M("hidden tensors not looked for", "terms/term.py", "if not statement.opaque:", "if True:", "a distribution may hide"),
+    # Terms.
+    M("scale forgotten", "terms/term.py", "log_prob = log_prob * message.scale", "pass", "score on scaled"),
+    M("scale of a minibatch forgotten", "language/plates.py", "scale=message.scale * self.factor", "scale=message.scale", "a minibatch estimates"),
+    M("mask forgotten", "terms/term.py", "log_prob = masked(log_prob, message.mask)", "pass", "score on masked"),
+    M("mask put on the draw's own density", "terms/term.py", "message.plates, sites, raw,", "message.plates, sites, log_prob,", "score on masked"),
+    M("inner mask put on the draw's own density", "terms/term.py", "raw = log_prob if bare is distribution else bare.log_prob(value)", "raw = log_prob", "masks do not touch"),
+    # Pathwise gradients and closed forms.
+    M("sticking the landing at every site", "terms/term.py", "hold = sign < 0 and message.name in fixed", "hold = sign < 0", "score on bernoulli"),
+    M("sticking the landing ignored", "terms/term.py", "hold = sign < 0 and message.name in fixed", "hold = False", "sticking the landing has no"),
+    M("the model's density held constant", "terms/term.py", "hold = sign < 0 and message.name in fixed", "hold = message.name in fixed", "a chain of normals"),
+    M("path through log q dropped", "objectives/estimate.py", "drop = term.sign < 0 and", "drop = term.sign < 0 or", "pathwise on normals"),
+    M("score part of a rejection sampler dropped", "objectives/estimate.py", "or is_partial(run.draws[name].distribution)", "", "a partial reparameterisation"),
+    M("kinks ignored", "objectives/choice.py", "KINKED if message.name in kinked else PATHWISE", "PATHWISE", "a kinked choice"),
+    M("closed form with the wrong sign", "objectives/adjust.py", "return Term(name, -1,", "return Term(name, 1,", "divergences in closed"),
+    M("closed form that depends on its own draw", "objectives/adjust.py", "if name in given:", "if False:", "a divergence is"),
+    M("closed form not scaled", "objectives/adjust.py", "density = density * right.scale", "pass", "divergences in closed"),
+    M("gradient of the closed form dropped", "objectives/estimate.py", "term.sign < 0 and term.latent and term.name", "term.sign < 0 and term.name", "divergences in closed"),
+    # Value, surrogate, draws.
+    M("particles not averaged", "objectives/estimate.py", "    if count > 1:", "    if False:", "particles are averaged"),
+    M("value: guide's terms added", "objectives/estimate.py", "value - _total(dropped)", "value + _total(dropped)", "score on bernoulli"),
+    M("loss climbs", "objectives/bound.py", "result.surrogate.detach() - result.surrogate -", "result.surrogate - result.surrogate.detach() -", "loss has minus"),
+    M("Bernoulli drawn the wrong way round", "distributions/source.py", "(uniform < probs)", "(uniform > probs)", "draws follow"),
+    M("categories drawn one too low", "distributions/source.py", "cdf[..., :-1] <= (", "cdf[..., 1:] <= (", "draws follow"),
+)  # fmt: skip
+
+
+def mutated(mutant: Mutant | None, folder: Path) -> str | None:
+    """Copy the package with the mutant in it; what is wrong with the mutant, if anything."""
+    shutil.copytree(SOURCE / "varigrad", folder / "varigrad")
+    if mutant is None:
+        return None
+    path = folder / "varigrad" / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        return f"its text is {text.count(mutant.old)} times in {mutant.file}: {mutant.old!r}"
+    for stale in path.parent.glob(f"__pycache__/{path.stem}.*"):
+        stale.unlink()
+    path.write_text(text.replace(mutant.old, mutant.new))
+    return None
+
+
+def tried(mutant: Mutant | None) -> tuple[bool, str, float]:
+    """Whether it was noticed, by what (or why not), and how long that took."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wrong = mutated(mutant, folder)
+        if wrong:
+            return False, wrong, 0.0
+        path = os.pathsep.join([str(folder), str(HERE)])
+        command = [sys.executable, __file__, "--laws", str(folder), mutant.law if mutant else ""]
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        try:
+            run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, cwd=folder)
+        except subprocess.TimeoutExpired:
+            return False, f"no verdict after {SECONDS} s", time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if run.returncode:
+        return False, f"broken: {run.stderr.strip().splitlines()[-1][:100]}", seconds
+    broken, how = json.loads(run.stdout.strip().splitlines()[-1])
+    if broken is None:
+        return mutant is None, "no law", seconds
+    if how in ("NameError", "AttributeError", "ImportError", "SyntaxError", "UnboundLocalError"):
+        return False, f"not a mutant but nonsense: {how} in {broken!r}", seconds
+    return mutant is not None, broken if how == "AssertionError" else f"{broken} ({how})", seconds
+
+
+def first_broken(folder: str, expected: str) -> tuple[str | None, str]:
+    """The first law that does not hold, those whose names start with `expected` tried first."""
+    import warnings
+
+    import torch
+    from laws import LAWS
+
+    import varigrad
+
+    assert Path(varigrad.__file__).is_relative_to(folder), varigrad.__file__
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    order = sorted(LAWS, key=lambda name: not (expected and name.startswith(expected)))
+    if expected and not order[0].startswith(expected):
+        raise ValueError(f"there is no law {expected!r}")
+    for name in order:
+        torch.manual_seed(20261123)
+        try:
+            LAWS[name]()
+        except Exception as error:
+            traceback.print_exc()
+            return name, type(error).__name__
+    return None, ""
+
+
+def main(wanted: list[str]) -> int:
+    start = time.perf_counter()
+    chosen = [m for m in MUTANTS if not wanted or any(w in m.name for w in wanted)]
+    good = True
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results = pool.map(tried, [None, *chosen])
+        for mutant, (noticed, by, seconds) in zip([None, *chosen], results, strict=True):
+            good &= noticed
+            verdict = ("killed" if mutant else "holds") if noticed else "SURVIVED" if mutant else "BROKEN"
+            name = mutant.name if mutant else "(the source as it is)"
+            print(f"{name:<52} {verdict:<9} {seconds:5.1f} s  {by}", flush=True)
+    print(f"{len(chosen)} mutants, {time.perf_counter() - start:.0f} s: {'all killed' if good else 'NOT GOOD'}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--laws"]:
+        sys.stdout.write("\n" + json.dumps(first_broken(*sys.argv[2:])) + "\n")
+    else:
+        sys.exit(main(sys.argv[1:]))
