@@ -135,8 +135,9 @@ class AutoGuide(nn.Module):
 
     def parameter(self, kind: str, latent: Latent) -> Tensor:
         """A site's parameter, cut down to the minibatches of the plates in force."""
-        value = self.get_submodule(kind).get_parameter(_key(latent.name))
-        return subsample(value, latent.free_dim)
+        value = getattr(self._modules[kind], _key(latent.name))
+        cut = self._plates is not None or any(f.subsample_size is not None for f in latent.frames)
+        return subsample(value, latent.free_dim) if cut else value
 
     def store(self, kind: str, latent: Latent, value: Tensor) -> None:
         """Make `value` a parameter of the site."""
