@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, State
-from varigrad.terms.provenance import get_provenance, untracked
+from varigrad.terms.provenance import NOTHING, get_provenance, leaving, untracked
 
 Input = Tensor | tuple[Tensor, ...] | Callable[[Mapping[str, Tensor]], Any]
 
@@ -200,9 +201,11 @@ def check_independent(baseline: Baseline, site: str, values: Mapping[str, Tensor
         BaselineError: its input carries the site in its provenance.
     """
     for given in baseline.given():
-        found = given(values) if callable(given) and not isinstance(given, Tensor) else given
+        found, left = given, NOTHING
+        if callable(given) and not isinstance(given, Tensor):
+            found, left = leaving(partial(given, values), values.values())
         tensors = found if isinstance(found, tuple) else (found,)
-        if any(getattr(source, "site", source) == site for source in get_provenance(*tensors)):
+        if any(getattr(source, "site", source) == site for source in get_provenance(*tensors) | left):
             raise BaselineError(
                 "its baseline depends on its own draw",
                 site=site,

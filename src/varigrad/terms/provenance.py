@@ -168,6 +168,19 @@ def get_provenance(*tensors: object) -> Provenance:
     return result
 
 
+def leaving(function: Callable[[], Any], tensors: Iterable[object]) -> tuple[Any, Provenance]:
+    """What a function answers, and what leaves torch meanwhile of the run that the tensors belong to."""
+    escapes = next((t._escapes for t in tensors if type(t) is Tracked and t._escapes is not None), None)
+    if escapes is None:
+        return function(), NOTHING
+    before = escapes.active, escapes.provenance
+    escapes.active, escapes.provenance = True, NOTHING
+    try:
+        return function(), escapes.provenance
+    finally:
+        escapes.active, escapes.provenance = before
+
+
 def untracked(tensor: Tensor) -> Tensor:
     """The plain tensor behind a tracked one, still connected to the autograd graph."""
     if type(tensor) is not Tracked:
