@@ -45,26 +45,32 @@ def failure_side_by_side(perform: Again, collect: Collect, layout: Layout) -> st
         drawn = perform(layout, None, {})
         names = [s.message.name for s in drawn.guide if _finite(s.message) is not None]
         small = sum(drawn.draws[name].value.numel() for name in names) <= 256
-        for probe in range(1 + (8 if small else 2) * bool(names)):
-            # What is drawn may be the same in all lanes, and hide that they are mixed: so look at other values, too.
-            forced = {s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide} if probe else {}
-            wide = perform(layout, drawn, forced) if probe else drawn
-            terms = collect(wide, layout)
-            mixed = _mixed_density(perform, collect, layout, wide, terms, _probed(layout, bool(probe)))
-            if mixed is not None:
-                return mixed
+        mixed = _mixed_density(perform, collect, layout, drawn, _probed(layout))
+        if mixed is not None:
+            return mixed
     except LayoutChanged as changed:
         return f"the sites or plates change from run to run ({changed})"
     except VarigradError as error:
         return str(error)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
+    # What is drawn may be the same in all lanes, and hide that they are mixed: so look at other values, too.
+    for _ in range((8 if small else 2) * bool(names)):
+        forced = {s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide}
+        try:
+            wide = perform(layout, drawn, forced)
+            mixed = _mixed_density(perform, collect, layout, wide, [(0, layout.particles - 1), (layout.count - 1, 0)])
+        except (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError):
+            return None  # values that are never drawn may be more than a program can take
+        if mixed is not None:
+            return mixed
     return None
 
 
 def _mixed_density(
-    perform: Again, collect: Collect, layout: Layout, wide: Pass, terms: list[Term], probed: Iterable[tuple[int, int]]
+    perform: Again, collect: Collect, layout: Layout, wide: Pass, probed: Iterable[tuple[int, int]]
 ) -> str | None:
+    terms = collect(wide, layout)
     narrow = replace(layout, particles=1, lanes={})
     for lane, particle in probed:
         values = {name: _slice(wide, name, layout, lane, particle) for name in wide.draws}
@@ -119,20 +125,25 @@ def _mixes(
     value = values[message.name]
     size = value.shape[plate.dim - len(message.distribution.event_shape)]
     # A product may be nought, and a sum the same, whatever one changes: so change other values than the drawn, too.
-    probes = 1 + (3 if size <= SINGLY else 1) * (_finite(message) is not None)
-    for probe in range(probes):
+    starts = [value]
+    support = _finite(message)
+    if support is not None:
+        event = support.dim() - 1
+        starts += [support[i].expand(value.shape[: value.dim() - event] + support.shape[1:]) for i in (0, -1)]
+        starts.append(_scattered(message, run, generator))
+    for start in starts:
         try:
-            if probe:
-                value = _scattered(message, run, generator)
-                known = collect(perform(layout, run, {**values, message.name: value}), layout)
+            if start is not value:
+                known = collect(perform(layout, run, {**values, message.name: start}), layout)
                 before = {(t.name, t.sign): t for t in known}
             for changed in _patterns(size):
-                other = _changed(message, value, plate.dim, changed)
+                other = _changed(message, start, plate.dim, changed)
                 after = collect(perform(layout, run, {**values, message.name: other}), layout)
                 if any(_moved(before.get((t.name, t.sign)), t, plate, changed) for t in after):
                     return True
         except (VarigradError, LayoutChanged, RuntimeError, ValueError, IndexError, TypeError):
-            return True
+            if start is value:  # values that are never drawn may be more than a program can take
+                return True
     return False
 
 
@@ -201,9 +212,7 @@ def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> b
     return not _same(a, b)
 
 
-def _probed(layout: Layout, few: bool) -> Iterable[tuple[int, int]]:
-    if few:
-        return [(0, layout.particles - 1), (layout.count - 1, 0)]
+def _probed(layout: Layout) -> Iterable[tuple[int, int]]:
     lanes = sorted({0, 1, layout.count // 2, layout.count - 1} & set(range(layout.count)))
     particles = sorted({0, layout.particles - 1})
     return [(lane, particle) for lane in lanes for particle in particles]
