@@ -43,6 +43,9 @@ class Lazy(Generic[T]):
 class Normal(Methods, td.Normal):
     """Gaussian, `loc` and `scale`."""
 
+    _drawn: tuple[Tensor, Tensor] | None = None
+    """The last value made from noise, and the noise."""
+
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         self._number = None if validate_args else _positive_number(scale)
         if self._number is not None:
@@ -68,9 +71,20 @@ class Normal(Methods, td.Normal):
         twin._validate_args = self._validate_args
         return twin
 
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The reparameterised draw `loc + scale * noise`; `noise`, `[*batch]`, is standard normal."""
+        value = torch.addcmul(self.loc, self.scale, noise)
+        # Without gradients the value is a constant, which the noise behind it would have to move with the parameters.
+        self._drawn = (value, noise) if torch.is_grad_enabled() else None
+        return value
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        if self._drawn is not None and value is self._drawn[0]:
+            # (value - loc) / scale is the noise, whatever the parameters: nothing of it has to be differentiated.
+            constant = -_HALF_LOG_TWO_PI - 0.5 * self._drawn[1].square()
+            return constant - (self.scale.log() if self._number is None else math.log(self._number))
         if self._number is None:
             z = (value - self.loc) / self.scale
             return torch.addcmul(-_HALF_LOG_TWO_PI - self.scale.log(), z, z, value=-0.5)
@@ -85,6 +99,22 @@ class LogNormal(Methods, td.LogNormal):
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         base = Normal(loc, scale, validate_args)
         td.TransformedDistribution.__init__(self, base, td.ExpTransform(), validate_args=bool(validate_args))
+
+    _drawn: tuple[Tensor, Tensor] | None = None
+    """The last value made from noise, and its logarithm."""
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The reparameterised draw; `noise`, `[*batch]`, is standard normal."""
+        base: Any = self.base_dist
+        exponent = base.from_noise(noise)
+        value = exponent.exp()
+        self._drawn = (value, exponent) if torch.is_grad_enabled() else None
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._drawn is not None and value is self._drawn[0] and not self._validate_args:
+            return self.base_dist.log_prob(self._drawn[1]) - self._drawn[1]
+        return super().log_prob(value)
 
 
 class HalfCauchy(Methods, td.HalfCauchy):

@@ -89,14 +89,24 @@ class Source:
             return draw()
 
 
+def _noise(source: Source, like: Tensor) -> Tensor:
+    return torch.randn(like.shape, generator=source.generator, dtype=like.dtype, device=like.device)
+
+
 def _normal(source: Source, d: Any) -> Tensor:
-    loc = d.loc
-    noise = torch.randn(loc.shape, generator=source.generator, dtype=loc.dtype, device=loc.device)
-    return torch.addcmul(loc, d.scale, noise)
+    return torch.addcmul(d.loc, d.scale, _noise(source, d.loc))
+
+
+def _lean_normal(source: Source, d: Any) -> Tensor:
+    return d.from_noise(_noise(source, d.loc))
 
 
 def _log_normal(source: Source, d: Any) -> Tensor:
     return _normal(source, d.base_dist).exp()
+
+
+def _lean_log_normal(source: Source, d: Any) -> Tensor:
+    return d.from_noise(_noise(source, d.base_dist.loc))
 
 
 def _bernoulli(source: Source, d: Any) -> Tensor:
@@ -125,9 +135,9 @@ def _wishart(source: Source, d: Any) -> Tensor:
 # class, because a subclass may draw in its own way.
 _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     td.Normal: _normal,
-    families.Normal: _normal,
+    families.Normal: _lean_normal,
     td.LogNormal: _log_normal,
-    families.LogNormal: _log_normal,
+    families.LogNormal: _lean_log_normal,
     td.Bernoulli: _bernoulli,
     families.Bernoulli: _bernoulli,
     td.Categorical: _categorical,
@@ -139,7 +149,7 @@ _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     td.Wishart: _wishart,
 }
 
-_REPARAMETERISED = (_normal, _log_normal)
+_REPARAMETERISED = (_normal, _lean_normal, _log_normal, _lean_log_normal)
 
 _TAKES_GENERATOR = frozenset(
     {
