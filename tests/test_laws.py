@@ -5,7 +5,8 @@ import pytest
 import varigrad as vg
 from varigrad.errors import SiteError
 from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Pathwise, Score
-from varigrad.testing import PROGRAMS, check_case
+from varigrad.testing import PROGRAMS, check_case, exact_gradient
+from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
 
 ESTIMATORS = {
     "score": Score(),
@@ -53,3 +54,23 @@ def test_estimators_serve_what_they_should_and_refuse_the_rest(estimator):
         except SiteError as error:
             assert "Try: " in str(error)
     assert len(served) == SERVES[estimator], served
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["nested_plates", "event"])
+@pytest.mark.parametrize("estimator", ["leave_one_out", "enumerate", "disarm"])
+def test_heavy_programs(estimator, program):
+    """Too many outcomes for the estimator to be enumerated, not too many for the program: so sample the estimator."""
+    case = PROGRAMS[program]
+    single = vg.ELBO()(case.model, case.guide)
+    _, gradient = exact_gradient(single)
+    try:
+        bound = vg.ELBO(100, {"z*": ESTIMATORS[estimator]})(case.model, case.guide)
+    except SiteError as error:
+        assert estimator == "enumerate" and program == "event", error
+        return
+    for batches, alarm in ((200, FIRST_ALARM), (2000, SECOND_ALARM)):
+        error, limit = sampled_error(bound, case, gradient, batches, alarm)
+        if error <= limit:
+            return
+    raise AssertionError(f"|z| = {error}, limit {limit}")

@@ -132,7 +132,7 @@ def check_case(
     batches = max(2, draws // (100 if vectorize is None else 400))
     for stage, (alarm, count) in enumerate(((FIRST_ALARM, batches), (SECOND_ALARM, 10 * batches))):
         bound.source = Source(torch.Generator().manual_seed(1_000_003 * (stage + 1) + seed))
-        error, limit = _largest_z(bound, case, gradient, count, alarm)
+        error, limit = sampled_error(bound, case, gradient, count, alarm)
         if error <= limit:
             break
     return Verdict(name, bound.side_by_side, "sampled", count * particles, error, limit)
@@ -155,7 +155,8 @@ def _warm(config: ELBO, case: Case, seed: int) -> Bound:
     return bound
 
 
-def _largest_z(bound: Bound, case: Case, gradient: Gradient, batches: int, alarm: float) -> tuple[float, float]:
+def sampled_error(bound: Bound, case: Case, gradient: Gradient, batches: int, alarm: float) -> tuple[float, float]:
+    """Largest |z| of the mean of `batches` estimates against the exact gradient, and its limit at a false-alarm rate."""
     leaves = [p for n, p in bound.named_parameters() if n in gradient]
     seen: list[Tensor] = []
     for _ in range(batches):
