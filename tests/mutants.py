@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCE = Path(os.environ.get("MUTANTS_SOURCE", HERE.parent / "src"))
 AT_ONCE = 2
-SECONDS = 120
+SECONDS = 300
 
 
 @dataclass(frozen=True)
