@@ -240,16 +240,11 @@ class SVI:
         if first:
             self._warn_unreached(grads)
         self._new_states = result.state
-        loss = -result.value
-        found = [g for g in grads if g is not None]
         if isinstance(self.optim, Optimizer) and self.optim.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self._leaves, self.optim.clip_norm)
+            norm = float(nn.utils.clip_grad_norm_(self._leaves, self.optim.clip_norm))
         else:
-            norms = torch._foreach_norm(found)
-            if len(norms) < 8 and not loss.is_cuda:  # reading a few numbers is cheaper than another operation
-                return loss.item(), math.hypot(*[n.item() for n in norms])
-            norm = torch.stack([n.to(loss) for n in norms]).norm()
-        return loss.item(), norm.item()
+            norm = _norm([g for g in grads if g is not None])
+        return -result.value.item(), norm
 
     def _downhill(self, like: Tensor) -> Tensor:
         """Minus one: optimisers minimise, objectives are maximised."""
@@ -324,6 +319,14 @@ class SVI:
                     GradientWarning,
                     stacklevel=4,
                 )
+
+
+def _norm(grads: list[Tensor]) -> float:
+    """The norm of the whole gradient."""
+    if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
+        return math.hypot(*[torch.linalg.vector_norm(g).item() if g.dim() else g.item() for g in grads])
+    norms = torch._foreach_norm(grads)
+    return torch.stack([n.to(norms[0]) for n in norms]).norm().item()
 
 
 def _check_foreign(optimizer: torch.optim.Optimizer, own: set[int]) -> None:

@@ -156,7 +156,7 @@ def _warm(config: ELBO, case: Case, seed: int) -> Bound:
 
 
 def sampled_error(bound: Bound, case: Case, gradient: Gradient, batches: int, alarm: float) -> tuple[float, float]:
-    """Largest |z| of the mean of `batches` estimates against the exact gradient, and its limit at a false-alarm rate."""
+    """Largest |z| of the mean of `batches` estimates against the exact gradient, and its limit at an alarm rate."""
     leaves = [p for n, p in bound.named_parameters() if n in gradient]
     seen: list[Tensor] = []
     for _ in range(batches):
