@@ -610,3 +610,16 @@ def test_states_do_not_grow_and_hold_no_graph():
         assert not any(s.requires_grad for s in tensors if s is not None)
         assert set(state["estimators"]) == {"a", "z"}
     assert max(sizes) - min(sizes) < 16
+
+
+def test_a_moving_average_follows_the_program_to_another_dtype():
+    def model():
+        vg.sample("z", dist.Bernoulli(torch.tensor(0.3)))
+
+    def guide():
+        vg.sample("z", dist.Bernoulli(logits=vg.param("t", 0.5)), estimator=Score(MovingAverage()))
+
+    bound = vg.ELBO()(model, guide)
+    bound()
+    bound.to(torch.float64)
+    assert bound().dtype == torch.float64

@@ -85,6 +85,8 @@ class MovingAverage(Baseline):
             raise BaselineError(f"decay must be in [0, 1), got {self.decay!r}", site="MovingAverage")
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        if state is not None:
+            state = state.to(cost)  # the program may have been moved to another dtype or device
         if not self.per_element or cost.dim() == 0:
             average = cost.new_zeros(()) if state is None else state
             return Guess(average, self._next(average, cost.mean() if cost.dim() else cost))
