@@ -72,27 +72,11 @@ class Independent(Methods, td.Independent):
     """Some batch dimensions of `base_distribution` declared one event."""
 
 
-class Masked(Methods, td.Distribution):
-    """`base` whose density counts only where `mask` is True.
-
-    Args:
-        base: any distribution.
-        mask: bool, broadcastable to `[*batch]`.
-    """
+class Wrapper(Methods, td.Distribution):
+    """Interface of distributions that change something about another one, `base`, and nothing about its draws."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
-
-    def __init__(self, base: td.Distribution, mask: Tensor | bool) -> None:
-        self.base = base
-        self.density_mask = torch.as_tensor(mask)
-        if self.density_mask.dtype != torch.bool:
-            raise TypeError(f"a mask is a bool tensor, got {self.density_mask.dtype}")
-        shape = join(base.batch_shape, self.density_mask.shape)
-        self.base = base if shape == base.batch_shape else base.expand(shape)
-        super().__init__(shape, base.event_shape, validate_args=False)
-
-    has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
-    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]
+    base: td.Distribution
 
     @property
     def support(self) -> Any:
@@ -106,11 +90,32 @@ class Masked(Methods, td.Distribution):
     def variance(self) -> Tensor:
         return self.base.variance
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.base.expand(batch_shape), self.density_mask)
-
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self.base.sample(sample_shape)
+
+
+class Masked(Wrapper):
+    """`base` whose density counts only where `mask` is True.
+
+    Args:
+        base: any distribution.
+        mask: bool, broadcastable to `[*batch]`.
+    """
+
+    def __init__(self, base: td.Distribution, mask: Tensor | bool) -> None:
+        self.base = base
+        self.density_mask = torch.as_tensor(mask)
+        if self.density_mask.dtype != torch.bool:
+            raise TypeError(f"a mask is a bool tensor, got {self.density_mask.dtype}")
+        shape = join(base.batch_shape, self.density_mask.shape)
+        self.base = base if shape == base.batch_shape else base.expand(shape)
+        super().__init__(shape, base.event_shape, validate_args=False)
+
+    has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
+    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        return type(self)(self.base.expand(batch_shape), self.density_mask)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self.base.rsample(sample_shape)
