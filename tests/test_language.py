@@ -439,9 +439,8 @@ def pyro_like(lib, distributions, data):
 
 
 def test_words_mean_what_they_mean_in_pyro():
-    pyro = pytest.importorskip("pyro")
     data = torch.linspace(-1, 1, 24).reshape(3, 8)
-    pyro.clear_param_store()
-    wanted = pyro.poutine.trace(pyro_like).get_trace(pyro, pyro.distributions, data).log_prob_sum()
+    # What Pyro 1.9.2 gives: `poutine.trace(pyro_like).get_trace(pyro, pyro.distributions, data).log_prob_sum()`.
+    wanted = torch.tensor(-21.594924926757812)
     found = -loss(lambda: pyro_like(vg, dist, data))
     assert torch.allclose(found, wanted)
