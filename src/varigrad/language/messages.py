@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -37,7 +37,11 @@ class Plate:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A random choice, observed or latent."""
+    """A random choice, observed or latent.
+
+    Attributes:
+        notes: what a program says about the site to handlers of its own; the engine does not read it.
+    """
 
     name: str
     distribution: td.Distribution
@@ -47,6 +51,7 @@ class Sample:
     mask: Tensor | None = None
     scale: Tensor | float = 1.0
     estimator: Any = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +67,18 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Param:
-    """A learnable tensor; `value` is constrained."""
+    """A learnable tensor; `value` is constrained.
+
+    Attributes:
+        fallback: its value where no handler gives one; default: the initial value.
+    """
 
     name: str
     init: Tensor | float | Callable[[], Tensor] | None
     constraint: constraints.Constraint
     event_dim: int | None
     value: Tensor | None = None
+    fallback: Callable[[Param], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ def sample(
     *,
     obs_mask: Tensor | None = None,
     estimator: Any = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """A random choice named `name`.
 
@@ -37,6 +38,7 @@ def sample(
         obs_mask: bool, `[*plates]`: where False, the value is missing and drawn as the latent site
             `name + "_unobserved"`, which the guide then has to have.
         estimator: how the gradient through this choice is estimated (guides only), e.g. `Score(MovingAverage())`.
+        notes: anything that handlers of your own, or traces, are to know about the site.
 
     Returns:
         The value, `[*plates, *event]`.
@@ -55,19 +57,24 @@ def sample(
     if estimator is not None and obs is not None:
         raise SiteError("is observed, so no estimator can act on it", site=name, try_="estimator= in the guide")
     if obs_mask is not None:
-        return _partly_observed(name, distribution, obs, obs_mask, estimator)
+        return _partly_observed(name, distribution, obs, obs_mask, estimator, notes)
     mask = None
     while isinstance(distribution, Masked):
         mask = distribution.density_mask if mask is None else mask & distribution.density_mask
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
         obs = torch.as_tensor(float(obs) if isinstance(obs, int) else obs)  # a density wants floating point
-    message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator))
+    message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes=notes or {}))
     return message.value
 
 
 def _partly_observed(
-    name: str, distribution: td.Distribution, obs: Tensor | None, obs_mask: Tensor, estimator: Any
+    name: str,
+    distribution: td.Distribution,
+    obs: Tensor | None,
+    obs_mask: Tensor,
+    estimator: Any,
+    notes: Mapping[str, Any] | None,
 ) -> Tensor:
     if obs is None:
         raise SiteError("obs_mask needs obs", site=name, try_="obs=data with anything finite where it is missing")
@@ -85,9 +92,9 @@ def _partly_observed(
         return Scope(handler)
 
     with where(obs_mask):
-        sample(f"{name}_observed", distribution, obs)
+        sample(f"{name}_observed", distribution, obs, notes=notes)
     with where(~obs_mask):
-        missing = sample(f"{name}_unobserved", distribution, estimator=estimator)
+        missing = sample(f"{name}_unobserved", distribution, estimator=estimator, notes=notes)
     return deterministic(name, torch.where(given, obs, missing))
 
 

@@ -43,7 +43,7 @@ def default(message: Any) -> Any:
     if isinstance(message, Sample):
         return evolve(message, value=Source().draw(expanded(message)))
     if isinstance(message, Param):
-        return evolve(message, value=initial_value(message))
+        return evolve(message, value=(message.fallback or initial_value)(message))
     if isinstance(message, Indices):
         return evolve(message, value=Source().subset(message.size, message.batch))
     return message

@@ -26,7 +26,7 @@ from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_particles, check_pass, check_patterns, first_bad
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate, terms_of
 from varigrad.objectives.layout import Again, failure_side_by_side, layout_of, mixed_plates
-from varigrad.objectives.parameters import Parameters
+from varigrad.objectives.parameters import Owner, Parameters
 from varigrad.objectives.plan import Plan, plan_of
 from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
 from varigrad.terms.term import Term, collect
@@ -44,11 +44,20 @@ class Bound(Parameters):
 
     Calling it with the programs' arguments gives minus the bound, a scalar whose gradient is the estimators'.
     Parameters exist once the programs have run, so call `init(*args)` first (programs without arguments: done at
-    construction). `source` is where all draws come from, by default torch's global generator.
+    construction). `source` is where all draws come from, by default torch's global generator. `owner` is where
+    parameters live, by default here; with another one the programs are not run before they are asked for.
     """
 
-    def __init__(self, config: ELBO, model: Program, guide: Program, source: Source | None = None) -> None:
+    def __init__(
+        self,
+        config: ELBO,
+        model: Program,
+        guide: Program,
+        source: Source | None = None,
+        owner: Owner | None = None,
+    ) -> None:
         super().__init__()
+        self.__dict__["owner"] = self if owner is None else owner  # not as a submodule
         for what, program in (("model", model), ("guide", guide)):
             if not callable(program):
                 raise VarigradError(f"the {what} must be a callable program, got {type(program).__name__}")
@@ -56,7 +65,7 @@ class Bound(Parameters):
         self.source = Source() if source is None else source
         self.steps = 0
         self._programs = (_Held(model), _Held(guide))
-        for name, program in (("model", model), ("guide", guide)):
+        for name, program in (("model", model), ("guide", guide)) if owner is None else ():
             for i, module in enumerate(modules_of(program)):
                 if not any(m is module for m in self.modules()):
                     self.add_module(name if i == 0 else f"{name}{i}", module)
@@ -65,8 +74,10 @@ class Bound(Parameters):
         self.side_by_side = True
         self._kinked: frozenset[str] = frozenset()
         self._plan: Plan | None = None
-        if takes_no_arguments(model) and can_do_without_arguments(guide):
+        if owner is None and takes_no_arguments(model) and can_do_without_arguments(guide):
             self.init()
+
+    owner: Owner
 
     @property
     def model_program(self) -> Program:
@@ -124,7 +135,7 @@ class Bound(Parameters):
     def _alone(self, message: Any, forward: Forward) -> Any:
         """Parameters and randomness for a program that runs outside a step."""
         if isinstance(message, Param) and message.value is None:
-            message = evolve(message, value=self.constrained(message, {}))
+            message = evolve(message, value=self.owner.constrained(message, {}))
         elif isinstance(message, Sample) and message.value is None:
             message = evolve(message, value=self.source.draw(expanded(message)))
         elif isinstance(message, Indices) and message.value is None:
@@ -161,7 +172,7 @@ class Bound(Parameters):
 
     def diagnose(self, *args: Any, **kwargs: Any) -> str:
         """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.owner.named_parameters():
             if not bool(parameter.isfinite().all()):
                 return f"parameter {name!r} is NaN or infinite"
         with torch.no_grad():
@@ -181,11 +192,12 @@ class Bound(Parameters):
 
     def _settings(self, layout: Layout, **options: Any) -> Settings:
         return Settings(
-            self,
+            self.owner,
             tuple((self.config.estimators or {}).items()),
             self.source,
             layout,
             kinked=self._kinked,
+            strict=self.config.strict,
             track_all=options.pop("track_all", bool(self.config.analytic_kl)),
             **options,
         )
@@ -270,7 +282,7 @@ class Bound(Parameters):
                 named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
                 patterns = {"estimators": tuple(self.config.estimators or ()), "weights": tuple(self.config.weights)}
                 check_patterns(seen, {**patterns, "analytic_kl": named})
-                self.check_names(s.message.name for s in (*seen.guide, *seen.model))
+                self.owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
             wide = layout_of(seen, self.config.particles)
 
             def again(layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:

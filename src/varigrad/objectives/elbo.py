@@ -12,6 +12,7 @@ from varigrad.errors import VarigradError
 from varigrad.estimators.base import Estimator
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
+from varigrad.objectives.parameters import Owner
 
 Weight = float | Tensor | Callable[[int], float | Tensor]
 
@@ -33,6 +34,8 @@ class ELBO:
         vectorize: run particles and alternatives side by side along leading dimensions (the program must
             broadcast), or one by one in a loop; None: side by side if, on the first call, that gives the same
             densities as the loop.
+        strict: False: model and guide may have different latent sites. One that the guide lacks is drawn from the
+            model's distribution, as if the guide had it; one that the model lacks is auxiliary.
 
     Raises:
         VarigradError: particles is not a whole number of at least 1.
@@ -43,6 +46,7 @@ class ELBO:
     analytic_kl: bool | tuple[str, ...] | list[str] = False
     weights: Mapping[str, Weight] = field(default_factory=dict)
     vectorize: bool | None = None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.particles, bool) or not isinstance(self.particles, int) or self.particles < 1:
@@ -60,6 +64,6 @@ class ELBO:
         """The objective of this model and guide, a torch module that owns their parameters."""
         return self.bind(model, guide, None)
 
-    def bind(self, model: Program, guide: Program, source: Source | None) -> Bound:
-        """As calling it, with a source for all draws."""
-        return Bound(self, model, guide, source)
+    def bind(self, model: Program, guide: Program, source: Source | None, owner: Owner | None = None) -> Bound:
+        """As calling it, with a source for all draws, and with parameters that live elsewhere."""
+        return Bound(self, model, guide, source, owner)

@@ -1,9 +1,10 @@
-"""The module that owns a program's parameters; there is no other place where they live."""
+"""Who owns a program's parameters: by default the objective itself, which is a module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,31 @@ class Declaration:
     def leaf(self) -> Tensor:
         """The unconstrained tensor."""
         return self.owner._parameters[self.key]  # type: ignore[return-value]
+
+
+class Owner(Protocol):
+    """What an engine asks of whoever holds the parameters.
+
+    Attributes:
+        version: changes whenever a parameter comes or goes.
+    """
+
+    version: int
+
+    def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
+        """The constrained value of a parameter, created the first time; `cache` lasts one step."""
+
+    def adopt(self, message: Module) -> None:
+        """Own the parameters of a module that the program declares."""
+
+    def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
+        """Own the network of a site's baseline."""
+
+    def check_names(self, sites: Iterable[str]) -> None:
+        """Raise if a site may not be called what it is."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The unconstrained tensors."""
 
 
 class Group(nn.Module):

@@ -17,7 +17,7 @@ from varigrad.language.messages import Factor, Forward, Indices, Module, Param, 
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, choose
-from varigrad.objectives.parameters import Parameters
+from varigrad.objectives.parameters import Owner
 from varigrad.terms.provenance import get_provenance, untracked
 from varigrad.terms.tracking import Statement, Tracker
 
@@ -88,7 +88,7 @@ class Pass:
 class Settings:
     """What stays the same for all runs of a step."""
 
-    owner: Parameters
+    owner: Owner
     patterns: tuple[tuple[str, Estimator], ...]
     source: Source
     layout: Layout
@@ -98,6 +98,8 @@ class Settings:
     """Draw without lanes, to find out what there is."""
     loop: bool = False
     """Alternatives are run one by one: a site's lanes are its own only."""
+    strict: bool = True
+    """Model and guide have to have the same latent sites."""
 
 
 def perform(
@@ -127,13 +129,13 @@ def perform(
     if layout.particles > 1:
         outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
     drawing = _Guide(settings, record, cache, forced or {})
-    scoring = _Model(settings, record, cache)
+    scoring = _Model(settings, record, cache, drawing)
     try:
         run(guide, (drawing, *outer), args, kwargs)
         run(model, (scoring, *outer), args, kwargs)
     finally:
         record.tracker.finish()
-    if scoring.latent != record.draws.keys():
+    if settings.strict and scoring.latent != record.draws.keys():
         missing = [name for name in record.draws if name not in scoring.latent]
         raise GuideMismatchError(
             "is a site of the guide and not of the model",
@@ -290,9 +292,10 @@ class _Guide(_Program):
 class _Model(_Program):
     """Replays the guide's values and collects the model's densities."""
 
-    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
+    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor], guide: _Guide) -> None:
         super().__init__(settings, record, cache)
         self.statements = record.model
+        self.guide = guide
         self.latent: set[str] = set()
 
     def sample(self, message: Sample, forward: Forward) -> Any:
@@ -305,6 +308,8 @@ class _Model(_Program):
                     because="the guide draws it",
                     try_="estimator= at the guide's site, or ELBO(estimators={...})",
                 )
+            if message.name not in self.record.values and not self.settings.strict:
+                self.guide.sample(message, _unheard)
             if message.name not in self.record.values:
                 raise GuideMismatchError(
                     "is a latent site of the model and missing from the guide",
@@ -316,6 +321,10 @@ class _Model(_Program):
             message = evolve(message, value=self.record.values[message.name])
         self.record.model.append(self.record.tracker.examine(message))
         return forward(message)
+
+
+def _unheard(message: Sample) -> Sample:
+    return message
 
 
 def _sites_text(what: str, names: Any, wanted: str) -> str:
