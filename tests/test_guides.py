@@ -61,7 +61,7 @@ def test_building_is_reproducible_and_leaves_torchs_generator_alone(kind):
 @GUIDES
 def test_it_is_a_module(kind):
     guide = kind(conjugate, DATA)
-    twin = kind(conjugate, DATA, init=lambda name, draws: torch.full_like(draws[0], 3.0))
+    twin = kind(conjugate, DATA, init=lambda site, draws: torch.full_like(draws[0], 3.0))
     twin.load_state_dict(guide.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(guide.parameters(), twin.parameters(), strict=True))
     with vg.handlers.seed(seed=0):
@@ -233,11 +233,11 @@ def test_where_it_starts(kind):
     model = lambda: vg.sample("z", dist.Gamma(2.0, 1.0))  # noqa: E731
     start = lambda guide: (guide.value if kind is AutoDelta else guide.loc)["z"].exp()  # noqa: E731
     assert 0.5 < start(kind(model)) < 4
-    assert torch.allclose(start(kind(model, init=lambda name, draws: t(7.0))), t(7.0))
+    assert torch.allclose(start(kind(model, init=lambda site, draws: t(7.0))), t(7.0))
     with pytest.raises(ShapeError, match=r"'z': init gives shape \(2,\), the site has \(\)"):
-        kind(model, init=lambda name, draws: torch.ones(2))
+        kind(model, init=lambda site, draws: torch.ones(2))
     with pytest.raises(ConstraintError, match="'z': init gives a value outside the support"):
-        kind(model, init=lambda name, draws: t(-1.0))
+        kind(model, init=lambda site, draws: t(-1.0))
 
 
 # Missing data: the guide masks what the model masks

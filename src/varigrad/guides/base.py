@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
+from varigrad.distributions.unconstrained import unconstrained
 from varigrad.errors import ConstraintError, PlateError, ShapeError, SiteError
+from varigrad.guides.initial import Init, init_to_median
 from varigrad.language import handlers
-from varigrad.language.messages import Indices, Plate, Program, Sample
+from varigrad.language.messages import Indices, Names, Plate, Program, Sample
 from varigrad.language.plates import plate
-from varigrad.language.primitives import sample, subsample
 from varigrad.language.runtime import takes_no_arguments
 from varigrad.language.trace import Trace
 
@@ -51,19 +54,26 @@ class Latent:
     mask: Tensor | None = None
 
 
+_NOWHERE = nullcontext()
+
+Inside = Callable[[Latent], AbstractContextManager[Any]]
+"""The plates (and the mask) of a latent site."""
+
+
 class AutoGuide(nn.Module):
-    """A guide with one independent distribution for each latent site of a model.
+    """Interface of guides that are built from a model.
 
     Args:
         model: the model; its latent sites must be continuous.
         args, kwargs: what to call it with to find its sites; a model without arguments needs none. Left out
             otherwise, the guide is built when it is first called.
-        init: maps a site's name and a stack of prior draws, `[draws, *site]`, to a starting value `[*site]`; default:
-            the median, of unconstrained values.
+        init: where to start: `init_to_median` and its like in `varigrad.guides`, or a function of the site's message
+            and a stack of prior draws, `[draws, *site]`, that returns a value `[*site]`.
+        sites: names (globs) of the latent sites to cover; default: all. `AutoGuideList` joins guides for the others.
         plates: function of the model's arguments that returns plates to use, for a model that passes `subsample=`.
 
     Raises:
-        SiteError: a latent site is discrete or not always there, or the model has none.
+        SiteError: a latent site is discrete or not always there, or there is none.
         PlateError: a latent site's plate has no size, or a minibatch that only the model knows.
     """
 
@@ -73,13 +83,15 @@ class AutoGuide(nn.Module):
         self,
         model: Program,
         *args: Any,
-        init: Callable[[str, Tensor], Tensor] | None = None,
+        init: Init = init_to_median,
+        sites: str | Names | None = None,
         plates: Callable[..., Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the model's parameters are not the guide's
         self._init = init
+        self._patterns = None if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
         self._plates = plates
         self._latents: list[Latent] = []
         self._ready = False
@@ -93,59 +105,93 @@ class AutoGuide(nn.Module):
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """Run the model a few times, always on the same random numbers, and make the parameters."""
+        starts = []
         with torch.no_grad(), handlers.block(), handlers.seed(seed=0):
             traces = [handlers.trace(self._model[0])(*args, **kwargs) for _ in range(self.draws_for_init)]
-            for name in traces[0].latents:
+            for name in filter(self._covers, traces[0].latents):
                 latent = self._latent(name, traces)
                 draws = torch.stack([_full(t[name].value, latent) for t in traces])
-                self._latents.append(latent)
-                self.make(latent, self._start(latent, draws))
-        if not self._latents:
-            raise SiteError("the model has no latent sites", try_="sample(name, distribution) without obs=")
+                starts.append((latent, self._start(latent, traces[0][name], draws)))
+        if not starts:
+            raise SiteError(
+                "the model has no latent sites" + (f" that match {self._patterns}" if self._patterns else ""),
+                try_="sample(name, distribution) without obs=",
+            )
+        self._latents = [latent for latent, _ in starts]
+        self.make(starts)
         self._ready = True
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
         if not self._ready:
             self.setup(*args, **kwargs)
-        given = {}
+        entered: dict[str, plate] = {}
         if self._plates is not None:
             made = self._plates(*args, **kwargs)
-            given = {p.name: p for p in (made if isinstance(made, (tuple, list)) else (made,))}
-        values = {}
-        entered: dict[str, plate] = dict(given)
+            entered = {p.name: p for p in (made if isinstance(made, (tuple, list)) else (made,))}
+        return self.draw(partial(self._inside, entered))
+
+    def median(self) -> dict[str, Tensor]:
+        """The median of every site, full-size, `[*plates, *event]`: that of each unconstrained coordinate, pushed to
+        the support.
+        """
+        with torch.no_grad():
+            return {latent.name: latent.transform(loc) for latent, loc, _ in self._marginals()}
+
+    def quantiles(self, probabilities: Sequence[float] | Tensor) -> dict[str, Tensor]:
+        """Quantiles of every site, full-size, `[probabilities, *plates, *event]`.
+
+        They are those of each unconstrained coordinate, pushed to the support: of each element, where the support is
+        one of elements; of no single number, where it is one of vectors (a simplex).
+        """
+        p = torch.as_tensor(probabilities, dtype=torch.float64)
+        if p.dim() > 1 or bool(((p <= 0) | (p >= 1)).any()):
+            raise SiteError(f"probabilities must be numbers between 0 and 1, got {probabilities!r}")
+        found = {}
+        with torch.no_grad():
+            for latent, loc, scale in self._marginals():
+                z = torch.special.ndtri(p).to(loc) * _direction(latent.transform)
+                found[latent.name] = latent.transform(loc + scale * z.reshape(z.shape + (1,) * loc.dim()))
+        return found
+
+    @abstractmethod
+    def make(self, starts: Sequence[tuple[Latent, Tensor]]) -> None:
+        """Create the parameters; what the sites start from is unconstrained and full-size, `[*plates, *free]`."""
+
+    @abstractmethod
+    def draw(self, inside: Inside) -> dict[str, Tensor]:
+        """Sample every site, each inside its plates."""
+
+    @abstractmethod
+    def marginal(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        """Location and standard deviation of a site's unconstrained values, full-size, `[*plates, *free]`."""
+
+    def _marginals(self) -> Iterator[tuple[Latent, Tensor, Tensor]]:
+        if not self._ready:
+            raise SiteError(
+                "the guide has not been built yet",
+                because="its model takes arguments, and it has not been called",
+                try_=f"{type(self).__name__}(model, *args)",
+            )
         for latent in self._latents:
-            with ExitStack() as stack:
-                for frame in latent.frames:
-                    if frame.name not in entered:
-                        entered[frame.name] = plate(frame.name, frame.size, frame.subsample_size, dim=frame.dim)
-                    stack.enter_context(entered[frame.name])
-                if latent.mask is not None:
-                    stack.enter_context(handlers.mask(mask=latent.mask))
-                values[latent.name] = sample(latent.name, self.distribution(latent))
-        return values
+            yield (latent, *self.marginal(latent))
 
-    @abstractmethod
-    def make(self, latent: Latent, start: Tensor) -> None:
-        """Create the parameters of one site; `start` is unconstrained and full-size, `[*plates, *free]`."""
+    def _inside(self, entered: dict[str, plate], latent: Latent) -> AbstractContextManager[Any]:
+        return self._plated(entered, latent) if latent.frames or latent.mask is not None else _NOWHERE
 
-    @abstractmethod
-    def distribution(self, latent: Latent) -> td.Distribution:
-        """The site's distribution for this run, cut down to the minibatch."""
+    @contextmanager
+    def _plated(self, entered: dict[str, plate], latent: Latent) -> Iterator[None]:
+        with ExitStack() as stack:
+            for frame in latent.frames:
+                if frame.name not in entered:
+                    entered[frame.name] = plate(frame.name, frame.size, frame.subsample_size, dim=frame.dim)
+                stack.enter_context(entered[frame.name])
+            if latent.mask is not None:
+                stack.enter_context(handlers.mask(mask=latent.mask))
+            yield
 
-    def parameter(self, kind: str, latent: Latent) -> Tensor:
-        """A site's parameter, cut down to the minibatches of the plates in force."""
-        value = getattr(self._modules[kind], _key(latent.name))
-        cut = self._plates is not None or any(f.subsample_size is not None for f in latent.frames)
-        return subsample(value, latent.free_dim) if cut else value
-
-    def store(self, kind: str, latent: Latent, value: Tensor) -> None:
-        """Make `value` a parameter of the site."""
-        if kind not in self._modules:
-            self.add_module(kind, nn.ParameterDict())
-        parameters = self._modules[kind]
-        assert isinstance(parameters, nn.ParameterDict)
-        parameters[_key(latent.name)] = nn.Parameter(value.detach().clone().contiguous())
+    def _covers(self, name: str) -> bool:
+        return self._patterns is None or any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
     def _latent(self, name: str, traces: list[Trace]) -> Latent:
         message = traces[0][name]
@@ -167,15 +213,9 @@ class AutoGuide(nn.Module):
         frames = tuple(_frame(p, message, p.name in known or self._plates is not None) for p in plates)
         return Latent(name, frames, event, free, transform, _mask(message, plates))
 
-    def _start(self, latent: Latent, draws: Tensor) -> Tensor:
+    def _start(self, latent: Latent, message: Sample, draws: Tensor) -> Tensor:
         """The unconstrained value to start from."""
-        if self._init is None:
-            free = latent.transform.inv(draws)
-            if not is_identity(latent.transform):
-                # A draw on the edge of the support (a Gamma's that rounds to nought) is infinitely far out.
-                free = free.nan_to_num(0.0, 50.0, -50.0).clamp(-50, 50)
-            return free.median(0).values
-        value = self._init(latent.name, draws)
+        value = self._init(message, draws)
         if value.shape != draws.shape[1:]:
             raise ShapeError(
                 f"init gives shape {tuple(value.shape)}, the site has {tuple(draws.shape[1:])}", site=latent.name
@@ -192,30 +232,29 @@ class AutoGuide(nn.Module):
                 f"{type(self).__name__} has no distribution for a discrete site",
                 site=message.name,
                 because=f"it is a {type(message.distribution).__name__}",
-                try_="a guide of your own for it, with LeaveOneOut(4) or Enumerate()",
+                try_="a guide of your own for it, with LeaveOneOut(4) or Enumerate(), and AutoGuideList to join them",
             )
-        while True:
-            try:
-                return td.biject_to(support)
-            except NotImplementedError as error:
-                if not hasattr(support, "base_constraint"):
-                    raise SiteError(
-                        f"{type(self).__name__} knows no map to its support, {support}",
-                        site=message.name,
-                        try_="a guide of your own for it",
-                    ) from error
-                support = support.base_constraint
+        try:
+            return unconstrained(support)
+        except NotImplementedError as error:
+            raise SiteError(
+                f"{type(self).__name__} knows no map to its support, {support}",
+                site=message.name,
+                try_="a guide of your own for it",
+            ) from error
 
 
-def is_identity(transform: td.Transform) -> bool:
-    """Whether it does nothing, whatever it is wrapped in."""
-    if isinstance(transform, td.IndependentTransform):
-        return is_identity(transform.base_transform)
-    return isinstance(transform, td.ComposeTransform) and not transform.parts
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "__")
+def _direction(transform: td.Transform) -> int:
+    """-1 where larger unconstrained values are smaller ones of the support."""
+    if transform.domain.event_dim:
+        return 1
+    while isinstance(transform, td.IndependentTransform):
+        transform = transform.base_transform
+    try:
+        sign = transform.sign
+    except NotImplementedError:
+        return 1
+    return -1 if not isinstance(sign, Tensor) and sign < 0 else 1
 
 
 def _frame(found: Plate, message: Sample, minibatch_known: bool) -> Frame:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions.delta import Delta
-from varigrad.guides.base import AutoGuide, Latent
+from varigrad.guides.base import Latent
+from varigrad.guides.sitewise import SitewiseGuide
 
 
-class AutoDelta(AutoGuide):
+class AutoDelta(SitewiseGuide):
     """A point mass at each latent site; maximising the bound is then maximum a posteriori estimation.
 
     Args:
-        model, args, kwargs, init, plates: see `AutoGuide`.
+        model, args, kwargs, init, sites, plates: see `AutoGuide`.
     """
 
-    def make(self, latent: Latent, start: Tensor) -> None:
+    def make_site(self, latent: Latent, start: Tensor) -> None:
         self.store("value", latent, start)
 
     def distribution(self, latent: Latent) -> td.Distribution:
-        return Delta(latent.transform(self.parameter("value", latent)), event_dim=latent.event_dim)
+        return Delta(latent.transform(self.cut("value", latent)), event_dim=latent.event_dim)
+
+    def marginal(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        value = self.parameter("value", latent)
+        return value, torch.zeros_like(value)

@@ -9,16 +9,18 @@ from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions.families import Normal, TransformedDistribution
+from varigrad.distributions.unconstrained import is_identity
 from varigrad.errors import VarigradError
-from varigrad.guides.base import AutoGuide, Latent, is_identity
+from varigrad.guides.base import Latent
+from varigrad.guides.sitewise import SitewiseGuide
 from varigrad.language.messages import Program
 
 
-class AutoNormal(AutoGuide):
+class AutoNormal(SitewiseGuide):
     """Independent normals, one for each element of each latent site, pushed to the site's support.
 
     Args:
-        model, args, kwargs, init, plates: see `AutoGuide`.
+        model, args, kwargs, init, sites, plates: see `AutoGuide`.
         init_scale: starting standard deviation in the unconstrained space.
 
     References:
@@ -31,15 +33,18 @@ class AutoNormal(AutoGuide):
         self._init_scale = init_scale
         super().__init__(model, *args, **kwargs)
 
-    def make(self, latent: Latent, start: Tensor) -> None:
+    def make_site(self, latent: Latent, start: Tensor) -> None:
         self.store("loc", latent, start)
         self.store("log_scale", latent, torch.full_like(start, self._init_scale).log())
 
     def distribution(self, latent: Latent) -> td.Distribution:
-        loc, scale = self.parameter("loc", latent), self.parameter("log_scale", latent).exp()
+        loc, scale = self.cut("loc", latent), self.cut("log_scale", latent).exp()
         base = Normal(loc, scale)
         if is_identity(latent.transform):
             return base.to_event(latent.event_dim)
         # The transform decides how many event dimensions it needs; the rest are declared on top.
         moved = TransformedDistribution(base, [latent.transform])
         return moved.to_event(latent.event_dim - len(moved.event_shape))
+
+    def marginal(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        return self.parameter("loc", latent), self.parameter("log_scale", latent).exp()

@@ -41,6 +41,7 @@ class Sample:
 
     Attributes:
         notes: what a program says about the site to handlers of its own; the engine does not read it.
+        auxiliary: a choice of the guide that the model does not have; others are made of it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Sample:
     scale: Tensor | float = 1.0
     estimator: Any = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True, eq=False)

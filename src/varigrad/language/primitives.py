@@ -28,6 +28,7 @@ def sample(
     obs_mask: Tensor | None = None,
     estimator: Any = None,
     notes: Mapping[str, Any] | None = None,
+    auxiliary: bool = False,
 ) -> Tensor:
     """A random choice named `name`.
 
@@ -39,6 +40,9 @@ def sample(
             `name + "_unobserved"`, which the guide then has to have.
         estimator: how the gradient through this choice is estimated (guides only), e.g. `Score(MovingAverage())`.
         notes: anything that handlers of your own, or traces, are to know about the site.
+        auxiliary: a choice of the guide that the model does not have: noise that other sites are made of. Those sites
+            are `Delta`s, or what is left of their distribution given the noise; the densities together have to be
+            that of the model's sites.
 
     Returns:
         The value, `[*plates, *event]`.
@@ -54,6 +58,8 @@ def sample(
             site=name,
             try_="param for a learnable tensor, deterministic for a computed one",
         )
+    if auxiliary and obs is not None:
+        raise SiteError("is auxiliary and observed", site=name, because="only a guide's own draws are auxiliary")
     if estimator is not None and obs is not None:
         raise SiteError("is observed, so no estimator can act on it", site=name, try_="estimator= in the guide")
     if obs_mask is not None:
@@ -64,7 +70,9 @@ def sample(
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
         obs = torch.as_tensor(float(obs) if isinstance(obs, int) else obs)  # a density wants floating point
-    message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes=notes or {}))
+    message = apply(
+        Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary)
+    )
     return message.value
 
 

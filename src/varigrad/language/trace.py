@@ -35,15 +35,15 @@ class Trace(Mapping[str, Any]):
 
     @property
     def latents(self) -> dict[str, Tensor]:
-        """Values of the latent choices, in program order."""
-        return {n: m.value for n, m in self.samples.items() if not m.observed and m.value is not None}
+        """Values of the latent choices that are not auxiliary, in program order."""
+        return {n: m.value for n, m in self.samples.items() if not (m.observed or m.auxiliary) and m.value is not None}
 
     def __repr__(self) -> str:
         rows = []
         for name, m in self._messages.items():
             kind = type(m).__name__.lower()
             if isinstance(m, Sample):
-                kind = "observed" if m.observed else "latent"
+                kind = "observed" if m.observed else "auxiliary" if m.auxiliary else "latent"
             family = type(m.distribution).__name__ if isinstance(m, Sample) else ""
             value = getattr(m, "value", None)
             shape = tuple(value.shape) if isinstance(value, Tensor) else ""

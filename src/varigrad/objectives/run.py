@@ -136,14 +136,21 @@ def perform(
     finally:
         record.tracker.finish()
     if settings.strict and scoring.latent != record.draws.keys():
-        missing = [name for name in record.draws if name not in scoring.latent]
-        raise GuideMismatchError(
-            "is a site of the guide and not of the model",
-            site=missing[0],
-            because=_sites_text("the model's latent sites", scoring.latent, missing[0]),
-            try_="the model's name, or deterministic() for a value that is no random choice",
-        )
+        _refuse_foreign(record, scoring.latent)
     return record
+
+
+def _refuse_foreign(record: Pass, latent: set[str]) -> None:
+    for statement in record.guide:
+        message = statement.message
+        if isinstance(message, Sample) and not message.auxiliary and message.name not in latent:
+            raise GuideMismatchError(
+                "is a site of the guide and not of the model",
+                site=message.name,
+                because=_sites_text("the model's latent sites", latent, message.name),
+                try_="the model's name, deterministic() for a value that is no random choice, or auxiliary=True for "
+                "noise that other sites are made of",
+            )
 
 
 class _Program:
