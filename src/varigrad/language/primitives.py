@@ -70,9 +70,7 @@ def sample(
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
         obs = torch.as_tensor(float(obs) if isinstance(obs, int) else obs)  # a density wants floating point
-    message = apply(
-        Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary)
-    )
+    message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary))
     return message.value
 
 
