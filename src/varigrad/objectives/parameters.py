@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class Owner(Protocol):
     def check_names(self, sites: Iterable[str]) -> None:
         """Raise if a site may not be called what it is."""
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
         """The unconstrained tensors."""
 
 

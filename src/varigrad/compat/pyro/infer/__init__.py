@@ -1,0 +1,1 @@
+"""Objectives and SVI under Pyro's names."""

@@ -1,0 +1,3 @@
+"""Tools that Pyro's programs import from `pyro.ops`."""
+
+from varigrad.compat.pyro.ops import provenance as provenance

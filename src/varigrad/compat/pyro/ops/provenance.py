@@ -1,0 +1,51 @@
+"""Pyro's names for provenance, through lists, tuples and dictionaries of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from varigrad.terms import provenance as native
+from varigrad.terms.provenance import Tracked
+
+ProvenanceTensor = Tracked
+
+
+def track_provenance(x: Any, provenance: frozenset[Any]) -> Any:
+    """`x`, with every tensor in it marked as computed from `provenance` (in addition to what it carries already)."""
+    return _mapped(x, lambda tensor: native.track_provenance(tensor, provenance))
+
+
+def get_provenance(x: Any) -> frozenset[Any]:
+    """The union of what the tensors in `x` were computed from."""
+    return extract_provenance(x)[1]
+
+
+def detach_provenance(x: Any) -> Any:
+    """`x` with plain tensors, still connected to the autograd graph."""
+    return extract_provenance(x)[0]
+
+
+def extract_provenance(x: Any) -> tuple[Any, frozenset[Any]]:
+    """`x` with plain tensors, and what they were computed from."""
+    found: frozenset[Any] = frozenset()
+
+    def plain(tensor: Tensor) -> Tensor:
+        nonlocal found
+        found |= native.get_provenance(tensor)
+        return native.untracked(tensor)
+
+    return _mapped(x, plain), found
+
+
+def _mapped(x: Any, change: Any) -> Any:
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, dict):
+        return type(x)((key, _mapped(value, change)) for key, value in x.items())
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*(_mapped(value, change) for value in x))
+    if isinstance(x, (list, tuple, set, frozenset)):
+        return type(x)(_mapped(value, change) for value in x)
+    return x

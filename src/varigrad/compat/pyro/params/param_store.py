@@ -1,0 +1,287 @@
+"""The parameter store: a dictionary of constrained values over the unconstrained tensors that optimisers move.
+
+It is the one thing of Pyro's that is global. To the engine it is an owner of parameters like any other
+(`varigrad.objectives.parameters.Owner`), handed to each objective that Pyro's names build.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+import weakref
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, MutableMapping
+from contextlib import contextmanager
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from varigrad.errors import ParameterError
+from varigrad.language.messages import Module, Param
+from varigrad.language.transforms import initial_value, to_constrained, unconstrain
+
+Init = Tensor | float | Callable[[], Tensor] | None
+
+
+class UnknownParameterError(ParameterError, KeyError):
+    """A parameter is asked for that has no initial value and was never declared."""
+
+    __str__ = Exception.__str__
+
+
+class StateDict(TypedDict):
+    """What `get_state` returns: the unconstrained tensors (live, not copied) and their constraints."""
+
+    params: dict[str, Tensor]
+    constraints: dict[str, constraints.Constraint]
+
+
+class ParamStoreDict(MutableMapping[str, Tensor]):
+    """`name -> constrained value`, differentiable; every value's `unconstrained()` is the leaf behind it.
+
+    A name that is in the store keeps its value: later initial values are ignored.
+    """
+
+    def __init__(self) -> None:
+        self._params: dict[str, Tensor] = {}
+        self._constraints: dict[str, constraints.Constraint] = {}
+        self._transforms: dict[str, Transform | None] = {}
+        self._names: dict[int, str] = {}
+        self.version = 0
+        self.generation = 0
+        """How often the store was emptied or its contents replaced: averages of earlier contents mean nothing then."""
+
+    # As a dictionary
+
+    def __getitem__(self, name: str) -> Tensor:
+        leaf = self._params[name]
+        transform = self._transforms[name]
+        value = leaf if transform is None else transform(leaf)
+        value.unconstrained = _Unconstrained(leaf)  # type: ignore[union-attr]
+        return value
+
+    def __setitem__(self, name: str, new_constrained_value: Tensor) -> None:
+        constraint = self._constraints.get(name, constraints.real)
+        self._put(name, unconstrain(new_constrained_value.detach(), constraint, name), constraint)
+
+    def __delitem__(self, name: str) -> None:
+        self._names.pop(id(self._params.pop(name)), None)
+        del self._constraints[name], self._transforms[name]
+        self.version += 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._params
+
+    def keys(self) -> KeysView[str]:
+        """The names, in the order of declaration."""
+        return self._params.keys()
+
+    def setdefault(  # type: ignore[override]
+        self,
+        name: str,
+        init_constrained_value: Init = None,
+        constraint: constraints.Constraint = constraints.real,
+    ) -> Tensor:
+        """The constrained value; declared with the given one if it is not in the store.
+
+        Raises:
+            UnknownParameterError: there is neither a stored nor an initial value.
+            ParameterError: the initial value is no real floating-point tensor.
+            ConstraintError: it is outside its constraint, or on the edge of it.
+        """
+        self._declare(Param(name, init_constrained_value, constraint, None))
+        return self[name]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for entries in (self._params, self._constraints, self._transforms, self._names):
+            entries.clear()
+        self.version += 1
+        self.generation += 1
+
+    # As Pyro's programs use it besides
+
+    def named_parameters(self) -> ItemsView[str, Tensor]:
+        """`(name, unconstrained tensor)` pairs."""
+        return self._params.items()
+
+    def get_all_param_names(self) -> KeysView[str]:
+        """The names."""
+        return self.keys()
+
+    def get_param(
+        self,
+        name: str,
+        init_tensor: Init = None,
+        constraint: constraints.Constraint = constraints.real,
+        event_dim: int | None = None,
+    ) -> Tensor:
+        """`setdefault`, under an older name."""
+        return self[name] if init_tensor is None else self.setdefault(name, init_tensor, constraint)
+
+    def replace_param(self, param_name: str, new_param: Tensor, old_param: Tensor) -> None:
+        """Put another constrained value in the place of a parameter's."""
+        if self.param_name(getattr(old_param, "unconstrained", lambda: old_param)()) != param_name:
+            raise ParameterError("is not the name of the parameter to be replaced", site=param_name)
+        self[param_name] = new_param
+
+    def match(self, name: str) -> dict[str, Tensor]:
+        """The parameters whose names match a regular expression, from their start."""
+        pattern = re.compile(name)
+        return {key: self[key] for key in self if pattern.match(key)}
+
+    def param_name(self, p: Tensor) -> str | None:
+        """The name of an unconstrained tensor; None if it is not in the store."""
+        return self._names.get(id(p))
+
+    def get_state(self) -> StateDict:
+        """The unconstrained tensors themselves, and their constraints."""
+        return {"params": dict(self._params), "constraints": dict(self._constraints)}
+
+    def set_state(self, state: StateDict) -> None:
+        """Take the place of what is there: tensors with gradients are used as they are, others made to have them."""
+        if not isinstance(state, dict) or set(state) != {"params", "constraints"}:
+            raise ParameterError("a state has the entries 'params' and 'constraints'", try_="store.get_state()")
+        self.clear()
+        for name, leaf in state["params"].items():
+            self._put(name, leaf if leaf.requires_grad else leaf.detach(), state["constraints"][name])
+
+    @contextmanager
+    def scope(self, state: StateDict | None = None) -> Iterator[StateDict]:
+        """A `with` block in which the store holds `state` (default: nothing); what was there before comes back.
+
+        Yields:
+            A dictionary that holds the block's state once the block is left, to be handed to another `scope`.
+        """
+        inner: StateDict = {"params": {}, "constraints": {}} if state is None else state
+        outer = self.get_state()
+        try:
+            self.set_state(inner)
+            yield inner
+            inner.update(self.get_state())
+        finally:
+            self.set_state(outer)
+
+    def save(self, filename: str | os.PathLike[str]) -> None:
+        """Write all parameters to a file."""
+        state = {"params": {n: p.detach() for n, p in self._params.items()}, "constraints": dict(self._constraints)}
+        torch.save(state, filename)
+
+    def load(self, filename: str | os.PathLike[str], map_location: Any = None, weights_only: bool = True) -> None:
+        """Replace the contents by a file's, one of Pyro's own included; the file cannot run code.
+
+        Modules take over what was loaded at `pyro.module(name, net, update_module_params=True)`.
+
+        Args:
+            weights_only: False lets the file run code, for constraints of classes that are not torch's or ours.
+        """
+        with torch.serialization.safe_globals(_constraint_classes(constraints.Constraint)):
+            state = torch.load(filename, map_location, weights_only=weights_only)
+        self.set_state(state)
+
+    # As the engine uses it: an owner of parameters
+
+    def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
+        """The constrained value of a parameter, declared the first time; `cache` lasts one step."""
+        name = message.name
+        value = cache.get(name)
+        if value is None:
+            self._declare(message)
+            value = cache[name] = self[name]
+        return value
+
+    def adopt(self, message: Module) -> None:
+        """The parameters of a module that a native program declares, under the names they have there."""
+        for name, parameter in message.value.named_parameters():
+            if parameter.requires_grad:
+                self.hold(f"{message.name}.{name}", parameter)
+
+    def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
+        """A baseline's network: its parameters have to be in the store to be trained."""
+        mine = [(n, p) for n, p in module.named_parameters() if p.requires_grad and self.param_name(p) is None]
+        if mine:
+            warnings.warn(
+                f"{site!r}: the network of its baseline is not registered. Its parameters are trained under the name "
+                f"{f'{site}_baseline'!r}. Try: pyro.module('my_baseline', network) in the guide",
+                stacklevel=2,
+            )
+        for name, parameter in mine:
+            self.hold(f"{site}_baseline$$${'.'.join(p for p in (part, name) if p)}", parameter)
+
+    def check_names(self, sites: Iterable[str]) -> None:
+        """Sites and parameters have names of their own."""
+
+    def hold(self, name: str, leaf: Tensor) -> None:
+        """Make a module's own parameter an entry of the store, unless there is one of that name."""
+        if name not in self._params:
+            self._put(name, leaf, constraints.real)
+
+    def _declare(self, message: Param) -> None:
+        known = self._params.get(message.name)
+        if known is not None:
+            if isinstance(message.init, Tensor) and self._transforms[message.name] is None:
+                _compare(message.name, known, message.init)
+            return
+        if message.init is None:
+            raise UnknownParameterError(
+                "has no initial value and is not in the parameter store",
+                site=message.name,
+                try_="pyro.param(name, init_tensor), or a step of inference before",
+            )
+        leaf = unconstrain(initial_value(message), message.constraint, message.name)
+        self._put(message.name, leaf, message.constraint)
+
+    def _put(self, name: str, leaf: Tensor, constraint: constraints.Constraint) -> None:
+        old = self._params.get(name)
+        if old is not None:
+            self._names.pop(id(old), None)
+        self._params[name] = leaf.requires_grad_() if leaf.is_leaf else leaf
+        self._constraints[name] = constraint
+        self._transforms[name] = to_constrained(constraint)
+        self._names[id(leaf)] = name
+        self.version += 1
+
+
+class _Unconstrained:
+    """Calls back the leaf behind a constrained value, without keeping it alive; a pickle forgets it."""
+
+    __slots__ = ("_leaf",)
+
+    def __init__(self, leaf: Tensor | None = None) -> None:
+        self._leaf = None if leaf is None else weakref.ref(leaf)
+
+    def __call__(self) -> Tensor | None:
+        return None if self._leaf is None else self._leaf()
+
+    def __reduce__(self) -> tuple[type[_Unconstrained], tuple[()]]:
+        return _Unconstrained, ()
+
+
+def _compare(name: str, known: Tensor, init: Tensor) -> None:
+    if known.shape != init.shape:
+        warnings.warn(
+            f"{name!r}: the store holds a parameter of shape {tuple(known.shape)}, and the initial value of shape "
+            f"{tuple(init.shape)} is ignored. Try: pyro.clear_param_store() before another model is fitted",
+            stacklevel=2,
+        )
+
+
+def _constraint_classes(kind: type) -> list[Any]:
+    found: list[Any] = [kind]
+    sub: type
+    for sub in kind.__subclasses__():
+        if sub.__module__.startswith(("torch.distributions.", "varigrad.")):
+            found += _constraint_classes(sub)
+    return found
+
+
+_PYRO_PARAM_STORE = ParamStoreDict()
+"""The store of the process."""

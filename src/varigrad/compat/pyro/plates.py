@@ -1,0 +1,162 @@
+"""Plates as Pyro's programs use them: entered, they answer with indices; they also loop, and wrap functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import PlateError
+from varigrad.language import plates as native
+
+
+class plate:  # noqa: N801 - Pyro's name
+    """Declare independence: `with plate("data", n) as indices:`, `for i in plate("data", n):`, or around a function.
+
+    A minibatch is drawn when the plate is made, and is the same in model and guide.
+
+    Args:
+        name: unique among the program's plates.
+        size: number of elements; None leaves it to the sites inside (vectorised only, no subsampling).
+        subsample_size: draw that many elements; log-densities inside count `size / subsample_size`.
+        subsample: use these indices instead, anything with a length.
+        dim: the negative batch dimension to occupy; default: the rightmost free one.
+        use_cuda, device: where the indices are to be.
+
+    Raises:
+        PlateError: see `varigrad.plate`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int | None = None,
+        subsample_size: int | None = None,
+        subsample: Any = None,
+        dim: int | None = None,
+        use_cuda: bool | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        size = _whole(size)
+        self.device = "cuda" if use_cuda and device is None else device
+        if subsample is not None:
+            subsample = torch.as_tensor(subsample)
+            if size is None:
+                raise PlateError("subsample needs a size", site=name)
+        self._plate = native.plate(name, size, _whole(subsample_size), subsample, dim)
+        drawn = self._plate._subsample()
+        if drawn is not None and self.device is not None:
+            self._plate.indices = drawn.to(self.device)
+        self._all: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._plate.name
+
+    @property
+    def size(self) -> int | None:
+        """The full size."""
+        return self._plate.size
+
+    @property
+    def subsample_size(self) -> int | None:
+        """How many elements are in use."""
+        drawn = self._plate.indices
+        return self.size if drawn is None else len(drawn)
+
+    @property
+    def dim(self) -> int | None:
+        """The batch dimension that was asked for."""
+        return self._plate.dim
+
+    @property
+    def indices(self) -> Tensor | None:
+        """The elements in use, `[subsample_size]`; None for a plate without a size."""
+        if self._plate.indices is not None:
+            return self._plate.indices
+        if self._all is None and self.size is not None:
+            self._all = torch.arange(self.size, device=self.device)
+        return self._all
+
+    def __enter__(self) -> Tensor | None:
+        self._plate.__enter__()
+        return self.indices
+
+    def __exit__(self, *error: object) -> None:
+        self._plate.__exit__(*error)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._plate)
+
+    def __len__(self) -> int:
+        if self.subsample_size is None:
+            raise PlateError("has no size", site=self.name)
+        return self.subsample_size
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return inside
+
+
+@contextmanager
+def plate_stack(prefix: str, sizes: Sequence[int], rightmost_dim: int = -1) -> Iterator[None]:
+    """Nested plates `prefix_0`, `prefix_1`, ... for the dimensions of a batch of shape `sizes`."""
+    if rightmost_dim >= 0:
+        raise PlateError(f"rightmost_dim must be negative, got {rightmost_dim}", site=prefix)
+    with ExitStack() as stack:
+        for i, size in enumerate(reversed(sizes)):
+            stack.enter_context(plate(f"{prefix}_{i}", size, dim=rightmost_dim - i))
+        yield
+
+
+class Markov:
+    """Marks a part of a program, or a loop, whose variables depend on the last few steps only.
+
+    It says which dimensions an enumeration over the model's variables may use again. Ours enumerates over the guide's
+    and lays them along one dimension, so there is nothing to be used again: dependencies are followed as they are.
+    """
+
+    def __init__(self, history: int = 1, keep: bool = False, dim: int | None = None, name: str | None = None) -> None:
+        if isinstance(history, bool) or not isinstance(history, int) or history < 0:
+            raise PlateError(f"history must be a whole number of at least 0, got {history!r}", site=name or "markov")
+        self.history, self.keep, self.dim, self.name = history, keep, dim, name
+        self.iterable: Any = None
+
+    def __enter__(self) -> Markov:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.iterable)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+
+def markov(
+    fn: Any = None, history: int = 1, keep: bool = False, dim: int | None = None, name: str | None = None
+) -> Any:
+    """Mark a loop over what is given, a block, or a function; see `Markov`."""
+    mark = Markov(history, keep, dim, name)
+    if fn is None:
+        return mark
+    if callable(fn):
+        return mark(fn)
+    mark.iterable = fn
+    return mark
+
+
+def _whole(number: Any) -> int | None:
+    """A size, which may come as a tensor or a number of numpy's."""
+    return number if number is None or isinstance(number, int) else int(number)
