@@ -16,6 +16,7 @@ from varigrad.language.primitives import param as param
 from varigrad.language.primitives import sample as sample
 from varigrad.language.primitives import subsample as subsample
 from varigrad.objectives import ELBO as ELBO
+from varigrad.objectives import Renyi as Renyi
 from varigrad.terms.provenance import get_provenance as get_provenance
 from varigrad.terms.provenance import track_provenance as track_provenance
 from varigrad.terms.tracking import track_sites as track_sites

@@ -24,7 +24,7 @@ from varigrad.language.runtime import (
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_particles, check_pass, check_patterns, first_bad
-from varigrad.objectives.estimate import Ensemble, Estimate, estimate, terms_of
+from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
 from varigrad.objectives.layout import Again, failure_side_by_side, layout_of, mixed_plates
 from varigrad.objectives.parameters import Owner, Parameters
 from varigrad.objectives.plan import Plan, plan_of
@@ -33,6 +33,7 @@ from varigrad.terms.term import Term, collect
 
 if TYPE_CHECKING:
     from varigrad.objectives.elbo import ELBO
+    from varigrad.objectives.renyi import Renyi
 
 
 class BiasWarning(UserWarning):
@@ -50,7 +51,7 @@ class Bound(Parameters):
 
     def __init__(
         self,
-        config: ELBO,
+        config: ELBO | Renyi,
         model: Program,
         guide: Program,
         source: Source | None = None,
@@ -216,7 +217,7 @@ class Bound(Parameters):
         except TypeError:
             self._check_arguments(args, kwargs)
             raise
-        return estimate(ensembles, layout, self._states)
+        return self.config.combine(ensembles, layout, self._states)
 
     def _looped(
         self, settings: Settings, args: tuple[Any, ...], kwargs: dict[str, Any], cache: dict[str, Tensor]
@@ -282,6 +283,7 @@ class Bound(Parameters):
                 named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
                 patterns = {"estimators": tuple(self.config.estimators or ()), "weights": tuple(self.config.weights)}
                 check_patterns(seen, {**patterns, "analytic_kl": named})
+                self.config.check(seen)
                 self.owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
             wide = layout_of(seen, self.config.particles)
 

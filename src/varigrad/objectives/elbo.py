@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from varigrad.distributions.source import Source
 from varigrad.errors import VarigradError
-from varigrad.estimators.base import Estimator
+from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
+from varigrad.objectives.estimate import Ensemble, Estimate, estimate
 from varigrad.objectives.parameters import Owner
+from varigrad.objectives.run import Layout, Pass
 
 Weight = float | Tensor | Callable[[int], float | Tensor]
 
@@ -49,16 +51,7 @@ class ELBO:
     strict: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.particles, bool) or not isinstance(self.particles, int) or self.particles < 1:
-            raise VarigradError(f"particles must be a whole number of at least 1, got {self.particles!r}")
-        for pattern, estimator in (self.estimators or {}).items():
-            if not isinstance(estimator, Estimator):
-                hint = f"{estimator.__name__}()" if isinstance(estimator, type) else "Score(MovingAverage())"
-                raise VarigradError(
-                    f"estimators[{pattern!r}] must be an Estimator, got {estimator!r}",
-                    because="configuration is objects",
-                    try_=hint,
-                )
+        check_particles_and_estimators(self.particles, self.estimators)
 
     def __call__(self, model: Program, guide: Program) -> Bound:
         """The objective of this model and guide, a torch module that owns their parameters."""
@@ -67,3 +60,30 @@ class ELBO:
     def bind(self, model: Program, guide: Program, source: Source | None, owner: Owner | None = None) -> Bound:
         """As calling it, with a source for all draws, and with parameters that live elsewhere."""
         return Bound(self, model, guide, source, owner)
+
+    def check(self, run: Pass) -> None:
+        """Whether the objective can serve these programs: always."""
+
+    def combine(self, ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, State]) -> Estimate:
+        """From the terms of all particles to value and surrogate."""
+        return estimate(ensembles, layout, state)
+
+
+def check_particles_and_estimators(
+    particles: object, estimators: Mapping[str, Estimator] | None, at_least: int = 1
+) -> None:
+    """What every objective's configuration has to be.
+
+    Raises:
+        VarigradError: particles is not a whole number of at least `at_least`, or an estimator is none.
+    """
+    if isinstance(particles, bool) or not isinstance(particles, int) or particles < at_least:
+        raise VarigradError(f"particles must be a whole number of at least {at_least}, got {particles!r}")
+    for pattern, estimator in (estimators or {}).items():
+        if not isinstance(estimator, Estimator):
+            hint = f"{estimator.__name__}()" if isinstance(estimator, type) else "Score(MovingAverage())"
+            raise VarigradError(
+                f"estimators[{pattern!r}] must be an Estimator, got {estimator!r}",
+                because="configuration is objects",
+                try_=hint,
+            )

@@ -118,6 +118,13 @@ def _share(
 ) -> Tensor:
     """One site's surrogate, summed over its plates."""
     draw, costs = _draw_and_cost(site, estimator, ensembles, layout)
+    return site_surrogate(estimator, site, draw, costs, states, losses)
+
+
+def site_surrogate(
+    estimator: Estimator, site: str, draw: Draw, costs: Tensor, states: dict[str, State], losses: list[Tensor]
+) -> Tensor:
+    """What the estimator answers, summed; its next state and its baseline's loss are put into the last two."""
     baseline = getattr(estimator, "baseline", None)
     if isinstance(baseline, Baseline) and draw.values is not None and baseline.given():
         check_independent(baseline, site, draw.values)

@@ -155,18 +155,29 @@ def expected_gradient(bound: Bound, *args: Any, limit: int = 100_000, **kwargs: 
     return Moments(dict(zip(names, first, strict=True)), variance, count, value)
 
 
-def exact_gradient(bound: Bound, *args: Any, limit: int = 100_000, **kwargs: Any) -> tuple[float, Gradient]:
-    """The bound and its gradient, by enumerating all values of the guide's choices. Uses no estimator.
+def _mean(probabilities: Tensor, log_weights: Tensor) -> Tensor:
+    return (probabilities * log_weights).sum()
+
+
+def exact_gradient(
+    bound: Bound,
+    *args: Any,
+    limit: int = 100_000,
+    of: Callable[[Tensor, Tensor], Tensor] = _mean,
+    **kwargs: Any,
+) -> tuple[float, Gradient]:
+    """A bound and its gradient, by enumerating all values of the guide's choices. Uses no estimator.
+
+    Args:
+        of: the bound, from the probabilities of the guide's outcomes and `log p(x, z) - log q(z)` in each, both
+            `[outcomes]`; default: the ELBO.
 
     Raises:
         VarigradError: a choice has no finite support, or there are too many outcomes.
     """
     names, leaves = _leaves(bound)
-    total: Tensor | None = None
-    for path in outcomes(limit):
-        share = _weighted_bound(bound, path, args, kwargs)
-        total = share if total is None else total + share
-    assert total is not None
+    paths = [_outcome(bound, path, args, kwargs) for path in outcomes(limit)]
+    total = of(torch.stack([p for p, _ in paths]), torch.stack([w for _, w in paths]))
     grads = torch.autograd.grad(total, leaves, allow_unused=True)
     found = {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, leaves, grads, strict=True)}
     return float(total.detach()), found
@@ -192,8 +203,8 @@ def _leaves(bound: Bound) -> tuple[list[str], list[Tensor]]:
     return [n for n, _ in named], [p for _, p in named]
 
 
-def _weighted_bound(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """One path's probability times its log-ratio; differentiable."""
+def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """One path's probability and its log-ratio; differentiable."""
     cache: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
     indices: dict[str, Tensor] = {}
@@ -236,7 +247,7 @@ def _weighted_bound(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwarg
     run(bound.guide_program, (guide,), args, kwargs)
     run(bound.model_program, (model,), args, kwargs)
     probability = torch.stack(log_q).sum().exp() if log_q else torch.ones(())
-    return chance * probability * torch.stack(terms).sum()
+    return chance * probability, torch.stack(terms).sum()
 
 
 def _counted(message: Sample | Factor, log_prob: Tensor) -> Tensor:
