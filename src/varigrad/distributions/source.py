@@ -6,7 +6,7 @@ process-wide generator unless it is asked to. `testing.exact` replaces the sourc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,17 +53,28 @@ class Source:
                 return self.draw(distribution.base_dist)
             return self._call(distribution.sample)
 
+    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Numbers in [0, 1), of the given shape, in the dtype and on the device of `like`."""
+        return torch.rand(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Standard normal numbers, of the given shape, in the dtype and on the device of `like`."""
+        return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+    def dirichlet(self, concentration: Tensor) -> Tensor:
+        """A draw that carries no gradient, `[*batch, categories]`."""
+        return torch._sample_dirichlet(concentration, generator=self.generator)
+
     def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         """Zeros and ones with the given probabilities, in their dtype. Several times faster than `torch.bernoulli`."""
         shape = probs.shape if shape is None else shape
-        uniform = torch.rand(shape, generator=self.generator, dtype=probs.dtype, device=probs.device)
-        return (uniform < probs).to(probs.dtype)
+        return (self.uniform(shape, probs) < probs).to(probs.dtype)
 
     def index(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         """Category numbers by inverse CDF, `[*batch]` (or `shape`) from `[*batch, categories]`."""
         shape = probs.shape[:-1] if shape is None else shape
         cdf = probs.cumsum(-1)
-        uniform = torch.rand(shape, generator=self.generator, dtype=probs.dtype, device=probs.device)
+        uniform = self.uniform(shape, probs)
         # Scaled by the last entry, so that rounding in the sum can never select a category past the end, and the
         # strict comparison never one of probability zero at the beginning.
         return (cdf[..., :-1] <= (uniform * cdf[..., -1]).unsqueeze(-1)).sum(-1)
@@ -89,16 +100,12 @@ class Source:
             return draw()
 
 
-def _noise(source: Source, like: Tensor) -> Tensor:
-    return torch.randn(like.shape, generator=source.generator, dtype=like.dtype, device=like.device)
-
-
 def _normal(source: Source, d: Any) -> Tensor:
-    return torch.addcmul(d.loc, d.scale, _noise(source, d.loc))
+    return torch.addcmul(d.loc, d.scale, source.normal(d.loc.shape, d.loc))
 
 
 def _lean_normal(source: Source, d: Any) -> Tensor:
-    return d.from_noise(_noise(source, d.loc))
+    return d.from_noise(source.normal(d.loc.shape, d.loc))
 
 
 def _log_normal(source: Source, d: Any) -> Tensor:
@@ -106,7 +113,7 @@ def _log_normal(source: Source, d: Any) -> Tensor:
 
 
 def _lean_log_normal(source: Source, d: Any) -> Tensor:
-    return d.from_noise(_noise(source, d.base_dist.loc))
+    return d.from_noise(source.normal(d.base_dist.loc.shape, d.base_dist.loc))
 
 
 def _bernoulli(source: Source, d: Any) -> Tensor:
@@ -119,11 +126,11 @@ def _categorical(source: Source, d: Any) -> Tensor:
 
 
 def _beta(source: Source, d: Any) -> Tensor:
-    return torch._sample_dirichlet(d._dirichlet.concentration, generator=source.generator)[..., 0]
+    return source.dirichlet(d._dirichlet.concentration)[..., 0]
 
 
 def _dirichlet(source: Source, d: Any) -> Tensor:
-    return torch._sample_dirichlet(d.concentration, generator=source.generator)
+    return source.dirichlet(d.concentration)
 
 
 def _wishart(source: Source, d: Any) -> Tensor:

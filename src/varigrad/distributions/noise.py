@@ -1,0 +1,275 @@
+"""Draws as functions of numbers drawn beforehand: what makes a step with random choices one that can be captured.
+
+A `Noise` asks for a row of normal and a row of uniform numbers a step, from streams with generators of their own, and
+every family's draw becomes plain arithmetic on them. Rows for many steps can be drawn at once: a row is the same
+whether it is drawn alone or with others. What has no such form (`poisson`, `binomial`, a user's dropout) draws from
+torch's global generator, which is lent this source's state meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.overrides import TorchFunctionMode
+
+from varigrad.distributions import samplers
+from varigrad.distributions.source import Source
+
+Kind = tuple[Any, ...]
+"""`("normal", dtype)`, `("uniform", dtype)` or `("subset", size, count)`."""
+
+Rows = Mapping[Kind, Tensor]
+
+_UNIT = 16
+"""Rows of normals are a multiple of this long: torch makes them sixteen at a time."""
+
+_GLOBAL = threading.RLock()
+
+
+class Noise(Source):
+    """A source whose draws are functions of rows of numbers.
+
+    Args:
+        seed: of all streams.
+
+    Attributes:
+        demand: how many numbers of each kind the draws since `measure` have taken, rounded up.
+        overdrawn: whether more was asked for than the row in use had.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(torch.Generator().manual_seed(seed))
+        self.seed = seed
+        self.overdrawn = False
+        self._streams: dict[Kind, torch.Generator] = {}
+        self._taken: dict[Kind, int] = {}
+        self._rows: Rows | None = None
+        self._lent = False
+
+    @property
+    def demand(self) -> dict[Kind, int]:
+        """`kind -> length of its row`."""
+        return {k: -(-n // _UNIT) * _UNIT if k[0] == "normal" else n for k, n in self._taken.items()}
+
+    def measure(self) -> None:
+        """Draw afresh from now on, and count how much."""
+        self._rows, self._taken, self.overdrawn = None, {}, False
+
+    def use(self, rows: Rows) -> None:
+        """Take the numbers for one step from these rows, from their beginning."""
+        self._rows, self._taken, self.overdrawn = rows, {}, False
+
+    def rows(self, demand: Mapping[Kind, int], count: int) -> dict[Kind, Tensor]:
+        """Numbers for `count` steps, `kind -> [count, length]`."""
+        return {kind: self._fresh(kind, (count, length)) for kind, length in demand.items()}
+
+    def get_state(self) -> dict[Any, Tensor]:
+        """State of every stream."""
+        assert self.generator is not None
+        return {"global": self.generator.get_state(), **{k: g.get_state() for k, g in self._streams.items()}}
+
+    def set_state(self, state: Mapping[Any, Tensor]) -> None:
+        """Go back to where `get_state` was called."""
+        assert self.generator is not None
+        self.generator.set_state(state["global"])
+        self._streams = {}
+        for kind, value in state.items():
+            if kind != "global":
+                self._stream(kind).set_state(value)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Meanwhile torch's global generator goes on where this source's own stands."""
+        if self._lent:
+            yield
+            return
+        assert self.generator is not None
+        own = torch.default_generator
+        with _GLOBAL:
+            before = own.get_state()
+            own.set_state(self.generator.get_state())
+            self._lent = True
+            try:
+                yield
+            finally:
+                self._lent = False
+                self.generator.set_state(own.get_state())
+                own.set_state(before)
+
+    def draw(
+        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+    ) -> Tensor:
+        if isinstance(distribution, td.VonMises):
+            shape = (3, samplers.VON_MISES_ROUNDS, *distribution.batch_shape)
+            with torch.no_grad():
+                loc, kappa = distribution.loc, distribution.concentration
+                return samplers.von_mises(loc, kappa, self.uniform(shape, loc))
+        return super().draw(distribution, reparameterised=reparameterised, rows=rows)
+
+    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        return self._take(("uniform", like.dtype), shape, like)
+
+    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        return self._take(("normal", like.dtype), shape, like)
+
+    def dirichlet(self, concentration: Tensor) -> Tensor:
+        return self.log_gamma(concentration).softmax(-1)
+
+    def log_gamma(self, concentration: Tensor) -> Tensor:
+        """Logarithm of a standard Gamma draw, without gradient."""
+        alpha, rounds = concentration.detach(), samplers.GAMMA_ROUNDS
+        normal = self.normal((rounds, *alpha.shape), alpha)
+        return samplers.log_gamma(alpha, normal, self.uniform((rounds + 1, *alpha.shape), alpha))
+
+    def subset(self, size: int, count: int) -> Tensor:
+        return self._take(("subset", size, count), (count,), torch.empty(0, dtype=torch.int64))
+
+    def _call(self, draw: Any) -> Tensor:
+        with _Functional(self):
+            return draw()
+
+    def _take(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+        count = math.prod(shape)
+        start = self._taken.get(kind, 0)
+        self._taken[kind] = start + count
+        row = None if self._rows is None else self._rows.get(kind)
+        if row is not None and start + count <= len(row):
+            value = row[start : start + count]
+        else:
+            self.overdrawn = self.overdrawn or self._rows is not None
+            value = self._fresh(kind, (1, count))[0]
+        return value.reshape(tuple(shape)).to(like.device)
+
+    def _fresh(self, kind: Kind, shape: tuple[int, int]) -> Tensor:
+        generator = self._stream(kind)
+        if kind[0] == "normal":
+            return torch.randn(shape, generator=generator, dtype=kind[1])
+        if kind[0] == "uniform":
+            return torch.rand(shape, generator=generator, dtype=kind[1])
+        _, size, count = kind
+        plain = Source(generator)
+        rows = [plain.subset(size, count) for _ in range(shape[0] * shape[1] // count)]
+        return torch.stack(rows).reshape(shape)
+
+    def _stream(self, kind: Kind) -> torch.Generator:
+        known = self._streams.get(kind)
+        if known is None:
+            # Seeds far apart for each kind, the same in every process.
+            mixed = sum((i + 1) * b for i, b in enumerate(repr(kind).encode()))
+            known = self._streams[kind] = torch.Generator().manual_seed((self.seed * 1_000_003 + mixed) % 2**63)
+        return known
+
+
+class _Functional(TorchFunctionMode):
+    """Inside a family's own `sample`: random functions of torch become functions of the source's numbers."""
+
+    def __init__(self, source: Noise) -> None:
+        super().__init__()
+        self.source = source
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        known = _FUNCTIONAL.get(func)
+        if known is not None:
+            return known(self.source, *args, **kwargs)
+        if func in _NO_FORM:
+            with self.source.lent():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _size(args: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else tuple(args)
+
+
+def _like(dtype: torch.dtype | None, device: Any) -> Tensor:
+    return torch.empty(0, dtype=dtype or torch.get_default_dtype(), device=device)
+
+
+def _rand(source: Noise, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+    return source.uniform(_size(size), _like(dtype, device))
+
+
+def _randn(source: Noise, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+    return source.normal(_size(size), _like(dtype, device))
+
+
+def _normal(source: Noise, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Tensor:
+    like = next((x for x in (mean, std) if isinstance(x, Tensor)), torch.empty(0))
+    shape = tuple(size) if size is not None else torch.broadcast_shapes(*[getattr(x, "shape", ()) for x in (mean, std)])
+    return mean + std * source.normal(shape, like)
+
+
+def _filled(by: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An in-place draw: the numbers that `by` makes of uniform ones."""
+
+    def fill(source: Noise, target: Tensor, *args: Any, generator: Any = None, **kwargs: Any) -> Tensor:
+        return target.copy_(by(source.uniform(target.shape, target), *args, **kwargs))
+
+    return fill
+
+
+def _between(u: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    # Never below `low`, by rounding, for those who pass the smallest positive number and take a logarithm.
+    return (low + (high - low) * u).clamp_min(low)
+
+
+def _bernoulli(source: Noise, probs: Tensor, **_: Any) -> Tensor:
+    return source.bernoulli(probs)
+
+
+def _multinomial(source: Noise, probs: Tensor, count: int, replacement: bool = False, **_: Any) -> Tensor:
+    if not replacement and count > 1:
+        raise NotImplementedError("multinomial without replacement")
+    return source.index(probs.unsqueeze(-2).expand(*probs.shape[:-1], count, probs.shape[-1]))
+
+
+def _standard_gamma(source: Noise, concentration: Tensor, **_: Any) -> Tensor:
+    with torch.no_grad():
+        value = source.log_gamma(concentration).exp().clamp_min(torch.finfo(concentration.dtype).tiny)
+    if not (torch.is_grad_enabled() and concentration.requires_grad):
+        return value
+    # Implicit reparameterisation: the value as it is, the derivative that keeps its quantile.
+    slope = torch._standard_gamma_grad(concentration.detach(), value)
+    return value + slope * (concentration - concentration.detach())
+
+
+def _dirichlet(source: Noise, concentration: Tensor, **_: Any) -> Tensor:
+    return source.dirichlet(concentration)
+
+
+def _one_hot(source: Noise, index: Tensor, num_classes: int = -1) -> Tensor:
+    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(torch.int64)
+
+
+_FUNCTIONAL: Mapping[Any, Callable[..., Tensor]] = {
+    torch.rand: _rand,
+    torch.randn: _randn,
+    torch.rand_like: lambda source, like, **_: source.uniform(like.shape, like),
+    torch.randn_like: lambda source, like, **_: source.normal(like.shape, like),
+    torch.normal: _normal,
+    torch.bernoulli: _bernoulli,
+    torch.multinomial: _multinomial,
+    torch._standard_gamma: _standard_gamma,
+    torch._sample_dirichlet: _dirichlet,
+    torch.nn.functional.one_hot: _one_hot,
+    Tensor.uniform_: _filled(_between),
+    Tensor.exponential_: _filled(lambda u, rate=1.0: -torch.log1p(-u) / rate),
+    Tensor.cauchy_: _filled(lambda u, median=0.0, sigma=1.0: median + sigma * (math.pi * (u - 0.5)).tan()),
+    Tensor.geometric_: _filled(lambda u, p: (torch.log1p(-u) / math.log1p(-p)).ceil().clamp_min(1)),
+    Tensor.normal_: lambda source, target, mean=0.0, std=1.0, **_: target.copy_(
+        mean + std * source.normal(target.shape, target)
+    ),
+    Tensor.log_normal_: lambda source, target, mean=1.0, std=2.0, **_: target.copy_(
+        (mean + std * source.normal(target.shape, target)).exp()
+    ),
+}
+
+_NO_FORM = frozenset({torch.poisson, torch.binomial})
