@@ -142,12 +142,21 @@ class NeuralBaseline(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class ValueBaseline(Baseline):
-    """A tensor the user computed, broadcastable to the site's plates; detached before use."""
+    """A tensor the user computed, broadcastable to the site's plates; detached before use.
+
+    Args:
+        value: the guess.
+        learn: train what `value` was computed from by its squared error to the cost: a network of yours, declared
+            with `module`. Then it is for you to detach the network's inputs from model and guide.
+    """
 
     value: Tensor
+    learn: bool = False
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
-        return Guess(fit(_cut(torch.as_tensor(self.value)), cost, draw))
+        value = fit(untracked(torch.as_tensor(self.value)), cost, draw)
+        regression = (cost - value).square().mean() if self.learn and value.requires_grad else None
+        return Guess(value.detach(), None, regression)
 
     def given(self) -> tuple[Any, ...]:
         return (self.value,)

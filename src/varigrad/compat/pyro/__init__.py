@@ -4,10 +4,14 @@ Three ways in: `python -m varigrad.compat.pyro script.py [arguments]`; `varigrad
 `import pyro` means this package; and `import varigrad.compat.pyro as pyro`.
 """
 
+from varigrad.compat.pyro import infer as infer
+from varigrad.compat.pyro import ops as ops
 from varigrad.compat.pyro import params as params
 from varigrad.compat.pyro import primitives as primitives
 from varigrad.compat.pyro import settings as settings
 from varigrad.compat.pyro import util as util
+from varigrad.compat.pyro.install import install as install
+from varigrad.compat.pyro.install import uninstall as uninstall
 from varigrad.compat.pyro.primitives import barrier as barrier
 from varigrad.compat.pyro.primitives import clear_param_store as clear_param_store
 from varigrad.compat.pyro.primitives import deterministic as deterministic

@@ -1,0 +1,99 @@
+"""Baselines from Pyro's options; what they learn and what the bound learns is kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad.errors import BaselineError
+from varigrad.estimators.base import Draw, State
+from varigrad.estimators.baselines import Baseline, Guess, MovingAverage, NeuralBaseline, Sum, ValueBaseline
+
+
+def baseline_of(options: Mapping[str, Any], regressions: list[Tensor] | None = None) -> Baseline:
+    """The baseline that checked options stand for; the second learns what the first leaves.
+
+    Args:
+        regressions: where the losses of baselines with parameters are to be written down, if anywhere.
+    """
+    parts: list[Baseline] = []
+    if options.get("use_decaying_avg_baseline"):
+        parts.append(MovingAverage(options.get("baseline_beta", 0.90)))
+    network, value = options.get("nn_baseline"), options.get("baseline_value")
+    if network is not None:
+        given = options["nn_baseline_input"]
+        one = isinstance(given, Tensor)
+        parts.append(NeuralBaseline(network, given) if one else NeuralBaseline(_OneArgument(network), tuple(given)))
+    if value is not None:
+        parts.append(ValueBaseline(torch.as_tensor(value), learn=True))
+    baseline = parts[0] if len(parts) == 1 else Sum(tuple(parts))
+    return baseline if regressions is None else _Watched(baseline, regressions)
+
+
+def learns(options: Mapping[str, Any]) -> bool:
+    """Whether the baseline may have parameters."""
+    return options.get("nn_baseline") is not None or options.get("baseline_value") is not None
+
+
+class _OneArgument(nn.Module):
+    """A network that takes a list of tensors."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(list(inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class _Watched(Baseline):
+    """A baseline whose regression losses are written down."""
+
+    inner: Baseline
+    seen: list[Tensor]
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        guess = self.inner.guess(cost, draw, state)
+        if guess.regression is not None and guess.regression.requires_grad:
+            self.seen.append(guess.regression)
+        return guess
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return self.inner.modules()
+
+    def given(self) -> tuple[Any, ...]:
+        return self.inner.given()
+
+
+def check_separate(surrogate: Tensor, regressions: list[Tensor], leaves: Mapping[str, Tensor]) -> None:
+    """Raise if a parameter is trained by a baseline's loss and by the bound at once.
+
+    Args:
+        surrogate: of the whole step, the losses subtracted.
+        regressions: the losses of the baselines.
+        leaves: unconstrained parameters by name.
+
+    Raises:
+        BaselineError: there is such a parameter.
+    """
+    names = [name for name, leaf in leaves.items() if leaf.requires_grad]
+    loss = torch.stack(regressions).sum()
+    tensors = [leaves[name] for name in names]
+    own = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+    whole = torch.autograd.grad(surrogate, tensors, retain_graph=True, allow_unused=True)
+    for name, regression, both in zip(names, own, whole, strict=True):
+        if regression is None or both is None:
+            continue
+        rest = both + regression  # the surrogate has the losses with a minus
+        if bool((rest.abs() > 1e-4 * (regression.abs() + both.abs())).any()):
+            raise BaselineError(
+                f"the parameter {name!r} is trained by a baseline's loss and by the ELBO at once",
+                because="a baseline's loss is to train the baseline alone, and the ELBO only model and guide",
+                try_="a network of its own for the baseline, with inputs that are detached (baseline_value does not "
+                "detach them by itself)",
+            )

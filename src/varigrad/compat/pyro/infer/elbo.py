@@ -1,0 +1,197 @@
+"""What Pyro's objectives share: each is a configuration of a native one, bound to the parameter store."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad import objectives
+from varigrad.compat.pyro.infer.baselines import check_separate
+from varigrad.compat.pyro.infer.reading import Reading
+from varigrad.compat.pyro.infer.util import captured_params, torch_item
+from varigrad.compat.pyro.primitives import get_param_store
+from varigrad.distributions.source import Source
+from varigrad.errors import PlateError
+from varigrad.language.messages import Program
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.estimate import Estimate
+
+KEPT = 8
+"""How many pairs of model and guide an objective remembers; a pair that it does not know is explored anew."""
+
+
+class ELBO(ABC):
+    """Interface of the objectives.
+
+    Args:
+        num_particles: independent runs of model and guide, averaged.
+        max_plate_nesting: how many dimensions plates may take; found by itself, checked if given.
+        vectorize_particles: run particles side by side along a dimension left of the plates; else one by one.
+        strict_enumeration_warning: warn if an objective that enumerates has nothing to enumerate.
+        retain_graph: keep the graph after the backward pass of `loss_and_grads`.
+        max_iarange_nesting, ignore_jit_warnings, jit_options, tail_adaptive_beta: accepted.
+    """
+
+    enumerates = False
+    compiles = False
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        max_plate_nesting: float = math.inf,
+        max_iarange_nesting: float | None = None,
+        vectorize_particles: bool = False,
+        strict_enumeration_warning: bool = True,
+        ignore_jit_warnings: bool = False,
+        jit_options: dict[str, Any] | None = None,
+        retain_graph: bool | None = None,
+        tail_adaptive_beta: float = -1.0,
+    ) -> None:
+        if max_iarange_nesting is not None:
+            warnings.warn("max_iarange_nesting is deprecated. Try: max_plate_nesting", FutureWarning, stacklevel=2)
+            max_plate_nesting = max_iarange_nesting
+        self.num_particles = num_particles
+        self.max_plate_nesting = max_plate_nesting
+        self.vectorize_particles = vectorize_particles
+        self.strict_enumeration_warning = strict_enumeration_warning
+        self.ignore_jit_warnings = ignore_jit_warnings
+        self.jit_options = jit_options
+        self.retain_graph = retain_graph
+        self._bounds: OrderedDict[tuple[Program, Program], tuple[Bound, Reading]] = OrderedDict()
+        self._generation = get_param_store().generation
+        self.native()  # a number of particles that cannot be is an error here
+
+    @abstractmethod
+    def native(self) -> objectives.ELBO:
+        """The native objective."""
+
+    def __call__(self, model: Program, guide: Program) -> ELBOModule:
+        """The objective of this model and guide as a torch module: `loss(data).backward()`."""
+        return ELBOModule(model, guide, self)
+
+    def bound(self, model: Program, guide: Program) -> Bound:
+        """The native objective of this model and guide, whose parameters are in the store."""
+        return self._bound(model, guide)[0]
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """An estimate of minus the bound; nothing is updated."""
+        with torch.no_grad():
+            result = self._ready(model, guide, args, kwargs)[0].estimate(*args, **kwargs)
+        return _checked(-torch_item(result.value))
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """A scalar whose value is the loss, and whose gradient is that of the estimators."""
+        bound, reading = self._ready(model, guide, args, kwargs)
+        result = self._estimate(bound, reading, args, kwargs)
+        bound.advance(result.state)
+        return result.surrogate.detach() - result.surrogate - result.value
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The loss; its gradient is added to `.grad` of the unconstrained parameters."""
+        bound, reading = self._ready(model, guide, args, kwargs)
+        result = self._estimate(bound, reading, args, kwargs)
+        if result.surrogate.requires_grad:
+            (-result.surrogate).backward(retain_graph=self.retain_graph)
+        bound.advance(result.state)
+        return _checked(-torch_item(result.value))
+
+    def _estimate(self, bound: Bound, reading: Reading, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
+        if not torch.is_grad_enabled():
+            return bound.estimate(*args, **kwargs)
+        if reading.checked or not reading.learns:
+            return bound.estimate(*args, **kwargs)
+        reading.regressions = []
+        try:
+            result = bound.estimate(*args, **kwargs)
+            if reading.regressions:
+                check_separate(result.surrogate, reading.regressions, dict(get_param_store().named_parameters()))
+                reading.checked = True
+            return result
+        finally:
+            reading.regressions = None
+
+    def _bound(self, model: Program, guide: Program) -> tuple[Bound, Reading]:
+        """The native objective of a pair of programs, made once; averages of baselines go on from pair to pair."""
+        store = get_param_store()
+        if store.generation != self._generation:
+            self._generation = store.generation
+            for old, _ in self._bounds.values():
+                old.advance({})
+        known = self._bounds.get((model, guide))
+        if known is not None:
+            return known
+        reading = Reading(self.enumerates, self.strict_enumeration_warning)
+        programs = reading.around_model(model), reading.around_guide(guide)
+        bound = self.native().bind(*programs, Source(), store)
+        if self._bounds:
+            bound.advance(next(reversed(self._bounds.values()))[0]._states)
+        self._bounds[model, guide] = bound, reading
+        if len(self._bounds) > KEPT:
+            self._bounds.popitem(last=False)
+        return bound, reading
+
+    def _ready(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Bound, Reading]:
+        """The native objective, explored."""
+        bound, reading = self._bound(model, guide)
+        if bound.is_empty:
+            bound.init(*args, **kwargs)
+            assert bound._layout is not None and bound._plan is not None
+            reading.warn(bound._plan)
+            if bound._layout.plates > self.max_plate_nesting:
+                raise PlateError(
+                    f"plates take {bound._layout.plates} dimensions, and max_plate_nesting is {self.max_plate_nesting}",
+                    try_="a larger max_plate_nesting, or none: it is found by itself",
+                )
+        return bound, reading
+
+
+class ELBOModule(nn.Module):
+    """An objective of a model and a guide: calling it gives the differentiable loss.
+
+    Its parameters are those of the programs that are modules, and the entries of the parameter store that the
+    programs have asked for so far.
+    """
+
+    def __init__(self, model: Program, guide: Program, elbo: ELBO) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+        self.elbo = elbo
+        self._names: dict[str, None] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, with gradients."""
+        with captured_params() as names:
+            loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
+        self._names.update(names)
+        return loss
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters of modules, then those of the store."""
+        seen = set()
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            seen.add(id(parameter))
+            yield name, parameter
+        store = get_param_store()._params
+        for name in self._names:
+            leaf = store.get(name)
+            if leaf is not None and id(leaf) not in seen:
+                yield (f"{prefix}.{name}" if prefix else name), leaf  # type: ignore[misc]
+
+
+def _checked(loss: float) -> float:
+    if not math.isfinite(loss):
+        what = "NaN" if math.isnan(loss) else f"{loss:+}"
+        warnings.warn(f"Encountered {what}: loss", stacklevel=4)
+    return loss

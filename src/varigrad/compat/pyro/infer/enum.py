@@ -1,0 +1,59 @@
+"""Marking sites to be enumerated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from varigrad.errors import VarigradError
+from varigrad.language.messages import Sample, evolve
+from varigrad.language.runtime import Handled
+
+
+def config_enumerate(
+    guide: Callable[..., Any] | None = None,
+    default: str | None = "parallel",
+    expand: bool = False,
+    num_samples: int | None = None,
+    tmc: str = "diagonal",
+) -> Any:
+    """Mark the sites of a program that have a finite support, and no mark yet, as to be enumerated.
+
+    Args:
+        guide: the program; left out, a decorator is returned.
+        default: "parallel" or "sequential" (which mean the same here), or None for no change.
+        expand, tmc: accepted.
+        num_samples: draw that many times instead, at every site.
+
+    Raises:
+        VarigradError: (a `ValueError`) an option that does not exist, or that does not go with another.
+    """
+    for what, value, options in (
+        ("default", default, ("sequential", "parallel", None)),
+        ("tmc", tmc, ("full", "diagonal", "mixture")),
+        ("expand", expand, (True, False)),
+    ):
+        if value not in options:
+            raise VarigradError(f"{what} must be one of {options}, got {value!r}")
+    if num_samples is not None:
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+            raise VarigradError(f"num_samples must be a whole number of at least 1, got {num_samples!r}")
+        if default == "sequential":
+            raise VarigradError("num_samples goes with default='parallel'")
+    handler = partial(_mark, {"enumerate": default, "expand": expand, "num_samples": num_samples, "tmc": tmc})
+    if guide is None:
+        return lambda program: Handled(program, handler)
+    return Handled(guide, handler)
+
+
+def _mark(marks: dict[str, Any], message: Any, forward: Callable[[Any], Any]) -> Any:
+    if (
+        type(message) is Sample
+        and not message.observed
+        and marks["enumerate"] is not None
+        and "enumerate" not in message.notes
+        and (marks["num_samples"] is not None or message.distribution.has_enumerate_support)
+    ):
+        message = evolve(message, notes={**marks, **message.notes})
+    return forward(message)

@@ -1,0 +1,39 @@
+"""The ELBO with exact sums over choices of the guide that ask for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from varigrad.compat.pyro.infer.trace_elbo import Trace_ELBO
+from varigrad.language.messages import Program
+
+
+class TraceEnum_ELBO(Trace_ELBO):  # noqa: N801 - Pyro's name
+    """Sites of the guide marked `infer={"enumerate": "parallel"}` (or `"sequential"`) get `Enumerate()`.
+
+    Each is summed over exactly, given a draw of the others: with one such site the loss is exact, with several it
+    is unbiased, and costs their sum and not their product. `num_samples` means `LeaveOneOut(num_samples)`.
+    """
+
+    enumerates = True
+
+    def compute_marginals(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """Not there: it is about sites of the model that are summed over."""
+        raise _not_there("compute_marginals")
+
+    def sample_posterior(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """Not there: it is about sites of the model that are summed over."""
+        raise _not_there("sample_posterior")
+
+
+class JitTraceEnum_ELBO(TraceEnum_ELBO):  # noqa: N801
+    """`TraceEnum_ELBO` with compiled steps."""
+
+    compiles = True
+
+
+def _not_there(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{what} needs enumeration of sites in the model, which is not there yet; the native objective for it will be "
+        "varigrad.MarginalELBO. Try: the sites in the guide, marked infer={'enumerate': 'parallel'}"
+    )
