@@ -23,6 +23,8 @@ from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Estimate
 
+Native = objectives.ELBO | objectives.Renyi
+
 KEPT = 8
 """How many pairs of model and guide an objective remembers; a pair that it does not know is explored anew."""
 
@@ -69,8 +71,13 @@ class ELBO(ABC):
         self.native()  # a number of particles that cannot be is an error here
 
     @abstractmethod
-    def native(self) -> objectives.ELBO:
+    def native(self) -> Native:
         """The native objective."""
+
+    @property
+    def side_by_side(self) -> bool | None:
+        """How particles are to run; alternatives of a single one as the engine likes."""
+        return None if self.num_particles == 1 else bool(self.vectorize_particles)
 
     def __call__(self, model: Program, guide: Program) -> ELBOModule:
         """The objective of this model and guide as a torch module: `loss(data).backward()`."""

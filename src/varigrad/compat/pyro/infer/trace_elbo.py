@@ -13,17 +13,10 @@ class Trace_ELBO(ELBO):  # noqa: N801 - Pyro's name
     """
 
     def native(self) -> objectives.ELBO:
-        return objectives.ELBO(self.num_particles, vectorize=_vectorize(self), strict=False)
+        return objectives.ELBO(self.num_particles, vectorize=self.side_by_side, strict=False)
 
 
 class JitTrace_ELBO(Trace_ELBO):  # noqa: N801
     """`Trace_ELBO` with compiled steps."""
 
     compiles = True
-
-
-def _vectorize(elbo: ELBO) -> bool | None:
-    """Alternatives may run side by side in any case, particles if that was asked for."""
-    if elbo.num_particles == 1:
-        return None
-    return bool(elbo.vectorize_particles)
