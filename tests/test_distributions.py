@@ -60,6 +60,20 @@ FAMILIES = {
     "Weibull": (t(1.0), t(1.5)),
     "Wishart": (t(4.0), MATRIX),
 }
+MIXTURE = t([[-1.0, 0.0], [2.0, 1.0]]), t([[0.5, 1.0], [1.0, 0.3]]), t([0.4, 0.0])
+
+
+class Negative:
+    """Accepts what is below nought."""
+
+    def __call__(self, value):
+        return torch.where(value < 0, 0.0, -torch.inf)
+
+
+def half_normal():
+    return dist.Rejector(dist.Normal(t(0.0), t(2.0)), Negative(), t(0.5).log())
+
+
 OWN = {
     "Delta": lambda: dist.Delta(t([1.0, 2.0]), event_dim=1),
     "Unit": lambda: dist.Unit(t(0.7)),
@@ -71,6 +85,29 @@ OWN = {
     "ScoreOnly": lambda: dist.ScoreOnly(dist.Beta(t(2.0), t(1.0))),
     "RejectionGamma": lambda: dist.RejectionGamma(t(2.5), t(0.5)),
     "Independent": lambda: dist.Normal(torch.zeros(3), t(1.0)).to_event(1),
+    "AffineBeta": lambda: dist.AffineBeta(t(2.0), t(3.0), t(-1.0), t(4.0)),
+    "AsymmetricLaplace": lambda: dist.AsymmetricLaplace(t(1.0), t(2.0), t(0.5)),
+    "BetaBinomial": lambda: dist.BetaBinomial(t(2.0), t(3.0), t(5.0)),
+    "DirichletMultinomial": lambda: dist.DirichletMultinomial(t([0.5, 2.0, 1.0]), t(4)),
+    "Empirical": lambda: dist.Empirical(t([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), t([0.0, 1.0, 0.5])),
+    "Expanded": lambda: dist.Expanded(dist.Normal(t([[0.0], [1.0]]), t(2.0)), (2, 3)).to_event(2),
+    "FoldedDistribution": lambda: dist.FoldedDistribution(dist.Normal(t(1.0), t(2.0))),
+    "GammaPoisson": lambda: dist.GammaPoisson(t(3.0), t(0.5)),
+    "LKJ": lambda: dist.LKJ(3, t(1.5)),
+    "LogNormalNegativeBinomial": lambda: dist.LogNormalNegativeBinomial(t(3.0), t(0.5), t(0.7)),
+    "MaskedMixture": lambda: dist.MaskedMixture(t(True), dist.Gamma(t(2.0), t(1.0)), dist.Beta(t(2.0), t(1.0))),
+    "MixtureOfNormals": lambda: dist.MixtureOfNormals(*MIXTURE),
+    "MultivariateStudentT": lambda: dist.MultivariateStudentT(t(4.0), t([0.0, 1.0]), torch.linalg.cholesky(MATRIX)),
+    "NanMaskedNormal": lambda: dist.NanMaskedNormal(t(1.0), t(2.0)),
+    "NanMaskedMultivariateNormal": lambda: dist.NanMaskedMultivariateNormal(t([0.0, 1.0]), MATRIX),
+    "OrderedLogistic": lambda: dist.OrderedLogistic(t(0.3), t([-1.0, 0.0, 1.5])),
+    "ProjectedNormal": lambda: dist.ProjectedNormal(t([0.5, -1.0, 1.0])),
+    "Rejector": half_normal,
+    "SkewLogistic": lambda: dist.SkewLogistic(t(1.0), t(2.0), t(0.5)),
+    "SoftAsymmetricLaplace": lambda: dist.SoftAsymmetricLaplace(t(1.0), t(2.0), t(0.5), t(0.7)),
+    "SoftLaplace": lambda: dist.SoftLaplace(t(1.0), t(2.0)),
+    "TruncatedPolyaGamma": lambda: dist.TruncatedPolyaGamma(t(1.0)),
+    "VonMises3D": lambda: dist.VonMises3D(t([1.0, -2.0, 0.5])),
 }
 
 
@@ -159,6 +196,80 @@ def test_they_copy_and_pickle(name, copy_of):
 DRAWS, LEVEL = 20_000, 1e-6
 
 
+def polya_gamma(rng):
+    k = np.arange(0.5, 400)[:, None]
+    return (rng.exponential(size=(400, DRAWS)) / (2 * np.pi**2 * k**2)).sum(0)
+
+
+def skewed(rng, left, right):
+    return 1 + right * rng.exponential(size=DRAWS) - left * rng.exponential(size=DRAWS)
+
+
+def student(rng):
+    normal = rng.multivariate_normal([0, 0], MATRIX.numpy(), DRAWS)
+    return normal / np.sqrt(rng.chisquare(4, (DRAWS, 1)) / 4) + [0, 1]
+
+
+def ordered(rng):
+    ends = 1 / (1 + np.exp(-(np.array([-1.0, 0.0, 1.5]) - 0.3)))
+    return (rng.uniform(size=(DRAWS, 1)) > ends).sum(1)
+
+
+def projected(rng):
+    vector = rng.normal([0.5, -1.0, 1.0], size=(DRAWS, 3))
+    return vector / np.linalg.norm(vector, axis=1, keepdims=True)
+
+
+def two_normals(rng):
+    locs, scales, logits = (m.numpy() for m in MIXTURE)
+    which = rng.choice(2, DRAWS, p=np.exp(logits) / np.exp(logits).sum())
+    return rng.normal(locs[which], scales[which])
+
+
+def spherical(rng):
+    direction = np.array([1.0, -2.0, 0.5])
+    length = np.linalg.norm(direction)
+    return stats.vonmises_fisher(direction / length, length).rvs(DRAWS, random_state=rng)
+
+
+def correlated(rng):
+    torch.manual_seed(3)
+    tril = td.LKJCholesky(3, t(1.5)).sample((DRAWS,))
+    return tril @ tril.mT
+
+
+def noisy_counts(rng):
+    odds = np.exp(rng.normal(0.5, 0.7, DRAWS))
+    return rng.poisson(rng.gamma(3.0, odds))
+
+
+# Samplers that share nothing with ours.
+LAWS = {
+    "AffineBeta": lambda rng: rng.beta(2, 3, DRAWS) * 4 - 1,
+    "AsymmetricLaplace": lambda rng: skewed(rng, 1.0, 4.0),
+    "BetaBinomial": lambda rng: stats.betabinom(5, 2, 3).rvs(DRAWS, random_state=rng),
+    "DirichletMultinomial": lambda rng: rng.multinomial(4, rng.dirichlet([0.5, 2.0, 1.0], DRAWS)),
+    "Expanded": lambda rng: rng.normal([[0.0] * 3, [1.0] * 3], 2.0, (DRAWS, 2, 3)),
+    "FoldedDistribution": lambda rng: np.abs(rng.normal(1, 2, DRAWS)),
+    "GammaPoisson": lambda rng: stats.nbinom(3, 1 / 3).rvs(DRAWS, random_state=rng),
+    "LKJ": correlated,
+    "LogNormalNegativeBinomial": noisy_counts,
+    "MaskedMixture": lambda rng: rng.beta(2, 1, DRAWS),
+    "MixtureOfNormals": two_normals,
+    "MultivariateStudentT": student,
+    "NanMaskedNormal": lambda rng: rng.normal(1, 2, DRAWS),
+    "NanMaskedMultivariateNormal": lambda rng: rng.multivariate_normal([0, 1], MATRIX.numpy(), DRAWS),
+    "OrderedLogistic": ordered,
+    "ProjectedNormal": projected,
+    "Rejector": lambda rng: -np.abs(rng.normal(0, 2, DRAWS)),
+    "SkewLogistic": lambda rng: stats.genlogistic(0.5, 1, 2).rvs(DRAWS, random_state=rng),
+    "SoftAsymmetricLaplace": lambda rng: skewed(rng, 1.0, 4.0) + rng.normal(0, 1.4, DRAWS),
+    "SoftLaplace": lambda rng: stats.hypsecant(1, 2).rvs(DRAWS, random_state=rng),
+    "TruncatedPolyaGamma": polya_gamma,
+    "VonMises3D": spherical,
+}
+
+
 def reference_draws(name, d):
     torch.manual_seed(1)
     if name in FAMILIES:
@@ -172,7 +283,9 @@ def reference_draws(name, d):
         return td.Beta(t(2.0), t(1.0)).sample((DRAWS,))
     if isinstance(d, dist.ZeroInflated):
         return torch.where(uniform < d.gate, 0.0, getattr(td, type(d.base).__name__).sample(d.base, (DRAWS,)))
-    if name in ("Delta", "Unit"):
+    if name in LAWS:
+        return torch.as_tensor(LAWS[name](np.random.default_rng(1))).float()
+    if name in ("Delta", "Unit", "Empirical"):
         return d.sample((DRAWS,))
     return td.Normal(torch.zeros(d.event_shape), 1.0).sample((DRAWS,))
 

@@ -1,10 +1,18 @@
 """Distributions: all of torch.distributions, what it lacks, and facts about families."""
 
-from torch.distributions import constraints as constraints
 from torch.distributions import kl_divergence as kl_divergence
-from torch.distributions import transforms as transforms
 
+from varigrad.distributions import constraints as constraints
+from varigrad.distributions import transforms as transforms
+from varigrad.distributions.compound import BetaBinomial as BetaBinomial
+from varigrad.distributions.compound import DirichletMultinomial as DirichletMultinomial
+from varigrad.distributions.compound import GammaPoisson as GammaPoisson
+from varigrad.distributions.compound import LogNormalNegativeBinomial as LogNormalNegativeBinomial
 from varigrad.distributions.delta import Delta as Delta
+from varigrad.distributions.directional import ProjectedNormal as ProjectedNormal
+from varigrad.distributions.directional import VonMises3D as VonMises3D
+from varigrad.distributions.empirical import Empirical as Empirical
+from varigrad.distributions.expanded import Expanded as Expanded
 from varigrad.distributions.families import Bernoulli as Bernoulli
 from varigrad.distributions.families import Beta as Beta
 from varigrad.distributions.families import Binomial as Binomial
@@ -45,12 +53,33 @@ from varigrad.distributions.families import Uniform as Uniform
 from varigrad.distributions.families import VonMises as VonMises
 from varigrad.distributions.families import Weibull as Weibull
 from varigrad.distributions.families import Wishart as Wishart
+from varigrad.distributions.improper import ImproperUniform as ImproperUniform
+from varigrad.distributions.laplaces import AsymmetricLaplace as AsymmetricLaplace
+from varigrad.distributions.laplaces import SoftAsymmetricLaplace as SoftAsymmetricLaplace
+from varigrad.distributions.laplaces import SoftLaplace as SoftLaplace
 from varigrad.distributions.logistic import Logistic as Logistic
+from varigrad.distributions.logistic import SkewLogistic as SkewLogistic
 from varigrad.distributions.methods import Independent as Independent
 from varigrad.distributions.methods import Masked as Masked
+from varigrad.distributions.methods import Wrapper as Wrapper
+from varigrad.distributions.missing import NanMaskedMultivariateNormal as NanMaskedMultivariateNormal
+from varigrad.distributions.missing import NanMaskedNormal as NanMaskedNormal
+from varigrad.distributions.mixtures import MaskedMixture as MaskedMixture
+from varigrad.distributions.mixtures import MixtureOfNormals as MixtureOfNormals
+from varigrad.distributions.ordered import OrderedLogistic as OrderedLogistic
+from varigrad.distributions.polya_gamma import TruncatedPolyaGamma as TruncatedPolyaGamma
 from varigrad.distributions.rejection import RejectionGamma as RejectionGamma
+from varigrad.distributions.rejection import Rejector as Rejector
+from varigrad.distributions.relatives import LKJ as LKJ
+from varigrad.distributions.relatives import AffineBeta as AffineBeta
+from varigrad.distributions.relatives import FoldedDistribution as FoldedDistribution
 from varigrad.distributions.score_only import ScoreOnly as ScoreOnly
 from varigrad.distributions.source import Source as Source
+from varigrad.distributions.straight_through import RelaxedBernoulliStraightThrough as RelaxedBernoulliStraightThrough
+from varigrad.distributions.straight_through import (
+    RelaxedOneHotCategoricalStraightThrough as RelaxedOneHotCategoricalStraightThrough,
+)
+from varigrad.distributions.student import MultivariateStudentT as MultivariateStudentT
 from varigrad.distributions.unit import Unit as Unit
 from varigrad.distributions.zero_inflated import ZeroInflated as ZeroInflated
 from varigrad.distributions.zero_inflated import ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial

@@ -1,4 +1,4 @@
-"""The logistic distribution, which torch has only as a transformed uniform."""
+"""The logistic distribution, which torch has only as a transformed uniform, and its skewed relative."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.distributions.utils import broadcast_all
 from torch.nn.functional import softplus
 
 from varigrad.distributions.methods import Methods
+from varigrad.distributions.univariate import Univariate
 
 
 class Logistic(Methods, td.Distribution):
@@ -59,3 +60,44 @@ class Logistic(Methods, td.Distribution):
 
     def entropy(self) -> Tensor:
         return self.scale.log() + 2
+
+
+class SkewLogistic(Univariate):
+    r"""The power `asymmetry` of a logistic CDF: skewed to the right above 1, to the left below.
+
+    Args:
+        loc: `[*batch]`.
+        scale: `[*batch]`, positive.
+        asymmetry: `[*batch]`, positive.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive, "asymmetry": constraints.positive}
+    support = constraints.real
+    has_rsample = True
+    loc: Tensor
+    scale: Tensor
+    asymmetry: Tensor
+
+    def __init__(
+        self,
+        loc: Tensor | float,
+        scale: Tensor | float,
+        asymmetry: Tensor | float = 1.0,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self._keep(validate_args, loc=loc, scale=scale, asymmetry=asymmetry)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.icdf(self._uniform(sample_shape, self.loc))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        x = (value - self.loc) / self.scale
+        return self.asymmetry.log() - x - (self.asymmetry + 1) * softplus(-x) - self.scale.log()
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return torch.sigmoid((value - self.loc) / self.scale).pow(self.asymmetry)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        log_power = value.log() / self.asymmetry  # of the logistic's CDF
+        return self.loc + self.scale * (log_power - torch.log(-torch.expm1(log_power)))

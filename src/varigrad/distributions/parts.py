@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-_KNOWN = ("torch.distributions.", "varigrad.distributions.", "varigrad.testing.")
+_KNOWN = ("torch.distributions.", "varigrad.distributions.", "varigrad.testing.", "varigrad.compat.")
 _PARTS = (td.Distribution, td.Transform, constraints.Constraint)
 
 
@@ -36,7 +36,7 @@ def is_known(distribution: td.Distribution) -> bool:
 
 @lru_cache(maxsize=1024)
 def _known_type(kind: type) -> bool:
-    return kind.__module__.startswith(_KNOWN)
+    return kind.__module__.startswith(_KNOWN) and not getattr(kind, "holds_functions", False)
 
 
 def _collect(part: Any, found: list[Tensor], seen: set[int]) -> bool:

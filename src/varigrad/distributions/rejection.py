@@ -2,7 +2,7 @@ r"""Rejection-sampled families that are only partly reparameterised.
 
 The accepted noise :math:`\varepsilon` still depends on the parameters, so a pathwise gradient alone is biased: the
 estimator must add a score part. A family says so by having a method `score_part(value)`, the field whose gradient is
-that part's weight on the cost.
+that part's weight on the cost; `value` is a draw of `rsample`, with its gradient.
 
 References:
     Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -81,3 +82,74 @@ class RejectionGamma(Methods, td.Distribution):
     def _noise(self, standard: Tensor) -> Tensor:
         alpha = self.concentration
         return ((standard / (alpha - 1 / 3)).pow(1 / 3) - 1) * (9 * alpha - 3).sqrt()
+
+
+class Rejector(Methods, td.Distribution):
+    r"""Draws of a proposal, kept with a probability :math:`a(z)`.
+
+    The density is :math:`r(z) a(z) / Z` with the proposal's density :math:`r` and :math:`Z = E_r[a(z)]`. If the
+    proposal is reparameterised, so are the draws, up to a score part: that of :math:`a(h(\varepsilon)) / Z`.
+
+    Args:
+        propose: the proposal, `[*batch]`.
+        log_prob_accept: a value `[*batch, *event]` -> :math:`\log a`, `[*batch]`, at most 0.
+        log_scale: :math:`\log Z`, `[*batch]`.
+        batch_shape, event_shape: those of the proposal, unless given.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    holds_functions = True  # so dependencies are followed through its density, not read off its tensors
+
+    def __init__(
+        self,
+        propose: td.Distribution,
+        log_prob_accept: Callable[[Tensor], Tensor],
+        log_scale: Tensor | float,
+        *,
+        batch_shape: Any = None,
+        event_shape: Any = None,
+    ) -> None:
+        self.propose, self.log_prob_accept = propose, log_prob_accept
+        self.log_scale = torch.as_tensor(log_scale)
+        shape = propose.batch_shape if batch_shape is None else torch.Size(batch_shape)
+        event = propose.event_shape if event_shape is None else torch.Size(event_shape)
+        td.Distribution.__init__(self, shape, event, validate_args=False)
+
+    has_rsample = property(lambda self: self.propose.has_rsample)  # type: ignore[assignment]
+
+    @property
+    def support(self) -> Any:
+        return self.propose.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        shape = torch.Size(batch_shape)
+        return type(self)(self.propose.expand(shape), self.log_prob_accept, self.log_scale.expand(shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self._accepted(self.propose.sample, torch.Size(sample_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self._accepted(self.propose.rsample, torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.propose.log_prob(value) + self.log_prob_accept(value) - self.log_scale
+
+    def score_part(self, value: Tensor) -> Tensor:
+        """Log-density of the accepted noise: `value` is a draw with its gradient, a function of the noise."""
+        return self.log_prob_accept(value) - self.log_scale
+
+    def _accepted(self, draw: Callable[[torch.Size], Tensor], sample_shape: torch.Size) -> Tensor:
+        value = draw(sample_shape)
+        kept = self._keep(value)
+        while not bool(kept.all()):
+            proposed = draw(sample_shape)
+            new = self._keep(proposed) & ~kept
+            value = torch.where(new.reshape(new.shape + (1,) * len(self.event_shape)), proposed, value)
+            kept = kept | new
+        return value
+
+    def _keep(self, value: Tensor) -> Tensor:
+        with torch.no_grad():
+            log_accept = self.log_prob_accept(value)
+            return torch.rand(log_accept.shape, dtype=log_accept.dtype, device=log_accept.device).log() < log_accept

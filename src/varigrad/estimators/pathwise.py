@@ -72,8 +72,7 @@ def is_partial(distribution: td.Distribution) -> bool:
 
 
 def score_part(distribution: td.Distribution, value: Tensor) -> Tensor:
-    """The score part of a partly reparameterised distribution, `[*batch]`; the value is held constant."""
-    value = value.detach()
+    """The score part of a partly reparameterised distribution, `[*batch]`, at a draw that carries its gradient."""
     if isinstance(distribution, td.Independent):
         part = score_part(distribution.base_dist, value)
         return part.sum(list(range(-distribution.reinterpreted_batch_ndims, 0)))

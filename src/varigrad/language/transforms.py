@@ -53,8 +53,8 @@ def to_constrained(constraint: constraints.Constraint) -> Transform | None:
     """The map from the unconstrained space to the constrained one; None where they are the same."""
     if constraint is constraints.real:
         return None
-    if isinstance(constraint, (constraints.greater_than, constraints.greater_than_eq)):
-        bound = constraint.lower_bound
+    if type(constraint) in (type(constraints.positive), type(constraints.nonnegative)):
+        bound = constraint.lower_bound  # type: ignore[attr-defined]
         if isinstance(bound, (float, int)) and bound == 0:
             return ExpTransform()  # torch adds an affine step, which would multiply by one and add nought in every step
     return transform_to(constraint)

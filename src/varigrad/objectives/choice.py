@@ -71,4 +71,8 @@ def _checked(message: Sample, choice: Choice) -> Choice:
 def _straight_through(distribution: td.Distribution) -> bool:
     if isinstance(distribution, td.Independent):
         return _straight_through(distribution.base_dist)
-    return isinstance(distribution, td.OneHotCategoricalStraightThrough)
+    if isinstance(distribution, td.TransformedDistribution) and _straight_through(distribution.base_dist):
+        return True
+    return isinstance(distribution, td.OneHotCategoricalStraightThrough) or getattr(
+        distribution, "straight_through", False
+    )

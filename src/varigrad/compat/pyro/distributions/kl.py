@@ -1,0 +1,4 @@
+"""Divergences in closed form."""
+
+from torch.distributions import kl_divergence as kl_divergence
+from torch.distributions import register_kl as register_kl

@@ -1,0 +1,8 @@
+"""Rejection sampling from a proposal."""
+
+from __future__ import annotations
+
+from varigrad import distributions as native
+from varigrad.compat.pyro.distributions.torch import family
+
+Rejector = family(native.Rejector, __name__)

@@ -1,0 +1,31 @@
+"""Families with their reparameterisation taken away: only score-function estimators fit them."""
+
+from __future__ import annotations
+
+from varigrad.compat.pyro.distributions.torch import FAMILIES
+
+Beta, Dirichlet, Gamma, Normal = (FAMILIES[name] for name in ("Beta", "Dirichlet", "Gamma", "Normal"))
+
+
+class NonreparameterizedBeta(Beta):  # type: ignore[valid-type, misc]
+    """Beta without `rsample`."""
+
+    has_rsample = False
+
+
+class NonreparameterizedDirichlet(Dirichlet):  # type: ignore[valid-type, misc]
+    """Dirichlet without `rsample`."""
+
+    has_rsample = False
+
+
+class NonreparameterizedGamma(Gamma):  # type: ignore[valid-type, misc]
+    """Gamma without `rsample`."""
+
+    has_rsample = False
+
+
+class NonreparameterizedNormal(Normal):  # type: ignore[valid-type, misc]
+    """Normal without `rsample`."""
+
+    has_rsample = False

@@ -1,0 +1,28 @@
+"""Every family of `torch.distributions`, made by putting Pyro's methods in front of varigrad's version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import distributions as td
+
+from varigrad import distributions as native
+from varigrad.compat.pyro.distributions.torch_distribution import Independent as Independent
+from varigrad.compat.pyro.distributions.torch_distribution import TorchDistributionMixin
+
+
+def family(kind: type, module: str) -> Any:
+    """`kind` with Pyro's methods, as a class of `module`."""
+    return type(kind.__name__, (TorchDistributionMixin, kind), {"__doc__": kind.__doc__, "__module__": module})
+
+
+FAMILIES = {
+    name: family(kind, __name__)
+    for name, kind in vars(native).items()
+    if isinstance(kind, type) and isinstance(getattr(td, name, None), type) and name != "Independent"
+}
+globals().update(FAMILIES)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

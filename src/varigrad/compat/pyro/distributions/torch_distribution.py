@@ -1,0 +1,151 @@
+"""Pyro's methods on top of torch's distributions: call to draw, `shape`, `has_rsample_`, masks and copies."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch import distributions as td
+
+from varigrad import distributions as native
+from varigrad.compat.pyro.distributions.score_parts import ScoreParts
+
+
+class TorchDistributionMixin:
+    """What Pyro's families can do beyond torch's. In front of a `torch.distributions.Distribution`."""
+
+    is_pyro_distribution = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "score_parts" in own and "score_part" not in own:
+            # A partly reparameterised family of the user's: our estimators ask for the part on the cost alone.
+            cls.score_part = _score_function  # type: ignore[attr-defined]
+
+    def __call__(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
+        """A draw, `[*sample, *batch, *event]`, with gradients if the family is reparameterised."""
+        return self.rsample(sample_shape) if self.has_rsample else self.sample(sample_shape)
+
+    @property
+    def event_dim(self: Any) -> int:
+        """Number of dimensions of an event."""
+        return len(self.event_shape)
+
+    def shape(self: Any, sample_shape: Any = torch.Size()) -> Size:
+        """The shape of a draw."""
+        return torch.Size(sample_shape) + self.batch_shape + self.event_shape
+
+    def has_rsample_(self: Any, value: bool) -> Any:
+        """Switch reparameterisation of this object off or on; returns it.
+
+        Raises:
+            ValueError: `value` is not True or False.
+        """
+        if value not in (True, False):
+            raise ValueError(f"has_rsample_ takes True or False, got {value!r}")
+        try:
+            self.has_rsample = value
+        except AttributeError:  # a wrapper, which asks what it wraps: that may be in use elsewhere, so change a copy
+            name = "base" if isinstance(self, native.Wrapper) else "base_dist"
+            self.__dict__[name] = _switched(self.__dict__[name], value)
+        return self
+
+    def expand(self: Any, batch_shape: Any, _instance: Any = None) -> Any:
+        """Independent copies, `[*batch_shape, *event]`; works for every class."""
+        try:
+            twin = super().expand(batch_shape, _instance)  # type: ignore[misc]
+        except NotImplementedError:
+            return ExpandedDistribution(self, batch_shape)
+        switched = self.__dict__.get("has_rsample")
+        if switched is not None:
+            twin.has_rsample = switched
+        return twin
+
+    def expand_by(self: Any, sample_shape: Any) -> Any:
+        """Independent copies: batch shape `[*sample_shape, *batch]`."""
+        return self.expand(torch.Size(sample_shape) + self.batch_shape)
+
+    def to_event(self: Any, reinterpreted_batch_ndims: int | None = None) -> Any:
+        """Declare the rightmost batch dimensions (default: all) one event.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        dims = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        if not 0 <= dims <= len(self.batch_shape):
+            raise ValueError(f"to_event({dims}) of a distribution with batch shape {tuple(self.batch_shape)}")
+        return Independent(self, dims) if dims else self
+
+    def independent(self: Any, reinterpreted_batch_ndims: int | None = None) -> Any:
+        """An older name of `to_event`."""
+        return self.to_event(reinterpreted_batch_ndims)
+
+    def mask(self: Any, mask: Tensor | bool) -> MaskedDistribution:
+        """Ignore the density where `mask`, `[*batch]`, is False (or nought)."""
+        return MaskedDistribution(self, mask)
+
+    def score_parts(self: Any, value: Tensor) -> ScoreParts:
+        """The density as Pyro's estimators take it apart; ours do not use it."""
+        log_prob = self.log_prob(value)
+        return ScoreParts(log_prob, 0, log_prob) if self.has_rsample else ScoreParts(log_prob, log_prob, 0)
+
+    def conjugate_update(self, other: Any) -> Any:
+        """Not supported."""
+        raise NotImplementedError(f"{type(self).__name__} has no conjugate_update")
+
+
+def _score_function(self: Any, value: Tensor) -> Tensor:
+    return self.score_parts(value).score_function
+
+
+def _switched(distribution: td.Distribution, value: bool) -> td.Distribution:
+    twin: Any = copy.copy(distribution)
+    if isinstance(twin, TorchDistributionMixin):
+        return twin.has_rsample_(value)
+    twin.has_rsample = value
+    return twin
+
+
+class TorchDistribution(TorchDistributionMixin, td.Distribution):
+    """What distributions of the user's own derive from: give `sample` (and `rsample`) and `log_prob`.
+
+    Args:
+        batch_shape, event_shape: as in torch.
+        validate_args: torch's checks of every parameter and value; by default the engine checks, once.
+    """
+
+    _validate_args = False
+
+    def __init__(
+        self, batch_shape: Any = torch.Size(), event_shape: Any = torch.Size(), validate_args: bool | None = None
+    ) -> None:
+        super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=bool(validate_args))
+
+
+class Independent(TorchDistributionMixin, native.Independent):
+    """Some batch dimensions of `base_distribution` declared one event."""
+
+
+class _Based:
+    """Pyro's name for what a wrapper wraps."""
+
+    @property
+    def base_dist(self: Any) -> Any:
+        return self.base
+
+
+class MaskedDistribution(TorchDistributionMixin, _Based, native.Masked):
+    """`base_dist` whose density counts only where `mask` is True (or not nought)."""
+
+    def __init__(self, base_dist: td.Distribution, mask: Tensor | bool) -> None:
+        super().__init__(base_dist, mask.bool() if isinstance(mask, Tensor) else bool(mask))
+
+
+class ExpandedDistribution(TorchDistributionMixin, _Based, native.Expanded):
+    """Independent copies of `base_dist`, of batch shape `batch_shape`."""
+
+    def __init__(self, base_dist: td.Distribution, batch_shape: Any = torch.Size()) -> None:
+        super().__init__(base_dist, batch_shape)

@@ -1,0 +1,132 @@
+"""Small tools for shapes, and the switch for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions.utils import broadcast_all as broadcast_all
+
+from varigrad.distributions.parts import replace_tensors
+from varigrad.shapes import sum_rightmost as _sum_rightmost
+
+T = TypeVar("T")
+
+
+def broadcast_shape(*shapes: Any, strict: bool = False) -> tuple[int, ...]:
+    """The broadcast of several shapes; with `strict`, only dimensions that are missing may be filled in.
+
+    Raises:
+        ValueError: they do not broadcast.
+    """
+    try:
+        full = tuple(torch.broadcast_shapes(*map(tuple, shapes)))
+    except RuntimeError as error:
+        raise ValueError(f"shapes do not broadcast: {', '.join(str(tuple(s)) for s in shapes)}") from error
+    if strict and any(tuple(s) != full[len(full) - len(s) :] for s in shapes):
+        raise ValueError(f"shapes differ: {', '.join(str(tuple(s)) for s in shapes)}")
+    return full
+
+
+def sum_rightmost(value: Any, dim: int) -> Any:
+    """Sum over the `dim` rightmost dimensions; over all but the `-dim` leftmost if it is negative."""
+    if isinstance(value, (int, float)):
+        return value
+    return _sum_rightmost(value, dim if dim >= 0 else max(value.dim() + dim, 0))
+
+
+def sum_leftmost(value: Any, dim: int) -> Any:
+    """Sum over the `dim` leftmost dimensions; over all but the `-dim` rightmost if it is negative."""
+    if isinstance(value, (int, float)):
+        return value
+    count = dim if dim >= 0 else max(value.dim() + dim, 0)
+    return value.sum(list(range(count))) if count else value
+
+
+def scale_and_mask(tensor: Any, scale: Any = 1.0, mask: Any = None) -> Any:
+    """`tensor * scale`, nought where `mask` is False."""
+    if mask is False:
+        return torch.zeros_like(tensor) if isinstance(tensor, Tensor) else 0.0
+    scaled = tensor if is_identically_one(scale) else tensor * scale
+    if mask is None or mask is True or not isinstance(tensor, Tensor):
+        return scaled
+    return torch.where(mask, scaled, torch.zeros((), dtype=scaled.dtype, device=scaled.device))
+
+
+def is_identically_zero(x: object) -> bool:
+    """Whether `x` is the number nought (a tensor is not asked)."""
+    return isinstance(x, (int, float)) and x == 0
+
+
+def is_identically_one(x: object) -> bool:
+    """Whether `x` is the number one (a tensor is not asked)."""
+    return isinstance(x, (int, float)) and x == 1
+
+
+def scalar_like(prototype: Tensor, fill_value: float) -> Tensor:
+    """A scalar of the same dtype and device."""
+    return torch.tensor(fill_value, dtype=prototype.dtype, device=prototype.device)
+
+
+def eye_like(value: Tensor, m: int, n: int | None = None) -> Tensor:
+    """The identity `[m, n]` of the same dtype and device."""
+    return torch.eye(m, m if n is None else n, dtype=value.dtype, device=value.device)
+
+
+def logsumexp(tensor: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
+    """As in torch."""
+    return torch.logsumexp(tensor, dim, keepdim)
+
+
+log_sum_exp = logsumexp
+
+
+def detach(distribution: td.Distribution) -> td.Distribution:
+    """A copy whose tensors carry no gradients."""
+    return replace_tensors(distribution, Tensor.detach)
+
+
+def copy_docs_from(source_class: type, full_text: bool = False) -> Callable[[T], T]:
+    """A decorator that takes over a docstring."""
+
+    def decorate(kind: T) -> T:
+        kind.__doc__ = source_class.__doc__
+        return kind
+
+    return decorate
+
+
+class _Validation:
+    """Whether raw `torch.distributions` objects check their arguments; ours are checked by the engine, once."""
+
+    enabled = True
+
+
+def enable_validation(is_validate: bool = True) -> None:
+    """Let `torch.distributions` objects check parameters and values at every use, or not.
+
+    The families of this package leave that to the engine, which checks a program when it is first run and again when
+    a number goes bad; `validate_args=True` at a distribution asks for torch's checks.
+    """
+    _Validation.enabled = bool(is_validate)
+    td.Distribution.set_default_validate_args(bool(is_validate))
+
+
+def is_validation_enabled() -> bool:
+    """What was last asked for."""
+    return _Validation.enabled
+
+
+@contextmanager
+def validation_enabled(is_validate: bool = True) -> Iterator[None]:
+    """`enable_validation` for a block."""
+    before = is_validation_enabled()
+    try:
+        enable_validation(is_validate)
+        yield
+    finally:
+        enable_validation(before)

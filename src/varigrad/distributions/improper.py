@@ -1,0 +1,44 @@
+"""A prior of density one on a whole support, which cannot be drawn from."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions.methods import Methods
+
+
+class ImproperUniform(Methods, td.Distribution):
+    """Log-density nought everywhere on `support`.
+
+    Args:
+        support: any constraint.
+        batch_shape, event_shape: of a value.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(
+        self, support: constraints.Constraint, batch_shape: Any, event_shape: Any, validate_args: bool | None = None
+    ) -> None:
+        self._support = support
+        td.Distribution.__init__(self, torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
+
+    @constraints.dependent_property
+    def support(self) -> Any:
+        return self._support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ImproperUniform:
+        return type(self)(self._support, batch_shape, self.event_shape)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> NoReturn:
+        raise NotImplementedError("an improper distribution has no draws; give the site a value, or a guide")
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        event = value.dim() - len(self.event_shape)
+        shape = torch.broadcast_shapes(value.shape[:event], self.batch_shape)
+        return torch.zeros(shape, dtype=value.dtype if value.is_floating_point() else None, device=value.device)

@@ -1,0 +1,31 @@
+"""Likelihoods of data in which NaN means missing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.families import MultivariateNormal, Normal
+
+
+class NanMaskedNormal(Normal):
+    """Normal whose log-density is nought where the value is NaN."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        missing = value.isnan()
+        # Filled in before the density is taken: NaN times a gradient of nought would be NaN.
+        return torch.where(missing, 0.0, super().log_prob(torch.where(missing, self.loc.detach(), value)))
+
+
+class NanMaskedMultivariateNormal(MultivariateNormal):
+    """Multivariate Normal whose density is the marginal one of the entries that are not NaN."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        missing = value.isnan()
+        loc, value = torch.broadcast_tensors(self.loc, torch.where(missing, self.loc.detach(), value))
+        both = missing.unsqueeze(-1) | missing.unsqueeze(-2)
+        # Missing entries become independent of the others and standard normal at their mean, so their share is known.
+        eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
+        joint = MultivariateNormal(loc, torch.where(both, eye, self.covariance_matrix))
+        constant = -0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=loc.dtype))
+        return joint.log_prob(value) - missing.sum(-1) * constant

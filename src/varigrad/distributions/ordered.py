@@ -1,0 +1,40 @@
+"""Ordered categories: a latent score, cut at thresholds."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn.functional import logsigmoid
+
+from varigrad.distributions.lean import Categorical
+
+
+class OrderedLogistic(Categorical):
+    r"""Category :math:`k` with probability :math:`\sigma(c_k - x) - \sigma(c_{k-1} - x)`.
+
+    Args:
+        predictor: `[*batch]`, the score :math:`x`.
+        cutpoints: `[*batch, categories - 1]`, increasing.
+    """
+
+    arg_constraints = {"predictor": constraints.real, "cutpoints": constraints.real_vector}
+
+    def __init__(self, predictor: Tensor | float, cutpoints: Tensor, validate_args: bool | None = None) -> None:
+        score = torch.as_tensor(predictor, dtype=cutpoints.dtype, device=cutpoints.device)
+        shape = torch.broadcast_shapes(score.shape, cutpoints.shape[:-1])
+        self.predictor = score.expand(shape)
+        self.cutpoints = cutpoints.expand(shape + cutpoints.shape[-1:])
+        upper = self.cutpoints - self.predictor.unsqueeze(-1)
+        ends = upper.new_full((*shape, 1), torch.inf)
+        below, above = torch.cat([upper, ends], -1), torch.cat([-ends, upper], -1)
+        # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - exp(a - b)), which does not cancel.
+        width = torch.cat([ends, upper.diff(dim=-1), ends], -1)
+        super().__init__(logits=logsigmoid(below) + logsigmoid(-above) + torch.log(-torch.expm1(-width)))
+        self._validate_args = bool(validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        shape = torch.Size(batch_shape)
+        return type(self)(self.predictor.expand(shape), self.cutpoints.expand(shape + self.cutpoints.shape[-1:]))

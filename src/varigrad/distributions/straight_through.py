@@ -1,0 +1,66 @@
+"""Relaxed families whose draws are rounded, and whose gradients pretend that they were not.
+
+The density is that of the relaxed draw, which a rounded one therefore has to remember. It is remembered on the tensor
+object: copies of it are refused by `log_prob` instead of being given the density of something else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.families import RelaxedBernoulli, RelaxedOneHotCategorical
+
+
+def _rounded(hard: Tensor, soft: Tensor) -> Tensor:
+    """`hard`, with the gradient of `soft`, remembering `soft`."""
+    value = hard + (soft - soft.detach()) if soft.requires_grad else hard
+    value._unquantize = soft  # type: ignore[attr-defined]
+    return value
+
+
+def _soft(value: Tensor, kind: str) -> Tensor:
+    soft = getattr(value, "_unquantize", None)
+    if soft is not None:
+        return soft
+    raise ValueError(
+        f"{kind} has a density for its own draws only, which remember the relaxed value behind the rounded one: "
+        "this value was made or copied by something else. Try: the family without StraightThrough, or a discrete one"
+    )
+
+
+class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
+    """0 or 1, by rounding a relaxed Bernoulli; gradients through the draw are those of the relaxed one (biased)."""
+
+    straight_through = True
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        soft = super().rsample(sample_shape)
+        return _rounded(soft.detach().round(), soft)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(_soft(value, type(self).__name__))
+
+
+class RelaxedOneHotCategoricalStraightThrough(RelaxedOneHotCategorical):
+    """One-hot, by taking the largest entry of a relaxed draw, whose gradient it carries (biased)."""
+
+    straight_through = True
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        soft = super().rsample(sample_shape)
+        hard = torch.zeros_like(soft).scatter_(-1, soft.detach().argmax(-1, keepdim=True), 1.0)
+        return _rounded(hard, soft)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(_soft(value, type(self).__name__))

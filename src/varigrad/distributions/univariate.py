@@ -1,0 +1,37 @@
+"""What families of one number with several parameters have in common: broadcasting and copies."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions.utils import broadcast_all
+
+from varigrad.distributions.methods import Methods
+
+
+class Univariate(Methods, td.Distribution):
+    """Interface of families whose parameters, named in `arg_constraints`, are `[*batch]` each."""
+
+    def _keep(self, validate_args: bool | None, **parameters: Tensor | float) -> None:
+        """Broadcast the parameters and keep them under their names."""
+        values = broadcast_all(*parameters.values())
+        self.__dict__.update(zip(parameters, values, strict=True))
+        td.Distribution.__init__(self, values[0].shape, validate_args=bool(validate_args))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        shape = torch.Size(batch_shape)
+        twin: Self = self.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        for name in self.arg_constraints:
+            twin.__dict__[name] = getattr(self, name).expand(shape)
+        twin._batch_shape = shape
+        return twin
+
+    def _uniform(self, sample_shape: Any, like: Tensor) -> Tensor:
+        """Uniform noise `[*sample, *batch]` without exact noughts, whose logarithm would be infinite."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.rand(shape, dtype=like.dtype, device=like.device)
+        return noise.clamp(min=torch.finfo(noise.dtype).tiny)
