@@ -11,6 +11,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions.utils import broadcast_all as broadcast_all
 
+from varigrad.compat.pyro import settings
 from varigrad.distributions.parts import replace_tensors
 from varigrad.shapes import sum_rightmost as _sum_rightmost
 
@@ -100,25 +101,18 @@ def copy_docs_from(source_class: type, full_text: bool = False) -> Callable[[T],
     return decorate
 
 
-class _Validation:
-    """Whether raw `torch.distributions` objects check their arguments; ours are checked by the engine, once."""
-
-    enabled = True
-
-
 def enable_validation(is_validate: bool = True) -> None:
     """Let `torch.distributions` objects check parameters and values at every use, or not.
 
     The families of this package leave that to the engine, which checks a program when it is first run and again when
     a number goes bad; `validate_args=True` at a distribution asks for torch's checks.
     """
-    _Validation.enabled = bool(is_validate)
-    td.Distribution.set_default_validate_args(bool(is_validate))
+    settings.set(validate_distributions_pyro=bool(is_validate), validate_distributions_torch=bool(is_validate))
 
 
 def is_validation_enabled() -> bool:
     """What was last asked for."""
-    return _Validation.enabled
+    return settings.get("validate_distributions_pyro")
 
 
 @contextmanager
