@@ -6,6 +6,7 @@ from varigrad import estimators as estimators
 from varigrad import guides as guides
 from varigrad.inference import optim as optim
 from varigrad.inference.fit import Fit as Fit
+from varigrad.inference.predictive import Predictive as Predictive
 from varigrad.inference.svi import SVI as SVI
 from varigrad.language import handlers as handlers
 from varigrad.language.plates import plate as plate

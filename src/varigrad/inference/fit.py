@@ -10,6 +10,8 @@ from torch import Tensor
 
 from varigrad import plots
 from varigrad.errors import VarigradError
+from varigrad.inference.predictive import Predictive
+from varigrad.language.messages import Names
 from varigrad.language.trace import Trace
 from varigrad.objectives.bound import Bound
 from varigrad.shapes import table
@@ -54,6 +56,21 @@ class Fit:
                 trace: Trace = self.bound.trace_guide(*args, **kwargs)
                 draws.append(trace.latents)
         return {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
+
+    def predict(
+        self, n: int, *args: Any, return_sites: Names | None = None, vectorize: bool | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """`n` draws from the model given draws from the guide: see `Predictive`. Arguments are those of the model."""
+        bound = self.bound
+        return Predictive(
+            bound.model_program,
+            bound.guide_program,
+            num_samples=n,
+            return_sites=return_sites,
+            vectorize=vectorize,
+            owner=bound.owner,
+            source=bound.source,
+        )(*args, **kwargs)
 
     def plot(self) -> Figure:
         """The losses against the steps. Needs matplotlib (`pip install 'varigrad[plots]'`)."""

@@ -81,7 +81,7 @@ def _mixed_density(
         together = {(t.name, t.sign): _entry(t.log_prob, layout, lane, particle) for t in terms}
         for term in single:
             other = together.get((term.name, term.sign))
-            if other is None or not _same(term.log_prob, other):
+            if other is None or not same(term.log_prob, other):
                 return f"the density of {term.name!r} mixes particles or alternatives"
     return None
 
@@ -209,7 +209,7 @@ def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> b
     assert plate.dim is not None
     left = (~changed).nonzero()[:, 0]
     a, b = before.log_prob.index_select(plate.dim, left), after.log_prob.index_select(plate.dim, left)
-    return not _same(a, b)
+    return not same(a, b)
 
 
 def _probed(layout: Layout) -> Iterable[tuple[int, int]]:
@@ -236,7 +236,8 @@ def _entry(value: Tensor, layout: Layout, lane: int, particle: int, event: int =
     return value
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two log-densities are, up to rounding and broadcasting."""
     if a.numel() != b.numel():
         try:
             a, b = torch.broadcast_tensors(a, b)

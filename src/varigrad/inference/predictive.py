@@ -1,0 +1,424 @@
+"""Predictions: what a model would draw next, given draws of its latent sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.source import Source
+from varigrad.errors import (
+    GuideMismatchError,
+    ParameterError,
+    PlateError,
+    ShapeError,
+    SiteError,
+    VarigradError,
+    did_you_mean,
+)
+from varigrad.language.messages import Forward, Indices, Names, Param, Plate, Program, Record, Sample, evolve
+from varigrad.language.plates import InPlate
+from varigrad.language.runtime import expanded, run
+from varigrad.language.trace import Recorder
+from varigrad.objectives.layout import same
+from varigrad.objectives.parameters import Owner
+from varigrad.terms.provenance import untracked
+from varigrad.terms.tracking import Tracker
+
+PREDICTIONS = "predictions"
+
+
+@dataclass(eq=False)
+class _Once:
+    """One run of guide and model: what they sent, and which sites nothing that was learnt has touched."""
+
+    guide: Mapping[str, Any]
+    model: Mapping[str, Any]
+    values: dict[str, Tensor]
+    untouched: list[str] = field(default_factory=list)
+
+
+class Predictive:
+    """Draws from a model, given draws of its latent sites from a guide, or given ones.
+
+    A site that the model draws itself has to depend on what was learnt. One that does not comes from its prior, which
+    is rarely what is meant (nothing else tells a forgotten latent site from a prediction), so it has to be named in
+    `return_sites`.
+
+    Args:
+        model: the model; `handlers.uncondition(model)` if it is written with its data in it.
+        guide: where latent values come from; or
+        posterior_samples: their draws by site, `[num_samples, *site]`. With neither, everything is drawn from the
+            prior.
+        num_samples: how many predictions; by default as many as there are posterior samples.
+        return_sites: names (globs) of the sites to return; default: all that the model draws or computes, and neither
+            observed ones nor the guide's.
+        vectorize: run all predictions side by side along a leading dimension, or one by one; None: side by side if
+            the densities of some of them, run by themselves, come out the same.
+        owner: whose parameters the programs use: `fit.bound`, `svi.bound`.
+        source: of the draws; default: torch's global generator.
+        strict: False: sites may be drawn from the prior, and posterior samples may be of other sites than the model's.
+
+    Raises:
+        VarigradError: arguments that do not go together.
+        ShapeError: posterior samples of different lengths.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     with vg.plate("data", 3):
+        ...         vg.sample("x", dist.Normal(z, 1.0))
+        >>> vg.Predictive(model, posterior_samples={"z": torch.randn(100)})()["x"].shape
+        torch.Size([100, 3])
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None = None,
+        posterior_samples: Mapping[str, Tensor] | None = None,
+        num_samples: int | None = None,
+        return_sites: str | Names | None = None,
+        *,
+        vectorize: bool | None = None,
+        owner: Owner | None = None,
+        source: Source | None = None,
+        strict: bool = True,
+    ) -> None:
+        if guide is not None and posterior_samples is not None:
+            raise VarigradError("Predictive takes a guide or posterior_samples, not both")
+        lengths = {name: len(v) if v.dim() else 0 for name, v in (posterior_samples or {}).items()}
+        if len(set(lengths.values())) > 1 or 0 in lengths.values():
+            raise ShapeError(
+                f"posterior samples have different numbers of draws: {lengths}",
+                try_="one leading dimension, of the same size for all sites",
+            )
+        given = next(iter(lengths.values()), None)
+        if num_samples is None and given is None:
+            raise VarigradError("how many predictions?", try_="Predictive(..., num_samples=1000)")
+        if num_samples is not None and (
+            isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1
+        ):
+            raise VarigradError(f"num_samples must be a whole number of at least 1, got {num_samples!r}")
+        if num_samples is not None and given is not None and num_samples != given:
+            raise ShapeError(
+                f"num_samples is {num_samples}, and there are {given} posterior samples",
+                try_="num_samples left out, or samples[:num_samples]",
+            )
+        self.model, self.guide = model, guide
+        self.posterior_samples = dict(posterior_samples or {})
+        self.num_samples: int = num_samples or given or 0
+        self.return_sites = _names(return_sites)
+        self.vectorize = vectorize
+        self.owner = owner
+        self.source = Source() if source is None else source
+        self.strict = strict
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Run the model on these arguments; returns `[num_samples, *site]` by site.
+
+        Raises:
+            GuideMismatchError: a latent value is given for a site that the model does not have, or a site of the model
+                is drawn from its prior without having been asked for.
+            SiteError: a site to return is not there or observed, or there is nothing to return.
+            PlateError: posterior samples are of a minibatch, and it is not known of which.
+            ParameterError: the programs have parameters, and no owner was named.
+        """
+        with torch.no_grad():
+            indices: dict[str, Tensor] = {}
+            program = partial(self._once, args, kwargs, indices)
+            first = program(self._row(0), track=True)
+            if self.strict:
+                self._check(first)
+            wanted = self._wanted(first)
+            if self.vectorize is not False:
+                wide = self._side_by_side(program, first, wanted, indices)
+                if wide is not None:
+                    return wide
+            runs = [program(self._cut(self._row(i), first, indices)) for i in range(self.num_samples)]
+            for i, one in enumerate(runs):
+                if set(wanted) - one.values.keys():
+                    raise SiteError(
+                        f"is not there in prediction {i}",
+                        site=min(set(wanted) - one.values.keys()),
+                        because="the model has other sites in other runs, and they cannot be stacked",
+                        try_="return_sites without it",
+                    )
+            return {name: torch.stack([one.values[name] for one in runs]) for name in wanted}
+
+    def _row(self, index: int) -> dict[str, Tensor]:
+        return {name: value[index] for name, value in self.posterior_samples.items()}
+
+    def _once(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        indices: dict[str, Tensor],
+        given: Mapping[str, Tensor],
+        width: tuple[int, int] | None = None,
+        track: bool = False,
+        forced: Mapping[str, Tensor] | None = None,
+    ) -> _Once:
+        """Run guide and model; with `width`, `(how many, dim)`, side by side."""
+        outer = () if width is None else (InPlate(Plate(PREDICTIONS, width[0], -width[1])),)
+        tracker = Tracker()
+        found = _Once({}, {}, dict(given))
+        cache: dict[str, Tensor] = {}
+        try:
+            if self.guide is not None:
+                recorder = Recorder()
+                handler = _Drawing(self, indices, cache, forced or {}, None, found)
+                run(self.guide, (handler, recorder, *outer), args, kwargs)
+                found.guide = recorder.messages
+                drawn = _drawn(recorder.messages)
+                given = {n: v for n, v in drawn.items() if not recorder.messages[n].auxiliary}
+                found.values.update(given)
+            recorder = Recorder()
+            handler = _Drawing(self, indices, cache, {**(forced or {}), **given}, tracker if track else None, found)
+            handler.given = frozenset(given)
+            run(self.model, (handler, recorder, *outer), args, kwargs)
+            found.model = recorder.messages
+        finally:
+            tracker.finish()
+        found.values.update(_drawn(recorder.messages))
+        found.values.update({n: untracked(m.value) for n, m in recorder.messages.items() if type(m) is Record})
+        return found
+
+    def _check(self, first: _Once) -> None:
+        latent = {n: m for n, m in first.model.items() if type(m) is Sample and not m.observed}
+        auxiliary = {n for n, m in first.guide.items() if type(m) is Sample and m.auxiliary}
+        given = {n for n, m in first.guide.items() if type(m) is Sample} - auxiliary | self.posterior_samples.keys()
+        for name in sorted(given - latent.keys()):
+            observed = name in first.model and type(first.model[name]) is Sample
+            raise GuideMismatchError(
+                "has posterior samples and is observed by the model" if observed else "is no latent site of the model",
+                site=name,
+                because=f"its latent sites are {_listed(latent)}{did_you_mean(name, latent)}",
+                try_="obs=None for predictions" if observed else "posterior samples of the model's sites only",
+            )
+        asked = self.return_sites or ()
+        forgotten = [n for n in first.untouched if not _matches(n, asked)] if given else []
+        if forgotten:
+            raise GuideMismatchError(
+                f"would be drawn from the prior, and so would {_listed(forgotten[1:])}"
+                if forgotten[1:]
+                else "would be drawn from the prior",
+                site=forgotten[0],
+                because=f"there are posterior samples of {_listed(sorted(given))} only, and it depends on none of them",
+                try_=f"posterior samples of it, or return_sites=[{forgotten[0]!r}, ...] if that is what you want",
+            )
+
+    def _wanted(self, first: _Once) -> list[str]:
+        """The sites to return."""
+        there = list(first.values)
+        if self.return_sites is None:
+            latent = {n for n, m in first.guide.items() if type(m) is Sample} | self.posterior_samples.keys()
+            wanted = [n for n in there if n not in latent]
+            if not wanted:
+                raise SiteError(
+                    "there is nothing to predict",
+                    because="every site of the model is observed, or has posterior samples",
+                    try_="obs=None in the model's arguments, handlers.uncondition(model), or return_sites=[...]",
+                )
+            return wanted
+        observed = [n for n, m in first.model.items() if type(m) is Sample and m.observed]
+        for pattern in self.return_sites:
+            if any(fnmatchcase(name, pattern) for name in there):
+                continue
+            if pattern in observed:
+                raise SiteError(
+                    "is observed, so a prediction of it would be the data",
+                    site=pattern,
+                    try_="obs=None in the model's arguments, or handlers.uncondition(model)",
+                )
+            raise SiteError(
+                f"return_sites names it, and there is no such site{did_you_mean(pattern, there)}",
+                site=pattern,
+                because=f"the sites are {_listed(there)}",
+            )
+        return [n for n in there if _matches(n, self.return_sites)]
+
+    def _cut(
+        self, given: Mapping[str, Tensor], first: _Once, indices: Mapping[str, Tensor], lead: int = 0
+    ) -> dict[str, Tensor]:
+        """Posterior samples, cut down to the minibatches of this call; `lead` dimensions are of the samples."""
+        return {n: _minibatch(n, v, first.model[n], indices, lead) for n, v in given.items() if n in first.model}
+
+    def _side_by_side(
+        self, program: Any, first: _Once, wanted: list[str], indices: Mapping[str, Tensor]
+    ) -> dict[str, Tensor] | None:
+        """All predictions in one run; None if the programs do not broadcast."""
+        count = self.num_samples
+        statements = [m for m in (*first.guide.values(), *first.model.values()) if hasattr(m, "plates")]
+        dims = 1 + max((-p.dim for m in statements for p in m.plates if p.dim is not None), default=0)
+        given = {}
+        for name, value in self._cut(self.posterior_samples, first, indices, 1).items():
+            message = first.model[name]
+            event = len(message.distribution.event_shape)
+            given[name] = value.reshape(count, *(1,) * (dims - (value.dim() - event)), *value.shape[1:])
+        failure: Exception | str | None = None
+        try:
+            wide = program(given, width=(count, dims))
+            failure = self._disagreement(program, wide, first)
+            found = {name: _stacked(wide.values[name], first.values[name].shape, count) for name in wanted}
+        except (VarigradError, RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
+            failure = error
+        if failure is None:
+            return found
+        if self.vectorize:
+            raise VarigradError(
+                f"cannot run predictions side by side: {failure}",
+                because="vectorize=True asks for it",
+                try_="vectorize=False, which loops, or code that leaves leading dimensions alone",
+            )
+        return None
+
+    def _disagreement(self, program: Any, wide: _Once, first: _Once) -> str | None:
+        """What comes out otherwise when single predictions are run again by themselves, on the same values."""
+        count = self.num_samples
+        for row in sorted({0, count - 1}):
+            values = {
+                name: _stacked(value, originals[name].value.shape, count)[row]
+                for messages, originals in ((wide.guide, first.guide), (wide.model, first.model))
+                for name, value in _drawn(messages).items()
+            }
+            alone = program({n: values[n] for n in self.posterior_samples if n in values}, forced=values)
+            for together, single in ((wide.guide, alone.guide), (wide.model, alone.model)):
+                if together.keys() != single.keys():
+                    return "the programs have other sites when they run by themselves"
+                for name, m in together.items():
+                    if type(m) in (Sample, Record):
+                        one = _figure(single[name])
+                        if not same(one, _stacked(_figure(m), one.shape, count)[row]):
+                            return f"{name!r} mixes predictions"
+        return None
+
+
+class _Drawing:
+    """The handler of both programs: parameters, minibatches, and a value for every site."""
+
+    def __init__(
+        self,
+        config: Predictive,
+        indices: dict[str, Tensor],
+        cache: dict[str, Tensor],
+        values: Mapping[str, Tensor],
+        tracker: Tracker | None,
+        found: _Once,
+    ) -> None:
+        self.config, self.indices, self.cache, self.values = config, indices, cache, values
+        self.tracker, self.found = tracker, found
+        self.given: frozenset[str] = frozenset()
+
+    def __call__(self, message: Any, forward: Forward) -> Any:
+        kind = type(message)
+        if kind is Sample:
+            return forward(self._sample(message))
+        if kind is Param and message.value is None:
+            if self.config.owner is not None:
+                message = evolve(message, value=self.config.owner.constrained(message, self.cache))
+            elif message.fallback is None:
+                raise ParameterError(
+                    "is a parameter, and nobody says what its value is",
+                    site=message.name,
+                    try_="Predictive(..., owner=fit.bound)",
+                )
+        elif kind is Indices:
+            if message.name not in self.indices:
+                self.indices[message.name] = self.config.source.subset(message.size, message.batch)
+            message = evolve(message, value=self.indices[message.name])
+        return forward(message)
+
+    def _sample(self, message: Sample) -> Sample:
+        name, tracker = message.name, self.tracker
+        if message.observed:
+            return message
+        if tracker is None:
+            value = self.values.get(name)
+            return evolve(message, value=self._draw(message) if value is None else value)
+        if name in self.given:
+            event = len(message.distribution.event_shape)
+            value = self.values[name]
+            if name in self.config.posterior_samples:
+                value = _minibatch(name, value, message, self.indices, 0)
+            _refuse_shape(name, value, message, event)
+            return evolve(message, value=tracker.mark(value, tracker.examine(message), True))
+        statement = tracker.examine(message)
+        plain = statement.message
+        assert isinstance(plain, Sample)
+        if not statement.upstream and not statement.opaque:
+            self.found.untouched.append(name)
+        return evolve(message, value=tracker.mark(untracked(self._draw(plain)), statement, False))
+
+    def _draw(self, message: Sample) -> Tensor:
+        return self.config.source.draw(expanded(message)) if message.value is None else message.value
+
+
+def _minibatch(name: str, value: Tensor, message: Sample, indices: Mapping[str, Tensor], lead: int) -> Tensor:
+    """A posterior sample, cut down to the minibatches of the plates around its site."""
+    event = len(message.distribution.event_shape)
+    for plate in message.plates:
+        if plate.dim is None or plate.subsample is None or plate.size is None:
+            continue
+        axis = plate.dim - event
+        if value.dim() - lead < -axis:
+            continue
+        if value.shape[axis] == plate.size:
+            value = value.index_select(axis, plate.subsample.to(value.device))
+        elif plate.name in indices and value.shape[axis] == plate.batch:
+            raise PlateError(
+                f"posterior samples of {name!r} are of {plate.batch} of its {plate.size} elements, and not known of "
+                "which",
+                site=plate.name,
+                because="this call draws a minibatch of its own",
+                try_="samples for all elements, a guide=, or subsample= in the model",
+            )
+    return value
+
+
+def _refuse_shape(name: str, value: Tensor, message: Sample, event: int) -> None:
+    wanted = tuple(expanded(message).batch_shape) + tuple(message.distribution.event_shape)
+    if value.dim() > len(wanted) or value.dim() < event or tuple(value.shape) != wanted[len(wanted) - value.dim() :]:
+        raise ShapeError(
+            f"posterior samples have shape {tuple(value.shape)} each, the site has {wanted}",
+            site=name,
+            try_="samples of shape [num_samples, *site]",
+        )
+
+
+def _drawn(messages: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Values of the sites that are not observed."""
+    samples = {n: m for n, m in messages.items() if isinstance(m, Sample) and not m.observed}
+    return {n: untracked(m.value) for n, m in samples.items() if m.value is not None}
+
+
+def _figure(message: Sample | Record) -> Tensor:
+    """What has to be the same however it is run: a density, or a computed value."""
+    if isinstance(message, Record):
+        return message.value
+    assert message.value is not None
+    return expanded(message).log_prob(message.value)
+
+
+def _stacked(value: Tensor, shape: torch.Size, count: int) -> Tensor:
+    """`[predictions, *site]` from `[predictions, 1, ..., *site]`, or from a value that all share."""
+    return value.expand(count, *shape) if value.shape == shape else value.reshape(count, *shape)
+
+
+def _names(names: str | Names | None) -> tuple[str, ...] | None:
+    return None if names is None else (names,) if isinstance(names, str) else tuple(names)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
