@@ -1,0 +1,3 @@
+"""The step sizes of automatic differentiation variational inference."""
+
+from varigrad.inference.advi import AdagradRMSProp as AdagradRMSProp

@@ -1,0 +1,3 @@
+"""Adam with clipped gradients and a decaying learning rate."""
+
+from varigrad.inference.clipped_adam import ClippedAdam as ClippedAdam
