@@ -1,8 +1,5 @@
 """Pyro's optimisers: every tensor of the store with options and state of its own, however they are stepped."""
 
-import time
-import warnings
-
 import pytest
 import torch
 from torch import nn
@@ -306,24 +303,10 @@ def test_what_is_left_out_says_so():
         optim.Adam({"lrr": 0.1})([leaf("a")])
 
 
-def test_many_small_parameters_cost_one_step():
-    """A hundred scalars take at most three times what one optimiser of torch's takes for them (it is equal alone)."""
+def test_many_small_parameters_are_one_step():
     leaves = [leaf(f"p{i}", 0.0) for i in range(100)]
-    twins = [nn.Parameter(torch.zeros(())) for _ in leaves]
-    ours, theirs = optim.Adam({"lr": 0.1}), FusedAdam(twins, lr=0.1, fused=True)
-    for p in (*leaves, *twins):
-        p.grad = torch.ones(())
-
-    def measured(call):
-        call()
-        best = float("inf")
-        for _ in range(5):
-            start = time.perf_counter()
-            for _ in range(20):
-                call()
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert measured(lambda: ours(leaves)) < 3 * measured(theirs.step)
+    optimizer = optim.Adam({"lr": 0.1})
+    step(optimizer, leaves, 1.0)
+    step(optimizer, leaves, 1.0)
+    assert [len(g.params) for g in optimizer._groups] == [100]
+    assert optimizer._last[1] == optimizer._groups

@@ -4,8 +4,10 @@ Three ways in: `python -m varigrad.compat.pyro script.py [arguments]`; `varigrad
 `import pyro` means this package; and `import varigrad.compat.pyro as pyro`.
 """
 
+from varigrad.compat.pyro import distributions as distributions
 from varigrad.compat.pyro import infer as infer
 from varigrad.compat.pyro import ops as ops
+from varigrad.compat.pyro import optim as optim
 from varigrad.compat.pyro import params as params
 from varigrad.compat.pyro import primitives as primitives
 from varigrad.compat.pyro import settings as settings
