@@ -12,6 +12,7 @@ from varigrad.compat.pyro import params as params
 from varigrad.compat.pyro import primitives as primitives
 from varigrad.compat.pyro import settings as settings
 from varigrad.compat.pyro import util as util
+from varigrad.compat.pyro.infer.inspect import render_model as render_model
 from varigrad.compat.pyro.install import install as install
 from varigrad.compat.pyro.install import uninstall as uninstall
 from varigrad.compat.pyro.primitives import barrier as barrier

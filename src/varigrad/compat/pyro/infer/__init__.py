@@ -1,5 +1,6 @@
 """Objectives and SVI under Pyro's names."""
 
+from varigrad.compat.pyro.infer import inspect as inspect
 from varigrad.compat.pyro.infer.elbo import ELBO as ELBO
 from varigrad.compat.pyro.infer.enum import config_enumerate as config_enumerate
 from varigrad.compat.pyro.infer.renyi_elbo import RenyiELBO as RenyiELBO
