@@ -57,6 +57,9 @@ class Owner(Protocol):
     def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
         """The unconstrained tensors."""
 
+    def constrained_leaves(self) -> dict[str, Tensor]:
+        """The constrained value of every parameter, by name; differentiable."""
+
 
 class Group(nn.Module):
     """The part of a dotted parameter name before a dot."""

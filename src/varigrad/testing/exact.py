@@ -186,7 +186,7 @@ def exact_gradient(
 def gradient_of(bound: Bound, function: Callable[[dict[str, Tensor]], Tensor]) -> tuple[float, Gradient]:
     """Value and gradient of a closed form, given as a function of the constrained parameters by name."""
     names, leaves = _leaves(bound)
-    value = function(bound.constrained_leaves())
+    value = function(bound.owner.constrained_leaves())
     grads = torch.autograd.grad(value, leaves, allow_unused=True)
     return float(value.detach()), {
         n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, leaves, grads, strict=True)
@@ -199,7 +199,7 @@ def largest_difference(a: Gradient, b: Gradient) -> float:
 
 
 def _leaves(bound: Bound) -> tuple[list[str], list[Tensor]]:
-    named = [(n, p) for n, p in bound.named_parameters() if p.requires_grad and not n.startswith("baselines.")]
+    named = [(n, p) for n, p in bound.owner.named_parameters() if p.requires_grad and not n.startswith("baselines.")]
     return [n for n, _ in named], [p for _, p in named]
 
 
@@ -215,7 +215,7 @@ def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict
     def common(message: Any, forward: Forward, sign: int) -> Any:
         nonlocal chance
         if isinstance(message, Param) and message.value is None:
-            message = evolve(message, value=bound.constrained(message, cache))
+            message = evolve(message, value=bound.owner.constrained(message, cache))
         elif isinstance(message, Indices):
             if message.name not in indices:
                 before = source.probability

@@ -122,7 +122,7 @@ def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
     """
     if not isinstance(nn_module, nn.Module):
         raise SiteError(f"module needs a torch.nn.Module, got {type(nn_module).__name__}", site=name)
-    frozen = []
+    frozen, others = [], []
     for key, own in list(nn_module.named_parameters()):
         if not own.requires_grad:
             frozen.append(key)
@@ -135,12 +135,14 @@ def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
         if update_module_params:
             _replace(nn_module, key, stored)
         elif stored.is_leaf:
-            warnings.warn(
-                f"{full!r} is in the parameter store with another tensor than this module's, which is not learnt. "
-                "Try: pyro.clear_param_store() before another module is used, or "
-                "pyro.module(name, net, update_module_params=True) to take over what the store has",
-                stacklevel=2,
-            )
+            others.append(full)
+    if others:
+        warnings.warn(
+            f"{', '.join(others)}: the parameter store has other tensors of these names than this module, whose own are "
+            "not learnt. Try: pyro.clear_param_store() before another module is used, or "
+            "pyro.module(name, net, update_module_params=True) to take over what the store has",
+            stacklevel=2,
+        )
     if frozen and nn_module.training:
         warnings.warn(
             f"{', '.join(frozen)} of module {name!r} will not be learnt, because requires_grad is off. In a module "

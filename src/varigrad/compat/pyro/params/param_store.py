@@ -219,6 +219,10 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
     def check_names(self, sites: Iterable[str]) -> None:
         """Sites and parameters have names of their own."""
 
+    def constrained_leaves(self) -> dict[str, Tensor]:
+        """The constrained value of every parameter, by name."""
+        return dict(self)
+
     def hold(self, name: str, leaf: Tensor) -> None:
         """Make a module's own parameter an entry of the store, unless there is one of that name."""
         if name not in self._params:
