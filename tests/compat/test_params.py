@@ -151,7 +151,7 @@ def test_modules_are_entries(store):
     assert list(store) == ["net$$$weight", "net$$$bias"]
     assert dict(store.named_parameters())["net$$$weight"] is net.weight
     assert store["net$$$weight"].unconstrained() is net.weight
-    copy.deepcopy(net), pickle.loads(pickle.dumps(net))  # noqa: S301
+    copy.deepcopy(net), pickle.loads(pickle.dumps(net))
 
 
 def test_a_module_takes_over_what_was_loaded(store, tmp_path):

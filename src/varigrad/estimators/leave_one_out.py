@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch import distributions as td
 
@@ -54,7 +53,8 @@ class LeaveOneOut(Estimator):
     def lane_weights(self, draw: Draw) -> Tensor | None:
         if self.k is None:
             return None
-        return draw.value.new_full((self.k,), 1 / self.k, dtype=torch.get_default_dtype())
+        assert draw.log_q is not None
+        return draw.log_q.new_full((self.k,), 1 / self.k)  # in the precision of the terms
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         assert draw.log_q is not None

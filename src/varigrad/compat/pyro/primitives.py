@@ -138,8 +138,8 @@ def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
             others.append(full)
     if others:
         warnings.warn(
-            f"{', '.join(others)}: the parameter store has other tensors of these names than this module, whose own are "
-            "not learnt. Try: pyro.clear_param_store() before another module is used, or "
+            f"{', '.join(others)}: the parameter store has other tensors of these names than this module, whose own "
+            "are not learnt. Try: pyro.clear_param_store() before another module is used, or "
             "pyro.module(name, net, update_module_params=True) to take over what the store has",
             stacklevel=2,
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.compat.pyro import settings
+from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.compat.pyro.primitives import validation_enabled as validation_enabled
 from varigrad.language.messages import Param
 from varigrad.language.runtime import Scope
@@ -18,7 +19,10 @@ from varigrad.language.runtime import Scope
 
 @contextmanager
 def captured_params() -> Iterator[dict[str, None]]:
-    """A `with` block that yields the names of the parameters that are asked for in it, and not hidden."""
+    """A `with` block that yields the names of the parameters that are asked for in it, and not hidden.
+
+    Those of baselines' networks are there once the block is left.
+    """
     names: dict[str, None] = {}
 
     def note(message: Any, forward: Callable[[Any], Any]) -> Any:
@@ -26,8 +30,14 @@ def captured_params() -> Iterator[dict[str, None]]:
             names[message.name] = None
         return forward(message)
 
-    with Scope(note):
-        yield names
+    store = get_param_store()
+    adopted, store.adopted = store.adopted, {}
+    try:
+        with Scope(note):
+            yield names
+        names.update(store.adopted)
+    finally:
+        store.adopted = adopted
 
 
 def enable_validation(is_validate: bool) -> None:

@@ -49,6 +49,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         self._constraints: dict[str, constraints.Constraint] = {}
         self._transforms: dict[str, Transform | None] = {}
         self._names: dict[int, str] = {}
+        self.adopted: dict[str, None] = {}
+        """Names of the parameters of baselines' networks that runs have used: nothing else may have asked for them."""
         self.version = 0
         self.generation = 0
         """How often the store was emptied or its contents replaced: averages of earlier contents mean nothing then."""
@@ -215,6 +217,10 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
             )
         for name, parameter in mine:
             self.hold(f"{site}_baseline$$${'.'.join(p for p in (part, name) if p)}", parameter)
+        for parameter in module.parameters():
+            known = self.param_name(parameter)
+            if known is not None:
+                self.adopted[known] = None
 
     def check_names(self, sites: Iterable[str]) -> None:
         """Sites and parameters have names of their own."""
