@@ -54,7 +54,7 @@ def test_initial_values():
         pyro.get_param_store().setdefault("nobody")
     with pytest.raises(ParameterError, match="'whole': a parameter must be real and floating point"):
         pyro.param("whole", t(1))
-    with pytest.raises(ConstraintError, match="'negative': the initial value -1.0 is outside its constraint"):
+    with pytest.raises(ConstraintError, match=r"'negative': the initial value -1\.0 is outside its constraint"):
         pyro.param("negative", t(-1.0), constraint=positive)
     assert list(pyro.get_param_store()) == ["number", "made"]
 
@@ -104,9 +104,14 @@ def test_state_and_scope(store):
 
 def test_a_scope_is_left_in_order_by_an_exception(store):
     pyro.param("a", t(2.0))
-    with pytest.raises(ZeroDivisionError), store.scope():
-        pyro.param("b", t(1.0))
-        raise ZeroDivisionError
+
+    def breaks():
+        with store.scope():
+            pyro.param("b", t(1.0))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        breaks()
     assert list(store) == ["a"]
 
 
@@ -175,7 +180,7 @@ def test_frozen_parameters_are_left_out_with_a_word(store):
         pyro.module("net", net)
     assert list(store) == ["net$$$bias"]
     pyro.module("net", net.eval())
-    with pytest.raises(SiteError, match="'net': module needs a torch.nn.Module, got function"):
+    with pytest.raises(SiteError, match=r"'net': module needs a torch.nn.Module, got function"):
         pyro.module("net", lambda x: x)
 
 

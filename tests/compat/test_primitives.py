@@ -196,7 +196,7 @@ def test_a_random_module():
     with pytest.warns(FutureWarning):
         drawn = pyro.random_module("net", net, lambda name: pyro.sample(name, normal))
     assert set(handlers.trace(drawn)().samples) == {"net$$$weight", "net$$$bias"}
-    with pytest.raises(SiteError, match="'net': random_module needs a torch.nn.Module"):
+    with pytest.raises(SiteError, match=r"'net': random_module needs a torch.nn.Module"):
         pyro.random_module("net", 1, normal)
 
 
