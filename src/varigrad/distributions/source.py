@@ -54,6 +54,18 @@ class Source:
                 return self.draw(distribution.base_dist)
             return self._call(distribution.sample)
 
+    def get_state(self) -> Any:
+        """Where the generator stands."""
+        return (self.generator or torch.default_generator).get_state()
+
+    def set_state(self, state: Any) -> None:
+        """Go back to where `get_state` was called."""
+        (self.generator or torch.default_generator).set_state(state)
+
+    def fresh_seed(self) -> int:
+        """A seed for another source, drawn from this one."""
+        return int(torch.randint(2**62, (), generator=self.generator).item())
+
     def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Numbers in [0, 1), of the given shape, in the dtype and on the device of `like`."""
         return torch.rand(shape, generator=self.generator, dtype=like.dtype, device=like.device)

@@ -24,13 +24,13 @@ class Progress:
         self._next = 0.0
         self._waiting = 0
 
-    def update(self, loss: float, norm: float) -> None:
-        """One step is done."""
+    def update(self, loss: float, norm: float, steps: int = 1) -> None:
+        """So many steps are done; the figures are the last one's."""
         if self._bar.disable:
             return
         if math.isfinite(loss):
             self._smooth = loss if math.isnan(self._smooth) else 0.98 * self._smooth + 0.02 * loss
-        self._waiting += 1
+        self._waiting += steps
         now = time.perf_counter()
         if now >= self._next:
             self._next = now + 0.2

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError
 from varigrad.inference.fit import Fit
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.progress import Progress
+from varigrad.inference.session import Session
+from varigrad.inference.step import Outcome
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
+
+
+Compile = bool | Literal["wait"]
 
 
 class GradientWarning(UserWarning):
@@ -54,6 +61,9 @@ class SVI:
         objective: an `ELBO(...)`, or a `Bound` that exists already.
         seed: of the generator that all draws come from; None: taken from torch's global generator.
         skip_nonfinite: leave out steps whose loss or gradient is NaN or infinite, instead of raising.
+        compile: turn whole steps into compiled graphs. True: in the background, steps run eagerly until the compiler
+            is done; "wait": at once. `explain()` tells what came of it. Random numbers are other ones than without,
+            and the same however soon the compiler is done.
 
     Example:
         >>> import torch, varigrad as vg
@@ -78,6 +88,7 @@ class SVI:
         *,
         seed: int | None = None,
         skip_nonfinite: bool = False,
+        compile: Compile = False,
     ) -> None:
         objective = ELBO() if objective is None else objective
         if isinstance(optim, (torch.optim.Optimizer, type)):
@@ -93,15 +104,39 @@ class SVI:
         self.skip_nonfinite = skip_nonfinite
         if isinstance(objective, Bound):
             self.bound = objective
-            self.bound.source = Source(torch.Generator().manual_seed(seed))
         else:
-            self.bound = objective.bind(model, guide, Source(torch.Generator().manual_seed(seed)))
-        self.optimizer: torch.optim.Optimizer | None = None
+            self.bound = objective.bind(model, guide, None)
+        self._optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Any = None
         self.metrics: Metrics | None = None
         self._version = -1
         self._minus: Tensor | None = None
         self._leaves: list[nn.Parameter] = []
+        self._session: Session | None = None
+        self._use(compile, seed)
+
+    def _use(self, compile: Compile, seed: int) -> None:
+        """Compile from now on, or not, with new generators."""
+        if compile not in (False, True, "wait"):
+            raise VarigradError(f'compile must be False, True or "wait", got {compile!r}')
+        self._publish()
+        self._session = Session(self, compile == "wait") if compile else None
+        self.bound.source = Noise(seed) if compile else Source(torch.Generator().manual_seed(seed))
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """torch's optimiser, with its state up to date; None before the first step."""
+        self._publish()
+        return self._optimizer
+
+    def explain(self) -> str:
+        """What is compiled and what is not, and why: a row for each form of the arguments."""
+        return "steps are not compiled: SVI(..., compile=True)" if self._session is None else self._session.explain()
+
+    def _publish(self) -> None:
+        """State that a compiled step keeps elsewhere comes to where everybody looks for it."""
+        if getattr(self, "_session", None) is not None:
+            self._session.leave()
 
     def init(self, *args: Any, **kwargs: Any) -> SVI:
         """Run both programs once, so that all parameters exist; called by the first step if you do not."""
@@ -126,19 +161,7 @@ class SVI:
                 because="the call is inside torch.no_grad() or torch.inference_mode()",
                 try_="svi.evaluate(...) to measure without learning",
             )
-        if self.optimizer is None:
-            if self.bound.is_empty:
-                self.bound.init(*args, **kwargs)
-            self._follow_parameters()
-        assert self.optimizer is not None
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            return self._step_with_closure(args, kwargs)
-        loss, norm = self._differentiate(args, kwargs)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
-            self.optimizer.step()
-        self._finish(loss, norm, finite, args, kwargs)
-        return loss
+        return self._advance(1, args, kwargs)[0][0]
 
     def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated but the generator."""
@@ -150,6 +173,8 @@ class SVI:
         *args: Any,
         progress: bool | None = None,
         callback: Callable[[Metrics], object] | None = None,
+        every: int = 1,
+        compile: Compile | None = None,
         **kwargs: Any,
     ) -> Fit:
         """Take `steps` steps.
@@ -159,7 +184,9 @@ class SVI:
             args, kwargs: handed to model and guide at every step; a single `DataLoader` instead is cycled
                 through, its batches (unpacked if they are tuples or lists) are the arguments.
             progress: show a bar; None: on a terminal only.
-            callback: called after every step; return True to stop.
+            callback: called after every `every`-th step; return True to stop.
+            every: how many steps a compiled run may take between two calls of `callback`.
+            compile: from now on compile the steps, or not; None: as before.
 
         Returns:
             A `Fit`. After an interruption (Ctrl-C) it covers the steps taken.
@@ -169,37 +196,45 @@ class SVI:
         """
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise VarigradError(f"steps must be a whole number of at least 1, got {steps!r}")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise VarigradError(f"every must be a whole number of at least 1, got {every!r}")
+        if compile is not None and bool(compile) != (self._session is not None):
+            self._use(compile, self.bound.source.fresh_seed())
         losses: list[float] = []
         skipped = 0
-        batches = _batches(args)
+        batches, alone = _batches(args)
         bar = Progress(steps, progress)
         start = time.perf_counter()
         try:
-            for _ in range(steps):
+            while len(losses) < steps:
                 args = next(batches)
-                self.step(*args, **kwargs)
+                limit = 1 if alone else steps - len(losses)
+                if callback is not None:
+                    limit = min(limit, every - len(losses) % every)
+                outcomes = self._advance(limit, args, kwargs)
+                losses += [loss if taken else math.nan for loss, _, taken in outcomes]
+                skipped += sum(not taken for _, _, taken in outcomes)
                 metrics = self.metrics
                 assert metrics is not None
-                losses.append(math.nan if metrics.skipped else metrics.loss)
-                skipped += metrics.skipped
-                bar.update(metrics.loss, metrics.gradient_norm)
-                if callback is not None and callback(metrics) is True:
+                bar.update(metrics.loss, metrics.gradient_norm, len(outcomes))
+                if callback is not None and len(losses) % every == 0 and callback(metrics) is True:
                     break
         except KeyboardInterrupt:
             warnings.warn(f"interrupted after {len(losses)} of {steps} steps", stacklevel=2)
         finally:
             bar.close()
+            self._publish()
         seconds = time.perf_counter() - start
         return Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs)
 
     def state(self) -> dict[str, Any]:
         """Everything that changes from step to step, as one tree: parameters, optimiser, baselines, generator."""
-        assert self.bound.source.generator is not None
+        self._publish()
         return {
             "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
-            "optimizer": None if self.optimizer is None else _copied(self.optimizer.state_dict()),
+            "optimizer": None if self._optimizer is None else _copied(self._optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
-            "generator": self.bound.source.generator.get_state(),
+            "generator": self.bound.source.get_state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -208,6 +243,7 @@ class SVI:
         Raises:
             ParameterError: the state belongs to other programs, or parameters do not exist yet (call `init` first).
         """
+        self._publish()
         try:
             self.bound.load_state_dict(state["bound"])
         except RuntimeError as error:
@@ -215,12 +251,12 @@ class SVI:
                 f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
             ) from error
         self._follow_parameters()
-        assert self.optimizer is not None and self.bound.source.generator is not None
+        assert self._optimizer is not None
         if state["optimizer"] is not None:
-            self.optimizer.load_state_dict(_copied(state["optimizer"]))
+            self._optimizer.load_state_dict(_copied(state["optimizer"]))
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(_copied(state["scheduler"]))
-        self.bound.source.generator.set_state(state["generator"])
+        self.bound.source.set_state(state["generator"])
 
     def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
         """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""
@@ -252,37 +288,63 @@ class SVI:
             self._minus = like.new_tensor(-1.0)
         return self._minus
 
-    def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Line-search optimisers evaluate several times: always on the same random numbers."""
-        assert self.optimizer is not None and self.bound.source.generator is not None
-        before = self.bound.source.generator.get_state()
+        assert self._optimizer is not None
+        source = self.bound.source
+        before = source.get_state()
         seen: list[tuple[float, float]] = []
 
         def closure() -> float:
-            assert self.bound.source.generator is not None
-            self.bound.source.generator.set_state(before)
+            source.set_state(before)
             seen.append(self._differentiate(args, kwargs))
             return seen[-1][0]
 
-        self.optimizer.step(closure)
+        self._optimizer.step(closure)
         loss, norm = seen[0]
-        self._finish(loss, norm, math.isfinite(loss) and math.isfinite(norm), args, kwargs)
-        return loss
-
-    def _finish(self, loss: float, norm: float, finite: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        number = 1 if self.metrics is None else self.metrics.step + 1
+        finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
-            self.bound.advance(self._new_states)
-            if self.scheduler is not None:
-                self.scheduler.step()
-        elif not self.skip_nonfinite:
+            self._accept()
+        return loss, norm, finite
+
+    def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Outcome]:
+        """At least one step and at most `limit`, with the same arguments."""
+        if self._optimizer is None:
+            if self.bound.is_empty:
+                self.bound.init(*args, **kwargs)
+            self._follow_parameters()
+        if isinstance(self._optimizer, torch.optim.LBFGS):
+            outcomes = [self._step_with_closure(args, kwargs)]
+        elif self._session is not None:
+            outcomes = self._session.advance(limit, args, kwargs)
+        else:
+            outcomes = [self._by_python(args, kwargs)]
+        loss, norm, taken = outcomes[-1]
+        number = (0 if self.metrics is None else self.metrics.step) + len(outcomes)
+        self.metrics = Metrics(number, loss, norm, not taken)
+        if not taken and not self.skip_nonfinite:
             what = "the loss" if not math.isfinite(loss) else "the gradient"
             raise NonFiniteError(
                 f"step {number}: {what} is {loss if not math.isfinite(loss) else norm}",
                 because=self.bound.diagnose(*args, **kwargs),
                 try_="a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
             )
-        self.metrics = Metrics(number, loss, norm, not finite)
+        return outcomes
+
+    def _by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        """One step; parameters are left alone if loss or gradient is not finite."""
+        assert self._optimizer is not None
+        loss, norm = self._differentiate(args, kwargs)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            self._optimizer.step()
+            self._accept()
+        return loss, norm, finite
+
+    def _accept(self) -> None:
+        self.bound.advance(self._new_states)
+        if self.scheduler is not None:
+            self.scheduler.step()
 
     def _follow_parameters(self) -> None:
         """Give the optimiser the parameters that have come into being."""
@@ -295,17 +357,17 @@ class SVI:
             )
         known = {id(p) for p in self._leaves}
         new = [(n, p) for n, p in named if id(p) not in known]
-        if self.optimizer is None:
+        if self._optimizer is None:
             if isinstance(self.optim, Optimizer):
-                self.optimizer = self.optim.build(named)
-                self.scheduler = self.optim.schedule(self.optimizer) if self.optim.schedule else None
+                self._optimizer = self.optim.build(named)
+                self.scheduler = self.optim.schedule(self._optimizer) if self.optim.schedule else None
             else:
-                self.optimizer = self.optim([p for _, p in named])
-            _check_foreign(self.optimizer, {id(p) for p in self.bound.parameters()})
+                self._optimizer = self.optim([p for _, p in named])
+            _check_foreign(self._optimizer, {id(p) for p in self.bound.parameters()})
         elif new:
             groups = self.optim.groups(new) if isinstance(self.optim, Optimizer) else [{"params": [p for _, p in new]}]
             for group in groups:
-                self.optimizer.add_param_group(group)
+                self._optimizer.add_param_group(group)
         self._leaves = [p for _, p in named]
         self._version = self.bound.version
 
@@ -338,14 +400,17 @@ def _check_foreign(optimizer: torch.optim.Optimizer, own: set[int]) -> None:
             )
 
 
-def _batches(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The same arguments for ever, or a loader's batches, round and round."""
+def _batches(args: tuple[Any, ...]) -> tuple[Iterator[tuple[Any, ...]], bool]:
+    """The same arguments for ever, or a loader's batches, round and round; and whether each serves one step."""
     if len(args) != 1 or not (hasattr(args[0], "dataset") and hasattr(args[0], "batch_sampler")):
-        while True:
-            yield args
+        return itertools.repeat(args), False
+    return _loaded(args[0]), True
+
+
+def _loaded(loader: Any) -> Iterator[tuple[Any, ...]]:
     while True:
         empty = True
-        for batch in args[0]:
+        for batch in loader:
             empty = False
             yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         if empty:

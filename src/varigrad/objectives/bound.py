@@ -63,6 +63,7 @@ class Bound(Parameters):
             if not callable(program):
                 raise VarigradError(f"the {what} must be a callable program, got {type(program).__name__}")
         self.config = config
+        self.__dict__["_weights"] = config.weights
         self.source = Source() if source is None else source
         self.steps = 0
         self._programs = (_Held(model), _Held(guide))
@@ -79,6 +80,8 @@ class Bound(Parameters):
             self.init()
 
     owner: Owner
+    _weights: Mapping[str, Any]
+    """The configuration's; a captured step puts tensors in the place of functions of the step number."""
 
     @property
     def model_program(self) -> Program:
@@ -121,6 +124,15 @@ class Bound(Parameters):
         """Take over the estimators' next state: one step has been taken."""
         # Not by `self.steps += 1`: torch's modules look at everything that is assigned to them.
         self.__dict__.update(_states=state, steps=self.steps + 1)
+
+    @property
+    def estimator_states(self) -> Mapping[str, State]:
+        """What the estimators carry from step to step, by site."""
+        return self._states
+
+    def install(self, states: Mapping[str, State]) -> None:
+        """Carry the estimators' state in these tensors from now on."""
+        self.__dict__["_states"] = dict(states)
 
     @property
     def is_empty(self) -> bool:
@@ -241,7 +253,7 @@ class Bound(Parameters):
         return terms_of(run, layout, self._adjust)
 
     def _adjust(self, run: Pass, terms: list[Term]) -> list[Term]:
-        return weighted(analytic(terms, run, self.config.analytic_kl), self.config.weights, self.steps)
+        return weighted(analytic(terms, run, self.config.analytic_kl), self._weights, self.steps)
 
     def _explore(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], mixed: Mapping[str, frozenset[str]] | None = None

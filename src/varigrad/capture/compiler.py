@@ -1,0 +1,169 @@
+"""Compiled graphs: built by Inductor in another process, kept on disk, loaded in a millisecond.
+
+A library is found again by what it was made from: the operations, shapes, torch, processor and number of threads; never
+by the program's name. It appears in the cache by a rename, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from varigrad.capture.graph import Graph
+
+OPTIONS: dict[str, Any] = {
+    "aot_inductor.allow_stack_allocation": True,
+    "fallback_random": True,
+    "cpp.vec_isa_ok": True,
+}
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+class Library:
+    """A compiled graph: takes and returns lists of tensors.
+
+    Attributes:
+        kernels: how many loops' functions it is made of.
+        found: whether it came from the cache.
+        seconds: how long it took to build.
+    """
+
+    def __init__(self, folder: Path, device: str, found: bool, seconds: float) -> None:
+        report = json.loads((folder / "done.json").read_text())
+        kind = torch._C._aoti.AOTIModelContainerRunnerCpu
+        if device == "cuda":
+            kind = torch._C._aoti.AOTIModelContainerRunnerCuda
+        self._runner = kind(str(folder / report["library"]), 1)
+        self.run = self._runner.run
+        self.kernels, self.found, self.seconds = int(report["kernels"]), found, seconds
+
+
+class Compilation:
+    """A graph on its way to a library.
+
+    Args:
+        graph: what to compile.
+        inputs: all its inputs, constants included; only their shapes, strides and types matter.
+
+    Attributes:
+        library: once it is there.
+        failure: why there will be none; empty while all is well.
+    """
+
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        self.library: Library | None = None
+        self.failure = ""
+        self._device = next((i.device.type for i in inputs if i.device.type != "cpu"), "cpu")
+        self._start = time.perf_counter()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._final = cache_folder() / _key(graph, inputs)
+        try:
+            if (self._final / "done.json").exists():
+                self.library = Library(self._final, self._device, True, 0.0)
+                return
+        except (OSError, RuntimeError, ValueError, KeyError):
+            shutil.rmtree(self._final, ignore_errors=True)  # a damaged entry is built again
+        try:
+            self._begin(graph, inputs)
+        except OSError as error:
+            self.failure = f"the cache at {cache_folder()} cannot be written: {error}"
+
+    def _begin(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        root = cache_folder()
+        root.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="building-", dir=root))
+        job = {
+            "module": _portable(graph),
+            "inputs": [(tuple(i.shape), i.stride(), i.dtype, str(i.device)) for i in inputs],
+            "threads": torch.get_num_threads(),
+            "options": OPTIONS,
+        }
+        (self._folder / "graph.pickle").write_bytes(pickle.dumps(job))
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor")}
+        command = [sys.executable, "-m", "varigrad.capture.worker", str(self._folder)]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _running.add(self._process)
+
+    def ready(self, wait: bool = False) -> bool:
+        """Whether there is an outcome, good or bad. `wait`: stay until there is."""
+        process = self._process
+        if process is None:
+            return True
+        if wait:
+            process.wait()
+        if process.poll() is None:
+            return False
+        self._process = None
+        _running.discard(process)
+        seconds = time.perf_counter() - self._start
+        try:
+            if process.returncode != 0:
+                self.failure = self._last_words()
+                return True
+            with contextlib.suppress(OSError):  # another process was quicker: the same library lies there
+                self._folder.rename(self._final)
+            self.library = Library(self._final, self._device, False, seconds)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            self.failure = f"the library cannot be loaded: {error}"
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return True
+
+    def _last_words(self) -> str:
+        path = self._folder / "failed.txt"
+        lines = path.read_text().strip().splitlines() if path.exists() else []
+        if any("InvalidCxxCompiler" in line or "No working C++ compiler" in line for line in lines):
+            return "there is no C++ compiler (install g++)"
+        return next((line for line in reversed(lines) if line and not line[0].isspace()), "the compiler was killed")
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder."""
+    given = os.environ.get("VARIGRAD_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "varigrad"
+
+
+def _key(graph: Graph, inputs: Sequence[Tensor]) -> str:
+    described = [(tuple(i.shape), i.stride(), str(i.dtype), str(i.device)) for i in inputs]
+    parts = (
+        graph.module.code,
+        described,
+        torch.__version__,
+        torch.backends.cpu.get_cpu_capability(),
+        torch.get_num_threads(),
+        sorted(OPTIONS.items()),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _portable(graph: Graph) -> fx.GraphModule:
+    """The graph without the machinery that recorded it."""
+    fresh = fx.Graph()
+    fresh.output(fresh.graph_copy(graph.module.graph, {}))
+    return fx.GraphModule(torch.nn.Module(), fresh)
+
+
+@atexit.register
+def _stop_all() -> None:
+    for process in _running:
+        process.kill()

@@ -1,0 +1,155 @@
+"""One function of tensors, recorded, compiled in the background, and held to what Python computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from varigrad.capture.compiler import Compilation
+from varigrad.capture.graph import CaptureError, Graph, record
+
+_aten = torch.ops.aten
+
+Place = tuple[Tensor, int]
+"""A flat tensor, and where in it a parameter begins."""
+
+
+class Recorded:
+    """A function whose results overwrite tensors.
+
+    Args:
+        function: computes new values for `targets`, in order, from the very tensors in `inputs`; changes nothing.
+        inputs: everything that may be another tensor or have another value at the next call.
+        targets: those of the inputs that the results overwrite.
+        places: inputs that are parts of a flat target, `id -> place`.
+        written: inputs that the function does write in place, such as a module's running averages.
+        loose: targets that rounding may move by more than rounding, and that are not compared: parameters after a
+            step that divides a small gradient by its own size.
+
+    Raises:
+        CaptureError: it cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[], list[Tensor]],
+        inputs: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        places: Mapping[int, Place],
+        written: Sequence[Tensor] = (),
+        loose: Sequence[Tensor] = (),
+    ) -> None:
+        self.function, self.targets, self.written = function, list(targets), list(written)
+        self._loose = {id(t) for t in loose}
+        before = [w.detach().clone() for w in written]
+        try:
+            self.graph: Graph = record(function, inputs)
+        finally:
+            _restore(self.written, before)
+        kept = _overwrite(self.graph, list(inputs), self.targets, places)
+        self.inputs = [i.detach() for i, keep in zip(inputs, kept, strict=True) if keep]
+        self._index = {id(i): n for n, i in enumerate(i for i, keep in zip(inputs, kept, strict=True) if keep)}
+        constants = [c.detach() for c in self.graph.constants]
+        _refuse_shared_memory(self.inputs + constants, self.targets)
+        self.inputs += constants
+        self.compilation: Compilation | None = None
+
+    def compile(self) -> Compilation:
+        """Begin to compile, if that has not begun."""
+        if self.compilation is None:
+            self.compilation = Compilation(self.graph, self.inputs)
+        return self.compilation
+
+    def position(self, tensor: Tensor) -> int | None:
+        """Where one of the inputs stands in `inputs`; None if it was no input of its own."""
+        return self._index.get(id(tensor))
+
+    def run(self) -> None:
+        """Compute, and overwrite the targets."""
+        library = None if self.compilation is None else self.compilation.library
+        if library is not None:
+            library.run(self.inputs)
+        else:
+            self.graph.module(*self.inputs)
+
+    def agrees(self) -> bool:
+        """Run, after the same in Python. The targets then hold the results: Python's where the two differ."""
+        before = [w.detach().clone() for w in self.written]
+        expected = [e.detach().clone() for e in self.function()] + [w.detach().clone() for w in self.written]
+        _restore(self.written, before)
+        self.run()
+        found = self.targets + self.written
+        same = all(id(f) in self._loose or _close(f, e) for f, e in zip(found, expected, strict=True))
+        if not same:
+            _restore(found, expected)
+        return same
+
+
+def _restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Equal up to rounding, measured against the largest number in the tensor."""
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    nan = expected.isnan()
+    if not torch.equal(nan, found.isnan()):
+        return False
+    found, expected = found[~nan].double(), expected[~nan].double()
+    if not len(expected):
+        return True
+    scale = expected.abs()
+    finite = scale[scale.isfinite()]
+    tolerance = math.sqrt(torch.finfo(torch.float32).eps) * (finite.max().item() if len(finite) else 1.0)
+    return bool(((found == expected) | ((found - expected).abs() <= tolerance + 1e-30)).all())
+
+
+def _overwrite(
+    graph: Graph, inputs: list[Tensor], targets: list[Tensor], places: Mapping[int, Place]
+) -> list[bool]:
+    """Let the graph write its results into the targets; says which inputs are left as inputs of their own."""
+    nodes = graph.module.graph
+    placeholders = [n for n in nodes.nodes if n.op == "placeholder"][: len(inputs)]
+    by_tensor = {id(tensor): node for tensor, node in zip(inputs, placeholders, strict=True)}
+    first = next(n for n in nodes.nodes if n.op != "placeholder")
+    kept = []
+    for tensor, node in zip(inputs, placeholders, strict=True):
+        place = places.get(id(tensor))
+        kept.append(place is None)
+        if place is not None:
+            flat, start = place
+            with nodes.inserting_before(first):
+                part = nodes.call_function(
+                    _aten.slice.Tensor, (by_tensor[id(flat)], 0, start, start + tensor.numel())
+                )
+                view = nodes.call_function(_aten.view.default, (part, list(tensor.shape)))
+            node.replace_all_uses_with(view)
+            nodes.erase_node(node)
+    end = next(n for n in nodes.nodes if n.op == "output")
+    results: Any = end.args[0]
+    with nodes.inserting_before(end):
+        for target, result in zip(targets, results, strict=True):
+            if isinstance(result, fx.Node):
+                nodes.call_function(_aten.copy_.default, (by_tensor[id(target)], result))
+        end.args = ([],)
+    graph.module.recompile()
+    return kept
+
+
+def _refuse_shared_memory(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """What is overwritten must not be read under another name."""
+    written = {t.untyped_storage().data_ptr() for t in targets if t.numel()}
+    own = {id(t) for t in targets} | {t.data_ptr() for t in targets}
+    for tensor in inputs:
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in written and tensor.data_ptr() not in own:
+            raise CaptureError(
+                "an argument, or a tensor the program reads, is a view of a parameter",
+                try_="hand it over as a copy (.clone()), or declare it with param()",
+            )

@@ -1,0 +1,146 @@
+"""What a program reads from Python besides its arguments, and whether it is still the same.
+
+A graph holds what Python values were when it was recorded. So the variables a program can see (closures, globals, its
+modules' attributes, lists and dictionaries in them) are noted then and looked at before every call: tensors by
+identity, since a graph reads them in place, plain values by equality.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LIMIT = 4000
+"""How many variables are watched; a program that sees more is large enough to be checked by its numbers alone."""
+
+_SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_MISSING = object()
+
+
+class Watch:
+    """The Python state that programs can see.
+
+    Args:
+        programs: functions, modules, objects that can be called.
+    """
+
+    def __init__(self, programs: Iterable[object]) -> None:
+        self._entries: list[tuple[Any, Any, Any, str]] = []
+        self._sizes: list[tuple[Any, int, str]] = []
+        self._seen: set[int] = set()
+        for program in programs:
+            self._visit(program, getattr(program, "__name__", type(program).__name__))
+        self._randomness = _python_randomness()
+
+    def changed(self) -> str:
+        """The first variable that is no longer what it was; empty if all are."""
+        for container, key, value, name in self._entries:
+            now = _look(container, key)
+            if now is not value and not (type(now) in _SIMPLE and type(now) is type(value) and now == value):
+                return f"{name} was {_short(value)} and is {_short(now)}"
+        for container, size, name in self._sizes:
+            if len(container) != size:
+                return f"{name} had {size} entries and has {len(container)}"
+        return ""
+
+    def randomness_used(self) -> str:
+        """Which of Python's own generators has been drawn from since; empty if none."""
+        names = [name for name, state in _python_randomness().items() if state != self._randomness.get(name)]
+        return names[0] if names else ""
+
+    def _visit(self, value: Any, name: str) -> None:
+        if len(self._entries) >= LIMIT or id(value) in self._seen:
+            return
+        if isinstance(value, (*_SIMPLE, Tensor, type, types.ModuleType, types.BuiltinFunctionType, np.ndarray)):
+            return
+        self._seen.add(id(value))
+        for container, key, label in _variables(value, name):
+            found = _look(container, key)
+            if found is not _MISSING and not isinstance(found, (type, types.ModuleType)):
+                self._entries.append((container, key, found, label))
+                self._visit(found, label)
+        if isinstance(value, (list, dict, set)):
+            self._sizes.append((value, len(value), name))
+
+
+def _variables(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
+    """`(container, key, name)` of everything that `value` gives access to."""
+    if isinstance(value, types.FunctionType):
+        if not _is_ours(value.__module__):
+            for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+                yield cell, None, f"{variable!r}"
+            for variable in _names(value.__code__):
+                if variable in value.__globals__:
+                    yield value.__globals__, variable, f"{variable!r}"
+            if value.__defaults__:
+                for i in range(len(value.__defaults__)):
+                    yield value.__defaults__, i, f"a default of {name}"
+    elif isinstance(value, types.MethodType):
+        yield (value.__self__, value.__func__), 0, f"self of {name}"
+        yield (value.__self__, value.__func__), 1, name
+    elif isinstance(value, functools.partial):
+        parts = (value.func, *value.args, *value.keywords.values())
+        for i in range(len(parts)):
+            yield parts, i, f"an argument of {name}"
+    elif isinstance(value, nn.Module):
+        for key in vars(value):
+            if not key.startswith("_") or key in ("_parameters", "_buffers", "_modules"):
+                yield vars(value), key, f"{name}.{key}"
+        forward = getattr(type(value), "forward", None)
+        if isinstance(forward, types.FunctionType):
+            yield (forward,), 0, f"{name}.forward"
+    elif isinstance(value, (list, tuple)):
+        for i in range(min(len(value), LIMIT)):
+            yield value, i, f"{name}[{i}]"
+    elif isinstance(value, dict):
+        for key in list(value)[:LIMIT]:
+            yield value, key, f"{name}[{key!r}]"
+    elif hasattr(value, "__dict__") and (not _is_ours(type(value).__module__) or hasattr(value, "program")):
+        for key in vars(value):
+            yield vars(value), key, f"{name}.{key}"
+        call = getattr(type(value), "__call__", None)
+        if isinstance(call, types.FunctionType):
+            yield (call,), 0, name
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _is_ours(module: str | None) -> bool:
+    return (module or "").split(".")[0] in ("varigrad", "torch", "numpy", "builtins", "functools", "collections")
+
+
+def _look(container: Any, key: Any) -> Any:
+    if type(container) is types.CellType:
+        try:
+            return container.cell_contents
+        except ValueError:
+            return _MISSING
+    if isinstance(container, dict):
+        return container.get(key, _MISSING)
+    return container[key] if key < len(container) else _MISSING
+
+
+def _python_randomness() -> dict[str, Any]:
+    found: dict[str, Any] = {"Python's `random`": random.getstate()}
+    if "numpy" in sys.modules:
+        kind, numbers, *rest = np.random.get_state()
+        found["numpy's global generator"] = (kind, numbers.tobytes(), *rest)  # type: ignore[union-attr]
+    return found
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."

@@ -1,0 +1,48 @@
+"""The process that compiles: `python -m varigrad.capture.worker FOLDER`, apart so that steps go on meanwhile.
+
+Reads `FOLDER/graph.pickle` and leaves `FOLDER/done.json` beside the library, or `FOLDER/failed.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def main(folder: Path) -> None:
+    """Compile what lies in the folder."""
+    try:
+        report = build(folder)
+    except BaseException:
+        (folder / "failed.txt").write_text(traceback.format_exc())
+        raise
+    (folder / "done.json").write_text(json.dumps(report))
+
+
+def build(folder: Path) -> dict[str, Any]:
+    """Write the library; returns its name, and how many kernels it is made of."""
+    job = pickle.loads((folder / "graph.pickle").read_bytes())  # written by our own parent
+    torch.set_num_threads(job["threads"])
+    inputs = tuple(torch.empty_strided(s, t, dtype=kind, device=where) for s, t, kind, where in job["inputs"])
+    import torch._inductor as inductor
+
+    library = Path(inductor.aot_compile(job["module"], inputs, options=job["options"]))
+    kernels = sum(source.read_text().count("void  kernel(") for source in library.parent.glob("*.cpp"))
+    stem = library.name.removesuffix(".so")
+    for produced in library.parent.glob(f"{stem}*"):
+        if produced.suffix in (".so", ".json"):
+            shutil.move(produced, folder / produced.name.replace(stem, "step"))
+    shutil.rmtree(library.parent, ignore_errors=True)
+    (folder / "graph.pickle").unlink()
+    return {"library": "step.so", "kernels": kernels}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,161 @@
+"""Where a captured step keeps its state: parameters and moments side by side in flat tensors.
+
+The parameters that users hold become views of the flat tensors, so they are always up to date, and one operation
+updates them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from varigrad.capture.recorded import Place
+from varigrad.inference.updates import Rule
+
+_ALIGNED = 16
+
+
+class Bucket:
+    """Parameters of one group, dtype and age, and what the optimiser keeps for them.
+
+    Attributes:
+        group: the number of the parameter group.
+        parameters: in order.
+        flat: their values, `[size]`.
+        moments: by the rule's order, `[size]` each.
+        count: steps taken, `[]`, in double precision.
+    """
+
+    def __init__(self, group: int, parameters: Sequence[nn.Parameter], moments: int, count: float) -> None:
+        self.group, self.parameters = group, list(parameters)
+        self.starts, end = [], 0
+        for p in self.parameters:
+            end = end if p.numel() < _ALIGNED else -(-end // _ALIGNED) * _ALIGNED
+            self.starts.append(end)
+            end += p.numel()
+        like = self.parameters[0]
+        self.flat, *self.moments = (like.detach().new_zeros(end) for _ in range(1 + moments))
+        self.count = torch.tensor(count, dtype=torch.float64)
+
+    def views(self, flat: Tensor) -> Iterator[Tensor]:
+        """The part of a flat tensor that belongs to each parameter."""
+        for p, start in zip(self.parameters, self.starts, strict=True):
+            yield flat[start : start + p.numel()].view(p.shape)
+
+    def joined(self, grads: Mapping[int, Tensor]) -> Tensor:
+        """The gradients by parameter, `id -> [*shape]`, as one flat tensor."""
+        pieces, end = [], 0
+        for p, start in zip(self.parameters, self.starts, strict=True):
+            if start > end:
+                pieces.append(self.flat.new_zeros(start - end))
+            pieces.append(grads[id(p)].reshape(-1))
+            end = start + p.numel()
+        return torch.cat(pieces)
+
+
+class Memory:
+    """The state of a captured step.
+
+    Args:
+        optimizer: the user's; its `state` and the parameters' `data` become views of the flat tensors.
+        rule: its step; None: the optimiser runs as it is, and gradients are all there is to keep.
+        parameters: those that a gradient reaches.
+        states: the estimators' state, a tree of tensors.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, rule: Rule | None, parameters: Sequence[nn.Parameter], states: Any
+    ) -> None:
+        self.rule, self.optimizer = rule, optimizer
+        self.parameters = list(parameters)
+        leaves, self._tree = pytree.tree_flatten(states)
+        self.states = [leaf.detach().clone() for leaf in leaves]
+        self.buckets: list[Bucket] = []
+        self.grads: list[Tensor] = []
+        self._pointers: list[list[int]] = []
+        if rule is None:
+            self.grads = [torch.zeros_like(p) for p in self.parameters]
+            return
+        found: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+        reached = {id(p) for p in self.parameters}
+        for number, group in enumerate(optimizer.param_groups):
+            for p in group["params"]:
+                if id(p) in reached:
+                    key = (number, p.dtype, p.device, _age(optimizer.state.get(p, {})))
+                    found.setdefault(key, []).append(p)
+        self.buckets = [Bucket(k[0], ps, len(rule.moments), k[3]) for k, ps in found.items()]
+        self._pointers = [[v.data_ptr() for v in b.views(b.flat)] for b in self.buckets]
+
+    @property
+    def places(self) -> dict[int, Place]:
+        """Where each parameter lies."""
+        return {id(p): (b.flat, s) for b in self.buckets for p, s in zip(b.parameters, b.starts, strict=True)}
+
+    def tree(self) -> Any:
+        """The estimators' state, in these tensors."""
+        return pytree.tree_unflatten(self.states, self._tree)
+
+    def fits(self, states: Any) -> bool:
+        """Whether a state has the same tensors, by number, shape and dtype."""
+        leaves, tree = pytree.tree_flatten(states)
+        return tree == self._tree and all(
+            a.shape == b.shape and a.dtype == b.dtype for a, b in zip(leaves, self.states, strict=True)
+        )
+
+    def holds(self, states: Any) -> bool:
+        """Whether a state consists of the very tensors here."""
+        leaves = pytree.tree_leaves(states)
+        return len(leaves) == len(self.states) and all(a is b for a, b in zip(leaves, self.states, strict=True))
+
+    def take(self, states: Any) -> None:
+        """Take over values from wherever they are now: parameters, moments, counts, estimators' state."""
+        with torch.no_grad():
+            for old, new in zip(self.states, pytree.tree_leaves(states), strict=True):
+                if old is not new:
+                    old.copy_(new)
+            self.take_parameters()
+            for bucket in self.buckets:
+                self._take_moments(bucket)
+
+    def take_parameters(self) -> None:
+        """Parameters whose data lies elsewhere come back into the flat tensors."""
+        for bucket, pointers in zip(self.buckets, self._pointers, strict=True):
+            for p, pointer, start in zip(bucket.parameters, pointers, bucket.starts, strict=True):
+                if p.data_ptr() != pointer:
+                    with torch.no_grad():
+                        view = bucket.flat[start : start + p.numel()].view(p.shape)
+                        view.copy_(p.detach())
+                        p.data = view
+
+    def give(self) -> None:
+        """Write back what users see elsewhere: the number of steps in the optimiser's state."""
+        for bucket in self.buckets:
+            for p in bucket.parameters:
+                if "step" in self.optimizer.state[p]:
+                    self.optimizer.state[p]["step"].fill_(bucket.count.item())
+
+    def _take_moments(self, bucket: Bucket) -> None:
+        assert self.rule is not None
+        views = [list(bucket.views(m)) for m in bucket.moments]
+        for i, p in enumerate(bucket.parameters):
+            state = self.optimizer.state[p]
+            age = _age(state)
+            for name, kept in zip(self.rule.moments, views, strict=True):
+                old = state.get(name)
+                if old is None:
+                    kept[i].zero_()
+                elif old.data_ptr() != kept[i].data_ptr():
+                    kept[i].copy_(old)
+                state[name] = kept[i]
+            bucket.count.fill_(age)
+            if type(self.optimizer) is not torch.optim.SGD:
+                state.setdefault("step", torch.zeros((), dtype=torch.float32))
+
+
+def _age(state: Mapping[str, Any]) -> float:
+    """How many steps a parameter has taken; torch's SGD tells only whether there were any."""
+    return float(state["step"]) if "step" in state else float(state.get("momentum_buffer") is not None)

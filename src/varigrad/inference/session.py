@@ -1,0 +1,341 @@
+"""Steps by graph: eager at first, recorded once it pays, compiled in the background, checked, and given up when wrong.
+
+All randomness of a step comes from rows of numbers that are drawn beforehand, an eager step's too. So it does not
+matter to a run when the compiler is done: every step sees the numbers it would have seen anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from varigrad.capture.graph import CaptureError
+from varigrad.distributions.noise import Kind, Noise, Rows
+from varigrad.inference.memory import Memory
+from varigrad.inference.step import Outcome, Step
+from varigrad.inference.updates import rule_of
+from varigrad.shapes import table
+
+if TYPE_CHECKING:
+    from varigrad.inference.svi import SVI
+
+PATIENCE = 100
+"""Eager steps before a program is recorded: a short run never pays for it."""
+FORMS = 8
+"""How many forms of call are kept."""
+RESTARTS = 3
+"""How often a program is recorded anew because something that it reads has changed."""
+CHECKS = 2
+"""How many steps in a row Python checks when a library is new, and how many disagreements end its use."""
+_POLL = 0.02
+
+
+class CaptureWarning(UserWarning):
+    """A step that was to be compiled runs eagerly, and why."""
+
+
+@dataclass(eq=False)
+class Form:
+    """One form of call (shapes, types, Python values), and how far it has come.
+
+    Attributes:
+        seen, taken: steps by Python and by graph.
+        demand: how many random numbers a step takes.
+        rows: those of the last eager step.
+        check: the graph's step that Python checks next.
+        agreed, disagreed: outcomes of the checks since the library came.
+        refusal: why it will always run eagerly.
+        seconds: how long the recording took.
+    """
+
+    seen: int = 0
+    taken: int = 0
+    demand: dict[Kind, int] | None = None
+    rows: Rows | None = None
+    step: Step | None = None
+    check: int = 0
+    agreed: int = 0
+    disagreed: int = 0
+    refusal: str = ""
+    seconds: float = 0.0
+    polled: float = 0.0
+
+    def forget(self) -> None:
+        """Record it again."""
+        self.step, self.taken, self.check, self.agreed, self.disagreed = None, 0, 0, 0, 0
+
+
+class Session:
+    """Takes the steps of an `SVI` whose steps are to be compiled.
+
+    Args:
+        svi: its randomness comes from a `Noise`.
+        wait: compile as soon as there is something to compile, and wait for it.
+    """
+
+    def __init__(self, svi: SVI, wait: bool) -> None:
+        self.svi, self.wait = svi, wait
+        self.forms: OrderedDict[Any, Form] = OrderedDict()
+        self._memory: Memory | None = None
+        self._inside = False
+        self._first_numbers: dict[Any, list[tuple[int, Any]]] = {}
+        self._lifted: dict[Any, set[int]] = {}
+        self._unliftable: set[Any] = set()
+        self._restarts = 0
+        self._evicted = 0
+        self._version = -1
+        self._warned: set[str] = set()
+
+    @property
+    def noise(self) -> Noise:
+        """Where all draws come from."""
+        source = self.svi.bound.source
+        assert isinstance(source, Noise)
+        return source
+
+    def advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Outcome]:
+        """Take at least one and at most `limit` steps with the same arguments."""
+        leaves, tree = pytree.tree_flatten((args, kwargs))
+        base, lifted, key = self._signature(leaves, tree)
+        form = self._form(key)
+        if self._prepare(form, base, leaves, tree, lifted):
+            return self._by_graph(form, limit, leaves)
+        return [self._by_python(form, args, kwargs)]
+
+    def leave(self) -> None:
+        """Make everything visible where users look for it: they, or Python's step, go on from there."""
+        if self._inside and self._memory is not None:
+            self._memory.give()
+        self._inside = False
+
+    def explain(self) -> str:
+        """What is compiled, what is not, and why."""
+        rows = []
+        for number, form in enumerate(self.forms.values()):
+            step = form.step
+            compilation = None if step is None else step.recorded.compilation
+            library = None if compilation is None else compilation.library
+            if form.refusal:
+                state = f"eager: {form.refusal}"
+            elif step is None:
+                state = f"eager so far ({form.seen} steps of {PATIENCE} before it is recorded)"
+            elif library is None:
+                state = "recorded, being compiled"
+            else:
+                origin = "found in the cache" if library.found else f"compiled in {library.seconds:.1f} s"
+                state = f"{origin}, {library.kernels} kernels"
+            size = "" if step is None else f"{step.recorded.graph.size} operations in {form.seconds:.2f} s"
+            draws = "" if form.demand is None else _demand_text(form.demand, step)
+            rows.append((number, state, size, draws, f"{form.seen} + {form.taken}"))
+        if not rows:
+            return "no step has been taken"
+        return table(rows, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))
+
+    def _form(self, key: Any) -> Form:
+        form = self.forms.get(key)
+        if form is None:
+            form = self.forms[key] = Form()
+            if len(self.forms) > FORMS:
+                self.forms.popitem(last=False)
+                self._evicted += 1
+                if self._evicted == FORMS:
+                    self._warn(
+                        f"there are more than {2 * FORMS} forms of arguments, and each is recorded and compiled anew. "
+                        "Try: batches of one size (drop_last=True), padding with a mask, or compile=False"
+                    )
+        self.forms.move_to_end(key)
+        return form
+
+    def _signature(self, leaves: list[Any], tree: Any) -> tuple[Any, frozenset[int], Any]:
+        """What a graph is recorded for. Numbers that differ from the first call's are left out: they become inputs."""
+        first: dict[int, int] = {}
+        shape: list[Any] = []
+        numbers: list[tuple[int, Any]] = []
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                same = first.setdefault(id(leaf), i)
+                shape.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad, same))
+            elif type(leaf) in (int, float):
+                shape.append(type(leaf))
+                numbers.append((i, leaf))
+            else:
+                shape.append(leaf if type(leaf).__hash__ is not None else id(leaf))
+        base = (tree, tuple(shape))
+        if not numbers:
+            return base, frozenset(), base
+        lifted = self._lifted.setdefault(base, set())
+        if base not in self._unliftable:
+            before = self._first_numbers.setdefault(base, numbers)
+            lifted |= {i for (i, now), (_, then) in zip(numbers, before, strict=True) if now != then}
+        chosen = frozenset(lifted)
+        return base, chosen, (base, chosen, tuple(n for n in numbers if n[0] not in chosen))
+
+    def _prepare(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> bool:
+        """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
+        svi = self.svi
+        if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
+            return False
+        self._enter()
+        if form.step is None:
+            self._record(form, base, leaves, tree, lifted)
+        step = form.step
+        if step is None:
+            return False
+        change = step.watch.changed()
+        if change or svi.bound.version != self._version:
+            form.forget()
+            self._restarts += 1
+            if self._restarts > RESTARTS:
+                self._refuse(form, f"what the program reads changes again and again: {change or 'its parameters'}")
+            return False
+        compilation = step.recorded.compile()
+        now = time.perf_counter()
+        if compilation.library is None and (self.wait or now - form.polled > _POLL):
+            form.polled = now
+            if compilation.ready(self.wait) and compilation.failure:
+                self._refuse(form, compilation.failure)
+                return False
+            form.check = form.taken
+        # The first step by graph comes before the library: it shows whether the graph is right.
+        return compilation.library is not None or form.taken == 0
+
+    def _record(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> None:
+        start = time.perf_counter()
+        assert form.rows is not None and self._memory is not None
+        self._version = self.svi.bound.version
+        generator = torch.default_generator.get_state()
+        try:
+            form.step = Step(self.svi, self._memory, form.rows, leaves, tree, lifted)
+        except CaptureError as error:
+            if not lifted:
+                self._refuse(form, str(error))
+                return
+            self._unliftable.add(base)
+            self._lifted[base] = set()
+        finally:
+            torch.default_generator.set_state(generator)
+            self.noise.measure()
+            form.seconds = time.perf_counter() - start
+
+    def _enter(self) -> None:
+        """Bring the state into the tensors that captured steps work in."""
+        bound, optimizer = self.svi.bound, self.svi._optimizer
+        assert optimizer is not None
+        states = bound.estimator_states
+        memory = self._memory
+        if memory is None or memory.optimizer is not optimizer or not memory.fits(states) or self._is_new_parameter():
+            self.leave()
+            reached = [p for p in self.svi._leaves if p.grad is not None]
+            memory = self._memory = Memory(optimizer, rule_of(optimizer), reached, states)
+            for form in self.forms.values():
+                form.forget()
+        if self._inside and memory.holds(states):
+            memory.take_parameters()
+            return
+        memory.take(states)
+        bound.install(memory.tree())
+        self._inside = True
+
+    def _is_new_parameter(self) -> bool:
+        known = self._memory
+        return known is None or (
+            self.svi.bound.version != self._version
+            and {id(p) for p in self.svi._leaves if p.grad is not None} != {id(p) for p in known.parameters}
+        )
+
+    def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> list[Outcome]:
+        svi, step, noise = self.svi, form.step, self.noise
+        assert step is not None
+        check = form.taken >= form.check
+        alone = check or (svi.scheduler is not None and svi.skip_nonfinite)
+        count = 1 if alone else min(limit, step.rows, form.check - form.taken)
+        before = (noise.get_state(), _state_of(svi.scheduler)) if count > 1 else None
+        with noise.lent() if step.random else contextlib.nullcontext():
+            outcomes, agreed = step.run(count, noise.rows(step.demand, count), leaves, check)
+        if check:
+            self._judge(form, agreed)
+        bad = next((i for i, outcome in enumerate(outcomes) if not outcome[2]), None)
+        if bad is not None and not svi.skip_nonfinite and before is not None:
+            # As one by one: nothing after the step that fails has been drawn or scheduled.
+            outcomes = outcomes[: bad + 1]
+            noise.set_state(before[0])
+            noise.rows(step.demand, bad + 1)
+            if svi.scheduler is not None:
+                svi.scheduler.load_state_dict(before[1])
+                for _ in range(bad):
+                    svi.scheduler.step()
+        elif count == 1 and svi.scheduler is not None and bad is None:
+            svi.scheduler.step()
+        if step.memory.rule is None and bad is None:
+            self._step_as_it_is(step)
+        form.taken += len(outcomes)
+        svi.bound.steps += sum(outcome[2] for outcome in outcomes)
+        noise.measure()
+        return outcomes
+
+    def _step_as_it_is(self, step: Step) -> None:
+        for parameter, grad in zip(step.memory.parameters, step.memory.grads, strict=True):
+            parameter.grad = grad
+        assert self.svi._optimizer is not None
+        self.svi._optimizer.step()
+
+    def _judge(self, form: Form, agreed: bool) -> None:
+        """Check twice in a row at first, then at step 10, 100, 1000, and at once after a disagreement.
+
+        A single one may be rounding that tipped a discrete draw; two are not.
+        """
+        form.agreed += agreed
+        form.disagreed += not agreed
+        if form.disagreed >= CHECKS:
+            self._refuse(
+                form,
+                "the recorded step and the program no longer agree: the program depends on something that is neither "
+                "an argument nor a variable that can be watched (a clock, a file, a generator of its own)",
+            )
+        soon = not agreed or form.agreed < CHECKS
+        form.check = form.taken + 1 if soon else 10 * (form.taken + 1)
+
+    def _by_python(self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        self.leave()
+        noise = self.noise
+        if form.demand is None:
+            noise.measure()
+        else:
+            form.rows = {kind: rows[0] for kind, rows in noise.rows(form.demand, 1).items()}
+            noise.use(form.rows)
+        with noise.lent():
+            outcome = self.svi._by_python(args, kwargs)
+        if form.demand is None:
+            form.demand = noise.demand
+        elif noise.overdrawn and not form.refusal:
+            self._refuse(form, "the program draws more in some runs than in others")
+        noise.measure()
+        form.seen += 1
+        return outcome
+
+    def _refuse(self, form: Form, reason: str) -> None:
+        form.forget()
+        form.refusal = reason
+        self._warn(f"steps run eagerly. {reason}")
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(text, CaptureWarning, stacklevel=7)
+
+
+def _state_of(scheduler: Any) -> Any:
+    return None if scheduler is None else dict(scheduler.state_dict())
+
+
+def _demand_text(demand: dict[Kind, int], step: Step | None) -> str:
+    texts = [f"{n} {kind[0]}" for kind, n in demand.items()]
+    return ", ".join(texts) + (", torch's own" if step is not None and step.random else "") or "none"

@@ -1,0 +1,225 @@
+"""The whole step as one function of tensors: both programs, gradient, baselines, clipping, optimiser.
+
+Many steps in a row need nothing from Python: a counter in the graph picks the step's random numbers and settings from
+rows drawn beforehand, and losses go into rows of their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from varigrad.capture.graph import CaptureError
+from varigrad.capture.recorded import Recorded
+from varigrad.capture.watch import Watch
+from varigrad.distributions.noise import Kind, Noise, Rows
+from varigrad.inference.memory import Memory
+
+if TYPE_CHECKING:
+    from varigrad.inference.svi import SVI
+
+ROWS = 256
+"""At most so many steps in a row,"""
+NUMBERS = 2**19
+"""and at most so many random numbers."""
+
+Outcome = tuple[float, float, bool]
+"""Loss, norm of the gradient, whether the step was taken."""
+
+
+class Step:
+    """A captured step for one form of its arguments.
+
+    Args:
+        svi: whose step it is; has taken one of this form.
+        memory: holds its state; in force.
+        rows: the random numbers of a step of this form, to record with.
+        leaves: the arguments, flattened; numbers among them that are listed in `lifted` become inputs of the graph.
+
+    Raises:
+        CaptureError: it cannot be recorded.
+    """
+
+    def __init__(self, svi: SVI, memory: Memory, rows: Rows, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> None:
+        self.svi, self.memory = svi, memory
+        self._tree, self._lifted = tree, lifted
+        _refuse_devices([*memory.parameters, *(leaf for leaf in leaves if isinstance(leaf, Tensor))])
+        demand: dict[Kind, int] = {kind: len(row) for kind, row in rows.items()}
+        self.demand = demand
+        self.rows = max(1, min(ROWS, NUMBERS // max(sum(demand.values()), 1))) if memory.rule else 1
+        self._noise = {kind: row.repeat(self.rows, 1) for kind, row in rows.items()}
+        self._index = torch.zeros((), dtype=torch.int64)
+        self._alive = torch.ones((), dtype=torch.bool)
+        self._scheduled = [(k, w) for k, w in svi.bound.config.weights.items() if _is_schedule(w)]
+        self._written_row: list[float] | None = None
+        self._numbers = torch.zeros(self.rows, max(len(self._row(0)), 1), dtype=torch.float64)
+        self._metrics = torch.zeros(self.rows, 3, dtype=torch.float64)
+        self._arguments = [self._argument(i, leaf) for i, leaf in enumerate(leaves)]
+        self._fill(0, 1)
+        self.recorded = self._record()
+        self._positions = [
+            None if not isinstance(a, Tensor) else self.recorded.position(a) for a in self._arguments
+        ]
+
+    @property
+    def random(self) -> bool:
+        """Whether the graph draws from torch's global generator."""
+        return self.recorded.graph.random
+
+    def run(self, count: int, rows: Rows, leaves: list[Any], check: bool = False) -> tuple[list[Outcome], bool]:
+        """Take `count` steps, at most `self.rows`, with the given random numbers, `kind -> [count, length]`.
+
+        Returns:
+            Their outcomes, and whether Python agreed (True without a check, which is for one step).
+        """
+        for kind, block in self._noise.items():
+            block[:count].copy_(rows[kind])
+        self._fill(self.svi.bound.steps, count)
+        self._index.zero_()
+        for i, leaf in enumerate(leaves):
+            if self._positions[i] is not None:
+                self._put(i, leaf)
+        agreed = True
+        if check:
+            agreed = self.recorded.agrees()
+        else:
+            for _ in range(count):
+                self.recorded.run()
+        outcomes = [(loss, norm, bool(taken)) for loss, norm, taken in self._metrics[:count].tolist()]
+        self._alive.fill_(True)
+        return outcomes, agreed
+
+    def _put(self, i: int, leaf: Any) -> None:
+        position = self._positions[i]
+        assert position is not None
+        if isinstance(leaf, Tensor):
+            self._arguments[i] = leaf  # for Python, when it checks
+            self.recorded.inputs[position] = leaf.detach()
+        else:
+            self._arguments[i].fill_(leaf)
+
+    def _argument(self, i: int, leaf: Any) -> Any:
+        if i not in self._lifted:
+            return leaf
+        dtype = torch.int64 if isinstance(leaf, int) else self.memory.parameters[0].dtype
+        return torch.tensor(leaf, dtype=dtype)
+
+    def _row(self, step: int) -> list[float]:
+        """The numbers that may change from step to step: weights that are schedules, the optimiser's settings."""
+        numbers = [float(weight(step)) for _, weight in self._scheduled]
+        rule, optimizer = self.memory.rule, self.memory.optimizer
+        for bucket in self.memory.buckets if rule is not None else ():
+            assert rule is not None
+            numbers += rule.numbers(optimizer.param_groups[bucket.group])
+        return numbers
+
+    def _fill(self, first: int, count: int) -> None:
+        """Settings of the coming steps; the scheduler goes ahead when there is more than one."""
+        scheduler = self.svi.scheduler
+        if scheduler is None and not self._scheduled:
+            row = self._row(first)
+            if row != self._written_row and row:
+                self._numbers.copy_(torch.tensor(row, dtype=torch.float64))
+                self._written_row = row
+            return
+        rows = []
+        for i in range(count):
+            rows.append(self._row(first + i) or [0.0])
+            if scheduler is not None and count > 1:
+                scheduler.step()
+        self._numbers[:count] = torch.tensor(rows, dtype=torch.float64)
+
+    def _record(self) -> Recorded:
+        memory, bound = self.memory, self.svi.bound
+        buffers = list({id(b): b for b in bound.buffers() if b.numel()}.values())
+        moments = [m for b in memory.buckets for m in (b.flat, *b.moments, b.count)]
+        self._targets = [*moments, *memory.grads, *memory.states, self._alive, self._metrics, self._index]
+        given = [a for a in self._arguments if isinstance(a, Tensor)]
+        inputs = [*memory.parameters, *self._targets, *self._noise.values(), self._numbers, *given, *buffers]
+        unique = list({id(i): i for i in inputs}.values())
+        loose = [b.flat for b in memory.buckets if b.moments]
+        watch = Watch((bound.model_program, bound.guide_program))
+        version = bound.version
+        recorded = Recorded(self._compute, unique, self._targets, memory.places, buffers, loose)
+        if bound.version != version:
+            raise CaptureError("a parameter came into being while the step was recorded")
+        source = watch.randomness_used()
+        if source:
+            raise CaptureError(f"the program draws from {source}", try_="sample(), or torch's random functions")
+        change = watch.changed()
+        if change:
+            raise CaptureError(
+                f"the program changes what it reads: {change}",
+                because="a graph would do so once, and never again",
+                try_="an argument of the program, or a tensor",
+            )
+        self.watch = watch
+        return recorded
+
+    def _compute(self) -> list[Tensor]:
+        """New values for the targets."""
+        svi, memory = self.svi, self.memory
+        bound, noise = svi.bound, svi.bound.source
+        assert isinstance(noise, Noise)
+        at = self._index.reshape(1)
+        noise.use({kind: block.index_select(0, at).squeeze(0) for kind, block in self._noise.items()})
+        numbers = list(self._numbers.index_select(0, at).squeeze(0).unbind())
+        args, kwargs = pytree.tree_unflatten(self._arguments, self._tree)
+        like = memory.parameters[0]
+        weights = dict(bound.config.weights)
+        for pattern, _ in self._scheduled:
+            weights[pattern] = numbers.pop(0).to(like.dtype)
+        bound.__dict__["_weights"] = weights
+        try:
+            with torch.enable_grad():
+                result = bound.estimate(*args, **kwargs)
+                found = torch.autograd.grad(result.surrogate, memory.parameters, allow_unused=True)
+        finally:
+            bound.__dict__["_weights"] = bound.config.weights
+        if noise.overdrawn:
+            raise CaptureError("the program draws more in some runs than in others")
+        grads = [
+            torch.zeros_like(p) if g is None else -g.detach() for p, g in zip(memory.parameters, found, strict=True)
+        ]
+        loss = -result.value.detach()
+        norm = torch.stack([g.square().sum().to(loss.dtype) for g in grads]).sum().sqrt()
+        go = loss.isfinite() & norm.isfinite() & self._alive
+        limit = getattr(svi.optim, "clip_norm", None)
+        if limit is not None:
+            grads = [g * (limit / (norm + 1e-6)).clamp(max=1.0).to(g.dtype) for g in grads]
+        new = self._updated(grads, numbers, go) if memory.rule is not None else grads
+        states = pytree.tree_leaves(result.state)
+        if not memory.fits(result.state):
+            raise CaptureError("the estimators' state changes its shape")
+        new += [torch.where(go, n.detach(), o) for n, o in zip(states, memory.states, strict=True)]
+        alive = self._alive.clone() if svi.skip_nonfinite else go
+        outcome = torch.stack([loss.double(), norm.double(), go.double()]).unsqueeze(0)
+        return [*new, alive, self._metrics.index_copy(0, at, outcome), self._index + 1]
+
+    def _updated(self, grads: list[Tensor], numbers: list[Tensor], go: Tensor) -> list[Tensor]:
+        rule, by_id = self.memory.rule, {id(p): g for p, g in zip(self.memory.parameters, grads, strict=True)}
+        assert rule is not None
+        new: list[Tensor] = []
+        width = len(numbers) // len(self.memory.buckets)
+        for i, bucket in enumerate(self.memory.buckets):
+            own = torch.stack(numbers[i * width : (i + 1) * width])
+            value, moments = rule.update(bucket.flat, bucket.joined(by_id), bucket.moments, bucket.count, own)
+            olds = [bucket.flat, *bucket.moments]
+            new += [torch.where(go, n, o) for n, o in zip([value, *moments], olds, strict=True)]
+            new.append(bucket.count + go)
+        return new
+
+
+def _is_schedule(weight: Any) -> bool:
+    return callable(weight) and not isinstance(weight, Tensor)
+
+
+def _refuse_devices(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            raise CaptureError(f"a tensor lies on {tensor.device}", because="steps are compiled for the CPU so far")
+
+
