@@ -93,11 +93,16 @@ class Module:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A named value that is computed, not drawn."""
+    """A named value that is computed, not drawn.
+
+    Attributes:
+        event_dim: number of rightmost dimensions that are no plates, if the program says.
+    """
 
     name: str
     value: Tensor
     plates: tuple[Plate, ...] = ()
+    event_dim: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

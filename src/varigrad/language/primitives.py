@@ -140,10 +140,14 @@ def factor(name: str, log_factor: Tensor) -> None:
     apply(Factor(name, torch.as_tensor(log_factor)))
 
 
-def deterministic(name: str, value: Tensor) -> Tensor:
-    """Record a computed value in traces and predictions under `name`; returns it."""
+def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:
+    """Record a computed value in traces and predictions under `name`; returns it.
+
+    Args:
+        event_dim: number of rightmost dimensions that are no plates, for those who read traces.
+    """
     _check_name(name)
-    return apply(Record(name, value)).value
+    return apply(Record(name, value, event_dim=event_dim)).value
 
 
 def subsample(data: Tensor, event_dim: int = 0) -> Tensor:

@@ -220,7 +220,7 @@ def factor(name: str, log_factor: Tensor | float, *, has_rsample: bool | None = 
 
 def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:
     """Record a computed value in traces and predictions under `name`; returns it."""
-    return native.deterministic(name, value)
+    return native.deterministic(name, value, event_dim)
 
 
 def subsample(data: Tensor, event_dim: int) -> Tensor:

@@ -3,6 +3,7 @@
 from varigrad.compat.pyro.infer import inspect as inspect
 from varigrad.compat.pyro.infer.elbo import ELBO as ELBO
 from varigrad.compat.pyro.infer.enum import config_enumerate as config_enumerate
+from varigrad.compat.pyro.infer.predictive import Predictive as Predictive
 from varigrad.compat.pyro.infer.renyi_elbo import RenyiELBO as RenyiELBO
 from varigrad.compat.pyro.infer.svi import SVI as SVI
 from varigrad.compat.pyro.infer.trace_elbo import JitTrace_ELBO as JitTrace_ELBO
