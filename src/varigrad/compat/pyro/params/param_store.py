@@ -229,10 +229,17 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         """The constrained value of every parameter, by name."""
         return dict(self)
 
-    def hold(self, name: str, leaf: Tensor) -> None:
-        """Make a module's own parameter an entry of the store, unless there is one of that name."""
+    def hold(self, name: str, leaf: Tensor, constraint: constraints.Constraint = constraints.real) -> None:
+        """Make a module's own (unconstrained) tensor an entry of the store, unless there is one of that name."""
         if name not in self._params:
-            self._put(name, leaf, constraints.real)
+            self._put(name, leaf, constraint)
+
+    def as_parameter(self, name: str) -> nn.Parameter:
+        """The unconstrained tensor of an entry, as a module can have it."""
+        leaf = self._params[name]
+        if not isinstance(leaf, nn.Parameter):
+            self._put(name, nn.Parameter(leaf.detach()), self._constraints[name])
+        return self._params[name]  # type: ignore[return-value]
 
     def _declare(self, message: Param) -> None:
         known = self._params.get(message.name)

@@ -1,0 +1,6 @@
+"""Autoregressive networks."""
+
+from varigrad.distributions.flows.networks import AutoRegressiveNN as AutoRegressiveNN
+from varigrad.distributions.flows.networks import ConditionalAutoRegressiveNN as ConditionalAutoRegressiveNN
+from varigrad.distributions.flows.networks import MaskedLinear as MaskedLinear
+from varigrad.distributions.flows.networks import create_mask as create_mask
