@@ -6,6 +6,7 @@ Three ways in: `python -m varigrad.compat.pyro script.py [arguments]`; `varigrad
 
 from varigrad.compat.pyro import distributions as distributions
 from varigrad.compat.pyro import infer as infer
+from varigrad.compat.pyro import nn as nn
 from varigrad.compat.pyro import ops as ops
 from varigrad.compat.pyro import optim as optim
 from varigrad.compat.pyro import params as params

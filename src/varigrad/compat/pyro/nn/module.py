@@ -129,7 +129,7 @@ class _PyroModuleMeta(type):
             return PyroModuleList
         made: Any = _MADE.get(kind)
         if made is None:
-            body = {"__module__": kind.__module__, "__doc__": kind.__doc__, "_pyro_mixes": kind}
+            body = {"__module__": __name__, "__doc__": kind.__doc__, "_pyro_mixes": kind}
             made = _MADE[kind] = _PyroModuleMeta(f"Pyro{kind.__name__}", (kind, PyroModule), body)
         return made
 
