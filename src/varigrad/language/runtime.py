@@ -37,11 +37,15 @@ def _forward(stack: tuple[Handler, ...], message: Any) -> Any:
 
 
 def default(message: Any) -> Any:
-    """What a message means when nobody handles it: draw from the prior, return the initial value."""
+    """What a message means when nobody handles it: draw (with gradients, where the family has them) from the
+    distribution as it stands, return the initial value.
+    """
     if getattr(message, "value", message) is not None:
         return message
     if isinstance(message, Sample):
-        return evolve(message, value=Source().draw(expanded(message)))
+        distribution = expanded(message)
+        smooth = distribution.has_rsample and torch.is_grad_enabled()
+        return evolve(message, value=Source().draw(distribution, reparameterised=smooth))
     if isinstance(message, Param):
         return evolve(message, value=(message.fallback or initial_value)(message))
     if isinstance(message, Indices):

@@ -1,0 +1,5 @@
+"""Other parametrisations of sites."""
+
+from varigrad.compat.pyro.infer.reparam.loc_scale import LocScaleReparam as LocScaleReparam
+from varigrad.compat.pyro.infer.reparam.reparam import Reparam as Reparam
+from varigrad.compat.pyro.infer.reparam.transform import TransformReparam as TransformReparam

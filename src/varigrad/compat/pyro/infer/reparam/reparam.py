@@ -1,0 +1,29 @@
+"""What a reparametriser is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from varigrad.compat.pyro.poutine.messages import Dictionary
+
+
+class Reparam(ABC):
+    """Says how a site is drawn in another way: by sites of other names, of which its value is computed."""
+
+    @abstractmethod
+    def apply(self, msg: Dictionary) -> Dictionary:
+        """Make the new sites; returns a message with the "value" of this one.
+
+        Args:
+            msg: the site's `name`, `fn`, `value`, `is_observed` and `infer`.
+        """
+
+    def __call__(self, fn: Callable[..., Any]) -> Any:
+        """Not there.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("a reparametriser is given to poutine.reparam(model, config={name: reparametriser})")

@@ -1,0 +1,31 @@
+"""A transformed distribution drawn as what it is a transform of."""
+
+from __future__ import annotations
+
+from torch import distributions as td
+
+from varigrad.compat.pyro import primitives
+from varigrad.compat.pyro.infer.reparam.reparam import Reparam
+from varigrad.compat.pyro.poutine.messages import Dictionary
+from varigrad.distributions.methods import Independent
+from varigrad.errors import SiteError
+
+
+class TransformReparam(Reparam):
+    """The site `name_base` is drawn from the base distribution, and its transforms applied to the value."""
+
+    def apply(self, msg: Dictionary) -> Dictionary:
+        name, fn = msg["name"], msg["fn"]
+        events = len(fn.event_shape)
+        while isinstance(fn, td.Independent):
+            fn = fn.base_dist
+        if not isinstance(fn, td.TransformedDistribution):
+            raise SiteError(f"{type(fn).__name__} is no TransformedDistribution", site=name)
+        base = fn.base_dist
+        missing = events - len(base.event_shape)
+        value = primitives.sample(
+            f"{name}_base", Independent(base, missing) if missing > 0 else base, infer=msg["infer"]
+        )
+        for transform in fn.transforms:
+            value = transform(value)
+        return {**msg, "value": value}

@@ -1,0 +1,32 @@
+"""Interventions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.compat.pyro.poutine.messenger import Messenger
+from varigrad.language.messages import Forward, Sample, evolve
+
+
+class DoMessenger(Messenger):
+    """What follows the named sites sees the values in `data`; the sites themselves are left alone."""
+
+    def __init__(self, data: Mapping[str, Tensor | float]) -> None:
+        super().__init__()
+        self.data = data
+
+    def _handle(self, message: Any, forward: Forward) -> Any:
+        answer = forward(message)
+        if type(message) is not Sample or message.name not in self.data:
+            return answer
+        given = self.data[message.name]
+        if isinstance(given, Number):
+            given = torch.full_like(answer.value, given)  # type: ignore[arg-type]
+        if not isinstance(given, Tensor):
+            raise NotImplementedError(f"{message.name!r}: an intervention is a tensor or a number, got {type(given)}")
+        return evolve(answer, value=given)

@@ -1,0 +1,27 @@
+"""Options of sites, set from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from varigrad.compat.pyro.poutine.messages import Dictionary, view
+from varigrad.compat.pyro.poutine.messenger import Messenger
+from varigrad.language.messages import Forward, Sample, evolve
+
+
+class InferConfigMessenger(Messenger):
+    """`config_fn(msg)` returns what is added to `infer` at a site."""
+
+    def __init__(self, config_fn: Callable[[Dictionary], Mapping[str, Any]]) -> None:
+        super().__init__()
+        self.config_fn = config_fn
+
+    def _handle(self, message: Any, forward: Forward) -> Any:
+        if type(message) is Sample:
+            msg = view(message)
+            assert msg is not None
+            added = self.config_fn(msg)
+            notes = {**msg["infer"], **added}
+            message = evolve(message, notes=notes, auxiliary=bool(notes.get("is_auxiliary")))
+        return forward(message)

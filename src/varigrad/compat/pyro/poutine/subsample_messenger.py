@@ -1,0 +1,3 @@
+"""Minibatches, as messages show them."""
+
+from varigrad.compat.pyro.poutine.messages import _Subsample as _Subsample

@@ -1,0 +1,104 @@
+"""Recording runs: around a program, or as a `with` block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from varigrad.compat.pyro.poutine.messages import Dictionary, _Subsample, view
+from varigrad.compat.pyro.poutine.messenger import Messenger
+from varigrad.compat.pyro.poutine.trace_struct import Trace
+from varigrad.language.messages import Forward
+
+
+def identify_dense_edges(trace: Trace) -> None:
+    """Add an edge from every latent site to every later one, unless they are in different elements of a plate."""
+    earlier: list[tuple[str, Dictionary]] = []
+    for name, node in trace._samples():
+        if isinstance(node["fn"], _Subsample):
+            continue
+        for past, past_node in earlier:
+            here = {f.name: f.counter for f in node["cond_indep_stack"]}
+            apart = any(f.name in here and here[f.name] != f.counter for f in past_node["cond_indep_stack"])
+            if not apart:
+                trace.add_edge(past, name)
+        if not node["is_observed"]:
+            earlier.append((name, node))
+
+
+class TraceMessenger(Messenger):
+    """Records every statement inside, in `trace`.
+
+    Args:
+        graph_type: "flat", or "dense" for a trace with edges.
+        param_only: record parameters only.
+    """
+
+    def __init__(self, graph_type: str | None = None, param_only: bool | None = None) -> None:
+        super().__init__()
+        self.graph_type = graph_type or "flat"
+        self.param_only = bool(param_only)
+        self.trace = Trace(self.graph_type)
+
+    def __enter__(self) -> TraceMessenger:
+        self.trace = Trace(self.graph_type)
+        super().__enter__()
+        return self
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
+        if self.param_only:
+            for name in [n for n, s in self.trace.nodes.items() if s["type"] != "param"]:
+                self.trace.remove_node(name)
+        if self.trace.graph_type == "dense":
+            identify_dense_edges(self.trace)
+        return super().__exit__(exc_type, exc_value, traceback)
+
+    def __call__(self, fn: Callable[..., Any]) -> TraceHandler:  # type: ignore[override]
+        """The program, with `get_trace`."""
+        return TraceHandler(self, fn)
+
+    def get_trace(self) -> Trace:
+        """A copy of what was recorded."""
+        return self.trace.copy()
+
+    def _reset(self) -> None:
+        self.trace = Trace(self.graph_type)
+
+    def _handle(self, message: Any, forward: Forward) -> Any:
+        answer = forward(message)
+        node = view(answer)
+        if node is not None and node["type"] in ("sample", "param"):
+            if self.param_only and node["type"] != "param":
+                return answer
+            if not node["infer"].get("_do_not_trace"):
+                self.trace.add_node(node["name"], **node)
+        return answer
+
+
+class TraceHandler:
+    """A program whose runs are recorded: call it, or `get_trace(*args)`."""
+
+    def __init__(self, msngr: TraceMessenger, fn: Callable[..., Any]) -> None:
+        self.fn = self.program = fn
+        self.msngr = msngr
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.msngr:
+            self.msngr.trace.add_node("_INPUT", name="_INPUT", type="args", args=args, kwargs=kwargs)
+            try:
+                result = self.fn(*args, **kwargs)
+            except (ValueError, RuntimeError) as error:
+                error.add_note(self.msngr.trace.format_shapes())
+                raise
+            self.msngr.trace.add_node("_RETURN", name="_RETURN", type="return", value=result)
+        return result
+
+    @property
+    def trace(self) -> Trace:
+        """What the last run left."""
+        return self.msngr.trace
+
+    def get_trace(self, *args: Any, **kwargs: Any) -> Trace:
+        """Run, and return the trace."""
+        self(*args, **kwargs)
+        return self.msngr.get_trace()
