@@ -50,6 +50,7 @@ class Recorded:
             self.graph: Graph = record(function, inputs)
         finally:
             _restore(self.written, before)
+        _multiply_by_library(self.graph)
         kept = _overwrite(self.graph, list(inputs), self.targets, places)
         self.inputs = [i.detach() for i, keep in zip(inputs, kept, strict=True) if keep]
         self._index = {id(i): n for n, i in enumerate(i for i, keep in zip(inputs, kept, strict=True) if keep)}
@@ -111,9 +112,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     return bool(((found == expected) | ((found - expected).abs() <= tolerance + 1e-30)).all())
 
 
-def _overwrite(
-    graph: Graph, inputs: list[Tensor], targets: list[Tensor], places: Mapping[int, Place]
-) -> list[bool]:
+def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places: Mapping[int, Place]) -> list[bool]:
     """Let the graph write its results into the targets; says which inputs are left as inputs of their own."""
     nodes = graph.module.graph
     placeholders = [n for n in nodes.nodes if n.op == "placeholder"][: len(inputs)]
@@ -126,9 +125,7 @@ def _overwrite(
         if place is not None:
             flat, start = place
             with nodes.inserting_before(first):
-                part = nodes.call_function(
-                    _aten.slice.Tensor, (by_tensor[id(flat)], 0, start, start + tensor.numel())
-                )
+                part = nodes.call_function(_aten.slice.Tensor, (by_tensor[id(flat)], 0, start, start + tensor.numel()))
                 view = nodes.call_function(_aten.view.default, (part, list(tensor.shape)))
             node.replace_all_uses_with(view)
             nodes.erase_node(node)
@@ -141,6 +138,19 @@ def _overwrite(
         end.args = ([],)
     graph.module.recompile()
     return kept
+
+
+def _multiply_by_library(graph: Graph) -> None:
+    """Matrix times vector as matrix times matrix: the first Inductor writes out as a loop, which is slower."""
+    nodes = graph.module.graph
+    for node in nodes.find_nodes(op="call_function", target=_aten.mv.default):
+        matrix, vector = node.args
+        with nodes.inserting_before(node):
+            column = nodes.call_function(_aten.unsqueeze.default, (vector, 1))
+            product = nodes.call_function(_aten.mm.default, (matrix, column))
+            result = nodes.call_function(_aten.squeeze.dim, (product, 1))
+        node.replace_all_uses_with(result)
+        nodes.erase_node(node)
 
 
 def _refuse_shared_memory(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from varigrad.capture.graph import CaptureError
 from varigrad.distributions.noise import Kind, Noise, Rows
 from varigrad.inference.memory import Memory
-from varigrad.inference.step import Outcome, Step
+from varigrad.inference.step import Outcomes, Step
 from varigrad.inference.updates import rule_of
 from varigrad.shapes import table
 
@@ -101,14 +101,14 @@ class Session:
         assert isinstance(source, Noise)
         return source
 
-    def advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Outcome]:
+    def advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Take at least one and at most `limit` steps with the same arguments."""
         leaves, tree = pytree.tree_flatten((args, kwargs))
         base, lifted, key = self._signature(leaves, tree)
         form = self._form(key)
         if self._prepare(form, base, leaves, tree, lifted):
             return self._by_graph(form, limit, leaves)
-        return [self._by_python(form, args, kwargs)]
+        return self._by_python(form, args, kwargs)
 
     def leave(self) -> None:
         """Make everything visible where users look for it: they, or Python's step, go on from there."""
@@ -251,7 +251,7 @@ class Session:
             and {id(p) for p in self.svi._leaves if p.grad is not None} != {id(p) for p in known.parameters}
         )
 
-    def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> list[Outcome]:
+    def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> Outcomes:
         svi, step, noise = self.svi, form.step, self.noise
         assert step is not None
         check = form.taken >= form.check
@@ -262,10 +262,10 @@ class Session:
             outcomes, agreed = step.run(count, noise.rows(step.demand, count), leaves, check)
         if check:
             self._judge(form, agreed)
-        bad = next((i for i, outcome in enumerate(outcomes) if not outcome[2]), None)
+        bad = None if all(outcomes.taken) else outcomes.taken.index(False)
         if bad is not None and not svi.skip_nonfinite and before is not None:
             # As one by one: nothing after the step that fails has been drawn or scheduled.
-            outcomes = outcomes[: bad + 1]
+            outcomes = outcomes.first(bad + 1)
             noise.set_state(before[0])
             noise.rows(step.demand, bad + 1)
             if svi.scheduler is not None:
@@ -276,8 +276,8 @@ class Session:
             svi.scheduler.step()
         if step.memory.rule is None and bad is None:
             self._step_as_it_is(step)
-        form.taken += len(outcomes)
-        svi.bound.steps += sum(outcome[2] for outcome in outcomes)
+        form.taken += len(outcomes.losses)
+        svi.bound.__dict__["steps"] += sum(outcomes.taken)
         noise.measure()
         return outcomes
 
@@ -303,7 +303,7 @@ class Session:
         soon = not agreed or form.agreed < CHECKS
         form.check = form.taken + 1 if soon else 10 * (form.taken + 1)
 
-    def _by_python(self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+    def _by_python(self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         self.leave()
         noise = self.noise
         if form.demand is None:

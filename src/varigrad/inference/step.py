@@ -6,7 +6,7 @@ rows drawn beforehand, and losses go into rows of their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,23 @@ ROWS = 256
 NUMBERS = 2**19
 """and at most so many random numbers."""
 
-Outcome = tuple[float, float, bool]
-"""Loss, norm of the gradient, whether the step was taken."""
+
+class Outcomes(NamedTuple):
+    """What some steps in a row came to.
+
+    Attributes:
+        losses: minus the bound, before each step.
+        norms: of the gradients.
+        taken: whether each was finite, and parameters were changed.
+    """
+
+    losses: list[float]
+    norms: list[float]
+    taken: list[bool]
+
+    def first(self, count: int) -> Outcomes:
+        """Those of the first steps."""
+        return Outcomes(self.losses[:count], self.norms[:count], self.taken[:count])
 
 
 class Step:
@@ -43,7 +58,9 @@ class Step:
         CaptureError: it cannot be recorded.
     """
 
-    def __init__(self, svi: SVI, memory: Memory, rows: Rows, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> None:
+    def __init__(
+        self, svi: SVI, memory: Memory, rows: Rows, leaves: list[Any], tree: Any, lifted: frozenset[int]
+    ) -> None:
         self.svi, self.memory = svi, memory
         self._tree, self._lifted = tree, lifted
         _refuse_devices([*memory.parameters, *(leaf for leaf in leaves if isinstance(leaf, Tensor))])
@@ -60,16 +77,14 @@ class Step:
         self._arguments = [self._argument(i, leaf) for i, leaf in enumerate(leaves)]
         self._fill(0, 1)
         self.recorded = self._record()
-        self._positions = [
-            None if not isinstance(a, Tensor) else self.recorded.position(a) for a in self._arguments
-        ]
+        self._positions = [None if not isinstance(a, Tensor) else self.recorded.position(a) for a in self._arguments]
 
     @property
     def random(self) -> bool:
         """Whether the graph draws from torch's global generator."""
         return self.recorded.graph.random
 
-    def run(self, count: int, rows: Rows, leaves: list[Any], check: bool = False) -> tuple[list[Outcome], bool]:
+    def run(self, count: int, rows: Rows, leaves: list[Any], check: bool = False) -> tuple[Outcomes, bool]:
         """Take `count` steps, at most `self.rows`, with the given random numbers, `kind -> [count, length]`.
 
         Returns:
@@ -88,9 +103,10 @@ class Step:
         else:
             for _ in range(count):
                 self.recorded.run()
-        outcomes = [(loss, norm, bool(taken)) for loss, norm, taken in self._metrics[:count].tolist()]
+        # Lists of numbers, not a tuple for each step: those would keep Python's garbage collector busy.
+        losses, norms, taken = (self._metrics[:count, i].tolist() for i in range(3))
         self._alive.fill_(True)
-        return outcomes, agreed
+        return Outcomes(losses, norms, list(map(bool, taken))), agreed
 
     def _put(self, i: int, leaf: Any) -> None:
         position = self._positions[i]
@@ -221,5 +237,3 @@ def _refuse_devices(tensors: list[Tensor]) -> None:
     for tensor in tensors:
         if tensor.device.type != "cpu":
             raise CaptureError(f"a tensor lies on {tensor.device}", because="steps are compiled for the CPU so far")
-
-

@@ -20,7 +20,7 @@ from varigrad.inference.fit import Fit
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.progress import Progress
 from varigrad.inference.session import Session
-from varigrad.inference.step import Outcome
+from varigrad.inference.step import Outcomes
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
@@ -161,7 +161,7 @@ class SVI:
                 because="the call is inside torch.no_grad() or torch.inference_mode()",
                 try_="svi.evaluate(...) to measure without learning",
             )
-        return self._advance(1, args, kwargs)[0][0]
+        return self._advance(1, args, kwargs).losses[0]
 
     def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated but the generator."""
@@ -212,11 +212,11 @@ class SVI:
                 if callback is not None:
                     limit = min(limit, every - len(losses) % every)
                 outcomes = self._advance(limit, args, kwargs)
-                losses += [loss if taken else math.nan for loss, _, taken in outcomes]
-                skipped += sum(not taken for _, _, taken in outcomes)
+                losses += outcomes.losses if all(outcomes.taken) else _blanked(outcomes)
+                skipped += outcomes.taken.count(False)
                 metrics = self.metrics
                 assert metrics is not None
-                bar.update(metrics.loss, metrics.gradient_norm, len(outcomes))
+                bar.update(metrics.loss, metrics.gradient_norm, len(outcomes.losses))
                 if callback is not None and len(losses) % every == 0 and callback(metrics) is True:
                     break
         except KeyboardInterrupt:
@@ -288,7 +288,7 @@ class SVI:
             self._minus = like.new_tensor(-1.0)
         return self._minus
 
-    def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+    def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Line-search optimisers evaluate several times: always on the same random numbers."""
         assert self._optimizer is not None
         source = self.bound.source
@@ -305,22 +305,22 @@ class SVI:
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             self._accept()
-        return loss, norm, finite
+        return Outcomes([loss], [norm], [finite])
 
-    def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Outcome]:
+    def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """At least one step and at most `limit`, with the same arguments."""
         if self._optimizer is None:
             if self.bound.is_empty:
                 self.bound.init(*args, **kwargs)
             self._follow_parameters()
         if isinstance(self._optimizer, torch.optim.LBFGS):
-            outcomes = [self._step_with_closure(args, kwargs)]
+            outcomes = self._step_with_closure(args, kwargs)
         elif self._session is not None:
             outcomes = self._session.advance(limit, args, kwargs)
         else:
-            outcomes = [self._by_python(args, kwargs)]
-        loss, norm, taken = outcomes[-1]
-        number = (0 if self.metrics is None else self.metrics.step) + len(outcomes)
+            outcomes = self._by_python(args, kwargs)
+        loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
+        number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
         self.metrics = Metrics(number, loss, norm, not taken)
         if not taken and not self.skip_nonfinite:
             what = "the loss" if not math.isfinite(loss) else "the gradient"
@@ -331,7 +331,7 @@ class SVI:
             )
         return outcomes
 
-    def _by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+    def _by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """One step; parameters are left alone if loss or gradient is not finite."""
         assert self._optimizer is not None
         loss, norm = self._differentiate(args, kwargs)
@@ -339,7 +339,7 @@ class SVI:
         if finite:
             self._optimizer.step()
             self._accept()
-        return loss, norm, finite
+        return Outcomes([loss], [norm], [finite])
 
     def _accept(self) -> None:
         self.bound.advance(self._new_states)
@@ -398,6 +398,10 @@ def _check_foreign(optimizer: torch.optim.Optimizer, own: set[int]) -> None:
                 "the optimiser holds parameters that are not the objective's",
                 try_="lambda parameters: torch.optim.Adam(parameters, ...)",
             )
+
+
+def _blanked(outcomes: Outcomes) -> list[float]:
+    return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]
 
 
 def _batches(args: tuple[Any, ...]) -> tuple[Iterator[tuple[Any, ...]], bool]:
