@@ -46,7 +46,7 @@ class Library:
 
     def __init__(self, folder: Path, device: str, found: bool, seconds: float) -> None:
         report = json.loads((folder / "done.json").read_text())
-        kind = torch._C._aoti.AOTIModelContainerRunnerCpu
+        kind: Any = torch._C._aoti.AOTIModelContainerRunnerCpu
         if device == "cuda":
             kind = torch._C._aoti.AOTIModelContainerRunnerCuda
         self._runner = kind(str(folder / report["library"]), 1)
@@ -97,7 +97,7 @@ class Compilation:
         (self._folder / "graph.pickle").write_bytes(pickle.dumps(job))
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor")}
         command = [sys.executable, "-m", "varigrad.capture.worker", str(self._folder)]
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - our own worker, in our own Python
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         _running.add(self._process)

@@ -22,12 +22,11 @@ from torch import distributions as td
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-import varigrad
 from varigrad.errors import VarigradError
 from varigrad.terms.provenance import Tracked
 
 _aten = torch.ops.aten
-_OURS = (str(Path(varigrad.__file__).parent), str(Path(torch.__file__).parent))
+_OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
 class CaptureError(VarigradError):
@@ -135,7 +134,7 @@ class _Recording(TorchFunctionMode):
 
 @contextmanager
 def _unvalidated() -> Iterator[None]:
-    """torch's own distributions do not look at values unless they were told to one by one."""
+    """Distributions of torch itself do not look at values unless they were told to one by one."""
     before = td.Distribution._validate_args
     td.Distribution.set_default_validate_args(False)
     try:

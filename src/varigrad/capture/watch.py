@@ -8,13 +8,13 @@ identity, since a graph reads them in place, plain values by equality.
 from __future__ import annotations
 
 import functools
+import pickle
 import random
 import sys
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +59,7 @@ class Watch:
     def _visit(self, value: Any, name: str) -> None:
         if len(self._entries) >= LIMIT or id(value) in self._seen:
             return
-        if isinstance(value, (*_SIMPLE, Tensor, type, types.ModuleType, types.BuiltinFunctionType, np.ndarray)):
+        if isinstance(value, (*_SIMPLE, Tensor, type, types.ModuleType, types.BuiltinFunctionType)):
             return
         self._seen.add(id(value))
         for container, key, label in _variables(value, name):
@@ -106,7 +106,7 @@ def _variables(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
     elif hasattr(value, "__dict__") and (not _is_ours(type(value).__module__) or hasattr(value, "program")):
         for key in vars(value):
             yield vars(value), key, f"{name}.{key}"
-        call = getattr(type(value), "__call__", None)
+        call = vars(type(value)).get("__call__")
         if isinstance(call, types.FunctionType):
             yield (call,), 0, name
 
@@ -134,8 +134,7 @@ def _look(container: Any, key: Any) -> Any:
 def _python_randomness() -> dict[str, Any]:
     found: dict[str, Any] = {"Python's `random`": random.getstate()}
     if "numpy" in sys.modules:
-        kind, numbers, *rest = np.random.get_state()
-        found["numpy's global generator"] = (kind, numbers.tobytes(), *rest)  # type: ignore[union-attr]
+        found["numpy's global generator"] = pickle.dumps(sys.modules["numpy"].random.get_state())
     return found
 
 

@@ -28,12 +28,12 @@ def main(folder: Path) -> None:
 
 def build(folder: Path) -> dict[str, Any]:
     """Write the library; returns its name, and how many kernels it is made of."""
-    job = pickle.loads((folder / "graph.pickle").read_bytes())  # written by our own parent
+    job = pickle.loads((folder / "graph.pickle").read_bytes())  # noqa: S301 - written by our own parent
     torch.set_num_threads(job["threads"])
     inputs = tuple(torch.empty_strided(s, t, dtype=kind, device=where) for s, t, kind, where in job["inputs"])
     import torch._inductor as inductor
 
-    library = Path(inductor.aot_compile(job["module"], inputs, options=job["options"]))
+    library = Path(str(inductor.aot_compile(job["module"], inputs, options=job["options"])))
     kernels = sum(source.read_text().count("void  kernel(") for source in library.parent.glob("*.cpp"))
     stem = library.name.removesuffix(".so")
     for produced in library.parent.glob(f"{stem}*"):

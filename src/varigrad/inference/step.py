@@ -70,7 +70,9 @@ class Step:
         self._noise = {kind: row.repeat(self.rows, 1) for kind, row in rows.items()}
         self._index = torch.zeros((), dtype=torch.int64)
         self._alive = torch.ones((), dtype=torch.bool)
-        self._scheduled = [(k, w) for k, w in svi.bound.config.weights.items() if _is_schedule(w)]
+        self._scheduled: list[tuple[str, Any]] = [
+            (k, w) for k, w in svi.bound.config.weights.items() if _is_schedule(w)
+        ]
         self._written_row: list[float] | None = None
         self._numbers = torch.zeros(self.rows, max(len(self._row(0)), 1), dtype=torch.float64)
         self._metrics = torch.zeros(self.rows, 3, dtype=torch.float64)

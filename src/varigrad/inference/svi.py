@@ -26,7 +26,6 @@ from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
 
-
 Compile = bool | Literal["wait"]
 
 
@@ -125,7 +124,7 @@ class SVI:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
-        """torch's optimiser, with its state up to date; None before the first step."""
+        """The optimiser of torch, with its state up to date; None before the first step."""
         self._publish()
         return self._optimizer
 
@@ -135,7 +134,7 @@ class SVI:
 
     def _publish(self) -> None:
         """State that a compiled step keeps elsewhere comes to where everybody looks for it."""
-        if getattr(self, "_session", None) is not None:
+        if self._session is not None:
             self._session.leave()
 
     def init(self, *args: Any, **kwargs: Any) -> SVI:
