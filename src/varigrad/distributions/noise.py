@@ -8,6 +8,7 @@ torch's global generator, which is lent this source's state meanwhile.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,7 +121,9 @@ class Noise(Source):
         return self._take(("normal", like.dtype), shape, like)
 
     def dirichlet(self, concentration: Tensor) -> Tensor:
-        return self.log_gamma(concentration).softmax(-1)
+        # Strictly inside the simplex, as torch's: at its border the density is infinite or nought.
+        limits = torch.finfo(concentration.dtype)
+        return self.log_gamma(concentration).softmax(-1).clamp(limits.tiny, 1 - limits.eps / 2)
 
     def log_gamma(self, concentration: Tensor) -> Tensor:
         """Logarithm of a standard Gamma draw, without gradient."""
@@ -161,9 +164,9 @@ class Noise(Source):
     def _stream(self, kind: Kind) -> torch.Generator:
         known = self._streams.get(kind)
         if known is None:
-            # Seeds far apart for each kind, the same in every process.
-            mixed = sum((i + 1) * b for i, b in enumerate(repr(kind).encode()))
-            known = self._streams[kind] = torch.Generator().manual_seed((self.seed * 1_000_003 + mixed) % 2**63)
+            # Another seed for each kind, the same in every process; torch takes its lower half.
+            seed = int.from_bytes(hashlib.sha256(repr((self.seed, kind)).encode()).digest()[:4], "little")
+            known = self._streams[kind] = torch.Generator().manual_seed(seed)
         return known
 
 
@@ -221,6 +224,11 @@ def _between(u: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     return (low + (high - low) * u).clamp_min(low)
 
 
+def _exponential(u: Tensor, rate: float = 1.0) -> Tensor:
+    # Never nought, as torch's: a root of it has to have a derivative.
+    return -torch.log1p(-u.clamp_min(torch.finfo(u.dtype).eps / 4)) / rate
+
+
 def _bernoulli(source: Noise, probs: Tensor, **_: Any) -> Tensor:
     return source.bernoulli(probs)
 
@@ -261,7 +269,7 @@ _FUNCTIONAL: Mapping[Any, Callable[..., Tensor]] = {
     torch._sample_dirichlet: _dirichlet,
     torch.nn.functional.one_hot: _one_hot,
     Tensor.uniform_: _filled(_between),
-    Tensor.exponential_: _filled(lambda u, rate=1.0: -torch.log1p(-u) / rate),
+    Tensor.exponential_: _filled(_exponential),
     Tensor.cauchy_: _filled(lambda u, median=0.0, sigma=1.0: median + sigma * (math.pi * (u - 0.5)).tan()),
     Tensor.geometric_: _filled(lambda u, p: (torch.log1p(-u) / math.log1p(-p)).ceil().clamp_min(1)),
     Tensor.normal_: lambda source, target, mean=0.0, std=1.0, **_: target.copy_(

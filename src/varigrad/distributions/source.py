@@ -168,7 +168,7 @@ _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     td.Wishart: _wishart,
 }
 
-_REPARAMETERISED = (_normal, _lean_normal, _log_normal, _lean_log_normal)
+_REPARAMETERISED = (_normal, _lean_normal, _log_normal, _lean_log_normal, _wishart)
 
 
 @lru_cache(maxsize=1024)
