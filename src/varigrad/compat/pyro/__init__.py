@@ -10,12 +10,15 @@ from varigrad.compat.pyro import nn as nn
 from varigrad.compat.pyro import ops as ops
 from varigrad.compat.pyro import optim as optim
 from varigrad.compat.pyro import params as params
+from varigrad.compat.pyro import poutine as poutine
 from varigrad.compat.pyro import primitives as primitives
 from varigrad.compat.pyro import settings as settings
 from varigrad.compat.pyro import util as util
 from varigrad.compat.pyro.infer.inspect import render_model as render_model
 from varigrad.compat.pyro.install import install as install
 from varigrad.compat.pyro.install import uninstall as uninstall
+from varigrad.compat.pyro.poutine.handlers import condition as condition
+from varigrad.compat.pyro.poutine.handlers import do as do
 from varigrad.compat.pyro.primitives import barrier as barrier
 from varigrad.compat.pyro.primitives import clear_param_store as clear_param_store
 from varigrad.compat.pyro.primitives import deterministic as deterministic
