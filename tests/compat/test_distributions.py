@@ -8,11 +8,14 @@ import torch
 from torch import distributions as td
 
 import varigrad as vg
+import varigrad.compat.pyro as pyro
 import varigrad.compat.pyro.distributions as dist
 from varigrad import distributions as native
-from varigrad.compat.pyro.distributions import constraints, util
+from varigrad.compat.pyro.distributions import constraints, transforms, util
 from varigrad.compat.pyro.distributions.testing import fakes
 from varigrad.compat.pyro.distributions.testing.rejection_gamma import RejectionGamma
+from varigrad.compat.pyro.infer import SVI, Trace_ELBO
+from varigrad.compat.pyro.optim import Adam
 from varigrad.distributions.parts import is_known
 from varigrad.objectives.bound import Bound
 
@@ -332,6 +335,42 @@ def test_constraints_reach_their_own_transforms():
     assert torch.allclose(torch.nn.functional.softplus(leaves["softplus"]), t([0.5, 1.0]))
     assert torch.allclose(bound.constrained_values()["ordered"], t([0.5, 1.0]))
     assert torch.allclose(bound.constrained_values()["corr"], torch.eye(2))
+
+
+TRANSFORMS = """
+    AffineAutoregressive AffineCoupling BatchNorm CholeskyTransform ComposeTransform ComposeTransformModule
+    CorrLCholeskyTransform CorrMatrixCholeskyTransform ELUTransform Householder LeakyReLUTransform
+    LowerCholeskyAffine Normalize OrderedTransform Permute Planar PositivePowerTransform Radial
+    SimplexToOrderedTransform SoftplusLowerCholeskyTransform SoftplusTransform Spline SplineAutoregressive
+    SplineCoupling Sylvester UnitLowerCholeskyTransform affine_autoregressive affine_coupling batchnorm
+    biject_to elu householder iterated leaky_relu permute planar radial spline spline_autoregressive
+    spline_coupling sylvester transform_to
+"""
+
+
+def test_flows():
+    """A guide that is a flow, of the helper functions that programs use."""
+    flow = transforms.iterated(2, transforms.affine_autoregressive, 2, hidden_dims=[8])
+    order = transforms.permute(2, t([1, 0]))
+
+    def model():
+        pyro.sample("z", dist.Normal(t([1.0, -1.0]), 0.5).to_event(1))
+
+    def guide():
+        pyro.module("flow", flow)
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        pyro.sample("z", dist.TransformedDistribution(base, [*flow.parts, order, transforms.planar(2)]))
+
+    pyro.clear_param_store()
+    svi = SVI(model, guide, Adam({"lr": 0.02}), Trace_ELBO())
+    torch.manual_seed(0)
+    losses = [svi.step() for _ in range(200)]
+    assert sum(losses[-50:]) < sum(losses[:50]) / 2
+    assert all(name.startswith("flow$$$") for name in pyro.get_param_store())
+    pyro.clear_param_store()
+    for name in TRANSFORMS.split():
+        assert hasattr(transforms, name), name
+    assert isinstance(transforms.spline(2, count_bins=4, order="quadratic"), dist.TransformModule)
 
 
 def test_util():

@@ -3,6 +3,7 @@
 from torch.distributions import kl_divergence as kl_divergence
 
 from varigrad.distributions import constraints as constraints
+from varigrad.distributions import flows as flows
 from varigrad.distributions import transforms as transforms
 from varigrad.distributions.compound import BetaBinomial as BetaBinomial
 from varigrad.distributions.compound import DirichletMultinomial as DirichletMultinomial

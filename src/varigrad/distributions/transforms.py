@@ -13,7 +13,8 @@ from torch.distributions import transform_to as transform_to
 from torch.distributions.transforms import *  # noqa: F403
 from torch.distributions.transforms import ComposeTransform, CorrCholeskyTransform, ExpTransform, SoftplusTransform
 from torch.distributions.transforms import Transform as Transform
-from torch.nn.functional import elu, leaky_relu, logsigmoid, softplus
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.functional import logsigmoid, softplus
 
 from varigrad.distributions import constraints
 
@@ -297,7 +298,7 @@ class ELUTransform(Transform):
     __hash__ = Transform.__hash__
 
     def _call(self, x: Tensor) -> Tensor:
-        return elu(x)
+        return F.elu(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return torch.where(y > 0, y, y.clamp(max=0).log1p())
@@ -320,10 +321,10 @@ class LeakyReLUTransform(Transform):
     __hash__ = Transform.__hash__
 
     def _call(self, x: Tensor) -> Tensor:
-        return leaky_relu(x)
+        return F.leaky_relu(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return leaky_relu(y, 100.0)
+        return F.leaky_relu(y, 100.0)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.where(x >= 0, 0.0, math.log(0.01)).to(x.dtype)

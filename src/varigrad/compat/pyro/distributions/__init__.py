@@ -32,6 +32,8 @@ from varigrad.compat.pyro.distributions.torch_distribution import Independent as
 from varigrad.compat.pyro.distributions.torch_distribution import MaskedDistribution as MaskedDistribution
 from varigrad.compat.pyro.distributions.torch_distribution import TorchDistribution as TorchDistribution
 from varigrad.compat.pyro.distributions.torch_distribution import TorchDistributionMixin as TorchDistributionMixin
+from varigrad.compat.pyro.distributions.torch_transform import ComposeTransformModule as ComposeTransformModule
+from varigrad.compat.pyro.distributions.torch_transform import TransformModule as TransformModule
 from varigrad.compat.pyro.distributions.unit import Unit as Unit
 from varigrad.compat.pyro.distributions.util import enable_validation as enable_validation
 from varigrad.compat.pyro.distributions.util import is_validation_enabled as is_validation_enabled

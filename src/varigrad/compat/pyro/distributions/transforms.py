@@ -1,3 +1,36 @@
-"""Pyro's transforms: torch's, and varigrad's."""
+"""Pyro's transforms: torch's, varigrad's, and flows with functions that make them with networks of their own."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.flows import *  # noqa: F403
+from varigrad.distributions.flows import ComposeTransformModule as ComposeTransformModule
 from varigrad.distributions.transforms import *  # noqa: F403
+from varigrad.distributions.transforms import ELUTransform, LeakyReLUTransform, Permute, Transform
+from varigrad.distributions.transforms import biject_to as biject_to
+from varigrad.distributions.transforms import transform_to as transform_to
+
+
+def iterated(repeats: int, base_fn: Callable[..., Transform], *args: Any, **kwargs: Any) -> ComposeTransformModule:
+    """Several transforms of a kind, one after the other, each with parameters of its own."""
+    return ComposeTransformModule([base_fn(*args, **kwargs) for _ in range(repeats)])
+
+
+def permute(input_dim: int, permutation: Tensor | None = None, dim: int = -1) -> Permute:
+    """A `Permute`; default: in a random order."""
+    return Permute(torch.randperm(input_dim) if permutation is None else permutation, dim=dim)
+
+
+def elu() -> ELUTransform:
+    """An `ELUTransform`."""
+    return ELUTransform()
+
+
+def leaky_relu() -> LeakyReLUTransform:
+    """A `LeakyReLUTransform`."""
+    return LeakyReLUTransform()
