@@ -546,3 +546,11 @@ def test_helpers():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         util.check_fully_reparametrized({"name": "z", "fn": dist.Normal(0.0, 1.0)})
+
+
+def test_what_is_not_there_says_so_when_it_is_used():
+    from varigrad.compat.pyro.infer import MCMC, NUTS  # a program may import them and use SVI
+
+    with pytest.raises(NotImplementedError, match=r"pyro\.infer\.NUTS: MCMC: no sampling along Markov chains"):
+        NUTS(model)
+    assert issubclass(MCMC, object)

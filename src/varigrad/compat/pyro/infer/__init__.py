@@ -1,6 +1,7 @@
 """Objectives and SVI under Pyro's names."""
 
 from varigrad.compat.pyro.infer import inspect as inspect
+from varigrad.compat.pyro.infer.absent import ABSENT
 from varigrad.compat.pyro.infer.elbo import ELBO as ELBO
 from varigrad.compat.pyro.infer.enum import config_enumerate as config_enumerate
 from varigrad.compat.pyro.infer.predictive import Predictive as Predictive
@@ -16,3 +17,5 @@ from varigrad.compat.pyro.infer.tracegraph_elbo import JitTraceGraph_ELBO as Jit
 from varigrad.compat.pyro.infer.tracegraph_elbo import TraceGraph_ELBO as TraceGraph_ELBO
 from varigrad.compat.pyro.infer.util import enable_validation as enable_validation
 from varigrad.compat.pyro.infer.util import is_validation_enabled as is_validation_enabled
+
+globals().update(ABSENT)
