@@ -189,7 +189,7 @@ def test_a_jump_in_a_continuous_choice():
         objective.loss(model, guide)
     native = objective.bound(model, guide)
     phi = torch.exp(torch.distributions.Normal(0.0, 1.0).log_prob(torch.tensor(0.5))).item()
-    exact = 3 * phi - 0.5  # Pyro: -0.5
+    exact = 3 * phi - 0.5  # 0.556; Pyro: -0.490 (0.018)
     draws = torch.stack([torch.autograd.grad(native.estimate().surrogate, [pyro.param("m")])[0] for _ in range(60)])
     assert (draws.mean() - exact).abs() < 4.5 * draws.std() / 60**0.5 and abs(exact + 0.5) > 1
 
