@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from varigrad.capture.graph import Graph
 
@@ -89,7 +89,7 @@ class Compilation:
         root.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="building-", dir=root))
         job = {
-            "module": _portable(graph),
+            "module": graph.module,
             "inputs": [(tuple(i.shape), i.stride(), i.dtype, str(i.device)) for i in inputs],
             "threads": torch.get_num_threads(),
             "options": OPTIONS,
@@ -154,13 +154,6 @@ def _key(graph: Graph, inputs: Sequence[Tensor]) -> str:
         sorted(OPTIONS.items()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _portable(graph: Graph) -> fx.GraphModule:
-    """The graph without the machinery that recorded it."""
-    fresh = fx.Graph()
-    fresh.output(fresh.graph_copy(graph.module.graph, {}))
-    return fx.GraphModule(torch.nn.Module(), fresh)
 
 
 @atexit.register

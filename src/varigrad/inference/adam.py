@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ class FusedAdam(torch.optim.Adam):
     Anything out of the ordinary (hooks, closures, amsgrad, weight decay, gradients that are sparse, learning rates that
     are tensors) goes the way of its parent.
     """
+
+    # The wrapper that torch has around it imports the whole of its compiler, 0.6 s, to say that it is not for it.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""

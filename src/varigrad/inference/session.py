@@ -20,7 +20,8 @@ from torch.utils import _pytree as pytree
 from varigrad.capture.graph import CaptureError
 from varigrad.distributions.noise import Kind, Noise, Rows
 from varigrad.inference.memory import Memory
-from varigrad.inference.step import Outcomes, Step
+from varigrad.inference.outcomes import Outcomes
+from varigrad.inference.step import Step
 from varigrad.inference.updates import rule_of
 from varigrad.shapes import table
 

@@ -6,7 +6,7 @@ rows drawn beforehand, and losses go into rows of their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from varigrad.capture.recorded import Recorded
 from varigrad.capture.watch import Watch
 from varigrad.distributions.noise import Kind, Noise, Rows
 from varigrad.inference.memory import Memory
+from varigrad.inference.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from varigrad.inference.svi import SVI
@@ -25,24 +26,6 @@ ROWS = 256
 """At most so many steps in a row,"""
 NUMBERS = 2**19
 """and at most so many random numbers."""
-
-
-class Outcomes(NamedTuple):
-    """What some steps in a row came to.
-
-    Attributes:
-        losses: minus the bound, before each step.
-        norms: of the gradients.
-        taken: whether each was finite, and parameters were changed.
-    """
-
-    losses: list[float]
-    norms: list[float]
-    taken: list[bool]
-
-    def first(self, count: int) -> Outcomes:
-        """Those of the first steps."""
-        return Outcomes(self.losses[:count], self.norms[:count], self.taken[:count])
 
 
 class Step:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,15 @@ from varigrad.distributions.source import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError
 from varigrad.inference.fit import Fit
 from varigrad.inference.optim import Optimizer
+from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.progress import Progress
-from varigrad.inference.session import Session
-from varigrad.inference.step import Outcomes
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
+
+if TYPE_CHECKING:
+    from varigrad.inference.session import Session
 
 Compile = bool | Literal["wait"]
 
@@ -119,8 +121,14 @@ class SVI:
         if compile not in (False, True, "wait"):
             raise VarigradError(f'compile must be False, True or "wait", got {compile!r}')
         self._publish()
-        self._session = Session(self, compile == "wait") if compile else None
-        self.bound.source = Noise(seed) if compile else Source(torch.Generator().manual_seed(seed))
+        if not compile:
+            self._session = None
+            self.bound.source = Source(torch.Generator().manual_seed(seed))
+            return
+        from varigrad.inference.session import Session  # with torch.fx, which takes a while to import
+
+        self._session = Session(self, compile == "wait")
+        self.bound.source = Noise(seed)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
