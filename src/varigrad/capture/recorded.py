@@ -80,8 +80,11 @@ class Recorded:
     def agrees(self) -> bool:
         """Run, after the same in Python. The targets then hold the results: Python's where the two differ."""
         before = [w.detach().clone() for w in self.written]
+        generator = torch.default_generator.get_state() if self.graph.random else None
         expected = [e.detach().clone() for e in self.function()] + [w.detach().clone() for w in self.written]
         _restore(self.written, before)
+        if generator is not None:
+            torch.default_generator.set_state(generator)
         self.run()
         found = self.targets + self.written
         same = all(id(f) in self._loose or _close(f, e) for f, e in zip(found, expected, strict=True))
