@@ -212,7 +212,7 @@ class Session:
         start = time.perf_counter()
         assert form.rows is not None and self._memory is not None
         self._version = self.svi.bound.version
-        generator = torch.default_generator.get_state()
+        generator, own = torch.default_generator.get_state(), self.noise.get_state()
         try:
             form.step = Step(self.svi, self._memory, form.rows, leaves, tree, lifted)
         except CaptureError as error:
@@ -223,6 +223,7 @@ class Session:
             self._lifted[base] = set()
         finally:
             torch.default_generator.set_state(generator)
+            self.noise.set_state(own)
             self.noise.measure()
             form.seconds = time.perf_counter() - start
 
