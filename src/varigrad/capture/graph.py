@@ -274,7 +274,8 @@ def _explained(error: Exception) -> CaptureError:
 
 def _users_line(trace: TracebackType | None) -> str:
     frames = traceback.extract_tb(trace)
-    users = [f for f in frames if not f.filename.startswith(_OURS)]
+    # "<string>" is code that torch makes as it runs.
+    users = [f for f in frames if not f.filename.startswith((*_OURS, "<string>"))]
     if not users:
         return "inside the library"
     return f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}"
