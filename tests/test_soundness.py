@@ -388,3 +388,20 @@ def test_compiled_code_is_compiled_again_after_runs_in_many_threads():
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda bound: [bound.estimate().value for _ in range(5)], bounds))
     assert eval_frame._stance == before
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_programs_are_tracked_in_inference_mode(write):
+    """Tensors there do not count how often they are written to: a write is known by the name of the function."""
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(torch.tensor(0.3)))
+        x = torch.zeros(2)
+        if write:
+            x[0] = z
+        return vg.sample("x", dist.Normal(x.sum() + z.exp(), 1.0), obs=torch.tensor(1.0))
+
+    with torch.inference_mode():
+        bound = vg.ELBO()(model, lambda: vg.sample("z", dist.Bernoulli(torch.tensor(0.4))))
+        assert bound.evaluate(particles=3) < 0
+        assert bound.plan()["z"].leaves == write

@@ -390,6 +390,9 @@ def test_util():
     assert util.scalar_like(x.double(), 2.0).dtype == torch.float64
     d = util.detach(dist.Normal(t(0.0, requires_grad=True), 1.0))
     assert not d.loc.requires_grad
+    moved = util.deep_to(dist.Normal(torch.zeros(3), 1.0).to_event(1), torch.float64)
+    assert moved.base_dist.loc.dtype == util.deep_to(x, torch.float64).dtype == torch.float64
+    assert moved.event_shape == (3,)
     with util.validation_enabled(False):
         assert not util.is_validation_enabled()
         td.Normal(0.0, -1.0)

@@ -67,6 +67,19 @@ class Escapes:
             self.provenance |= provenance
 
 
+def _versions(values: Iterable[Any]) -> list[int] | None:
+    """How often each tensor has been written to; None among tensors of `torch.inference_mode`, which do not count."""
+    try:
+        return [t._version for t in values if isinstance(t, Tensor)]
+    except RuntimeError:
+        return None
+
+
+def _writes(name: str) -> bool:
+    """Whether a function of this name writes into its arguments (by its name, which may say so for nothing)."""
+    return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+
+
 class Tracked(Tensor):
     """A tensor that knows its provenance. Made by `track_provenance`, and by every operation on one."""
 
@@ -86,13 +99,14 @@ class Tracked(Tensor):
             else:
                 plain_kwargs = {}
             name = func.__name__
-            versions = [t._version for t in plain_args if isinstance(t, Tensor)]
+            versions = _versions(plain_args)
             result = func(*plain_args, **plain_kwargs)
             if not inputs or (name in _SAYS_NOTHING and not isinstance(result, Tensor)):
                 return result
             provenance, escapes = _joined(inputs)
             if escapes is not None and (
-                versions != [t._version for t in plain_args if isinstance(t, Tensor)]
+                versions != _versions(plain_args)
+                or (versions is None and _writes(name))
                 or (kwargs and ("out" in kwargs or kwargs.get("inplace") is True))
                 or name in _SHAPE_TELLS
                 or (name == "where" and len(args) == 1)

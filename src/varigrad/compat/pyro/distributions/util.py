@@ -91,6 +91,13 @@ def detach(distribution: td.Distribution) -> td.Distribution:
     return replace_tensors(distribution, Tensor.detach)
 
 
+def deep_to(obj: Any, *args: Any, **kwargs: Any) -> Any:
+    """A tensor, or a distribution with all tensors in it, handed through `torch.Tensor.to`."""
+    if isinstance(obj, Tensor):
+        return obj.to(*args, **kwargs)
+    return replace_tensors(obj, lambda t: t.to(*args, **kwargs)) if isinstance(obj, td.Distribution) else obj
+
+
 def copy_docs_from(source_class: type, full_text: bool = False) -> Callable[[T], T]:
     """A decorator that takes over a docstring."""
 
