@@ -72,11 +72,15 @@ class Flattened(Methods, td.Distribution):
         """What the vector stands for, each `[*batch, *plates, *event]`."""
         return [t if is_identity(f) else f(t) for f, t in zip(self.transforms, self.pieces(vector), strict=True)]
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        density = self.base.log_prob(value)
-        for transform, piece, shape in zip(self.transforms, self.pieces(value), self.shapes, strict=True):
+    def log_slope(self, vector: Tensor) -> Tensor:
+        r""":math:`\sum_i \log |\det T_i'(u_i)|`, `[*batch]`."""
+        total = vector.new_zeros(vector.shape[:-1])
+        for transform, piece, shape in zip(self.transforms, self.pieces(vector), self.shapes, strict=True):
             if not is_identity(transform):
                 slope = transform.log_abs_det_jacobian(piece, transform(piece))
                 outer = piece.dim() - len(shape)
-                density = density - sum_rightmost(slope, slope.dim() - outer).reshape(density.shape)
-        return density
+                total = total + sum_rightmost(slope, slope.dim() - outer).reshape(total.shape)
+        return total
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base.log_prob(value) - self.log_slope(value)

@@ -99,6 +99,11 @@ class AutoGuide(nn.Module):
             self.setup(*args, **kwargs)
 
     @property
+    def kind(self) -> str:
+        """What errors call it."""
+        return type(self).__name__
+
+    @property
     def latents(self) -> tuple[Latent, ...]:
         """The sites it covers."""
         return tuple(self._latents)
@@ -106,7 +111,7 @@ class AutoGuide(nn.Module):
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """Run the model a few times, always on the same random numbers, and make the parameters."""
         starts = []
-        with torch.no_grad(), handlers.block(), handlers.seed(seed=0):
+        with torch.no_grad(), handlers.block(), self.randomness():
             traces = [handlers.trace(self._model[0])(*args, **kwargs) for _ in range(self.draws_for_init)]
             for name in filter(self._covers, traces[0].latents):
                 latent = self._latent(name, traces)
@@ -120,6 +125,15 @@ class AutoGuide(nn.Module):
         self._latents = [latent for latent, _ in starts]
         self.make(starts)
         self._ready = True
+
+    def randomness(self) -> AbstractContextManager[Any]:
+        """What the draws come from that `setup` makes."""
+        context: AbstractContextManager[Any] = handlers.seed(seed=0)
+        return context
+
+    def knows_minibatch(self, plate: Plate, trace: Trace) -> bool:
+        """Whether the guide, entering a plate of the model anew, has the model's minibatch."""
+        return self._plates is not None or isinstance(trace.get(plate.name), Indices)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
@@ -171,7 +185,7 @@ class AutoGuide(nn.Module):
             raise SiteError(
                 "the guide has not been built yet",
                 because="its model takes arguments, and it has not been called",
-                try_=f"{type(self).__name__}(model, *args)",
+                try_=f"{self.kind}(model, *args)",
             )
         for latent in self._latents:
             yield (latent, *self.marginal(latent))
@@ -202,15 +216,14 @@ class AutoGuide(nn.Module):
             raise SiteError(
                 "is a latent site in some runs of the model and not in others",
                 site=min(others),
-                because=f"{type(self).__name__} has a fixed set of parameters",
+                because=f"{self.kind} has a fixed set of parameters",
                 try_="a guide of your own",
             )
         transform = self._transform(message)
         event = len(message.distribution.event_shape)
         free = event - transform.codomain.event_dim + transform.domain.event_dim
         plates = [p for p in message.plates if p.dim is not None]
-        known = {n for n, m in traces[0].items() if isinstance(m, Indices)}
-        frames = tuple(_frame(p, message, p.name in known or self._plates is not None) for p in plates)
+        frames = tuple(_frame(p, message, self.knows_minibatch(p, traces[0])) for p in plates)
         return Latent(name, frames, event, free, transform, _mask(message, plates))
 
     def _start(self, latent: Latent, message: Sample, draws: Tensor) -> Tensor:
@@ -229,7 +242,7 @@ class AutoGuide(nn.Module):
         support: Any = message.distribution.support
         if getattr(support, "is_discrete", False):
             raise SiteError(
-                f"{type(self).__name__} has no distribution for a discrete site",
+                f"{self.kind} has no distribution for a discrete site",
                 site=message.name,
                 because=f"it is a {type(message.distribution).__name__}",
                 try_="a guide of your own for it, with LeaveOneOut(4) or Enumerate(), and AutoGuideList to join them",
@@ -238,7 +251,7 @@ class AutoGuide(nn.Module):
             return unconstrained(support)
         except NotImplementedError as error:
             raise SiteError(
-                f"{type(self).__name__} knows no map to its support, {support}",
+                f"{self.kind} knows no map to its support, {support}",
                 site=message.name,
                 try_="a guide of your own for it",
             ) from error

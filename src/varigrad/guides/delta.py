@@ -22,8 +22,12 @@ class AutoDelta(SitewiseGuide):
         self.store("value", latent, start)
 
     def distribution(self, latent: Latent) -> td.Distribution:
-        return Delta(latent.transform(self.cut("value", latent)), event_dim=latent.event_dim)
+        return Delta(self.point(self.cut("value", latent), latent), event_dim=latent.event_dim)
 
     def marginal(self, latent: Latent) -> tuple[Tensor, Tensor]:
         value = self.parameter("value", latent)
         return value, torch.zeros_like(value)
+
+    def point(self, stored: Tensor, latent: Latent) -> Tensor:
+        """The value, from what is stored of it."""
+        return latent.transform(stored)

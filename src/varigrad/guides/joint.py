@@ -43,9 +43,7 @@ class JointGuide(AutoGuide):
             self._check(latent)
         self.name = f"joint_{starts[0][0].name}"
         self._shapes = [start.shape for _, start in starts]
-        loc = torch.cat([start.reshape(-1) for _, start in starts])
-        self.loc = nn.Parameter(loc.clone())
-        self.log_scale = nn.Parameter(torch.full_like(loc, self._init_scale).log())
+        self.make_joint(torch.cat([start.reshape(-1) for _, start in starts]))
 
     def draw(self, inside: Inside) -> dict[str, Tensor]:
         joint = self.joint()
@@ -64,9 +62,18 @@ class JointGuide(AutoGuide):
         ]
         return Flattened(self.normal(), transforms, self._shapes, plates)
 
+    def make_joint(self, start: Tensor) -> None:
+        """Create the parameters; `start` is where the unconstrained vector starts, `[size]`."""
+        self.loc = nn.Parameter(start.clone())
+        self.log_scale = nn.Parameter(torch.full_like(start, self._init_scale).log())
+
     @abstractmethod
     def normal(self) -> td.Distribution:
-        """The normal of the unconstrained vector, `[size]`."""
+        """The distribution of the unconstrained vector, `[size]`."""
+
+    def location(self) -> Tensor:
+        """Medians of the unconstrained vector, `[size]`."""
+        return self.loc
 
     def deviations(self) -> Tensor:
         """Standard deviations of the unconstrained vector, `[size]`."""
@@ -76,10 +83,10 @@ class JointGuide(AutoGuide):
         at = self._latents.index(latent)
         sizes = [shape.numel() for shape in self._shapes]
         shape = self._shapes[at]
-        return self.loc.split(sizes)[at].reshape(shape), self.deviations().split(sizes)[at].reshape(shape)
+        return self.location().split(sizes)[at].reshape(shape), self.deviations().split(sizes)[at].reshape(shape)
 
     def _check(self, latent: Latent) -> None:
-        kind = type(self).__name__
+        kind = self.kind
         if self._plates is not None or any(f.subsample_size is not None for f in latent.frames):
             plate = latent.frames[0].name if latent.frames else "plates="
             raise PlateError(
@@ -130,8 +137,8 @@ class AutoMultivariateNormal(JointGuide):
         Kucukelbir et al. (2017), Automatic differentiation variational inference.
     """
 
-    def make(self, starts: Sequence[tuple[Latent, Tensor]]) -> None:
-        super().make(starts)
+    def make_joint(self, start: Tensor) -> None:
+        super().make_joint(start)
         size = len(self.loc)
         self.lower = nn.Parameter(self.loc.new_zeros(size, size))
 
@@ -167,8 +174,8 @@ class AutoLowRankMultivariateNormal(JointGuide):
         self._rank = rank
         super().__init__(model, *args, **kwargs)
 
-    def make(self, starts: Sequence[tuple[Latent, Tensor]]) -> None:
-        super().make(starts)
+    def make_joint(self, start: Tensor) -> None:
+        super().make_joint(start)
         size = len(self.loc)
         rank = self._rank or round(size**0.5)
         # Not nought: the covariance is even in the factor, so its gradient vanishes there.

@@ -38,7 +38,7 @@ class AutoNormal(SitewiseGuide):
         self.store("log_scale", latent, torch.full_like(start, self._init_scale).log())
 
     def distribution(self, latent: Latent) -> td.Distribution:
-        loc, scale = self.cut("loc", latent), self.cut("log_scale", latent).exp()
+        loc, scale = self.cut("loc", latent), self.scale(self.cut("log_scale", latent))
         base = Normal(loc, scale)
         if is_identity(latent.transform):
             return base.to_event(latent.event_dim)
@@ -47,4 +47,8 @@ class AutoNormal(SitewiseGuide):
         return moved.to_event(latent.event_dim - len(moved.event_shape))
 
     def marginal(self, latent: Latent) -> tuple[Tensor, Tensor]:
-        return self.parameter("loc", latent), self.parameter("log_scale", latent).exp()
+        return self.parameter("loc", latent), self.scale(self.parameter("log_scale", latent))
+
+    def scale(self, stored: Tensor) -> Tensor:
+        """The standard deviation, from what is stored of it."""
+        return stored.exp()

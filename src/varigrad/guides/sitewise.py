@@ -44,7 +44,11 @@ class SitewiseGuide(AutoGuide):
         """A site's parameter, cut down to the minibatches of the plates in force."""
         value = self.parameter(kind, latent)
         minibatch = self._plates is not None or any(f.subsample_size is not None for f in latent.frames)
-        return subsample(value, latent.free_dim) if minibatch else value
+        return subsample(value, self.dims(latent)) if minibatch else value
+
+    def dims(self, latent: Latent) -> int:
+        """How many dimensions of a stored parameter are right of the plates'."""
+        return latent.free_dim
 
     def store(self, kind: str, latent: Latent, value: Tensor) -> None:
         """Make `value` a parameter of the site."""

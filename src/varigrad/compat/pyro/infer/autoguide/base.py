@@ -1,0 +1,150 @@
+"""What Pyro's automatic guides share: a native guide inside, whose parameters are the module's and the store's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import constraints
+
+from varigrad import guides as native
+from varigrad.compat.pyro import poutine
+from varigrad.compat.pyro.infer.autoguide.initialization import InitFunction, InitMessenger
+from varigrad.compat.pyro.infer.autoguide.utils import deep_getattr, deep_setattr
+from varigrad.compat.pyro.nn.module import PyroModule, PyroParam
+from varigrad.errors import VarigradError
+from varigrad.language.messages import Plate, Program
+from varigrad.language.trace import Trace
+
+
+class AutoGuide(PyroModule):
+    """A guide built from a model: call it with the model's arguments; it returns the values of its sites by name.
+
+    Its parameters are called after it: `AutoNormal.locs.z`.
+
+    Args:
+        model: the model.
+        create_plates: function of the model's arguments that returns the plates to use, for a model that chooses its
+            minibatches itself.
+    """
+
+    def __init__(self, model: Program, *, create_plates: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self._belong(model, create_plates)
+
+    def _belong(self, model: Program, create_plates: Callable[..., Any] | None) -> None:
+        # In a tuple: the model's parameters are not the guide's.
+        self.__dict__.update(_pyro_name=type(self).__name__, _model=(model,), create_plates=create_plates)
+
+    create_plates: Callable[..., Any] | None
+
+    @property
+    def model(self) -> Program:
+        """The model it was built from."""
+        return self.__dict__["_model"][0]
+
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The median of every site, by name."""
+        raise NotImplementedError(f"{type(self).__name__} has no median")
+
+
+class ModelGuide(AutoGuide):
+    """Interface of the guides that are native ones underneath.
+
+    Args:
+        model, create_plates: see `AutoGuide`.
+        init_loc_fn: where to start, one of `pyro.infer.autoguide.initialization` or a function of a site.
+    """
+
+    def __init__(
+        self, model: Program, init_loc_fn: InitFunction, create_plates: Callable[..., Any] | None = None
+    ) -> None:
+        if not callable(init_loc_fn):
+            raise VarigradError(f"init_loc_fn must be a function of a site, got {init_loc_fn!r}")
+        super().__init__(model, create_plates=create_plates)
+        self.init_loc_fn = init_loc_fn
+        self.__dict__["_tracer"] = poutine.trace(InitMessenger(init_loc_fn)(model))
+        self.__dict__["_native"] = self._build(self.__dict__["_tracer"])  # no submodule: its parameters are ours
+
+    def _build(self, model: Program) -> native.AutoGuide:
+        raise NotImplementedError
+
+    @property
+    def prototype_trace(self) -> Any:
+        """The run of the model from which the guide was built."""
+        return poutine.util.prune_subsample_sites(self.__dict__["_tracer"].trace)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Sample every site; returns the values by name."""
+        self._ready(args, kwargs)
+        values: dict[str, Tensor] = self._native(*args, **kwargs)
+        return values
+
+    def call(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """The values alone, in program order."""
+        return tuple(self(*args, **kwargs).values())
+
+    def sample_latent(self, *args: Any, **kwargs: Any) -> Any:
+        """Sample every site; returns the values by name."""
+        return self(*args, **kwargs)
+
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The median of every site, by name; arguments are those of the model, if the guide was not called before."""
+        self._ready(args, kwargs)
+        found: dict[str, Tensor] = self._native.median()
+        return found
+
+    def quantiles(self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Quantiles of every site, `[quantiles, *site]`: see the native `AutoGuide.quantiles`."""
+        self._ready(args, kwargs)
+        found: dict[str, Tensor] = self._native.quantiles(quantiles)
+        return found
+
+    def _ready(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._native._ready:
+            self._setup_prototype(*args, **kwargs)
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        self._native.setup(*args, **kwargs)
+
+    def _keep(self, name: str, value: Tensor, constraint: constraints.Constraint = constraints.real) -> None:
+        """Make a parameter under a dotted name below the guide's own."""
+        deep_setattr(self, name, PyroParam(value.detach().clone().contiguous(), constraint))
+
+    def _read(self, name: str) -> Tensor:
+        value = deep_getattr(self, name)
+        assert isinstance(value, Tensor)
+        return value
+
+
+class Inside(native.AutoGuide):
+    """Mixin for native guides whose parameters are kept by one of Pyro's, in `keeper`."""
+
+    draws_for_init = 1
+    keeper: Any
+
+    def __init__(self, keeper: ModelGuide, model: Program, **options: Any) -> None:
+        self.__dict__["keeper"] = keeper
+        super().__init__(_Waiting(model), init=native.init_to_sample, plates=keeper.create_plates, **options)
+
+    @property
+    def kind(self) -> str:
+        return type(self.keeper).__name__
+
+    def randomness(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def knows_minibatch(self, plate: Plate, trace: Trace) -> bool:
+        return True  # the engine compares minibatches, so another one in the model cannot go by unseen
+
+
+class _Waiting:
+    """A model that is not run before the guide is called, though it may need no arguments."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._program(*args, **kwargs)

@@ -1,0 +1,16 @@
+"""Pyro's automatic guides, over the native ones."""
+
+from varigrad.compat.pyro.infer.autoguide.base import AutoGuide as AutoGuide
+from varigrad.compat.pyro.infer.autoguide.continuous import AutoContinuous as AutoContinuous
+from varigrad.compat.pyro.infer.autoguide.continuous import AutoDiagonalNormal as AutoDiagonalNormal
+from varigrad.compat.pyro.infer.autoguide.continuous import AutoLaplaceApproximation as AutoLaplaceApproximation
+from varigrad.compat.pyro.infer.autoguide.continuous import (
+    AutoLowRankMultivariateNormal as AutoLowRankMultivariateNormal,
+)
+from varigrad.compat.pyro.infer.autoguide.continuous import AutoMultivariateNormal as AutoMultivariateNormal
+from varigrad.compat.pyro.infer.autoguide.continuous import AutoNormalizingFlow as AutoNormalizingFlow
+from varigrad.compat.pyro.infer.autoguide.discrete import AutoDiscreteParallel as AutoDiscreteParallel
+from varigrad.compat.pyro.infer.autoguide.lists import AutoCallable as AutoCallable
+from varigrad.compat.pyro.infer.autoguide.lists import AutoGuideList as AutoGuideList
+from varigrad.compat.pyro.infer.autoguide.sitewise import AutoDelta as AutoDelta
+from varigrad.compat.pyro.infer.autoguide.sitewise import AutoNormal as AutoNormal
