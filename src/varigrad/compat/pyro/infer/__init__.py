@@ -1,6 +1,8 @@
 """Objectives and SVI under Pyro's names."""
 
+from varigrad.compat.pyro.infer import autoguide as autoguide
 from varigrad.compat.pyro.infer import inspect as inspect
+from varigrad.compat.pyro.infer import reparam as reparam
 from varigrad.compat.pyro.infer.absent import ABSENT
 from varigrad.compat.pyro.infer.elbo import ELBO as ELBO
 from varigrad.compat.pyro.infer.enum import config_enumerate as config_enumerate
