@@ -145,7 +145,7 @@ class _Recorder(TorchDispatchMode):
                     "torch.where(condition, a, b), a masked plate, or an index tensor",
                 )
             return func(*args, **kwargs)
-        if torch.Tag.dynamic_output_shape in func.tags and moving:
+        if moving and _size_depends_on_values(func, args):
             raise _refusal(f"the size of what {func} returns depends on values", "torch.where, or a mask")
         if any(isinstance(v, torch.Generator) for v in kwargs.values()):
             raise _refusal("the program draws from a generator of its own", "sample()")
@@ -279,6 +279,12 @@ def _users_line(trace: TracebackType | None) -> str:
     if not users:
         return "inside the library"
     return f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}"
+
+
+def _size_depends_on_values(func: Any, args: Any) -> bool:
+    if func is _aten.index.Tensor:  # by masks only, not by numbers
+        return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    return torch.Tag.dynamic_output_shape in func.tags
 
 
 def _changes_something(node: fx.Node) -> bool:
