@@ -5,6 +5,7 @@ from varigrad import errors as errors
 from varigrad import estimators as estimators
 from varigrad import guides as guides
 from varigrad.inference import optim as optim
+from varigrad.inference.compiled import compiled as compiled
 from varigrad.inference.fit import Fit as Fit
 from varigrad.inference.predictive import Predictive as Predictive
 from varigrad.inference.svi import SVI as SVI

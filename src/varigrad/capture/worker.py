@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import sys
 import traceback
@@ -34,7 +35,7 @@ def build(folder: Path) -> dict[str, Any]:
     import torch._inductor as inductor
 
     library = Path(str(inductor.aot_compile(job["module"], inputs, options=job["options"])))
-    kernels = sum(source.read_text().count("void  kernel(") for source in library.parent.glob("*.cpp"))
+    kernels = sum(len(re.findall(r"void\s+cpp_\w+\(", s.read_text())) for s in library.parent.glob("*.kernel.cpp"))
     stem = library.name.removesuffix(".so")
     for produced in library.parent.glob(f"{stem}*"):
         if produced.suffix in (".so", ".json"):

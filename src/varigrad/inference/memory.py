@@ -61,14 +61,19 @@ class Memory:
     """The state of a captured step.
 
     Args:
-        optimizer: the user's; its `state` and the parameters' `data` become views of the flat tensors.
+        optimizer: the user's; its `state` and the parameters' `data` become views of the flat tensors. None: there is
+            none, gradients are all that is wanted.
         rule: its step; None: the optimiser runs as it is, and gradients are all there is to keep.
         parameters: those that a gradient reaches.
         states: the estimators' state, a tree of tensors.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, rule: Rule | None, parameters: Sequence[nn.Parameter], states: Any
+        self,
+        optimizer: torch.optim.Optimizer | None,
+        rule: Rule | None,
+        parameters: Sequence[nn.Parameter],
+        states: Any,
     ) -> None:
         self.rule, self.optimizer = rule, optimizer
         self.parameters = list(parameters)
@@ -77,7 +82,7 @@ class Memory:
         self.buckets: list[Bucket] = []
         self.grads: list[Tensor] = []
         self._pointers: list[list[int]] = []
-        if rule is None:
+        if rule is None or optimizer is None:
             self.grads = [torch.zeros_like(p) for p in self.parameters]
             return
         found: dict[tuple[Any, ...], list[nn.Parameter]] = {}
@@ -134,12 +139,13 @@ class Memory:
     def give(self) -> None:
         """Write back what users see elsewhere: the number of steps in the optimiser's state."""
         for bucket in self.buckets:
+            assert self.optimizer is not None
             for p in bucket.parameters:
                 if "step" in self.optimizer.state[p]:
                     self.optimizer.state[p]["step"].fill_(bucket.count.item())
 
     def _take_moments(self, bucket: Bucket) -> None:
-        assert self.rule is not None
+        assert self.rule is not None and self.optimizer is not None
         views = [list(bucket.views(m)) for m in bucket.moments]
         for i, p in enumerate(bucket.parameters):
             state = self.optimizer.state[p]

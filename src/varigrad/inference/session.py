@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +21,9 @@ from varigrad.capture.graph import CaptureError
 from varigrad.distributions.noise import Kind, Noise, Rows
 from varigrad.inference.memory import Memory
 from varigrad.inference.outcomes import Outcomes
-from varigrad.inference.step import Step
+from varigrad.inference.step import Host, Step
 from varigrad.inference.updates import rule_of
 from varigrad.shapes import table
-
-if TYPE_CHECKING:
-    from varigrad.inference.svi import SVI
 
 PATIENCE = 100
 """Eager steps before a program is recorded: a short run never pays for it."""
@@ -75,15 +72,15 @@ class Form:
 
 
 class Session:
-    """Takes the steps of an `SVI` whose steps are to be compiled.
+    """Takes the steps of somebody who wants them compiled.
 
     Args:
-        svi: its randomness comes from a `Noise`.
+        host: whose steps they are; its bound's randomness comes from a `Noise`.
         wait: compile as soon as there is something to compile, and wait for it.
     """
 
-    def __init__(self, svi: SVI, wait: bool) -> None:
-        self.svi, self.wait = svi, wait
+    def __init__(self, host: Host, wait: bool) -> None:
+        self.host, self.wait = host, wait
         self.forms: OrderedDict[Any, Form] = OrderedDict()
         self._memory: Memory | None = None
         self._inside = False
@@ -98,7 +95,7 @@ class Session:
     @property
     def noise(self) -> Noise:
         """Where all draws come from."""
-        source = self.svi.bound.source
+        source = self.host.bound.source
         assert isinstance(source, Noise)
         return source
 
@@ -181,7 +178,7 @@ class Session:
 
     def _prepare(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> bool:
         """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
-        svi = self.svi
+        host = self.host
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
         self._enter()
@@ -191,7 +188,7 @@ class Session:
         if step is None:
             return False
         change = step.watch.changed()
-        if change or svi.bound.version != self._version:
+        if change or host.bound.version != self._version:
             form.forget()
             self._restarts += 1
             if self._restarts > RESTARTS:
@@ -211,10 +208,10 @@ class Session:
     def _record(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> None:
         start = time.perf_counter()
         assert form.rows is not None and self._memory is not None
-        self._version = self.svi.bound.version
+        self._version = self.host.bound.version
         generator, own = torch.default_generator.get_state(), self.noise.get_state()
         try:
-            form.step = Step(self.svi, self._memory, form.rows, leaves, tree, lifted)
+            form.step = Step(self.host, self._memory, form.rows, leaves, tree, lifted)
         except CaptureError as error:
             if not lifted:
                 self._refuse(form, str(error))
@@ -229,14 +226,15 @@ class Session:
 
     def _enter(self) -> None:
         """Bring the state into the tensors that captured steps work in."""
-        bound, optimizer = self.svi.bound, self.svi._optimizer
-        assert optimizer is not None
+        bound, optimizer = self.host.bound, self.host.current_optimizer
         states = bound.estimator_states
         memory = self._memory
         if memory is None or memory.optimizer is not optimizer or not memory.fits(states) or self._is_new_parameter():
             self.leave()
-            reached = [p for p in self.svi._leaves if p.grad is not None]
-            memory = self._memory = Memory(optimizer, rule_of(optimizer), reached, states)
+            reached = self.host.reached()
+            memory = self._memory = Memory(
+                optimizer, None if optimizer is None else rule_of(optimizer), reached, states
+            )
             for form in self.forms.values():
                 form.forget()
         if self._inside and memory.holds(states):
@@ -249,45 +247,39 @@ class Session:
     def _is_new_parameter(self) -> bool:
         known = self._memory
         return known is None or (
-            self.svi.bound.version != self._version
-            and {id(p) for p in self.svi._leaves if p.grad is not None} != {id(p) for p in known.parameters}
+            self.host.bound.version != self._version
+            and {id(p) for p in self.host.reached()} != {id(p) for p in known.parameters}
         )
 
     def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> Outcomes:
-        svi, step, noise = self.svi, form.step, self.noise
+        host, step, noise = self.host, form.step, self.noise
         assert step is not None
         check = form.taken >= form.check
-        alone = check or (svi.scheduler is not None and svi.skip_nonfinite)
+        alone = check or (host.scheduler is not None and host.skip_nonfinite)
         count = 1 if alone else min(limit, step.rows, form.check - form.taken)
-        before = (noise.get_state(), _state_of(svi.scheduler)) if count > 1 else None
+        before = (noise.get_state(), _state_of(host.scheduler)) if count > 1 else None
         with noise.lent() if step.random else contextlib.nullcontext():
             outcomes, agreed = step.run(count, noise.rows(step.demand, count), leaves, check)
         if check:
             self._judge(form, agreed)
         bad = None if all(outcomes.taken) else outcomes.taken.index(False)
-        if bad is not None and not svi.skip_nonfinite and before is not None:
+        if bad is not None and not host.skip_nonfinite and before is not None:
             # As one by one: nothing after the step that fails has been drawn or scheduled.
             outcomes = outcomes.first(bad + 1)
             noise.set_state(before[0])
             noise.rows(step.demand, bad + 1)
-            if svi.scheduler is not None:
-                svi.scheduler.load_state_dict(before[1])
+            if host.scheduler is not None:
+                host.scheduler.load_state_dict(before[1])
                 for _ in range(bad):
-                    svi.scheduler.step()
-        elif count == 1 and svi.scheduler is not None and bad is None:
-            svi.scheduler.step()
-        if step.memory.rule is None and bad is None:
-            self._step_as_it_is(step)
+                    host.scheduler.step()
+        elif count == 1 and host.scheduler is not None and bad is None:
+            host.scheduler.step()
+        if step.memory.rule is None:
+            host.follow(step.memory.parameters, step.memory.grads, bad is None)
         form.taken += len(outcomes.losses)
-        svi.bound.__dict__["steps"] += sum(outcomes.taken)
+        host.bound.__dict__["steps"] += sum(outcomes.taken)
         noise.measure()
         return outcomes
-
-    def _step_as_it_is(self, step: Step) -> None:
-        for parameter, grad in zip(step.memory.parameters, step.memory.grads, strict=True):
-            parameter.grad = grad
-        assert self.svi._optimizer is not None
-        self.svi._optimizer.step()
 
     def _judge(self, form: Form, agreed: bool) -> None:
         """Check twice in a row at first, then at step 10, 100, 1000, and at once after a disagreement.
@@ -314,7 +306,7 @@ class Session:
             form.rows = {kind: rows[0] for kind, rows in noise.rows(form.demand, 1).items()}
             noise.use(form.rows)
         with noise.lent():
-            outcome = self.svi._by_python(args, kwargs)
+            outcome = self.host.by_python(args, kwargs)
         if form.demand is None:
             form.demand = noise.demand
         elif noise.overdrawn and not form.refusal:

@@ -6,10 +6,10 @@ rows drawn beforehand, and losses go into rows of their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
@@ -18,9 +18,7 @@ from varigrad.capture.watch import Watch
 from varigrad.distributions.noise import Kind, Noise, Rows
 from varigrad.inference.memory import Memory
 from varigrad.inference.outcomes import Outcomes
-
-if TYPE_CHECKING:
-    from varigrad.inference.svi import SVI
+from varigrad.objectives.bound import Bound
 
 ROWS = 256
 """At most so many steps in a row,"""
@@ -28,11 +26,42 @@ NUMBERS = 2**19
 """and at most so many random numbers."""
 
 
+class Host(Protocol):
+    """Whose steps are captured.
+
+    Attributes:
+        bound: the objective; its source is a `Noise`.
+        current_optimizer: None where gradients are all that is wanted.
+        scheduler: of learning rates, or None.
+        skip_nonfinite: leave out steps that are not finite; else everything stands still after the first of them.
+        clip_norm: of the gradient, or None.
+    """
+
+    bound: Bound
+    scheduler: Any
+    skip_nonfinite: bool
+
+    @property
+    def current_optimizer(self) -> torch.optim.Optimizer | None: ...
+
+    @property
+    def clip_norm(self) -> float | None: ...
+
+    def reached(self) -> list[nn.Parameter]:
+        """The parameters that the last step's gradient reached."""
+
+    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+        """One step without a graph."""
+
+    def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
+        """Use gradients, where the graph does not contain the optimiser."""
+
+
 class Step:
     """A captured step for one form of its arguments.
 
     Args:
-        svi: whose step it is; has taken one of this form.
+        host: whose step it is; has taken one of this form.
         memory: holds its state; in force.
         rows: the random numbers of a step of this form, to record with.
         leaves: the arguments, flattened; numbers among them that are listed in `lifted` become inputs of the graph.
@@ -42,9 +71,9 @@ class Step:
     """
 
     def __init__(
-        self, svi: SVI, memory: Memory, rows: Rows, leaves: list[Any], tree: Any, lifted: frozenset[int]
+        self, host: Host, memory: Memory, rows: Rows, leaves: list[Any], tree: Any, lifted: frozenset[int]
     ) -> None:
-        self.svi, self.memory = svi, memory
+        self.host, self.memory = host, memory
         self._tree, self._lifted = tree, lifted
         _refuse_devices([*memory.parameters, *(leaf for leaf in leaves if isinstance(leaf, Tensor))])
         demand: dict[Kind, int] = {kind: len(row) for kind, row in rows.items()}
@@ -54,7 +83,7 @@ class Step:
         self._index = torch.zeros((), dtype=torch.int64)
         self._alive = torch.ones((), dtype=torch.bool)
         self._scheduled: list[tuple[str, Any]] = [
-            (k, w) for k, w in svi.bound.config.weights.items() if _is_schedule(w)
+            (k, w) for k, w in host.bound.config.weights.items() if _is_schedule(w)
         ]
         self._written_row: list[float] | None = None
         self._numbers = torch.zeros(self.rows, max(len(self._row(0)), 1), dtype=torch.float64)
@@ -77,7 +106,7 @@ class Step:
         """
         for kind, block in self._noise.items():
             block[:count].copy_(rows[kind])
-        self._fill(self.svi.bound.steps, count)
+        self._fill(self.host.bound.steps, count)
         self._index.zero_()
         for i, leaf in enumerate(leaves):
             if self._positions[i] is not None:
@@ -112,14 +141,14 @@ class Step:
         """The numbers that may change from step to step: weights that are schedules, the optimiser's settings."""
         numbers = [float(weight(step)) for _, weight in self._scheduled]
         rule, optimizer = self.memory.rule, self.memory.optimizer
-        for bucket in self.memory.buckets if rule is not None else ():
-            assert rule is not None
+        for bucket in self.memory.buckets:
+            assert rule is not None and optimizer is not None
             numbers += rule.numbers(optimizer.param_groups[bucket.group])
         return numbers
 
     def _fill(self, first: int, count: int) -> None:
         """Settings of the coming steps; the scheduler goes ahead when there is more than one."""
-        scheduler = self.svi.scheduler
+        scheduler = self.host.scheduler
         if scheduler is None and not self._scheduled:
             row = self._row(first)
             if row != self._written_row and row:
@@ -134,7 +163,7 @@ class Step:
         self._numbers[:count] = torch.tensor(rows, dtype=torch.float64)
 
     def _record(self) -> Recorded:
-        memory, bound = self.memory, self.svi.bound
+        memory, bound = self.memory, self.host.bound
         buffers = list({id(b): b for b in bound.buffers() if b.numel()}.values())
         moments = [m for b in memory.buckets for m in (b.flat, *b.moments, b.count)]
         self._targets = [*moments, *memory.grads, *memory.states, self._alive, self._metrics, self._index]
@@ -162,8 +191,8 @@ class Step:
 
     def _compute(self) -> list[Tensor]:
         """New values for the targets."""
-        svi, memory = self.svi, self.memory
-        bound, noise = svi.bound, svi.bound.source
+        host, memory = self.host, self.memory
+        bound, noise = host.bound, host.bound.source
         assert isinstance(noise, Noise)
         at = self._index.reshape(1)
         noise.use({kind: block.index_select(0, at).squeeze(0) for kind, block in self._noise.items()})
@@ -188,7 +217,7 @@ class Step:
         loss = -result.value.detach()
         norm = torch.stack([g.square().sum().to(loss.dtype) for g in grads]).sum().sqrt()
         go = loss.isfinite() & norm.isfinite() & self._alive
-        limit = getattr(svi.optim, "clip_norm", None)
+        limit = host.clip_norm
         if limit is not None:
             grads = [g * (limit / (norm + 1e-6)).clamp(max=1.0).to(g.dtype) for g in grads]
         new = self._updated(grads, numbers, go) if memory.rule is not None else grads
@@ -196,7 +225,7 @@ class Step:
         if not memory.fits(result.state):
             raise CaptureError("the estimators' state changes its shape")
         new += [torch.where(go, n.detach(), o) for n, o in zip(states, memory.states, strict=True)]
-        alive = self._alive.clone() if svi.skip_nonfinite else go
+        alive = self._alive.clone() if host.skip_nonfinite else go
         outcome = torch.stack([loss.double(), norm.double(), go.double()]).unsqueeze(0)
         return [*new, alive, self._metrics.index_copy(0, at, outcome), self._index + 1]
 

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,11 @@ from varigrad.inference.fit import Fit
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.progress import Progress
+from varigrad.inference.session import Session
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
-
-if TYPE_CHECKING:
-    from varigrad.inference.session import Session
 
 Compile = bool | Literal["wait"]
 
@@ -125,8 +123,6 @@ class SVI:
             self._session = None
             self.bound.source = Source(torch.Generator().manual_seed(seed))
             return
-        from varigrad.inference.session import Session  # with torch.fx, which takes a while to import
-
         self._session = Session(self, compile == "wait")
         self.bound.source = Noise(seed)
 
@@ -325,7 +321,7 @@ class SVI:
         elif self._session is not None:
             outcomes = self._session.advance(limit, args, kwargs)
         else:
-            outcomes = self._by_python(args, kwargs)
+            outcomes = self.by_python(args, kwargs)
         loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
         number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
         self.metrics = Metrics(number, loss, norm, not taken)
@@ -338,7 +334,7 @@ class SVI:
             )
         return outcomes
 
-    def _by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """One step; parameters are left alone if loss or gradient is not finite."""
         assert self._optimizer is not None
         loss, norm = self._differentiate(args, kwargs)
@@ -347,6 +343,27 @@ class SVI:
             self._optimizer.step()
             self._accept()
         return Outcomes([loss], [norm], [finite])
+
+    @property
+    def current_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimiser as it stands, for whoever captures the steps."""
+        return self._optimizer
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Limit of the gradient's norm."""
+        return self.optim.clip_norm if isinstance(self.optim, Optimizer) else None
+
+    def reached(self) -> list[nn.Parameter]:
+        """The parameters that the last gradient reached."""
+        return [p for p in self._leaves if p.grad is not None]
+
+    def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
+        """Take a step of the optimiser along gradients that were computed elsewhere."""
+        if finite and self._optimizer is not None:
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad
+            self._optimizer.step()
 
     def _accept(self) -> None:
         self.bound.advance(self._new_states)
