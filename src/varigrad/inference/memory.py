@@ -111,11 +111,6 @@ class Memory:
             a.shape == b.shape and a.dtype == b.dtype for a, b in zip(leaves, self.states, strict=True)
         )
 
-    def holds(self, states: Any) -> bool:
-        """Whether a state consists of the very tensors here."""
-        leaves = pytree.tree_leaves(states)
-        return len(leaves) == len(self.states) and all(a is b for a, b in zip(leaves, self.states, strict=True))
-
     def take(self, states: Any) -> None:
         """Take over values from wherever they are now: parameters, moments, counts, estimators' state."""
         with torch.no_grad():

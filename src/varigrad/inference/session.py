@@ -7,11 +7,12 @@ matter to a run when the compiler is done: every step sees the numbers it would 
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,6 +72,17 @@ class Form:
         self.step, self.taken, self.check, self.agreed, self.disagreed = None, 0, 0, 0, 0
 
 
+class _Call(NamedTuple):
+    """The last call, for the next one with the very same tensors."""
+
+    args: tuple[Any, ...]
+    form: Form
+    base: Any
+    leaves: list[Any]
+    tree: Any
+    lifted: frozenset[int]
+
+
 class Session:
     """Takes the steps of somebody who wants them compiled.
 
@@ -84,6 +96,8 @@ class Session:
         self.forms: OrderedDict[Any, Form] = OrderedDict()
         self._memory: Memory | None = None
         self._inside = False
+        self._last: _Call | None = None
+        self._installed: Any = None
         self._first_numbers: dict[Any, list[tuple[int, Any]]] = {}
         self._lifted: dict[Any, set[int]] = {}
         self._unliftable: set[Any] = set()
@@ -101,9 +115,15 @@ class Session:
 
     def advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Take at least one and at most `limit` steps with the same arguments."""
-        leaves, tree = pytree.tree_flatten((args, kwargs))
-        base, lifted, key = self._signature(leaves, tree)
-        form = self._form(key)
+        last = self._last
+        if last is not None and not kwargs and len(args) == len(last.args) and all(map(operator.is_, args, last.args)):
+            form, base, leaves, tree, lifted = last.form, last.base, last.leaves, last.tree, last.lifted
+        else:
+            leaves, tree = pytree.tree_flatten((args, kwargs))
+            base, lifted, key = self._signature(leaves, tree)
+            form = self._form(key)
+            same = not kwargs and all(type(a) is Tensor for a in args)
+            self._last = _Call(args, form, base, leaves, tree, lifted) if same else None
         if self._prepare(form, base, leaves, tree, lifted):
             return self._by_graph(form, limit, leaves)
         return self._by_python(form, args, kwargs)
@@ -178,7 +198,6 @@ class Session:
 
     def _prepare(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> bool:
         """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
-        host = self.host
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
         self._enter()
@@ -188,11 +207,11 @@ class Session:
         if step is None:
             return False
         change = step.watch.changed()
-        if change or host.bound.version != self._version:
+        if change:
             form.forget()
             self._restarts += 1
             if self._restarts > RESTARTS:
-                self._refuse(form, f"what the program reads changes again and again: {change or 'its parameters'}")
+                self._refuse(form, f"what the program reads changes again and again: {change}")
             return False
         compilation = step.recorded.compile()
         now = time.perf_counter()
@@ -208,7 +227,6 @@ class Session:
     def _record(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> None:
         start = time.perf_counter()
         assert form.rows is not None and self._memory is not None
-        self._version = self.host.bound.version
         generator, own = torch.default_generator.get_state(), self.noise.get_state()
         try:
             form.step = Step(self.host, self._memory, form.rows, leaves, tree, lifted)
@@ -226,30 +244,23 @@ class Session:
 
     def _enter(self) -> None:
         """Bring the state into the tensors that captured steps work in."""
-        bound, optimizer = self.host.bound, self.host.current_optimizer
+        bound, optimizer, memory = self.host.bound, self.host.current_optimizer, self._memory
         states = bound.estimator_states
-        memory = self._memory
-        if memory is None or memory.optimizer is not optimizer or not memory.fits(states) or self._is_new_parameter():
-            self.leave()
-            reached = self.host.reached()
-            memory = self._memory = Memory(
-                optimizer, None if optimizer is None else rule_of(optimizer), reached, states
-            )
-            for form in self.forms.values():
-                form.forget()
-        if self._inside and memory.holds(states):
+        known = memory is not None and memory.optimizer is optimizer and bound.version == self._version
+        if memory is not None and known and self._inside and states is self._installed:
             memory.take_parameters()
             return
+        if memory is None or not known or not memory.fits(states):
+            self.leave()
+            rule = None if optimizer is None else rule_of(optimizer)
+            memory = self._memory = Memory(optimizer, rule, self.host.reached(), states)
+            self._version = bound.version
+            for form in self.forms.values():
+                form.forget()
         memory.take(states)
         bound.install(memory.tree())
+        self._installed = bound.estimator_states
         self._inside = True
-
-    def _is_new_parameter(self) -> bool:
-        known = self._memory
-        return known is None or (
-            self.host.bound.version != self._version
-            and {id(p) for p in self.host.reached()} != {id(p) for p in known.parameters}
-        )
 
     def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> Outcomes:
         host, step, noise = self.host, form.step, self.noise

@@ -118,8 +118,9 @@ class Step:
             for _ in range(count):
                 self.recorded.run()
         # Lists of numbers, not a tuple for each step: those would keep Python's garbage collector busy.
-        losses, norms, taken = (self._metrics[:count, i].tolist() for i in range(3))
-        self._alive.fill_(True)
+        losses, norms, taken = self._metrics[:count].t().tolist()
+        if not all(taken):
+            self._alive.fill_(True)
         return Outcomes(losses, norms, list(map(bool, taken))), agreed
 
     def _put(self, i: int, leaf: Any) -> None:
