@@ -29,6 +29,7 @@ class InPlate:
     """The handler of one plate: marks sites with it, scales them, cuts data and parameters to its minibatch."""
 
     __slots__ = ("factor", "plate")
+    takes_modules = True
 
     def __init__(self, plate: Plate) -> None:
         self.plate = plate

@@ -156,6 +156,9 @@ def _refuse_foreign(record: Pass, latent: set[str]) -> None:
 class _Program:
     """What guide and model have in common as handlers."""
 
+    takes_modules = True
+    """A `Module` message says enough; its parameters need no messages of their own."""
+
     def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
         self.names: set[str] = set()

@@ -21,7 +21,7 @@ from varigrad.compat.pyro.plates import plate_stack as plate_stack
 from varigrad.compat.pyro.sites import check_infer
 from varigrad.errors import SiteError
 from varigrad.language import primitives as native
-from varigrad.language.messages import Param, Sample, evolve
+from varigrad.language.messages import Module, Param, Sample, evolve
 from varigrad.language.runtime import Scope, apply, handlers_in_force
 
 M = TypeVar("M", bound=nn.Module)
@@ -108,7 +108,10 @@ def param(
 
 
 def _stored(message: Param) -> Tensor:
-    return _PYRO_PARAM_STORE.constrained(message, {})
+    return _PYRO_PARAM_STORE.fetch(message)
+
+
+_OF_MODULE = Param("", None, constraints.real, None, fallback=_stored)
 
 
 def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
@@ -123,19 +126,22 @@ def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
     if not isinstance(nn_module, nn.Module):
         raise SiteError(f"module needs a torch.nn.Module, got {type(nn_module).__name__}", site=name)
     frozen, others = [], []
+    one_by_one = not all(getattr(handler, "takes_modules", False) for handler in handlers_in_force())
     for key, own in list(nn_module.named_parameters()):
         if not own.requires_grad:
             frozen.append(key)
             continue
         full = param_with_module_name(name, key)
         _PYRO_PARAM_STORE.hold(full, own)
-        stored = param(full, None)
+        stored = _PYRO_PARAM_STORE[full] if not one_by_one else apply(evolve(_OF_MODULE, name=full)).value
         if stored is own:
             continue
         if update_module_params:
             _replace(nn_module, key, stored)
         elif stored.is_leaf:
             others.append(full)
+    if not one_by_one:
+        apply(Module(name, nn_module))
     if others:
         warnings.warn(
             f"{', '.join(others)}: the parameter store has other tensors of these names than this module, whose own "

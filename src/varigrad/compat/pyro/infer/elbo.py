@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 
 from varigrad import objectives
 from varigrad.compat.pyro.infer.baselines import check_separate
+from varigrad.compat.pyro.infer.enum import get_importance_trace
 from varigrad.compat.pyro.infer.reading import Reading
-from varigrad.compat.pyro.infer.util import captured_params, torch_item
+from varigrad.compat.pyro.infer.util import torch_item
+from varigrad.compat.pyro.params.param_store import Asking
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.distributions.source import Source
-from varigrad.errors import PlateError
+from varigrad.errors import PlateError, VarigradError
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Estimate
@@ -29,8 +30,8 @@ KEPT = 8
 """How many pairs of model and guide an objective remembers; a pair that it does not know is explored anew."""
 
 
-class ELBO(ABC):
-    """Interface of the objectives.
+class ELBO:
+    """What the objectives share; one of your own may define `loss` and `loss_and_grads` instead of `native`.
 
     Args:
         num_particles: independent runs of model and guide, averaged.
@@ -67,12 +68,14 @@ class ELBO(ABC):
         self.jit_options = jit_options
         self.retain_graph = retain_graph
         self._bounds: OrderedDict[tuple[Program, Program], tuple[Bound, Reading]] = OrderedDict()
+        self._minus: Tensor | None = None
         self._generation = get_param_store().generation
-        self.native()  # a number of particles that cannot be is an error here
+        if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
+            raise VarigradError(f"num_particles must be a whole number of at least 1, got {num_particles!r}")
 
-    @abstractmethod
     def native(self) -> Native:
         """The native objective."""
+        raise NotImplementedError(f"{type(self).__name__} says neither what to estimate nor how: loss_and_grads")
 
     @property
     def side_by_side(self) -> bool | None:
@@ -105,9 +108,26 @@ class ELBO(ABC):
         bound, reading = self._ready(model, guide, args, kwargs)
         result = self._estimate(bound, reading, args, kwargs)
         if result.surrogate.requires_grad:
-            (-result.surrogate).backward(retain_graph=self.retain_graph)
+            torch.autograd.backward(result.surrogate, self._downhill(result.surrogate), retain_graph=self.retain_graph)
         bound.advance(result.state)
         return _checked(-torch_item(result.value))
+
+    def _get_trace(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Traces of one run of the model and of the guide, for objectives of your own."""
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def _get_traces(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[Any]:
+        """`num_particles` such pairs."""
+        for _ in range(self.num_particles):
+            yield self._get_trace(model, guide, args, kwargs)
+
+    def _downhill(self, like: Tensor) -> Tensor:
+        """Minus one: optimisers minimise, objectives are maximised."""
+        if self._minus is None or self._minus.dtype != like.dtype or self._minus.device != like.device:
+            self._minus = like.new_tensor(-1.0)
+        return self._minus
 
     def _estimate(self, bound: Bound, reading: Reading, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
         if not torch.is_grad_enabled():
@@ -177,7 +197,7 @@ class ELBOModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, with gradients."""
-        with captured_params() as names:
+        with Asking(get_param_store()) as names:
             loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
         self._names.update(names)
         return loss

@@ -1,4 +1,4 @@
-"""Marking sites to be enumerated."""
+"""Marking sites to be enumerated, and runs of model and guide for objectives of one's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from varigrad.compat.pyro import poutine
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import Handled
@@ -45,6 +46,30 @@ def config_enumerate(
     if guide is None:
         return lambda program: Handled(program, handler)
     return Handled(guide, handler)
+
+
+def get_importance_trace(
+    graph_type: str,
+    max_plate_nesting: float,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    detach: bool = False,
+) -> tuple[Any, Any]:
+    """Traces of the model and of the guide, the model run on the guide's values, with log-densities.
+
+    Args:
+        detach: cut the guide's values off the autograd graph.
+    """
+    guide_trace = poutine.trace(guide, graph_type=graph_type).get_trace(*args, **kwargs)
+    if detach:
+        guide_trace.detach_()
+    replayed = poutine.replay(model, trace=guide_trace)
+    model_trace = poutine.trace(replayed, graph_type=graph_type).get_trace(*args, **kwargs)
+    for trace in (model_trace, guide_trace):
+        trace.compute_log_prob()
+    return model_trace, guide_trace
 
 
 def _mark(marks: dict[str, Any], message: Any, forward: Callable[[Any], Any]) -> Any:

@@ -96,7 +96,11 @@ class Reading:
         auxiliary = message.auxiliary or bool(notes.get("is_auxiliary"))
         self._guide[message.name] = auxiliary
         estimator = message.estimator or notes.get("estimator") or self._estimator(message, notes)
+        if estimator is None and not auxiliary:
+            return forward(message)
         return forward(evolve(message, estimator=estimator, auxiliary=auxiliary))
+
+    _read_guide.takes_modules = True  # type: ignore[attr-defined]
 
     def _read_model(self, message: Any, forward: Callable[[Any], Any]) -> Any:
         if type(message) is not Sample or message.observed:
@@ -118,6 +122,8 @@ class Reading:
                     "of its own, marked infer={'enumerate': 'parallel'} there"
                 )
         return forward(message)
+
+    _read_model.takes_modules = True  # type: ignore[attr-defined]
 
     def _estimator(self, message: Sample, notes: Mapping[str, Any]) -> Estimator | None:
         """The estimator that the options amount to; None leaves the choice to the engine."""

@@ -11,6 +11,7 @@ import torch
 
 from varigrad.compat.pyro.infer.elbo import ELBO
 from varigrad.compat.pyro.infer.util import captured_params, torch_backward, torch_item, zero_grads
+from varigrad.compat.pyro.params.param_store import Asking
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Program
@@ -69,9 +70,10 @@ class SVI:
 
         A step whose gradient is not finite changes nothing, with a warning.
         """
-        with captured_params() as names:
+        store = get_param_store()
+        with Asking(store) if self._by_engine() else captured_params() as names:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        leaves = get_param_store()._params
+        leaves = store._params
         params = [leaves[name] for name in names if name in leaves]
         if _all_finite([p.grad for p in params if p.grad is not None]):
             self.optim(params)
@@ -84,6 +86,10 @@ class SVI:
         """The loss in a fresh run; nothing is updated."""
         with torch.no_grad():
             return _items(self.loss(self.model, self.guide, *args, **kwargs))
+
+    def _by_engine(self) -> bool:
+        """Whether the loss is our engine's, which says by itself what it asks for."""
+        return getattr(self.loss_and_grads, "__func__", None) is ELBO.loss_and_grads
 
     def _backward_of_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         loss = self.loss(model, guide, *args, **kwargs)
@@ -105,4 +111,5 @@ def _items(loss: Any) -> Any:
 def _all_finite(grads: list[torch.Tensor]) -> bool:
     if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
         return all(math.isfinite(g.item() if g.dim() == 0 else g.sum().item()) for g in grads)
-    return not grads or bool(torch.stack([n.to(grads[0].device) for n in torch._foreach_norm(grads)]).isfinite().all())
+    norms = torch._foreach_norm(grads)
+    return math.isfinite(torch.stack([n.to(norms[0]) for n in norms]).sum().item())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.compat.pyro import settings
+from varigrad.compat.pyro.params.param_store import Asking
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.compat.pyro.primitives import validation_enabled as validation_enabled
 from varigrad.language.messages import Param
@@ -21,7 +22,7 @@ from varigrad.language.runtime import Scope
 def captured_params() -> Iterator[dict[str, None]]:
     """A `with` block that yields the names of the parameters that are asked for in it, and not hidden.
 
-    Those of baselines' networks are there once the block is left.
+    Slower than `Asking`, and for programs that no objective runs. Baselines' networks are there once it is left.
     """
     names: dict[str, None] = {}
 
@@ -30,14 +31,9 @@ def captured_params() -> Iterator[dict[str, None]]:
             names[message.name] = None
         return forward(message)
 
-    store = get_param_store()
-    adopted, store.adopted = store.adopted, {}
-    try:
-        with Scope(note):
-            yield names
-        names.update(store.adopted)
-    finally:
-        store.adopted = adopted
+    with Asking(get_param_store()) as asked, Scope(note):
+        yield names
+    names.update(asked)
 
 
 def enable_validation(is_validate: bool) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from varigrad.compat.pyro.params.names import param_with_module_name
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Module, Param
 from varigrad.language.transforms import initial_value, to_constrained, unconstrain
@@ -49,8 +50,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         self._constraints: dict[str, constraints.Constraint] = {}
         self._transforms: dict[str, Transform | None] = {}
         self._names: dict[int, str] = {}
-        self.adopted: dict[str, None] = {}
-        """Names of the parameters of baselines' networks that runs have used: nothing else may have asked for them."""
+        self.asked: dict[str, None] = {}
+        """Names of the parameters that the engine has asked for, networks of baselines included; see `Asking`."""
         self.version = 0
         self.generation = 0
         """How often the store was emptied or its contents replaced: averages of earlier contents mean nothing then."""
@@ -60,8 +61,10 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         leaf = self._params[name]
         transform = self._transforms[name]
-        value = leaf if transform is None else transform(leaf)
-        value.unconstrained = _Unconstrained(leaf)  # type: ignore[union-attr]
+        if transform is None:
+            return leaf
+        value = transform(leaf)
+        value.unconstrained = _Unconstrained(leaf)
         return value
 
     def __setitem__(self, name: str, new_constrained_value: Tensor) -> None:
@@ -99,8 +102,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
             ParameterError: the initial value is no real floating-point tensor.
             ConstraintError: it is outside its constraint, or on the edge of it.
         """
-        self._declare(Param(name, init_constrained_value, constraint, None))
-        return self[name]
+        return self.fetch(Param(name, init_constrained_value, constraint, None))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -196,15 +198,17 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         name = message.name
         value = cache.get(name)
         if value is None:
-            self._declare(message)
-            value = cache[name] = self[name]
+            value = cache[name] = self.fetch(message)
+            self.asked[name] = None
         return value
 
     def adopt(self, message: Module) -> None:
-        """The parameters of a module that a native program declares, under the names they have there."""
-        for name, parameter in message.value.named_parameters():
+        """The parameters of a module, as `module$$$parameter`."""
+        for key, parameter in message.value.named_parameters():
             if parameter.requires_grad:
-                self.hold(f"{message.name}.{name}", parameter)
+                name = param_with_module_name(message.name, key)
+                self.hold(name, parameter)
+                self.asked[name] = None
 
     def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
         """A baseline's network: its parameters have to be in the store to be trained."""
@@ -220,7 +224,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         for parameter in module.parameters():
             known = self.param_name(parameter)
             if known is not None:
-                self.adopted[known] = None
+                self.asked[known] = None
 
     def check_names(self, sites: Iterable[str]) -> None:
         """Sites and parameters have names of their own."""
@@ -228,6 +232,11 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
     def constrained_leaves(self) -> dict[str, Tensor]:
         """The constrained value of every parameter, by name."""
         return dict(self)
+
+    def fetch(self, message: Param) -> Tensor:
+        """As `setdefault`, for a message."""
+        self._declare(message)
+        return self[message.name]
 
     def hold(self, name: str, leaf: Tensor, constraint: constraints.Constraint = constraints.real) -> None:
         """Make a module's own (unconstrained) tensor an entry of the store, unless there is one of that name."""
@@ -261,10 +270,25 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         if old is not None:
             self._names.pop(id(old), None)
         self._params[name] = leaf.requires_grad_() if leaf.is_leaf else leaf
+        leaf.unconstrained = _Unconstrained(leaf)  # type: ignore[attr-defined]
         self._constraints[name] = constraint
         self._transforms[name] = to_constrained(constraint)
         self._names[id(leaf)] = name
         self.version += 1
+
+
+class Asking:
+    """A `with` block that yields the names of the parameters that the engine asks for in it."""
+
+    def __init__(self, store: ParamStoreDict) -> None:
+        self.store = store
+
+    def __enter__(self) -> dict[str, None]:
+        self.before, self.store.asked = self.store.asked, {}
+        return self.store.asked
+
+    def __exit__(self, *error: object) -> None:
+        self.store.asked = self.before
 
 
 class _Unconstrained:
