@@ -116,6 +116,14 @@ class Indices:
 
 
 @dataclass(frozen=True, eq=False)
+class InUse:
+    """Asks for the minibatch of a plate that this run has drawn already; None if it has not."""
+
+    name: str
+    value: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Subsample:
     """Data to be cut down to the indices that the enclosing plates use."""
 
@@ -134,7 +142,7 @@ def evolve(record: R, **changes: Any) -> R:
     return twin
 
 
-Message = Sample | Factor | Param | Module | Record | Indices | Subsample
+Message = Sample | Factor | Param | Module | Record | Indices | InUse | Subsample
 Forward = Callable[[Any], Any]
 Handler = Callable[[Any, Forward], Any]
 Program = Callable[..., Any]

@@ -13,7 +13,19 @@ from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameE
 from varigrad.estimators.base import Draw, Estimator, Lanes
 from varigrad.estimators.baselines import Baseline
 from varigrad.estimators.pathwise import is_partial
-from varigrad.language.messages import Factor, Forward, Indices, Module, Param, Plate, Program, Record, Sample, evolve
+from varigrad.language.messages import (
+    Factor,
+    Forward,
+    Indices,
+    InUse,
+    Module,
+    Param,
+    Plate,
+    Program,
+    Record,
+    Sample,
+    evolve,
+)
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, choose
@@ -179,6 +191,8 @@ class _Program:
             if message.name not in known:
                 known[message.name] = self.settings.source.subset(message.size, message.batch)
             message = evolve(message, value=known[message.name])
+        elif kind is InUse:
+            message = evolve(message, value=self.record.indices.get(message.name))
         elif kind is Factor:
             self._once(message.name)
             self._plates(message)

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from varigrad.errors import PlateError
 from varigrad.language import plates as native
+from varigrad.language.messages import InUse
+from varigrad.language.runtime import apply
 
 
 class plate:  # noqa: N801 - Pyro's name
     """Declare independence: `with plate("data", n) as indices:`, `for i in plate("data", n):`, or around a function.
 
-    A minibatch is drawn when the plate is made, and is the same in model and guide.
+    A minibatch is drawn when the plate is made, and is the same in model and guide, whichever of them asks for it.
 
     Args:
         name: unique among the program's plates.
@@ -48,6 +50,9 @@ class plate:  # noqa: N801 - Pyro's name
             if size is None:
                 raise PlateError("subsample needs a size", site=name)
         self._plate = native.plate(name, size, _whole(subsample_size), subsample, dim)
+        if size is not None and subsample is None and subsample_size in (None, size):
+            # A model that names no minibatch takes its guide's.
+            self._plate.indices = apply(InUse(name)).value
         drawn = self._plate._subsample()
         if drawn is not None and self.device is not None:
             self._plate.indices = drawn.to(self.device)
