@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch import distributions as td
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from varigrad.errors import VarigradError
@@ -68,11 +69,11 @@ def record(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> Gr
     try:
         with _Recording(), _unvalidated(), recorder:
             results = function()
+        module = recorder.finish(results)
     except CaptureError:
         raise
     except Exception as error:
         raise _explained(error) from error
-    module = recorder.finish(results)
     nodes = module.graph.nodes
     random = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes)
     return Graph(module, len(inputs), tuple(recorder.constants), random)
@@ -99,8 +100,9 @@ def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozen
         known[node] = found
         if node.op != "call_function" or not hasattr(node.target, "_schema"):
             continue
-        for argument, given in zip(node.target._schema.arguments, node.args, strict=False):
+        for i, argument in enumerate(node.target._schema.arguments):
             alias = argument.alias_info
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
             if alias is None or not isinstance(given, fx.Node):
                 continue
             root = base(given)
@@ -121,6 +123,10 @@ class _Recorder(TorchDispatchMode):
         self.graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Tensor] = []
+        self._made: dict[int, list[tuple[Tensor, fx.Node]]] = {}
+        """Results by the memory they lie in,"""
+        self._given = {_memory_of(tensor) for tensor in inputs}
+        """unless that is an input's or a constant's."""
         self._moving: set[fx.Node] = set()
         """Nodes computed from inputs: their values differ from call to call."""
         for i, tensor in enumerate(inputs):
@@ -156,11 +162,11 @@ class _Recorder(TorchDispatchMode):
             if func._schema.is_mutable:
                 self._moving.update(given)
         if isinstance(result, Tensor):
-            self._know(result, node)
+            self._make(result, node)
         elif isinstance(result, (tuple, list)):
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
-                    piece = self._know(part, self.graph.call_function(operator.getitem, (node, i)))
+                    piece = self._make(part, self.graph.call_function(operator.getitem, (node, i)))
                     if moving:
                         self._moving.add(piece)
         return result
@@ -178,14 +184,28 @@ class _Recorder(TorchDispatchMode):
         self._alive.append(tensor)  # or another might be given its id
         return self._nodes.setdefault(id(tensor), node)
 
+    def _make(self, tensor: Tensor, node: fx.Node) -> fx.Node:
+        memory = _memory_of(tensor)
+        if memory not in self._given:
+            self._made.setdefault(memory, []).append((tensor, node))
+        return self._know(tensor, node)
+
     def _node(self, tensor: Tensor) -> fx.Node:
         known = self._nodes.get(id(tensor))
         if known is not None:
             return known
         if type(tensor) is Tracked:
             return self._node(tensor._plain)
+        found = self._made.get(_memory_of(tensor), ())
+        if found:  # another view of a result, made where no operation is seen (`.data`, Parameter, scripted code)
+            geometry = _geometry(tensor)
+            for other, node in found:
+                if _geometry(other) == geometry:
+                    return self._know(tensor, node)
+            raise _refusal("a result would be frozen: it comes back some way that a recording does not see")
         node = self.graph.placeholder(f"constant_{len(self.constants)}")
         self.constants.append(tensor)
+        self._given.add(_memory_of(tensor))
         self._lifted.append(node)
         return self._know(tensor, node)
 
@@ -199,10 +219,24 @@ class _Recorder(TorchDispatchMode):
         return value
 
 
+def _memory_of(tensor: Tensor) -> int:
+    """Where its storage begins; for a tensor without memory a number of its own."""
+    with torch._C.DisableTorchFunction():
+        if tensor.layout is not torch.strided or not tensor.numel():
+            return -id(tensor)
+        return tensor.untyped_storage().data_ptr()
+
+
+def _geometry(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
 class _Recording(TorchFunctionMode):
     """Writes what torch itself would turn into a Python number as an operation on tensors; refuses the rest."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _READS and any(isinstance(v, Tensor) for a in args[:2] for v in pytree.tree_leaves(a) if a is not v):
+            raise _refusal(f"{func.__name__} of a list takes the values of the tensors in it", "torch.stack")
         if func is Tensor.__getitem__:
             return _indexed(args[0], args[1])
         if func is torch.nn.functional.one_hot:
@@ -223,7 +257,14 @@ def _unvalidated() -> Iterator[None]:
         td.Distribution.set_default_validate_args(before)
 
 
-_LEAVES = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage})
+_LEAVES = frozenset(
+    {
+        Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.__deepcopy__, Tensor.data_ptr,
+        Tensor.untyped_storage,
+    }
+)  # fmt: skip
+
+_READS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
 
 
 def _indexed(tensor: Tensor, index: Any) -> Tensor:
