@@ -201,6 +201,9 @@ class Session:
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
         self._enter()
+        assert self._memory is not None
+        if not all(p.requires_grad for p in self._memory.parameters):
+            return False  # frozen since: Python says what that means
         if form.step is None:
             self._record(form, base, leaves, tree, lifted)
         step = form.step
@@ -274,20 +277,23 @@ class Session:
         if check:
             self._judge(form, agreed)
         bad = None if all(outcomes.taken) else outcomes.taken.index(False)
-        if bad is not None and not host.skip_nonfinite and before is not None:
-            # As one by one: nothing after the step that fails has been drawn or scheduled.
+        if bad is not None and not host.skip_nonfinite:
             outcomes = outcomes.first(bad + 1)
-            noise.set_state(before[0])
-            noise.rows(step.demand, bad + 1)
+        done = len(outcomes.losses)
+        if before is not None and done < count:
+            # As one by one: nothing after the last step has been drawn or scheduled.
+            state, schedule = before
+            noise.set_state({**state, "global": noise.get_state()["global"]})
+            noise.rows(step.demand, done)
             if host.scheduler is not None:
-                host.scheduler.load_state_dict(before[1])
-                for _ in range(bad):
+                host.scheduler.load_state_dict(schedule)
+                for _ in range(sum(outcomes.taken)):
                     host.scheduler.step()
         elif count == 1 and host.scheduler is not None and bad is None:
             host.scheduler.step()
         if step.memory.rule is None:
             host.follow(step.memory.parameters, step.memory.grads, bad is None)
-        form.taken += len(outcomes.losses)
+        form.taken += done
         host.bound.__dict__["steps"] += sum(outcomes.taken)
         noise.measure()
         return outcomes
@@ -343,4 +349,6 @@ def _state_of(scheduler: Any) -> Any:
 
 def _demand_text(demand: dict[Kind, int], step: Step | None) -> str:
     texts = [f"{n} {kind[0]}" for kind, n in demand.items()]
-    return ", ".join(texts) + (", torch's own" if step is not None and step.random else "") or "none"
+    if step is not None and step.random:
+        texts.append("torch's own")
+    return ", ".join(texts) or "none"

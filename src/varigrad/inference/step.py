@@ -6,6 +6,7 @@ rows drawn beforehand, and losses go into rows of their own.
 
 from __future__ import annotations
 
+import _thread
 from typing import Any, Protocol
 
 import torch
@@ -102,7 +103,7 @@ class Step:
         """Take `count` steps, at most `self.rows`, with the given random numbers, `kind -> [count, length]`.
 
         Returns:
-            Their outcomes, and whether Python agreed (True without a check, which is for one step).
+            Their outcomes (fewer after Ctrl-C), and whether Python agreed (True without a check, which is for one).
         """
         for kind, block in self._noise.items():
             block[:count].copy_(rows[kind])
@@ -115,10 +116,14 @@ class Step:
         if check:
             agreed = self.recorded.agrees()
         else:
-            for _ in range(count):
-                self.recorded.run()
+            try:
+                for _ in range(count):
+                    self.recorded.run()
+            except KeyboardInterrupt:
+                count = int(self._index)
+                _thread.interrupt_main()  # again, when the steps that were taken are on record
         # Lists of numbers, not a tuple for each step: those would keep Python's garbage collector busy.
-        losses, norms, taken = self._metrics[:count].t().tolist()
+        losses, norms, taken = self._metrics[:count].t().tolist() if count else ([], [], [])
         if not all(taken):
             self._alive.fill_(True)
         return Outcomes(losses, norms, list(map(bool, taken))), agreed
