@@ -43,12 +43,14 @@ class Graph:
         inputs: how many of its placeholders are the function's inputs.
         constants: tensors that the function read besides.
         random: whether it draws from torch's global generator.
+        read: constants whose values Python looked at while it was recorded; it holds only as long as they stay.
     """
 
     module: fx.GraphModule
     inputs: int
     constants: tuple[Tensor, ...]
     random: bool
+    read: tuple[Tensor, ...] = ()
 
     @property
     def size(self) -> int:
@@ -76,7 +78,7 @@ def record(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> Gr
         raise _explained(error) from error
     nodes = module.graph.nodes
     random = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes)
-    return Graph(module, len(inputs), tuple(recorder.constants), random)
+    return Graph(module, len(inputs), tuple(recorder.constants), random, tuple(recorder.read.values()))
 
 
 def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozenset[int]]:
@@ -132,6 +134,7 @@ class _Recorder(TorchDispatchMode):
         for i, tensor in enumerate(inputs):
             self._moving.add(self._know(tensor, self.graph.placeholder(f"input_{i}")))
         self.constants: list[Tensor] = []
+        self.read: dict[int, Tensor] = {}
         self._lifted: list[fx.Node] = []
 
     @classmethod
@@ -140,6 +143,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is _aten.index.Tensor:
+            args = (args[0], self._without_masks(args[1]))
         given: list[fx.Node] = []
         written = self._written(args, given), {k: self._written(v, given) for k, v in kwargs.items()}
         moving = any(node in self._moving for node in given) or torch.Tag.nondeterministic_seeded in func.tags
@@ -150,9 +155,12 @@ class _Recorder(TorchDispatchMode):
                     "graph has to be the same for all values",
                     "torch.where(condition, a, b), a masked plate, or an index tensor",
                 )
+            self._note_read(given)
             return func(*args, **kwargs)
-        if moving and _size_depends_on_values(func, args):
-            raise _refusal(f"the size of what {func} returns depends on values", "torch.where, or a mask")
+        if torch.Tag.dynamic_output_shape in func.tags and func is not _aten.index.Tensor:
+            if moving:
+                raise _refusal(f"the size of what {func} returns depends on values", "torch.where, or a mask")
+            self._note_read(given)
         if any(isinstance(v, torch.Generator) for v in kwargs.values()):
             raise _refusal("the program draws from a generator of its own", "sample()")
         result = func(*args, **kwargs)
@@ -179,6 +187,31 @@ class _Recorder(TorchDispatchMode):
             first.prepend(node)
         self.graph.eliminate_dead_code(is_impure_node=_changes_something)
         return fx.GraphModule(torch.nn.Module(), self.graph)
+
+    def _without_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Masks that stay as they are, as the numbers that they select."""
+        found: list[Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                found.append(index)
+                continue
+            node = self._node(index)
+            if node in self._moving:
+                raise _refusal("the size of what a mask selects depends on its values", "torch.where, or a mask")
+            self._note_read([node])
+            found += index.nonzero().unbind(1)
+        return found
+
+    def _note_read(self, nodes: Sequence[fx.Node]) -> None:
+        """Python, or a shape, depends on the values of these: that is, on the constants that they come from."""
+        seen, left = set(nodes), list(nodes)
+        while left:
+            node = left.pop()
+            if node in self._lifted:
+                constant = self.constants[self._lifted.index(node)]
+                self.read[id(constant)] = constant
+            left += [n for n in node.all_input_nodes if n not in seen]
+            seen.update(node.all_input_nodes)
 
     def _know(self, tensor: Tensor, node: fx.Node) -> fx.Node:
         self._alive.append(tensor)  # or another might be given its id
@@ -320,12 +353,6 @@ def _users_line(trace: TracebackType | None) -> str:
     if not users:
         return "inside the library"
     return f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}"
-
-
-def _size_depends_on_values(func: Any, args: Any) -> bool:
-    if func is _aten.index.Tensor:  # by masks only, not by numbers
-        return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-    return torch.Tag.dynamic_output_shape in func.tags
 
 
 def _changes_something(node: fx.Node) -> bool:

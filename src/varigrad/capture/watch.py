@@ -35,6 +35,7 @@ class Watch:
     def __init__(self, programs: Iterable[object]) -> None:
         self._entries: list[tuple[Any, Any, Any, str]] = []
         self._sizes: list[tuple[Any, int, str]] = []
+        self._versions: list[tuple[Tensor, int]] = []
         self._seen: set[int] = set()
         for program in programs:
             self._visit(program, getattr(program, "__name__", type(program).__name__))
@@ -49,7 +50,14 @@ class Watch:
         for container, size, name in self._sizes:
             if len(container) != size:
                 return f"{name} had {size} entries and has {len(container)}"
+        for tensor, version in self._versions:
+            if tensor._version != version:
+                return f"{_short(tensor)}, whose values Python looked at, has been written to"
         return ""
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        """From now on these must not be written to either."""
+        self._versions += [(t, t._version) for t in tensors if not t.is_inference()]
 
     def randomness_used(self) -> str:
         """Which of Python's own generators has been drawn from since; empty if none."""

@@ -192,6 +192,7 @@ class Step:
                 because="a graph would do so once, and never again",
                 try_="an argument of the program, or a tensor",
             )
+        watch.hold(recorded.graph.read)
         self.watch = watch
         return recorded
 
