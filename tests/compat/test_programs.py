@@ -148,3 +148,21 @@ def test_an_autoencoder_with_modules_in_both_programs():
     assert "decoder$$$0.weight" in pyro.get_param_store()
     alpha = pyro.param("alpha", t(1.0), constraint=constraints.positive)
     assert alpha.unconstrained() is pyro.get_param_store()._params["alpha"]
+
+
+def test_parameters_of_a_programs_own_stay_its_own():
+    """What requires a gradient is taken into the store as it is, and may be used directly; data are copied."""
+    state = torch.nn.Parameter(t([0.0]))
+    data = t([5.0])
+
+    def guide():
+        pyro.param("state", state)
+        pyro.param("unused", data)
+        pyro.sample("z", dist.Normal(state, 1.0).to_event(1))
+
+    svi = SVI(lambda: pyro.sample("z", dist.Normal(t([3.0]), 1.0).to_event(1)), guide, SGD({"lr": 0.1}), Trace_ELBO())
+    for _ in range(100):
+        svi.step()
+    assert state.item() == pytest.approx(3.0, abs=0.1)
+    assert pyro.param("state") is state
+    assert not data.requires_grad

@@ -262,7 +262,11 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
                 site=message.name,
                 try_="pyro.param(name, init_tensor), or a step of inference before",
             )
-        leaf = unconstrain(initial_value(message), message.constraint, message.name)
+        value, init = initial_value(message), message.init
+        if isinstance(init, Tensor) and init.requires_grad and init.is_leaf and message.constraint is constraints.real:
+            leaf = init  # a parameter of the program's own, which it may go on to use directly
+        else:
+            leaf = unconstrain(value, message.constraint, message.name)
         self._put(message.name, leaf, message.constraint)
 
     def _put(self, name: str, leaf: Tensor, constraint: constraints.Constraint) -> None:
