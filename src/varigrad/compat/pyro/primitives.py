@@ -133,7 +133,11 @@ def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
             continue
         full = param_with_module_name(name, key)
         _PYRO_PARAM_STORE.hold(full, own)
-        stored = _PYRO_PARAM_STORE[full] if not one_by_one else apply(evolve(_OF_MODULE, name=full)).value
+        if one_by_one:
+            stored = apply(evolve(_OF_MODULE, name=full)).value
+        else:
+            stored = _PYRO_PARAM_STORE[full]
+            _PYRO_PARAM_STORE.asked[full] = None
         if stored is own:
             continue
         if update_module_params:
@@ -141,6 +145,8 @@ def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
         elif stored.is_leaf:
             others.append(full)
     if not one_by_one:
+        if _PYRO_PARAM_STORE.registered.get(name) is not nn_module:
+            _PYRO_PARAM_STORE.registered[name] = nn_module
         apply(Module(name, nn_module))
     if others:
         warnings.warn(

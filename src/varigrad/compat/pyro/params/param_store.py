@@ -52,6 +52,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         self._names: dict[int, str] = {}
         self.asked: dict[str, None] = {}
         """Names of the parameters that the engine has asked for, networks of baselines included; see `Asking`."""
+        self.registered: weakref.WeakValueDictionary[str, nn.Module] = weakref.WeakValueDictionary()
+        """Modules whose parameters the statement `pyro.module` enters by itself."""
         self.version = 0
         self.generation = 0
         """How often the store was emptied or its contents replaced: averages of earlier contents mean nothing then."""
@@ -204,6 +206,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
 
     def adopt(self, message: Module) -> None:
         """The parameters of a module, as `module$$$parameter`."""
+        if self.registered.get(message.name) is message.value:
+            return  # `pyro.module` has just done so
         for key, parameter in message.value.named_parameters():
             if parameter.requires_grad:
                 name = param_with_module_name(message.name, key)
