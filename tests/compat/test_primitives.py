@@ -12,6 +12,7 @@ import varigrad.compat.pyro as pyro
 from varigrad.compat.pyro import distributions as dist
 from varigrad.compat.pyro import settings, util
 from varigrad.compat.pyro.infer import util as infer_util
+from varigrad.compat.pyro.ops.indexing import Vindex
 from varigrad.compat.pyro.ops.provenance import (
     ProvenanceTensor,
     detach_provenance,
@@ -101,6 +102,16 @@ def test_missing_values():
     found = handlers.trace(program)()
     assert found["x_observed"].observed and not found["x_unobserved"].observed
     assert torch.equal(found.result[:2], t([1.0, 2.0]))
+
+
+def test_names_may_have_brackets():
+    def program():
+        pyro.sample("z[0]", normal)
+        pyro.sample("x[*]", normal, obs=t(1.0), obs_mask=t(True))
+        pyro.factor("f[0]", t(1.0))
+        pyro.deterministic("d?", t(1.0))
+
+    assert set(handlers.trace(program)()) == {"z[0]", "x[*]_observed", "x[*]_unobserved", "x[*]", "f[0]", "d?"}
 
 
 # Plates
@@ -272,3 +283,17 @@ def test_provenance_through_operations_and_containers():
     plain, found = extract_provenance([a, b])
     assert found == {"a", "b"} and not get_provenance(plain)
     assert type(detach_provenance(a)) is torch.Tensor
+
+
+def test_indexing_that_broadcasts_on_the_left():
+    x = torch.arange(24.0).reshape(2, 3, 4)
+    i, j, k = t([0, 1]), t([[0], [2]]), t([3, 1])
+    assert torch.equal(
+        Vindex(x)[..., j, k], torch.stack([torch.stack([x[b, j[a, 0], k[b]] for b in (0, 1)]) for a in (0, 1)])
+    )
+    assert Vindex(x)[i, :, k].shape == (2, 3) and Vindex(x)[i].shape == (2, 3, 4)
+    wide = Vindex(x)[..., torch.zeros(5, 2, 1, dtype=torch.int64), :]
+    assert wide.shape == (5, 2, 2, 4) and torch.equal(wide[0, 0], x[:, 0])
+    assert torch.equal(Vindex(x)[..., 0], x[..., 0]) and Vindex(x)[()] is x
+    with pytest.raises(NotImplementedError, match="whole slices only"):
+        Vindex(x)[..., :2, k]

@@ -25,6 +25,7 @@ from varigrad.language.messages import Module, Param, Sample, evolve
 from varigrad.language.runtime import Scope, apply, handlers_in_force
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 def get_param_store() -> ParamStoreDict:
@@ -79,7 +80,23 @@ def sample(
             RuntimeWarning,
             stacklevel=2,
         )
+    if isinstance(name, str) and not _GLOB.isdisjoint(name):
+        return _called(name, lambda plain: native.sample(plain, fn, obs, obs_mask=obs_mask, notes=notes))
     return native.sample(name, fn, obs, obs_mask=obs_mask, notes=notes)
+
+
+_GLOB = frozenset("*?[]")
+
+
+def _called(name: str, statement: Callable[[str], T]) -> T:
+    """A statement under a name with brackets or stars in it, which natively choose sites by pattern."""
+    plain = "".join("_" if c in _GLOB else c for c in name)
+
+    def rename(message: Any, forward: Callable[[Any], Any]) -> Any:
+        return forward(evolve(message, name=name + message.name.removeprefix(plain)))
+
+    with Scope(rename):
+        return statement(plain)
 
 
 def param(
@@ -227,11 +244,15 @@ def factor(name: str, log_factor: Tensor | float, *, has_rsample: bool | None = 
     Args:
         has_rsample: of no importance here: what it depends on is followed.
     """
-    native.factor(name, torch.as_tensor(log_factor))
+    if not _GLOB.isdisjoint(name):
+        return _called(name, lambda plain: native.factor(plain, torch.as_tensor(log_factor)))
+    return native.factor(name, torch.as_tensor(log_factor))
 
 
 def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:
     """Record a computed value in traces and predictions under `name`; returns it."""
+    if not _GLOB.isdisjoint(name):
+        return _called(name, lambda plain: native.deterministic(plain, value, event_dim))
     return native.deterministic(name, value, event_dim)
 
 
