@@ -18,6 +18,7 @@ from varigrad.compat.pyro.infer.autoguide import (
     AutoDiagonalNormal,
     AutoDiscreteParallel,
     AutoGuideList,
+    AutoIAFNormal,
     AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
@@ -404,6 +405,20 @@ def test_flows():
         pyro.get_param_store()
     )
     assert guide.transform.shift[0].item() == pytest.approx(0.62, abs=0.3)
+
+
+def test_inverse_autoregressive_flows():
+    """Pyro's names, and a density that integrates to one."""
+    guide = AutoIAFNormal(small, hidden_dim=[8], num_transforms=2)
+    guide()
+    names = set(pyro.get_param_store())
+    assert "AutoIAFNormal.transform$$$0.arn.layers.0.weight" in names and len(names) == 8
+    fitted(small, guide, steps=500, particles=10)
+    values = infer.Predictive(small, guide=guide, num_samples=300, return_sites=["a", "s"])()
+    assert values["a"].mean().item() == pytest.approx(0.62, abs=0.3)
+    assert values["s"].median().item() == pytest.approx(2.08, abs=0.4)
+    with pytest.warns(FutureWarning, match="init_loc_fn does nothing"):
+        AutoIAFNormal(small, init_loc_fn=autoguide.init_to_mean)
 
 
 # Starting points

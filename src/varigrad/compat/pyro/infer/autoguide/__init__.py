@@ -22,3 +22,4 @@ from varigrad.compat.pyro.infer.autoguide.initialization import init_to_median a
 from varigrad.compat.pyro.infer.autoguide.initialization import init_to_sample as init_to_sample
 from varigrad.compat.pyro.infer.autoguide.initialization import init_to_uniform as init_to_uniform
 from varigrad.compat.pyro.infer.autoguide.initialization import init_to_value as init_to_value
+from varigrad.compat.pyro.infer.autoguide.guides import AutoIAFNormal as AutoIAFNormal

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import distributions as td
 from varigrad import guides as native
 from varigrad.compat.pyro import distributions as dist
 from varigrad.compat.pyro import poutine
-from varigrad.compat.pyro.distributions import constraints
+from varigrad.compat.pyro.distributions import constraints, transforms
 from varigrad.compat.pyro.infer.autoguide.base import Inside, ModelGuide
 from varigrad.compat.pyro.infer.autoguide.initialization import InitFunction, init_to_feasible, init_to_median
 from varigrad.distributions.flattened import Flattened
@@ -208,6 +209,38 @@ class AutoNormalizingFlow(AutoContinuous):
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> td.Distribution:
         return dist.TransformedDistribution(self.get_base_dist(), [self.transform])
+
+
+class AutoIAFNormal(AutoNormalizingFlow):
+    """Inverse autoregressive flows from a standard normal.
+
+    Args:
+        model: see `ModelGuide`.
+        hidden_dim: sizes of the hidden layers; default: two of the size of the vector.
+        num_transforms: how many flows, one after the other.
+        init_transform_kwargs: more for `pyro.distributions.transforms.affine_autoregressive`.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        hidden_dim: int | Sequence[int] | None = None,
+        init_loc_fn: InitFunction | None = None,
+        num_transforms: int = 1,
+        **init_transform_kwargs: Any,
+    ) -> None:
+        if init_loc_fn is not None:
+            warnings.warn("init_loc_fn does nothing for AutoIAFNormal", FutureWarning, stacklevel=2)
+        hidden = [hidden_dim] if isinstance(hidden_dim, int) else hidden_dim
+
+        def flows(size: int) -> Any:
+            made = [
+                transforms.affine_autoregressive(size, hidden_dims=hidden, **init_transform_kwargs)
+                for _ in range(num_transforms)
+            ]
+            return transforms.ComposeTransformModule(made)
+
+        super().__init__(model, flows)
 
 
 class AutoLaplaceApproximation(AutoContinuous):

@@ -14,3 +14,4 @@ from varigrad.compat.pyro.infer.autoguide.lists import AutoCallable as AutoCalla
 from varigrad.compat.pyro.infer.autoguide.lists import AutoGuideList as AutoGuideList
 from varigrad.compat.pyro.infer.autoguide.sitewise import AutoDelta as AutoDelta
 from varigrad.compat.pyro.infer.autoguide.sitewise import AutoNormal as AutoNormal
+from varigrad.compat.pyro.infer.autoguide.continuous import AutoIAFNormal as AutoIAFNormal
