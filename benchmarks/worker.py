@@ -27,10 +27,12 @@ def serve(pipe: Connection, workload: str, system: str, threads: int) -> None:
     """The process's main: answers `(command, number)` until told to stop."""
     import torch
 
+    from benchmarks.workload import through_compat
     from benchmarks.workloads import WORKLOADS
 
     torch.set_num_threads(threads)
-    build = WORKLOADS[workload].systems[system]
+    systems = WORKLOADS[workload].systems
+    build = through_compat(systems["pyro"]) if system == "compat" else systems[system]
     start = time.perf_counter()
     step = build(0)
     step()

@@ -85,3 +85,15 @@ def pyro_step(programs: Programs, adam: Adam, loss: str, seed: int) -> Step:
     pyro.set_rng_seed(seed)
     svi = infer.SVI(programs.model, programs.guide, adam.pyro(), getattr(infer, loss)())
     return lambda: svi.step(*programs.args)
+
+
+def through_compat(build: Callable[[int], Step]) -> Callable[[int], Step]:
+    """A step written for Pyro, on varigrad: `import pyro` in it means `varigrad.compat.pyro`."""
+
+    def built(seed: int) -> Step:
+        import varigrad.compat.pyro as compat
+
+        compat.install()
+        return build(seed)
+
+    return built

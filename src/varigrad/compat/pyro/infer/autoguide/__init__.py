@@ -10,6 +10,7 @@ from varigrad.compat.pyro.infer.autoguide.guides import AutoDiagonalNormal as Au
 from varigrad.compat.pyro.infer.autoguide.guides import AutoDiscreteParallel as AutoDiscreteParallel
 from varigrad.compat.pyro.infer.autoguide.guides import AutoGuide as AutoGuide
 from varigrad.compat.pyro.infer.autoguide.guides import AutoGuideList as AutoGuideList
+from varigrad.compat.pyro.infer.autoguide.guides import AutoIAFNormal as AutoIAFNormal
 from varigrad.compat.pyro.infer.autoguide.guides import AutoLaplaceApproximation as AutoLaplaceApproximation
 from varigrad.compat.pyro.infer.autoguide.guides import AutoLowRankMultivariateNormal as AutoLowRankMultivariateNormal
 from varigrad.compat.pyro.infer.autoguide.guides import AutoMultivariateNormal as AutoMultivariateNormal
@@ -22,4 +23,3 @@ from varigrad.compat.pyro.infer.autoguide.initialization import init_to_median a
 from varigrad.compat.pyro.infer.autoguide.initialization import init_to_sample as init_to_sample
 from varigrad.compat.pyro.infer.autoguide.initialization import init_to_uniform as init_to_uniform
 from varigrad.compat.pyro.infer.autoguide.initialization import init_to_value as init_to_value
-from varigrad.compat.pyro.infer.autoguide.guides import AutoIAFNormal as AutoIAFNormal

@@ -3,6 +3,7 @@
 from varigrad.compat.pyro.infer.autoguide.base import AutoGuide as AutoGuide
 from varigrad.compat.pyro.infer.autoguide.continuous import AutoContinuous as AutoContinuous
 from varigrad.compat.pyro.infer.autoguide.continuous import AutoDiagonalNormal as AutoDiagonalNormal
+from varigrad.compat.pyro.infer.autoguide.continuous import AutoIAFNormal as AutoIAFNormal
 from varigrad.compat.pyro.infer.autoguide.continuous import AutoLaplaceApproximation as AutoLaplaceApproximation
 from varigrad.compat.pyro.infer.autoguide.continuous import (
     AutoLowRankMultivariateNormal as AutoLowRankMultivariateNormal,
@@ -14,4 +15,3 @@ from varigrad.compat.pyro.infer.autoguide.lists import AutoCallable as AutoCalla
 from varigrad.compat.pyro.infer.autoguide.lists import AutoGuideList as AutoGuideList
 from varigrad.compat.pyro.infer.autoguide.sitewise import AutoDelta as AutoDelta
 from varigrad.compat.pyro.infer.autoguide.sitewise import AutoNormal as AutoNormal
-from varigrad.compat.pyro.infer.autoguide.continuous import AutoIAFNormal as AutoIAFNormal
