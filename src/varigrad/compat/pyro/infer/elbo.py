@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from varigrad.compat.pyro.params.param_store import Asking
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.distributions.source import Source
 from varigrad.errors import PlateError, VarigradError
+from varigrad.inference.compiled import Compiled, compiled
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Estimate
@@ -68,6 +70,7 @@ class ELBO:
         self.jit_options = jit_options
         self.retain_graph = retain_graph
         self._bounds: OrderedDict[tuple[Program, Program], tuple[Bound, Reading]] = OrderedDict()
+        self._graphs: WeakKeyDictionary[Bound, Compiled] = WeakKeyDictionary()
         self._minus: Tensor | None = None
         self._generation = get_param_store().generation
         if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
@@ -106,11 +109,26 @@ class ELBO:
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss; its gradient is added to `.grad` of the unconstrained parameters."""
         bound, reading = self._ready(model, guide, args, kwargs)
+        if self.compiles and (reading.checked or not reading.learns):
+            return _checked(self._by_graph(bound, args, kwargs))
         result = self._estimate(bound, reading, args, kwargs)
         if result.surrogate.requires_grad:
             torch.autograd.backward(result.surrogate, self._downhill(result.surrogate), retain_graph=self.retain_graph)
         bound.advance(result.state)
         return _checked(-torch_item(result.value))
+
+    def _by_graph(self, bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """The loss, its gradient added to `.grad`; by a graph as soon as there is one."""
+        graph = self._graphs.get(bound)
+        if graph is None:
+            graph = self._graphs[bound] = compiled(bound)
+        loss, grads = graph.gradient(*args, **kwargs)
+        store = get_param_store()
+        names = {leaf: name for name, leaf in store.named_parameters()}
+        for leaf, grad in grads.items():
+            leaf.grad = grad.clone() if leaf.grad is None else leaf.grad + grad
+            store.asked[names[leaf]] = None
+        return loss
 
     def _get_trace(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Traces of one run of the model and of the guide, for objectives of your own."""
