@@ -272,6 +272,8 @@ class _Recording(TorchFunctionMode):
             raise _refusal(f"{func.__name__} of a list takes the values of the tensors in it", "torch.stack")
         if func is Tensor.__getitem__:
             return _indexed(args[0], args[1])
+        if func is Tensor.__setitem__:
+            return _write(*args)
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **(kwargs or {}))
         if func in _LEAVES:
@@ -305,21 +307,45 @@ def _indexed(tensor: Tensor, index: Any) -> Tensor:
     parts = index if isinstance(index, tuple) else (index,)
     if not any(_is_scalar(i) for i in parts):
         return tensor[index]
-    if any(i is None or i is Ellipsis or isinstance(i, (list, range)) for i in parts) or any(
-        isinstance(i, Tensor) and i.dim() for i in parts
-    ):
+    if any(isinstance(i, (list, range)) or (isinstance(i, Tensor) and i.dim()) for i in parts):
         # Beside other tensors an index of one element broadcasts as one of no dimensions would.
         return tensor[tuple(i.reshape(1) if _is_scalar(i) else i for i in parts)]
     dim = 0
-    for i in parts:
+    for i in _spelt_out(parts, tensor.dim()):
         if _is_scalar(i):
-            tensor = tensor.index_select(dim, i.reshape(1).long()).squeeze(dim)
+            place = torch.where(i < 0, i + tensor.shape[dim], i).reshape(1)
+            tensor = tensor.index_select(dim, place).squeeze(dim)
+        elif i is None:
+            tensor = tensor.unsqueeze(dim)
+            dim += 1
         elif isinstance(i, slice):
             tensor = tensor[(slice(None),) * dim + (i,)]
             dim += 1
         else:
             tensor = tensor.select(dim, i)
     return tensor
+
+
+def _spelt_out(parts: tuple[Any, ...], dims: int) -> list[Any]:
+    """An index without `...`."""
+    found: list[Any] = []
+    for i in parts:
+        if i is Ellipsis:
+            found += [slice(None)] * (dims - sum(p is not None and p is not Ellipsis for p in parts))
+        else:
+            found.append(i)
+    return found
+
+
+def _write(tensor: Tensor, index: Any, value: Any) -> None:
+    """`tensor[index] = value`, likewise."""
+    if isinstance(index, Tensor) and index.dim() == 0 and index.dtype == torch.bool:
+        tensor.copy_(torch.where(index, value, tensor))
+        return
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(_is_scalar(i) for i in parts):
+        index = tuple(i.reshape(1) for i in parts)
+    tensor[index] = value
 
 
 def _is_scalar(index: Any) -> bool:

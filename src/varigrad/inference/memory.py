@@ -77,8 +77,8 @@ class Memory:
     ) -> None:
         self.rule, self.optimizer = rule, optimizer
         self.parameters = list(parameters)
-        leaves, self._tree = pytree.tree_flatten(states)
-        self.states = [leaf.detach().clone() for leaf in leaves]
+        tensors, self._form = flattened(states)
+        self.states = [tensor.detach().clone() for tensor in tensors]
         self.buckets: list[Bucket] = []
         self.grads: list[Tensor] = []
         self._pointers: list[list[int]] = []
@@ -102,19 +102,21 @@ class Memory:
 
     def tree(self) -> Any:
         """The estimators' state, in these tensors."""
-        return pytree.tree_unflatten(self.states, self._tree)
+        tree, rest = self._form
+        left = iter(self.states)
+        return pytree.tree_unflatten([next(left) if r is Tensor else r for r in rest], tree)
 
     def fits(self, states: Any) -> bool:
         """Whether a state has the same tensors, by number, shape and dtype."""
-        leaves, tree = pytree.tree_flatten(states)
-        return tree == self._tree and all(
-            a.shape == b.shape and a.dtype == b.dtype for a, b in zip(leaves, self.states, strict=True)
+        tensors, form = flattened(states)
+        return form == self._form and all(
+            a.shape == b.shape and a.dtype == b.dtype for a, b in zip(tensors, self.states, strict=True)
         )
 
     def take(self, states: Any) -> None:
         """Take over values from wherever they are now: parameters, moments, counts, estimators' state."""
         with torch.no_grad():
-            for old, new in zip(self.states, pytree.tree_leaves(states), strict=True):
+            for old, new in zip(self.states, flattened(states)[0], strict=True):
                 if old is not new:
                     old.copy_(new)
             self.take_parameters()
@@ -155,6 +157,13 @@ class Memory:
             bucket.count.fill_(age)
             if type(self.optimizer) is not torch.optim.SGD:
                 state.setdefault("step", torch.zeros((), dtype=torch.float32))
+
+
+def flattened(states: Any) -> tuple[list[Tensor], tuple[Any, list[Any]]]:
+    """The tensors of a tree, in order, and all that it is besides."""
+    leaves, tree = pytree.tree_flatten(states)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return tensors, (tree, [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 
 
 def _age(state: Mapping[str, Any]) -> float:

@@ -17,7 +17,7 @@ from varigrad.capture.graph import CaptureError
 from varigrad.capture.recorded import Recorded
 from varigrad.capture.watch import Watch
 from varigrad.distributions.noise import Kind, Noise, Rows
-from varigrad.inference.memory import Memory
+from varigrad.inference.memory import Memory, flattened
 from varigrad.inference.outcomes import Outcomes
 from varigrad.objectives.bound import Bound
 
@@ -228,7 +228,7 @@ class Step:
         if limit is not None:
             grads = [g * (limit / (norm + 1e-6)).clamp(max=1.0).to(g.dtype) for g in grads]
         new = self._updated(grads, numbers, go) if memory.rule is not None else grads
-        states = pytree.tree_leaves(result.state)
+        states, _ = flattened(result.state)
         if not memory.fits(result.state):
             raise CaptureError("the estimators' state changes its shape")
         new += [torch.where(go, n.detach(), o) for n, o in zip(states, memory.states, strict=True)]
