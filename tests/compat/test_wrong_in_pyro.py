@@ -168,7 +168,7 @@ def test_a_baseline_helps_where_a_draw_is_kept_or_not():
 
     objective = TraceGraph_ELBO()
     objective.loss_and_grads(model, guide)
-    assert "Pathwise(baseline=MovingAverage())" in str(objective.bound(model, guide).plan())
+    assert "Pathwise(baseline=MovingAverage(per_element=True))" in str(objective.bound(model, guide).plan())
 
 
 # Steps: a gradient through the draw misses the jump

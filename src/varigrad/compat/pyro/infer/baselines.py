@@ -22,7 +22,7 @@ def baseline_of(options: Mapping[str, Any], regressions: list[Tensor] | None = N
     """
     parts: list[Baseline] = []
     if options.get("use_decaying_avg_baseline"):
-        parts.append(MovingAverage(options.get("baseline_beta", 0.90)))
+        parts.append(MovingAverage(options.get("baseline_beta", 0.90), per_element=True))
     network, value = options.get("nn_baseline"), options.get("baseline_value")
     if network is not None:
         given = options["nn_baseline_input"]
