@@ -72,10 +72,13 @@ def test_it_refuses_when_another_pyro_has_been_imported(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "pyro", raising=False)
     import pyro as other
 
-    assert other.__version__ == "1.9.2"
-    with pytest.raises(ImportError, match=r"pyro has been imported already, from .*pyro\.py"):
-        install()
-    assert _FINDER not in sys.meta_path
+    try:
+        assert other.__version__ == "1.9.2"
+        with pytest.raises(ImportError, match=r"pyro has been imported already, from .*pyro\.py"):
+            install()
+        assert _FINDER not in sys.meta_path
+    finally:
+        del sys.modules["pyro"]
 
 
 SCRIPT = """
