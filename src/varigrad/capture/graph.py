@@ -8,6 +8,7 @@ numpy) is refused, with the user's line.
 from __future__ import annotations
 
 import operator
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from varigrad.terms.provenance import Tracked
 
 _aten = torch.ops.aten
 _OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+_LOOKS = {sys.modules[kind.__module__].__file__ for kind in (td.ContinuousBernoulli, td.Wishart)}
 
 
 class CaptureError(VarigradError):
@@ -149,13 +151,14 @@ class _Recorder(TorchDispatchMode):
         written = self._written(args, given), {k: self._written(v, given) for k, v in kwargs.items()}
         moving = any(node in self._moving for node in given) or torch.Tag.nondeterministic_seeded in func.tags
         if func is _aten._local_scalar_dense.default:
-            if moving:
+            if moving and not _is_validation():
                 raise _refusal(
                     "Python asks for the value of a tensor here (an `if`, a `range`, `.item()`, `float()`), and a "
                     "graph has to be the same for all values",
                     "torch.where(condition, a, b), a masked plate, or an index tensor",
                 )
-            self._note_read(given)
+            if not moving:
+                self._note_read(given)
             return func(*args, **kwargs)
         if torch.Tag.dynamic_output_shape in func.tags and func is not _aten.index.Tensor:
             if moving:
@@ -379,6 +382,16 @@ def _users_line(trace: TracebackType | None) -> str:
     if not users:
         return "inside the library"
     return f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}"
+
+
+def _is_validation() -> bool:
+    """Whether one of torch's families looks at its arguments, unasked, only to raise an error."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        if frame.f_code.co_filename in _LOOKS:
+            return frame.f_code.co_name == "__init__"
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _changes_something(node: fx.Node) -> bool:

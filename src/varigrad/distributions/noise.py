@@ -51,6 +51,7 @@ class Noise(Source):
         self.overdrawn = False
         self._streams: dict[Kind, torch.Generator] = {}
         self._taken: dict[Kind, int] = {}
+        self._left: dict[Kind, Tensor] = {}
         self._rows: Rows | None = None
         self._lent = False
 
@@ -61,11 +62,11 @@ class Noise(Source):
 
     def measure(self) -> None:
         """Draw afresh from now on, and count how much."""
-        self._rows, self._taken, self.overdrawn = None, {}, False
+        self._rows, self._taken, self._left, self.overdrawn = None, {}, {}, False
 
     def use(self, rows: Rows) -> None:
         """Take the numbers for one step from these rows, from their beginning."""
-        self._rows, self._taken, self.overdrawn = rows, {}, False
+        self._rows, self._taken, self._left, self.overdrawn = rows, {}, {}, False
 
     def rows(self, demand: Mapping[Kind, int], count: int) -> dict[Kind, Tensor]:
         """Numbers for `count` steps, `kind -> [count, length]`."""
@@ -73,6 +74,7 @@ class Noise(Source):
 
     def get_state(self) -> dict[Any, Tensor]:
         """State of every stream."""
+        self._left = {}
         assert self.generator is not None
         return {"global": self.generator.get_state(), **{k: g.get_state() for k, g in self._streams.items()}}
 
@@ -80,7 +82,7 @@ class Noise(Source):
         """Go back to where `get_state` was called."""
         assert self.generator is not None
         self.generator.set_state(state["global"])
-        self._streams = {}
+        self._streams, self._left = {}, {}
         for kind, value in state.items():
             if kind != "global":
                 self._stream(kind).set_state(value)
@@ -147,8 +149,19 @@ class Noise(Source):
             value = row[start : start + count]
         else:
             self.overdrawn = self.overdrawn or self._rows is not None
-            value = self._fresh(kind, (1, count))[0]
+            value = self._measured(kind, count)
         return value.reshape(tuple(shape)).to(like.device)
+
+    def _measured(self, kind: Kind, count: int) -> Tensor:
+        """The next numbers; all that are taken since `measure` are together those of the row that they will be."""
+        if kind[0] != "normal":
+            return self._fresh(kind, (1, count))[0]
+        left = self._left.get(kind)
+        missing = count - (0 if left is None else len(left))
+        fresh = self._fresh(kind, (1, max(0, -(-missing // _UNIT) * _UNIT)))[0]
+        numbers = fresh if left is None else torch.cat([left, fresh])
+        self._left[kind] = numbers[count:]
+        return numbers[:count]
 
     def _fresh(self, kind: Kind, shape: tuple[int, int]) -> Tensor:
         generator = self._stream(kind)

@@ -271,7 +271,7 @@ class Session:
         check = form.taken >= form.check
         alone = check or (host.scheduler is not None and host.skip_nonfinite)
         count = 1 if alone else min(limit, step.rows, form.check - form.taken)
-        before = (noise.get_state(), _state_of(host.scheduler)) if count > 1 else None
+        before = (noise.get_state(), *_state_of(host.scheduler)) if count > 1 else None
         with noise.lent() if step.random else contextlib.nullcontext():
             outcomes, agreed = step.run(count, noise.rows(step.demand, count), leaves, check)
         if check:
@@ -282,11 +282,13 @@ class Session:
         done = len(outcomes.losses)
         if before is not None and done < count:
             # As one by one: nothing after the last step has been drawn or scheduled.
-            state, schedule = before
+            state, schedule, settings = before
             noise.set_state({**state, "global": noise.get_state()["global"]})
             noise.rows(step.demand, done)
             if host.scheduler is not None:
                 host.scheduler.load_state_dict(schedule)
+                for group, own in zip(host.scheduler.optimizer.param_groups, settings, strict=True):
+                    group.update(own)
                 for _ in range(sum(outcomes.taken)):
                     host.scheduler.step()
         elif count == 1 and host.scheduler is not None and bad is None:
@@ -343,8 +345,12 @@ class Session:
             warnings.warn(text, CaptureWarning, stacklevel=7)
 
 
-def _state_of(scheduler: Any) -> Any:
-    return None if scheduler is None else dict(scheduler.state_dict())
+def _state_of(scheduler: Any) -> tuple[Any, Any]:
+    """The scheduler's own, and the settings that it changes."""
+    if scheduler is None:
+        return None, None
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in scheduler.optimizer.param_groups]
+    return dict(scheduler.state_dict()), groups
 
 
 def _demand_text(demand: dict[Kind, int], step: Step | None) -> str:
