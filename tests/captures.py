@@ -1,0 +1,83 @@
+"""Steps by graph without a compiler: what is tested here is the recording, not the library made of it."""
+
+import contextlib
+import warnings
+
+import torch
+from torch.utils import _pytree as pytree
+
+import varigrad as vg
+from varigrad.capture import recorded
+from varigrad.inference import session
+
+NEVER = 10**9
+
+
+class Uncompiled:
+    """Stands in for a compilation that is done at once: the library is the recorded graph itself."""
+
+    kernels, found, seconds, failure = 0, False, 0.0, ""
+
+    def __init__(self, graph, inputs):
+        self.library = self
+        self.run = lambda values: graph.module(*values)
+
+    def ready(self, wait=False):
+        return True
+
+
+@contextlib.contextmanager
+def by_graph(patience=2, kind=Uncompiled):
+    """Programs are recorded after `patience` steps; their graphs are run as they are."""
+    before = session.PATIENCE, recorded.Compilation
+    session.PATIENCE, recorded.Compilation = patience, kind
+    try:
+        yield
+    finally:
+        session.PATIENCE, recorded.Compilation = before
+
+
+@contextlib.contextmanager
+def by_python():
+    """All steps eagerly, on the random numbers that a graph would have seen."""
+    with by_graph(NEVER):
+        yield
+
+
+def svi_of(model, guide, config=None, optim=None, seed=0, **options):
+    optim = vg.optim.Adam(lr=0.05) if optim is None else optim
+    return vg.SVI(model, guide, optim, vg.ELBO() if config is None else config, seed=seed, compile=True, **options)
+
+
+def forms(svi):
+    return list(svi._session.forms.values())
+
+
+def taken(svi):
+    """How many steps were taken by graph, after making sure that all checks agreed and nothing was refused."""
+    assert all(not f.disagreed and not f.refusal for f in forms(svi)), [(f.disagreed, f.refusal) for f in forms(svi)]
+    return sum(f.taken for f in forms(svi))
+
+
+def quietly():
+    return warnings.catch_warnings(action="ignore", category=session.CaptureWarning)
+
+
+def leaves(tree):
+    return [x for x in pytree.tree_leaves(tree) if isinstance(x, (torch.Tensor, int, float))]
+
+
+def assert_close(one, other, rtol=1e-7, atol=1e-9):
+    """Two trees of tensors and numbers."""
+    a, b = leaves(one), leaves(other)
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(torch.as_tensor(x), torch.as_tensor(y), rtol=rtol, atol=atol, equal_nan=True)
+
+
+def same(one, other):
+    """Bit for bit."""
+    a, b = leaves(one), leaves(other)
+    return len(a) == len(b) and all(
+        torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(a, b, strict=True)
+    )
