@@ -405,3 +405,22 @@ def test_programs_are_tracked_in_inference_mode(write):
         bound = vg.ELBO()(model, lambda: vg.sample("z", dist.Bernoulli(torch.tensor(0.4))))
         assert bound.evaluate(particles=3) < 0
         assert bound.plan()["z"].leaves == write
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_kink_behind_a_choice_is_no_kink_of_what_is_above(direct):
+    """A discrete choice is drawn, not computed: that `b > 0` jumps is nothing to the `a` that its probability has."""
+
+    def model():
+        a = vg.sample("a", dist.Normal(0.0, 1.0))
+        b = vg.sample("b", dist.Bernoulli(logits=a))
+        if direct:
+            b = b + a
+        vg.sample("x", dist.Normal(torch.where(b > 0, 1.0, -1.0) + a, 1.0), obs=torch.tensor(1.0))
+
+    def guide():
+        a = vg.sample("a", dist.Normal(vg.param("m", 0.2), 1.0))
+        vg.sample("b", dist.Bernoulli(logits=vg.param("l", 0.3) + a))
+
+    plan = vg.ELBO()(model, guide).plan()
+    assert plan["a"].estimator.startswith("Score" if direct else "Pathwise")

@@ -30,6 +30,7 @@ from varigrad.objectives.parameters import Owner, Parameters
 from varigrad.objectives.plan import Plan, plan_of
 from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
 from varigrad.terms.term import Term, collect
+from varigrad.terms.tracking import SEVERED
 
 if TYPE_CHECKING:
     from varigrad.objectives.elbo import ELBO
@@ -284,7 +285,7 @@ class Bound(Parameters):
         with torch.no_grad():
             self._kinked = frozenset()
             seen = self._explore(args, kwargs)
-            kinked = frozenset(t.site for t in seen.tracker.escapes.kinked)
+            kinked = frozenset(t.site for t in seen.tracker.escapes.kinked if SEVERED not in t.crossed)
             if kinked:
                 self._kinked = kinked
                 seen = self._explore(args, kwargs)

@@ -28,6 +28,10 @@ from varigrad.terms.provenance import (
 )
 from varigrad.terms.stance import FORCE_EAGER
 
+SEVERED = "\0severed"
+"""Stands among a token's crossed plates while a program is explored: on the way from the source lies a choice that no
+gradient goes through."""
+
 
 class Token(NamedTuple):
     """A random choice that something depends on."""
@@ -101,13 +105,16 @@ class Tracker:
             return Statement(plain, given, given, opaque)
         return Statement(plain, given | self._beyond(through_value, message.plates), given, opaque)
 
-    def mark(self, value: Tensor, site: Statement, own: bool) -> Tensor:
+    def mark(self, value: Tensor, site: Statement, own: bool, severed: bool = False) -> Tensor:
         """A drawn value that carries what its distribution depends on, and itself if it is to be followed.
 
+        `severed` says that no gradient goes through the draw: a kink in what is made of it is no kink of what is above.
         Provenance picked up while drawing (from a distribution that the engine cannot take apart) is kept.
         """
         name, plates = site.message.name, site.message.plates
         provenance = site.upstream
+        if severed and provenance and self.escapes.watch:
+            provenance = frozenset(Token(t.site, t.crossed | {SEVERED}) for t in provenance)
         if own:
             inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
             self._plated = self._plated or bool(inside)
