@@ -185,7 +185,7 @@ class Session:
                 shape.append(type(leaf))
                 numbers.append((i, leaf))
             else:
-                shape.append(leaf if type(leaf).__hash__ is not None else id(leaf))
+                shape.append(leaf if type(leaf).__hash__ is not None else _Itself(leaf))
         base = (tree, tuple(shape))
         if not numbers:
             return base, frozenset(), base
@@ -343,6 +343,19 @@ class Session:
         if text not in self._warned:
             self._warned.add(text)
             warnings.warn(text, CaptureWarning, stacklevel=7)
+
+
+@dataclass(eq=False)
+class _Itself:
+    """An argument that is only equal to itself, kept, so that no other one is given its id."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def _state_of(scheduler: Any) -> tuple[Any, Any]:

@@ -177,7 +177,8 @@ class Step:
         inputs = [*memory.parameters, *self._targets, *self._noise.values(), self._numbers, *given, *buffers]
         unique = list({id(i): i for i in inputs}.values())
         loose = [b.flat for b in memory.buckets if b.moments]
-        watch = Watch((bound.model_program, bound.guide_program))
+        others = [a for a in self._arguments if not isinstance(a, Tensor)]
+        watch = Watch((bound.model_program, bound.guide_program, *others))
         version = bound.version
         recorded = Recorded(self._compute, unique, self._targets, memory.places, buffers, loose)
         if bound.version != version:
