@@ -17,6 +17,7 @@ from varigrad.compat.pyro.distributions.testing.rejection_gamma import Rejection
 from varigrad.compat.pyro.infer import SVI, Trace_ELBO
 from varigrad.compat.pyro.optim import Adam
 from varigrad.distributions.parts import is_known
+from varigrad.errors import SupportError
 from varigrad.objectives.bound import Bound
 
 t = torch.tensor
@@ -398,3 +399,25 @@ def test_util():
         td.Normal(0.0, -1.0)
     with pytest.raises(ValueError, match="scale"):
         td.Normal(0.0, -1.0)
+
+
+GREY = t([0.2, 0.7])
+
+
+@pytest.mark.parametrize("way", ["argument", "switch", "batch"])
+def test_values_outside_of_a_support_can_be_allowed(way):
+    """Grey pixels under a Bernoulli, as in autoencoders."""
+    probs = torch.full((2,), 0.4)
+
+    def model():
+        if way == "switch":
+            likelihood = dist.Bernoulli(probs)
+        else:
+            likelihood = dist.Bernoulli(probs if way == "argument" else t(0.4), validate_args=False)
+        pyro.sample("x", (likelihood.expand((2,)) if way == "batch" else likelihood).to_event(1), obs=GREY)
+
+    with util.validation_enabled(way != "switch"):
+        loss = Trace_ELBO().loss(model, lambda: None)
+    assert loss == pytest.approx(-(GREY * t(0.4).log() + (1 - GREY) * t(0.6).log()).sum().item())
+    with pytest.raises(SupportError, match="outside the support"):
+        Trace_ELBO().loss(lambda: pyro.sample("x", dist.Bernoulli(probs).to_event(1), obs=GREY), lambda: None)

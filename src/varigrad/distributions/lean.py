@@ -99,6 +99,8 @@ class LogNormal(Methods, td.LogNormal):
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         base = Normal(loc, scale, validate_args)
         td.TransformedDistribution.__init__(self, base, td.ExpTransform(), validate_args=bool(validate_args))
+        if validate_args is False:
+            self.unchecked = True
 
     _drawn: tuple[Tensor, Tensor] | None = None
     """The last value made from noise, and its logarithm."""
@@ -159,6 +161,8 @@ class Beta(Methods, td.Beta):
         else:
             self._numbers = a, b
             td.Distribution.__init__(self, torch.Size(), validate_args=bool(validate_args))
+            if validate_args is False:
+                self.unchecked = True
 
     @Lazy
     def _dirichlet(self) -> td.Dirichlet:
@@ -191,6 +195,8 @@ class Bernoulli(Methods, td.Bernoulli):
             self.probs = given
         self._param = given
         td.Distribution.__init__(self, given.shape, validate_args=False)
+        if validate_args is False:
+            self.unchecked = True
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

@@ -17,20 +17,27 @@ class Methods:
 
     torch checks parameters and values on every construction and every density, which forces a synchronisation
     each time. varigrad checks once, when a program is first run, and again when a number goes bad; pass
-    `validate_args=True` for torch's own checks.
+    `validate_args=True` for torch's own checks, and `False` to have values outside the support taken as they are.
     """
 
     _validate_args = False
+    unchecked = False
+    """Whether `validate_args=False` was said: then nobody asks whether values are in the support."""
 
     if not TYPE_CHECKING:  # type checkers see the signatures of torch's families
 
         def __init__(self, *args, validate_args=None, **kwargs):
             # Said explicitly, because families built of others hand it on and would check by default.
             super().__init__(*args, validate_args=bool(validate_args), **kwargs)
+            if validate_args is False:
+                self.unchecked = True
 
         def expand(self, batch_shape, _instance=None):
             instance = self.__new__(type(self)) if _instance is None else _instance
-            return super().expand(batch_shape, instance)
+            twin = super().expand(batch_shape, instance)
+            if "unchecked" in self.__dict__:
+                twin.unchecked = True
+            return twin
 
         def __getstate__(self):
             state = dict(self.__dict__)

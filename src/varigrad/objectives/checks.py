@@ -338,7 +338,16 @@ def first_bad(terms: Iterable[Term]) -> str | None:
     return None
 
 
+def _unchecked(distribution: td.Distribution) -> bool:
+    """Whether the program has said `validate_args=False`."""
+    while isinstance(distribution, td.Independent):
+        distribution = distribution.base_dist
+    return getattr(distribution, "unchecked", False)
+
+
 def _in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:
+    if _unchecked(distribution):
+        return None
     try:
         support = distribution.support
     except NotImplementedError:

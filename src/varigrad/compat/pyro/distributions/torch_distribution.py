@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from torch import distributions as td
 
 from varigrad import distributions as native
+from varigrad.compat.pyro import settings
 from varigrad.compat.pyro.distributions.score_parts import ScoreParts
 
 
@@ -17,6 +18,15 @@ class TorchDistributionMixin:
     """What Pyro's families can do beyond torch's. In front of a `torch.distributions.Distribution`."""
 
     is_pyro_distribution = True
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether `validate_args=False` was said, here or for all families: then values may be outside the support."""
+        return "_unchecked" in self.__dict__ or not settings.get("validate_distributions_pyro")
+
+    @unchecked.setter
+    def unchecked(self, value: bool) -> None:
+        self.__dict__["_unchecked"] = value
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -62,6 +72,8 @@ class TorchDistributionMixin:
         switched = self.__dict__.get("has_rsample")
         if switched is not None:
             twin.has_rsample = switched
+        if "_unchecked" in self.__dict__:
+            twin.unchecked = True
         return twin
 
     def expand_by(self: Any, sample_shape: Any) -> Any:

@@ -112,7 +112,8 @@ def enable_validation(is_validate: bool = True) -> None:
     """Let `torch.distributions` objects check parameters and values at every use, or not.
 
     The families of this package leave that to the engine, which checks a program when it is first run and again when
-    a number goes bad; `validate_args=True` at a distribution asks for torch's checks.
+    a number goes bad; `validate_args=True` at a distribution asks for torch's checks. Off, values outside a support
+    (grey pixels under a Bernoulli) are taken as they are.
     """
     settings.set(validate_distributions_pyro=bool(is_validate), validate_distributions_torch=bool(is_validate))
 
