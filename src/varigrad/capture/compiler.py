@@ -72,17 +72,23 @@ class Compilation:
         self._device = next((i.device.type for i in inputs if i.device.type != "cpu"), "cpu")
         self._start = time.perf_counter()
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder: Path | None = None
         self._final = cache_folder() / _key(graph, inputs)
-        try:
-            if (self._final / "done.json").exists():
+        if self._final.exists():
+            try:
                 self.library = Library(self._final, self._device, True, 0.0)
                 return
-        except (OSError, RuntimeError, ValueError, KeyError):
-            shutil.rmtree(self._final, ignore_errors=True)  # a damaged entry is built again
+            except (OSError, RuntimeError, ValueError, KeyError):  # a damaged entry is built again
+                shutil.rmtree(self._final, ignore_errors=True)
+                self._final.unlink(missing_ok=True)
         try:
             self._begin(graph, inputs)
         except OSError as error:
             self.failure = f"the cache at {cache_folder()} cannot be written: {error}"
+        except Exception as error:  # whatever pickle cannot take
+            self.failure = f"the graph cannot be handed to the compiler: {error}"
+        if self.failure and self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _begin(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         root = cache_folder()
@@ -97,15 +103,21 @@ class Compilation:
         (self._folder / "graph.pickle").write_bytes(pickle.dumps(job))
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor")}
         command = [sys.executable, "-m", "varigrad.capture.worker", str(self._folder)]
+        # In a session of its own: an interrupted run goes on compiling.
         self._process = subprocess.Popen(  # noqa: S603 - our own worker, in our own Python
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         _running.add(self._process)
 
     def ready(self, wait: bool = False) -> bool:
         """Whether there is an outcome, good or bad. `wait`: stay until there is."""
-        process = self._process
-        if process is None:
+        process, folder = self._process, self._folder
+        if process is None or folder is None:
             return True
         if wait:
             process.wait()
@@ -116,23 +128,24 @@ class Compilation:
         seconds = time.perf_counter() - self._start
         try:
             if process.returncode != 0:
-                self.failure = self._last_words()
+                self.failure = _last_words(folder)
                 return True
             with contextlib.suppress(OSError):  # another process was quicker: the same library lies there
-                self._folder.rename(self._final)
+                folder.rename(self._final)
             self.library = Library(self._final, self._device, False, seconds)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             self.failure = f"the library cannot be loaded: {error}"
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         return True
 
-    def _last_words(self) -> str:
-        path = self._folder / "failed.txt"
-        lines = path.read_text().strip().splitlines() if path.exists() else []
-        if any("InvalidCxxCompiler" in line or "No working C++ compiler" in line for line in lines):
-            return "there is no C++ compiler (install g++)"
-        return next((line for line in reversed(lines) if line and not line[0].isspace()), "the compiler was killed")
+
+def _last_words(folder: Path) -> str:
+    path = folder / "failed.txt"
+    lines = path.read_text().strip().splitlines() if path.exists() else []
+    if any("InvalidCxxCompiler" in line or "No working C++ compiler" in line for line in lines):
+        return "there is no C++ compiler (install g++)"
+    return next((line for line in reversed(lines) if line and not line[0].isspace()), "the compiler was killed")
 
 
 def cache_folder() -> Path:

@@ -55,7 +55,8 @@ class Recorded:
         self.inputs = [i.detach() for i, keep in zip(inputs, kept, strict=True) if keep]
         self._index = {id(i): n for n, i in enumerate(i for i, keep in zip(inputs, kept, strict=True) if keep)}
         constants = [c.detach() for c in self.graph.constants]
-        _refuse_shared_memory(self.inputs + constants, self.targets)
+        others = [i for i, keep in zip(inputs, kept, strict=True) if keep and not any(i is t for t in targets)]
+        _refuse_shared_memory([*others, *constants], self.targets)
         self.inputs += constants
         self.compilation: Compilation | None = None
 
@@ -157,11 +158,10 @@ def _multiply_by_library(graph: Graph) -> None:
 
 
 def _refuse_shared_memory(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-    """What is overwritten must not be read under another name."""
+    """What is overwritten must not be read under another name as well."""
     written = {t.untyped_storage().data_ptr() for t in targets if t.numel()}
-    own = {id(t) for t in targets} | {t.data_ptr() for t in targets}
     for tensor in inputs:
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in written and tensor.data_ptr() not in own:
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in written:
             raise CaptureError(
                 "an argument, or a tensor the program reads, is a view of a parameter",
                 try_="hand it over as a copy (.clone()), or declare it with param()",

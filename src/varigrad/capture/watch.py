@@ -86,8 +86,9 @@ class Watch:
             if found is not _MISSING and not isinstance(found, types.ModuleType):
                 self._entries.append((container, key, found, label))
                 self._visit(found, label)
-        if isinstance(value, (list, dict, set)):
-            self._sizes.append((value, len(value), name))
+        own = value if isinstance(value, (list, dict, set)) else getattr(value, "__dict__", None)
+        if isinstance(own, (list, dict, set)):  # not the view of a class's
+            self._sizes.append((own, len(own), name))
 
 
 def _variables(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:

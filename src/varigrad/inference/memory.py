@@ -107,6 +107,14 @@ class Memory:
         return pytree.tree_unflatten([next(left) if r is Tensor else r for r in rest], tree)
 
     def fits(self, states: Any) -> bool:
+        """Whether a state has the same tensors, by number, shape and dtype, and parameters side by side one age."""
+        for bucket in self.buckets:
+            assert self.optimizer is not None
+            if len({_age(self.optimizer.state.get(p, {})) for p in bucket.parameters}) > 1:
+                return False
+        return self.keeps(states)
+
+    def keeps(self, states: Any) -> bool:
         """Whether a state has the same tensors, by number, shape and dtype."""
         tensors, form = flattened(states)
         return form == self._form and all(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
@@ -53,10 +53,13 @@ class Form:
         agreed, disagreed: outcomes of the checks since the library came.
         refusal: why it will always run eagerly.
         seconds: how long the recording took.
+        parameters, memory: those that the gradient reaches, and where they are kept.
     """
 
     seen: int = 0
     taken: int = 0
+    parameters: tuple[nn.Parameter, ...] = ()
+    memory: Memory | None = None
     demand: dict[Kind, int] | None = None
     rows: Rows | None = None
     step: Step | None = None
@@ -66,6 +69,11 @@ class Form:
     refusal: str = ""
     seconds: float = 0.0
     polled: float = 0.0
+
+    @property
+    def reached(self) -> frozenset[int]:
+        """The ids of the parameters."""
+        return frozenset(map(id, self.parameters))
 
     def forget(self) -> None:
         """Record it again."""
@@ -95,6 +103,7 @@ class Session:
         self.host, self.wait = host, wait
         self.forms: OrderedDict[Any, Form] = OrderedDict()
         self._memory: Memory | None = None
+        self._memories: dict[frozenset[int], Memory] = {}
         self._inside = False
         self._last: _Call | None = None
         self._installed: Any = None
@@ -200,7 +209,7 @@ class Session:
         """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
-        self._enter()
+        self._enter(form)
         assert self._memory is not None
         if not all(p.requires_grad for p in self._memory.parameters):
             return False  # frozen since: Python says what that means
@@ -245,21 +254,28 @@ class Session:
             self.noise.measure()
             form.seconds = time.perf_counter() - start
 
-    def _enter(self) -> None:
-        """Bring the state into the tensors that captured steps work in."""
+    def _enter(self, form: Form) -> None:
+        """Bring the state into the tensors that the form's captured steps work in.
+
+        Forms whose gradients reach other parameters have tensors of their own: the optimiser leaves the rest alone.
+        """
         bound, optimizer, memory = self.host.bound, self.host.current_optimizer, self._memory
         states = bound.estimator_states
         known = memory is not None and memory.optimizer is optimizer and bound.version == self._version
-        if memory is not None and known and self._inside and states is self._installed:
+        if memory is not None and known and memory is form.memory and self._inside and states is self._installed:
             memory.take_parameters()
             return
-        if memory is None or not known or not memory.fits(states):
-            self.leave()
-            rule = None if optimizer is None else rule_of(optimizer)
-            memory = self._memory = Memory(optimizer, rule, self.host.reached(), states)
+        self.leave()
+        if not known:
+            self._memories.clear()
             self._version = bound.version
-            for form in self.forms.values():
-                form.forget()
+        memory = self._memories.get(form.reached)
+        if memory is None or not memory.fits(states):
+            rule = None if optimizer is None else rule_of(optimizer)
+            memory = self._memories[form.reached] = Memory(optimizer, rule, form.parameters, states)
+        if form.memory is not memory:
+            form.forget()
+        self._memory = form.memory = memory
         memory.take(states)
         bound.install(memory.tree())
         self._installed = bound.estimator_states
@@ -331,6 +347,7 @@ class Session:
         elif noise.overdrawn and not form.refusal:
             self._refuse(form, "the program draws more in some runs than in others")
         noise.measure()
+        form.parameters = tuple(self.host.reached())
         form.seen += 1
         return outcome
 

@@ -89,6 +89,9 @@ class Step:
         self._written_row: list[float] | None = None
         self._numbers = torch.zeros(self.rows, max(len(self._row(0)), 1), dtype=torch.float64)
         self._metrics = torch.zeros(self.rows, 3, dtype=torch.float64)
+        flats = [m for b in memory.buckets for m in (b.flat, *b.moments)]
+        kept = [*flats, *memory.grads, *memory.states]
+        self._overwritten = {k.untyped_storage().data_ptr() for k in kept if k.numel()}
         self._arguments = [self._argument(i, leaf) for i, leaf in enumerate(leaves)]
         self._fill(0, 1)
         self.recorded = self._record()
@@ -132,14 +135,21 @@ class Step:
         position = self._positions[i]
         assert position is not None
         if isinstance(leaf, Tensor):
+            leaf = self._apart(leaf)
             self._arguments[i] = leaf  # for Python, when it checks
             self.recorded.inputs[position] = leaf.detach()
         else:
             self._arguments[i].fill_(leaf)
 
+    def _apart(self, leaf: Tensor) -> Tensor:
+        """An argument that is a view of what the step overwrites, as a copy."""
+        if leaf.layout is torch.strided and leaf.untyped_storage().data_ptr() in self._overwritten:
+            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        return leaf
+
     def _argument(self, i: int, leaf: Any) -> Any:
         if i not in self._lifted:
-            return leaf
+            return self._apart(leaf) if isinstance(leaf, Tensor) else leaf
         dtype = torch.int64 if isinstance(leaf, int) else self.memory.parameters[0].dtype
         return torch.tensor(leaf, dtype=dtype)
 
@@ -219,9 +229,9 @@ class Step:
             bound.__dict__["_weights"] = bound.config.weights
         if noise.overdrawn:
             raise CaptureError("the program draws more in some runs than in others")
-        grads = [
-            torch.zeros_like(p) if g is None else -g.detach() for p, g in zip(memory.parameters, found, strict=True)
-        ]
+        grads = [-g.detach() for g in found if g is not None]
+        if len(grads) < len(memory.parameters):
+            raise CaptureError("the gradient does not reach the same parameters in every run")
         loss = -result.value.detach()
         norm = torch.stack([g.square().sum().to(loss.dtype) for g in grads]).sum().sqrt()
         go = loss.isfinite() & norm.isfinite() & self._alive
@@ -230,7 +240,7 @@ class Step:
             grads = [g * (limit / (norm + 1e-6)).clamp(max=1.0).to(g.dtype) for g in grads]
         new = self._updated(grads, numbers, go) if memory.rule is not None else grads
         states, _ = flattened(result.state)
-        if not memory.fits(result.state):
+        if not memory.keeps(result.state):
             raise CaptureError("the estimators' state changes its shape")
         new += [torch.where(go, n.detach(), o) for n, o in zip(states, memory.states, strict=True)]
         alive = self._alive.clone() if host.skip_nonfinite else go

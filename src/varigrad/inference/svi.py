@@ -361,8 +361,9 @@ class SVI:
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
         """Take a step of the optimiser along gradients that were computed elsewhere."""
         if finite and self._optimizer is not None:
-            for parameter, grad in zip(parameters, grads, strict=True):
-                parameter.grad = grad
+            found = {id(p): g for p, g in zip(parameters, grads, strict=True)}
+            for leaf in self._leaves:
+                leaf.grad = found.get(id(leaf))
             self._optimizer.step()
 
     def _accept(self) -> None:
