@@ -1,13 +1,16 @@
 """Steps by graph without a compiler: what is tested here is the recording, not the library made of it."""
 
 import contextlib
+import subprocess
+import sys
+import types
 import warnings
 
 import torch
 from torch.utils import _pytree as pytree
 
 import varigrad as vg
-from varigrad.capture import recorded
+from varigrad.capture import compiler, recorded
 from varigrad.inference import session
 
 NEVER = 10**9
@@ -81,3 +84,18 @@ def same(one, other):
     return len(a) == len(b) and all(
         torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(a, b, strict=True)
     )
+
+
+@contextlib.contextmanager
+def worker(script):
+    """The compiling process runs this instead; `sys.argv[1]` is its folder."""
+
+    def begin(command, **options):
+        return subprocess.Popen([sys.executable, "-S", "-c", script, command[-1]], **options)
+
+    before = compiler.subprocess
+    compiler.subprocess = types.SimpleNamespace(Popen=begin, DEVNULL=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        compiler.subprocess = before
