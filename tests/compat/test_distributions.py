@@ -371,6 +371,7 @@ def test_flows():
     pyro.clear_param_store()
     for name in TRANSFORMS.split():
         assert hasattr(transforms, name), name
+    dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0), [transforms.spline(2)]).clear_cache()
     assert isinstance(transforms.spline(2, count_bins=4, order="quadratic"), dist.TransformModule)
 
 

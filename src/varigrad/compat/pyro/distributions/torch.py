@@ -21,6 +21,18 @@ FAMILIES = {
     for name, kind in vars(native).items()
     if isinstance(kind, type) and isinstance(getattr(td, name, None), type) and name != "Independent"
 }
+
+
+class TransformedDistribution(TorchDistributionMixin, native.TransformedDistribution):
+    """A base distribution pushed through bijections."""
+
+    def clear_cache(self) -> None:
+        """Let the transforms forget their last values; those of varigrad know when these are out of date."""
+        for transform in self.transforms:
+            getattr(transform, "clear_cache", lambda: None)()
+
+
+FAMILIES["TransformedDistribution"] = TransformedDistribution
 globals().update(FAMILIES)
 
 if TYPE_CHECKING:
