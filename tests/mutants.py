@@ -72,6 +72,22 @@ MUTANTS = (
     M("DisARM with the sign of b, not b~", "estimators/coupled.py", "sign = 1 - 2 * other", "sign = 1 - 2 * value", "disarm on bernoulli"),
     M("DisARM's pair drawn independently", "estimators/coupled.py", "[neither, apart, apart, both]", "[(1 - row) ** 2, row * (1 - row), row * (1 - row), row**2]", "disarm on bernoulli"),
     M("DisARM without the half", "estimators/coupled.py", "0.5 * (cost[0] - cost[1])", "(cost[0] - cost[1])", "disarm on bernoulli"),
+    # ARM, ARMS.
+    M("ARM without the uniform", "estimators/coupled.py", "(draw.noise - 0.5) * logits", "0.5 * logits", "arm on bernoulli"),
+    M("ARM's uniform not placed in its cell", "estimators/coupled.py", "uniform = low + width * ", "uniform = ", "arm on bernoulli"),
+    M("ARM's alternatives exchanged", "estimators/coupled.py", "value[0] = ((cell == 2) | both)", "value[0] = ((cell == 0) | both)", "arm on bernoulli"),
+    M("ARMS not corrected for the correlation", "estimators/coupled.py", "weight = (1 - rare) / (1 - share)", "weight = torch.ones_like(share)", "arms on bernoulli"),
+    M("ARMS corrected as if no two were rare", "estimators/coupled.py", "(1 - rare) / (1 - share)", "1 - rare", "arms on masked"),
+    M("ARMS drawn independently", "estimators/coupled.py", "all_of = (1 - number * t).clamp(min=0) ** (n - 1)", "all_of = q**number", "arms on bernoulli"),
+    M("ARMS averaged over n", "estimators/coupled.py", ".sum(0) / (self.n - 1)", ".sum(0) / self.n", "arms on bernoulli"),
+    M("ARMS with rare ones above a half", "estimators/coupled.py", "torch.where(row <= 0.5, is_rare", "torch.where(row >= 0.5, is_rare", "arms on extreme"),
+    # Local expectations.
+    M("local expectation of one coordinate at all", "estimators/coordinates.py", "torch.where(chosen, others, value[0])", "torch.where(chosen | True, others, value[0])", "local expectations of an event"),
+    M("local expectation without the draw", "estimators/local.py", "(log_q.exp() * relative).sum((0, -1))", "(log_q.exp() * (costs - costs.mean(0)))[1:].sum((0, -1))", "local expectation on bernoulli"),
+    M("local expectation on densities", "estimators/local.py", "(log_q.exp() * relative)", "(log_q * relative)", "local expectation on bernoulli"),
+    M("coordinates' densities exchanged", "estimators/coordinates.py", "diagonal(dim1=0, dim2=-1)", "flip(0).diagonal(dim1=0, dim2=-1)", "local expectations of an event"),
+    M("lanes of coordinates summed", "estimators/local.py", ".flatten(0, 1) / count", ".flatten(0, 1)", "local expectations of an event"),
+    M("local expectation though a plate is crossed", "estimators/local.py", "per_element = True", "per_element = False", "local expectation on plate_entered"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
     M("source of a site's lanes leaves out those before", "objectives/run.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),

@@ -4,7 +4,17 @@ import pytest
 
 import varigrad as vg
 from varigrad.errors import SiteError
-from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Pathwise, Score
+from varigrad.estimators import (
+    ARM,
+    ARMS,
+    DisARM,
+    Enumerate,
+    LeaveOneOut,
+    LocalExpectation,
+    MovingAverage,
+    Pathwise,
+    Score,
+)
 from varigrad.testing import PROGRAMS, check_case, exact_gradient
 from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
 
@@ -16,20 +26,29 @@ ESTIMATORS = {
     "leave_one_out_particles": LeaveOneOut(),
     "enumerate": Enumerate(),
     "disarm": DisARM(),
+    "arm": ARM(),
+    "arms": ARMS(3),
+    "local_expectation": LocalExpectation(),
     "pathwise": Pathwise(),
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
 }
-SERVES = {"score": 25, "leave_one_out": 25, "enumerate": 15, "disarm": 14, "pathwise": 6}
+SERVES = {
+    "score": 25, "leave_one_out": 25, "enumerate": 15, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 16,
+    "pathwise": 6,
+}  # fmt: skip
+ONE_LANE = {"score", "moving_average", "moving_average_per_element", "pathwise", "sticking_the_landing"}
 HEAVY = {"nested_plates", "event", "chain", "sequential_plate"}
+LONG = {("arm", "plate_under_global"), ("arms", "plate_entered_twice"), ("arm", "plate_entered_twice")}
+SAMPLED = {("arms", "plate_under_global"), ("arm", "sequential_plate"), ("arms", "sequential_plate")}
+"""Too many outcomes for these estimators alone; others of the same make are enumerated there."""
 
 
 def _cases():
     for estimator in ESTIMATORS:
         for program, case in PROGRAMS.items():
             for vectorize in (None, False):
-                lanes = estimator in ("leave_one_out", "leave_one_out_particles", "enumerate", "disarm")
-                slow = lanes and program in HEAVY
-                if slow and case.heavy:
+                slow = (estimator not in ONE_LANE and program in HEAVY) or (estimator, program) in LONG
+                if (slow and case.heavy) or (estimator, program) in SAMPLED:
                     continue  # too many outcomes for any budget: `test_heavy_programs` samples them
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(estimator, program, vectorize, marks=marks, id=f"{estimator}-{program}-{vectorize}")
@@ -57,8 +76,15 @@ def test_estimators_serve_what_they_should_and_refuse_the_rest(estimator):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["nested_plates", "event"])
-@pytest.mark.parametrize("estimator", ["leave_one_out", "enumerate", "disarm"])
+@pytest.mark.parametrize(
+    ("estimator", "program"),
+    [
+        (e, p)
+        for p in ("nested_plates", "event")
+        for e in ("leave_one_out", "enumerate", "disarm", "arm", "arms", "local_expectation")
+    ]
+    + sorted(SAMPLED),
+)
 def test_heavy_programs(estimator, program):
     """Too many outcomes for the estimator to be enumerated, not too many for the program: so sample the estimator."""
     case = PROGRAMS[program]

@@ -9,8 +9,11 @@ from varigrad.estimators.baselines import MovingAverage as MovingAverage
 from varigrad.estimators.baselines import NeuralBaseline as NeuralBaseline
 from varigrad.estimators.baselines import NoBaseline as NoBaseline
 from varigrad.estimators.baselines import ValueBaseline as ValueBaseline
+from varigrad.estimators.coupled import ARM as ARM
+from varigrad.estimators.coupled import ARMS as ARMS
 from varigrad.estimators.coupled import DisARM as DisARM
 from varigrad.estimators.enumeration import Enumerate as Enumerate
 from varigrad.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
+from varigrad.estimators.local import LocalExpectation as LocalExpectation
 from varigrad.estimators.pathwise import Pathwise as Pathwise
 from varigrad.estimators.score import Score as Score

@@ -65,6 +65,8 @@ class Draw:
         log_q: log-density of the value, `[*plates]`, or of each value, `[1 + alternatives, *plates]`; filled in
             before `surrogate` is called.
         particles: the dimension of the particles plate, or None if there is one particle.
+        values: the guide's values so far, by site.
+        noise: what else the estimator's `surrogate` has to know of its `draw`.
     """
 
     distribution: td.Distribution
@@ -74,6 +76,7 @@ class Draw:
     log_q: Tensor | None = None
     particles: int | None = None
     values: Mapping[str, Tensor] | None = None
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,12 @@
-"""Coupled estimators: two antithetic draws per Bernoulli, from one uniform."""
+"""Coupled estimators: draws of a Bernoulli that repel each other.
+
+All of them draw through `Source.index`, from the joint probabilities of the coupled values, so that their outcomes can
+be enumerated.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +15,53 @@ from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions.source import Source
+from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
+
+
+@dataclass(frozen=True)
+class ARM(Estimator):
+    r"""Antithetic pairs, weighted by the uniform that both are made of.
+
+    .. math:: \big(f(b) - f(\tilde b)\big) (u - \tfrac12) \quad\text{per logit},
+              \qquad b = 1[u > 1 - p],\ \tilde b = 1[u < p]
+
+    Serves Bernoulli, and Bernoulli with `.to_event`. Two evaluations. Unbiased. `DisARM` is its expectation given the
+    pair, and so never noisier; this one is there to compare with.
+
+    References:
+        Yin, Zhou (2019), ARM: augment-REINFORCE-merge gradient for stochastic binary networks.
+    """
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        return _refusal("ARM", distribution)
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return 1
+
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+        assert lanes is not None
+        value, row = _begin(distribution, lanes, source)
+        # First the cell of u, then its place there: below both thresholds, between them, above both.
+        apart = torch.minimum(row, 1 - row)
+        between = (1 - 2 * apart).clamp(min=0)
+        cell = source.index(torch.stack([apart, between, apart], -1))
+        low = torch.where(cell == 0, 0.0, torch.where(cell == 1, apart, 1 - apart))
+        width = torch.where(cell == 1, between, apart)
+        both = (cell == 1) & (row > 0.5)
+        value[0] = ((cell == 2) | both).to(value.dtype)
+        value[lanes.own[0]] = ((cell == 0) | both).to(value.dtype)
+        uniform = low + width * source.uniform(row.shape, row)
+        return Draw(distribution, lanes.share(value), lanes, noise=uniform)
+
+    def lane_weights(self, draw: Draw) -> Tensor | None:
+        return draw.value.new_full((2,), 0.5)
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        event = len(draw.distribution.event_shape)
+        logits = first(bernoulli_of(draw.distribution).logits, draw, event)
+        assert draw.noise is not None
+        return Surrogate(_sum_event((draw.noise - 0.5) * logits, event) * (cost[0] - cost[1]))
 
 
 @dataclass(frozen=True)
@@ -27,22 +78,14 @@ class DisARM(Estimator):
     """
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        if not isinstance(bernoulli_of(distribution), td.Bernoulli):
-            return (
-                f"DisARM is for Bernoulli choices, and this is {type(distribution).__name__}",
-                "Enumerate() for a small finite support, LeaveOneOut(2) for anything",
-            )
-        return None
+        return _refusal("DisARM", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return 1
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
         assert lanes is not None
-        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.rows)
-        value = source.draw(distribution, rows=earlier)
-        bernoulli = bernoulli_of(distribution)
-        row = bernoulli.probs[0].detach()
+        value, row = _begin(distribution, lanes, source)
         # b = 1[u > 1 - p], b~ = 1[u < p]: the three cells of u, the middle one split by which of the two is 1.
         apart = torch.minimum(row, 1 - row)
         both = (2 * row - 1).clamp(min=0)
@@ -64,6 +107,104 @@ class DisARM(Estimator):
         weight = torch.where(value != other, sign * torch.sigmoid(logits.detach().abs()), torch.zeros_like(sign))
         difference = 0.5 * (cost[0] - cost[1])
         return Surrogate(_sum_event(weight * logits, event) * difference)
+
+
+@dataclass(frozen=True)
+class ARMS(Estimator):
+    r"""Several draws that repel each other, and leave-one-out between them, corrected for their correlation.
+
+    .. math:: \frac{1}{(1 - \rho)(n - 1)} \sum_i (f_i - \bar f)(b_i - p) \quad\text{per logit},
+              \qquad \rho = \operatorname{corr}(b_i, b_j) \le 0
+
+    With :math:`q = \min(p, 1 - p)`, the rarer of the two values is where :math:`u_i < q`, and the :math:`u_i` are the
+    uniforms :math:`(1 - d_i)^{n-1}` of a flat Dirichlet :math:`d`; so :math:`m` given draws all have it with
+    probability :math:`\max(0, 1 - m t)^{n-1},\ t = 1 - q^{1/(n-1)}`.
+
+    Serves Bernoulli, and Bernoulli with `.to_event`. n evaluations. Unbiased. `ARMS(2)` is `DisARM`.
+
+    Args:
+        n: draws, 2 to 8.
+
+    References:
+        Dimitriev, Zhou (2021), ARMS: antithetic-REINFORCE-multi-sample gradient for binary variables.
+    """
+
+    n: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or not 2 <= self.n <= 8:
+            raise SiteError(
+                f"n must be a whole number from 2 to 8, got {self.n!r}",
+                site="ARMS",
+                because="it compares draws with each other, and knows the probabilities of all 2**n patterns",
+                try_="ARMS(4), or LeaveOneOut(16) for more draws",
+            )
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        return _refusal("ARMS", distribution)
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return self.n - 1
+
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+        assert lanes is not None
+        value, row = _begin(distribution, lanes, source)
+        rare = torch.minimum(row, 1 - row)
+        pattern = source.index(patterns(rare, self.n))
+        for i, lane in enumerate(lanes.rows):
+            is_rare = (pattern >> i) % 2
+            value[lane] = torch.where(row <= 0.5, is_rare, 1 - is_rare).to(value.dtype)
+        return Draw(distribution, lanes.share(value), lanes)
+
+    def lane_weights(self, draw: Draw) -> Tensor | None:
+        return draw.value.new_full((self.n,), 1 / self.n)
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        event = len(draw.distribution.event_shape)
+        bernoulli = bernoulli_of(draw.distribution)
+        logits = first(bernoulli.logits, draw, event)
+        probs = first(bernoulli.probs, draw, event).detach()
+        assert draw.lanes is not None
+        rare = torch.minimum(probs, 1 - probs)
+        # 1 / (1 - rho) = q (1 - q) / (q - B) with B = P(both rare), which vanishes long before q does.
+        together = (2 * rare ** (1 / (self.n - 1)) - 1).clamp(min=0) ** (self.n - 1)
+        share = torch.where(rare > 0, together / rare, 0.0)
+        weight = (1 - rare) / (1 - share)
+        relative = cost - cost.mean(0, keepdim=True)
+        shares = [
+            _sum_event(weight * (draw.value[lane] - probs) * logits, event) * one
+            for lane, one in zip(draw.lanes.rows, relative, strict=True)
+        ]
+        return Surrogate(torch.stack(shares).sum(0) / (self.n - 1))
+
+
+def patterns(rare: Tensor, n: int) -> Tensor:
+    """Probabilities of which of n coupled draws are rare, bit by bit: `[*shape, 2**n]`; `rare` is the marginal."""
+    q = rare.double().unsqueeze(-1)
+    t = 1 - q ** (1 / (n - 1))
+    number = torch.arange(n + 1, device=rare.device)
+    all_of = (1 - number * t).clamp(min=0) ** (n - 1)  # given m draws are all rare
+    exactly = [  # and no others: inclusion and exclusion
+        sum((-1) ** (j - m) * math.comb(n - m, j - m) * all_of[..., j] for j in range(m, n + 1)) for m in range(n + 1)
+    ]
+    ones = [pattern.bit_count() for pattern in range(2**n)]
+    return torch.stack(exactly, -1).clamp(min=0)[..., ones].to(rare.dtype)
+
+
+def _refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None:
+    if not isinstance(bernoulli_of(distribution), td.Bernoulli):
+        return (
+            f"{name} is for Bernoulli choices, and this is {type(distribution).__name__}",
+            "Enumerate() for a small finite support, LeaveOneOut(2) for anything",
+        )
+    return None
+
+
+def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor]:
+    """Draws for the lanes of earlier sites, `[lanes, *plates, *event]`, and the probabilities in lane 0."""
+    earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.rows)
+    value = source.draw(distribution, rows=earlier)
+    return value, bernoulli_of(distribution).probs[0].detach()
 
 
 def bernoulli_of(distribution: td.Distribution) -> Any:

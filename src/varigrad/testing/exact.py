@@ -9,7 +9,7 @@ without sampling error (`expected_gradient`); replaying the *programs* gives the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,11 @@ class Outcomes(Source):
             for i, row in enumerate(flat)
         ]
         return torch.tensor(chosen, dtype=torch.int64).reshape(probs.shape[:-1])
+
+    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        # Two Gauss-Legendre nodes: exact for moments up to the third of a uniform number.
+        halves = torch.full((*shape, 2), 0.5, dtype=like.dtype)
+        return 0.5 + (self.index(halves).to(like.dtype) - 0.5) / 3**0.5
 
     def subset(self, size: int, count: int) -> Tensor:
         sets = list(itertools.combinations(range(size), count))
