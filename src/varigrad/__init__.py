@@ -1,5 +1,7 @@
 """varigrad: stochastic variational inference for PyTorch whose gradients you can choose, measure and trust."""
 
+from typing import TYPE_CHECKING
+
 from varigrad import distributions as distributions
 from varigrad import errors as errors
 from varigrad import estimators as estimators
@@ -23,4 +25,17 @@ from varigrad.terms.provenance import get_provenance as get_provenance
 from varigrad.terms.provenance import track_provenance as track_provenance
 from varigrad.terms.tracking import track_sites as track_sites
 
+if TYPE_CHECKING:
+    from varigrad.diagnostics import Comparison as Comparison
+    from varigrad.diagnostics import compare as compare
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # The doctor brings the tools for testing along, which those who never ask for it need not wait for.
+    if name in ("Comparison", "compare"):
+        from varigrad import diagnostics
+
+        return getattr(diagnostics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

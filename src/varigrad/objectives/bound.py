@@ -25,6 +25,7 @@ from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_particles, check_pass, check_patterns, first_bad
 from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
+from varigrad.objectives.gradients import by_name, samples, undisturbed
 from varigrad.objectives.layout import Again, failure_side_by_side, layout_of, mixed_plates
 from varigrad.objectives.parameters import Owner, Parameters
 from varigrad.objectives.plan import Plan, plan_of
@@ -183,6 +184,22 @@ class Bound(Parameters):
         with torch.no_grad():
             values = [self.estimate(*args, **kwargs).value for _ in range(particles)]
         return float(torch.stack(values).mean())
+
+    def gradients(self, n: int, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Tensor]:
+        """`n` estimates of the bound's gradient in a row, `name -> [n, *shape]`, of the unconstrained parameters.
+
+        Changes nothing: not the parameters or their `.grad`, not the estimators' state (averages go on in a copy), not
+        the buffers of modules, no generator. Equal seeds give equal draws.
+
+        Raises:
+            VarigradError: n is not a whole number of at least 1, or there are no parameters.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise VarigradError(f"n must be a whole number of at least 1, got {n!r}")
+        if self._layout is None:
+            self.init(*args, **kwargs)
+        with undisturbed(self, seed), torch.enable_grad():
+            return by_name(self, samples(self, n, args, kwargs))
 
     def diagnose(self, *args: Any, **kwargs: Any) -> str:
         """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -52,12 +52,37 @@ def curves(
     return figure
 
 
-def _figure():  # type: ignore[no-untyped-def]  # noqa: ANN202 - matplotlib is optional
+def noise_and_cost(
+    labels: Sequence[str], variances: Sequence[float], errors: Sequence[float], microseconds: Sequence[float]
+) -> Figure:
+    """Gradient estimators: their variances as bars with standard errors, and the variance against the cost."""
+    figure, bars = _figure(1, 2)
+    places = range(len(labels))
+    plane = figure.add_subplot(1, 2, 2)
+    plane.spines[["top", "right"]].set_visible(False)
+    colours = [f"C{i % 10}" for i in places]
+    bars.barh(places, variances, xerr=errors, color=colours)
+    bars.set_yticks(places, labels)
+    bars.invert_yaxis()
+    plane.set_xlim(0, 1.5 * max(microseconds, default=1.0))  # room for the labels
+    for axes, along in ((bars, bars.set_xscale), (plane, plane.set_yscale)):
+        if all(v > 0 for v in variances):
+            along("log")
+        axes.tick_params(labelsize=8)
+    for x, y, error, colour, label in zip(microseconds, variances, errors, colours, labels, strict=True):
+        plane.errorbar([x], [y], yerr=[error], fmt="o", color=colour)
+        plane.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    bars.set(xlabel="variance of the gradient, all parameters")
+    plane.set(xlabel="microseconds a gradient", ylabel="variance")
+    return figure
+
+
+def _figure(rows: int = 1, columns: int = 1):  # type: ignore[no-untyped-def]  # noqa: ANN202 - matplotlib is optional
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(4 + 3 * columns, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(rows, columns, 1)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

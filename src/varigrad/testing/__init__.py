@@ -15,3 +15,4 @@ from varigrad.testing.fakes import NonreparameterizedGamma as Nonreparameterized
 from varigrad.testing.fakes import NonreparameterizedNormal as NonreparameterizedNormal
 from varigrad.testing.programs import PROGRAMS as PROGRAMS
 from varigrad.testing.programs import Case as Case
+from varigrad.testing.unbiased import assert_unbiased as assert_unbiased

@@ -9,6 +9,7 @@ without sampling error (`expected_gradient`); replaying the *programs* gives the
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,6 +187,39 @@ def exact_gradient(
     grads = torch.autograd.grad(total, leaves, allow_unused=True)
     found = {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, leaves, grads, strict=True)}
     return float(total.detach()), found
+
+
+def options_of(bound: Bound, *args: Any, **kwargs: Any) -> int:
+    """How many outcomes the guide's choices have if every path has as many options as the first; cheap.
+
+    Raises:
+        VarigradError: a choice has no finite support.
+    """
+    first = Outcomes()
+    with torch.no_grad():
+        _outcome(bound, first, args, kwargs)
+    return math.prod(count for _, count in first.taken)
+
+
+def draws_of(bound: Bound, *args: Any, **kwargs: Any) -> int:
+    """As `options_of`, for what the bound's estimators draw.
+
+    Raises:
+        VarigradError: they draw something without finite support, uniform numbers included (`Outcomes` has nodes for
+            these that are exact for some uses and not for others).
+    """
+    source, first = bound.source, _Choices()
+    bound.source = first
+    try:
+        bound.estimate(*args, **kwargs)
+    finally:
+        bound.source = source
+    return math.prod(count for _, count in first.taken)
+
+
+class _Choices(Outcomes):
+    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        raise VarigradError("a uniform number is no choice among outcomes")
 
 
 def gradient_of(bound: Bound, function: Callable[[dict[str, Tensor]], Tensor]) -> tuple[float, Gradient]:

@@ -1,0 +1,71 @@
+"""From measurements to advice: the least variance times time among the unbiased, if the draws can tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from varigrad.diagnostics.report import Measured
+
+NEGLIGIBLE = 1e-12
+"""A variance smaller than this part of the largest is rounding."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to use at the sites of one glob.
+
+    Attributes:
+        estimator: None if the budget cannot tell, or if no unbiased one serves.
+        text: the reason, in words.
+    """
+
+    sites: str
+    estimator: str | None
+    text: str
+
+
+def advise(sites: str, measured: Sequence[Measured], blocks: int) -> Advice:
+    """Advice from measurements in so many blocks."""
+    fit = [m for m in measured if m.verdict == "unbiased"]
+    if not fit:
+        return Advice(sites, None, "none of these estimators is unbiased and serves the sites")
+    if len(fit) == 1:
+        return Advice(sites, fit[0].estimator, f"{fit[0].estimator}, the only unbiased one among these")
+    floor = NEGLIGIBLE * max(m.variance for m in fit) or 1.0
+
+    def work(m: Measured) -> float:
+        return max(m.variance, floor) * m.microseconds
+
+    best, *rest = sorted(fit, key=work)
+    # Errors estimated from few blocks are themselves uncertain, so fewer blocks have to show more.
+    sure = 2 * (1 + 4 / (blocks - 1))
+    close = [m for m in rest if math.log(work(m) / work(best)) < sure * math.hypot(_relative(m), _relative(best))]
+    if close:
+        names = ", ".join(m.estimator for m in close)
+        apart = max(work(m) / work(best) for m in close)
+        known = max(_relative(m) for m in (best, *close))
+        return Advice(
+            sites,
+            None,
+            f"cannot tell {best.estimator} from {names}: variances x time within a factor {apart:.3g} of each other, "
+            f"each known to ±{100 * known:.0f} %; a larger budget may tell",
+        )
+    nearest = rest[0]
+    ratio = work(nearest) / work(best)
+    return Advice(
+        sites,
+        best.estimator,
+        f"{best.estimator}, the least variance x time among {len(fit)} unbiased ones: {ratio:.3g} times less than "
+        f"{nearest.estimator} (variance {best.variance:.3g} against {nearest.variance:.3g}, "
+        f"{best.microseconds:.0f} us against {nearest.microseconds:.0f})",
+    )
+
+
+def _relative(m: Measured) -> float:
+    """Relative standard error of variance times time."""
+    noise = m.variance_error / m.variance if m.variance > 0 else 0.0
+    return math.hypot(noise, m.microseconds_error / m.microseconds)

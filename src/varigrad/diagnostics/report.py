@@ -1,0 +1,170 @@
+"""What a comparison of estimators found: tables, a picture, a dictionary, and a sentence of advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from varigrad import plots
+from varigrad.diagnostics.advice import Advice
+from varigrad.errors import VarigradError
+from varigrad.shapes import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator and one parameter.
+
+    Attributes:
+        site: the site whose distribution the parameter belongs to, "" if there is none or several.
+        bias, z: the mean minus the reference where that is largest in standard errors, and how many.
+        variance, variance_error: summed over the parameter's elements, and its standard error.
+        snr: signal-to-noise, the length of the reference gradient over the root of the variance.
+    """
+
+    parameter: str
+    site: str
+    bias: float
+    z: float
+    variance: float
+    variance_error: float
+    snr: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One estimator at the sites of one glob.
+
+    Attributes:
+        verdict: "unbiased" (as far as the draws can tell), "biased" (found so), "biased by name" (says so itself) or
+            "refused".
+        because: why it was refused, or what was found biased.
+        evaluations: of the model, a step: lanes times particles.
+        microseconds, microseconds_error: for one gradient, median over blocks, and its standard error.
+        variance, variance_error: summed over all parameters, and its standard error.
+    """
+
+    sites: str
+    estimator: str
+    verdict: str
+    because: str = ""
+    evaluations: int = 0
+    microseconds: float = math.nan
+    microseconds_error: float = math.nan
+    variance: float = math.nan
+    variance_error: float = math.nan
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def work(self) -> float:
+        """Variance times seconds: what a given precision costs."""
+        return self.variance * self.microseconds * 1e-6
+
+    @property
+    def measured(self) -> bool:
+        """Whether it could serve its sites."""
+        return self.verdict != "refused"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `varigrad.compare` found; `print` it, `.plot()` it, `.to_dict()` it.
+
+    Attributes:
+        reference: what biases are relative to.
+        advice: for each glob what to use, and why.
+    """
+
+    measured: tuple[Measured, ...]
+    reference: str
+    budget: int
+    advice: tuple[Advice, ...]
+
+    def __getitem__(self, estimator: str) -> Measured:
+        for m in self.measured:
+            if m.estimator == estimator:
+                return m
+        raise VarigradError(
+            f"no estimator is called {estimator!r} here", because=", ".join(m.estimator for m in self.measured)
+        )
+
+    @property
+    def recommended(self) -> str | None:
+        """The estimator advised for the first (often only) glob; None if the budget cannot tell, or none serves."""
+        return self.advice[0].estimator
+
+    def __str__(self) -> str:
+        lines = [table(rows, header) + "\n" for header, rows in self._tables()]
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        tables = "".join(_html(header, rows) for header, rows in self._tables())
+        return tables + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, strings, lists and dictionaries."""
+        return asdict(self)
+
+    def plot(self) -> Figure:
+        """Variance as bars, and against the cost of a gradient. Needs matplotlib (`pip install 'varigrad[plots]'`)."""
+        shown = [m for m in self.measured if m.measured]
+        several = len({m.sites for m in shown}) > 1
+        labels = [f"{m.sites}: {m.estimator}" if several else m.estimator for m in shown]
+        return plots.noise_and_cost(
+            labels,
+            [m.variance for m in shown],
+            [m.variance_error for m in shown],
+            [m.microseconds for m in shown],
+        )
+
+    def _tables(self) -> Iterable[tuple[Sequence[str], list[tuple[str, ...]]]]:
+        header = ("sites", "estimator", "verdict", "evaluations", "us", "variance", "variance x s")
+        yield (
+            header,
+            [
+                (m.sites, m.estimator, m.verdict, *("-",) * 4)
+                if not m.measured
+                else (
+                    m.sites,
+                    m.estimator,
+                    m.verdict,
+                    str(m.evaluations),
+                    f"{m.microseconds:.0f}",
+                    f"{m.variance:.3g} ± {m.variance_error:.1g}",
+                    f"{m.work:.2g}",
+                )
+                for m in self.measured
+            ],
+        )
+        rows: list[tuple[str, ...]] = [
+            (
+                m.estimator,
+                r.parameter,
+                r.site or "-",
+                f"{r.bias:.2g}",
+                f"{r.z:.1f}",
+                f"{r.variance:.3g} ± {r.variance_error:.1g}",
+                f"{r.snr:.2g}",
+            )
+            for m in self.measured
+            for r in m.rows
+        ]
+        if rows:
+            yield ("estimator", "parameter", "site", "bias", "z", "variance", "signal/noise"), rows
+
+    def _notes(self) -> list[str]:
+        why = [f"{m.estimator}: {m.because}" for m in self.measured if m.because]
+        about = f"{self.budget} gradients each; biases are relative to: {self.reference}"
+        return [about, *why, *(f"{a.sites}: {a.text}" for a in self.advice)]
+
+
+def _html(header: Sequence[str], rows: list[tuple[str, ...]]) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,47 @@
+"""Another owner's parameters, to be read and never changed: what a program adds meanwhile is kept aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor, nn
+
+from varigrad.language.messages import Module, Param
+from varigrad.objectives.parameters import Owner, Parameters
+
+
+class Borrowed:
+    """An owner whose parameters are `owner`'s; new parameters and the networks of baselines live in `own`."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner, self.own = owner, Parameters()
+        self.version = 0  # for optimisers, of which there are none here
+        self._names = frozenset(owner.constrained_leaves())
+
+    def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
+        """The owner's value, or one declared aside."""
+        owner = self.owner if message.name in self._names else self.own
+        return owner.constrained(message, cache)
+
+    def adopt(self, message: Module) -> None:
+        """Note a module aside unless the owner has all its parameters."""
+        known = {id(p) for _, p in self.owner.named_parameters()}
+        if not all(id(p) in known for p in message.value.parameters()):
+            self.own.adopt(message)
+
+    def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
+        """Own a baseline's network, aside."""
+        self.own.adopt_baseline(site, part, module)
+
+    def check_names(self, sites: Iterable[str]) -> None:
+        """As the owner."""
+        self.owner.check_names(sites)
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The owner's, without the networks of its own estimators, and those kept aside."""
+        yield from ((n, p) for n, p in self.owner.named_parameters() if not n.startswith("baselines."))
+        yield from self.own.named_parameters()
+
+    def constrained_leaves(self) -> dict[str, Tensor]:
+        """The constrained value of every parameter, by name; differentiable."""
+        return {**self.owner.constrained_leaves(), **self.own.constrained_leaves()}

@@ -1,0 +1,72 @@
+"""Draws of a bound's gradient that leave nothing changed: own random numbers, estimators' state carried aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad.distributions.source import Source
+from varigrad.errors import VarigradError
+from varigrad.language.runtime import modules_of
+
+if TYPE_CHECKING:
+    from varigrad.objectives.bound import Bound
+
+
+def leaves_of(bound: Bound) -> dict[str, Tensor]:
+    """The unconstrained parameters that the bound's gradient is taken for: all but those of baselines.
+
+    Raises:
+        VarigradError: there are none.
+    """
+    named = bound.owner.named_parameters()
+    found = {n: p for n, p in named if p.requires_grad and not n.startswith("baselines.")}
+    if not found:
+        raise VarigradError("there is no gradient to look at", because="model and guide have no parameters")
+    return found
+
+
+def samples(bound: Bound, n: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """`n` estimates of the bound's gradient in a row, `[n, elements of all leaves]`; advances the estimators' state."""
+    leaves = list(leaves_of(bound).values())
+    rows = []
+    for _ in range(n):
+        result = bound.estimate(*args, **kwargs)
+        grads = torch.autograd.grad(result.surrogate, leaves, materialize_grads=True)
+        rows.append(torch.cat([g.reshape(-1) for g in grads]))
+        bound.install(result.state)
+    return torch.stack(rows)
+
+
+def by_name(bound: Bound, flat: Tensor) -> dict[str, Tensor]:
+    """`[..., elements of all leaves]` as `name -> [..., *shape]`."""
+    leaves = leaves_of(bound)
+    parts = flat.split([p.numel() for p in leaves.values()], -1)
+    return {n: part.reshape((*flat.shape[:-1], *p.shape)) for (n, p), part in zip(leaves.items(), parts, strict=True)}
+
+
+@contextmanager
+def undisturbed(bound: Bound, seed: int) -> Iterator[None]:
+    """Inside, the bound draws from a source of its own; afterwards its source, the estimators' state, the buffers of
+    modules and torch's generators are what they were.
+    """
+    source, states = bound.source, bound.estimator_states
+    programs = (bound.owner, *modules_of(bound.model_program), *modules_of(bound.guide_program))
+    buffers = {id(b): b for m in programs if isinstance(m, nn.Module) for b in m.buffers()}
+    before = {key: b.clone() for key, b in buffers.items()}
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        bound.source = Source(torch.Generator().manual_seed(seed))
+        try:
+            yield
+        finally:
+            bound.source = source
+            bound.__dict__["_states"] = states  # the very object: a captured step may know it
+            with torch.no_grad():
+                for key, buffer in buffers.items():
+                    buffer.copy_(before[key])
