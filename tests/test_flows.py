@@ -168,10 +168,10 @@ def test_a_flow_as_guide(make):
         base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
         vg.sample("z", dist.TransformedDistribution(base, [flow[0], swap, flow[1]]))
 
-    svi = vg.SVI(model, guide, vg.optim.Adam(lr=5e-3), vg.ELBO(particles=16), seed=0)
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=5e-3), vg.ELBO(particles=8), seed=0)
     before = svi.evaluate(particles=20)
-    svi.run(200)
-    assert svi.evaluate(particles=100) < before / 6
+    svi.run(120)
+    assert svi.evaluate(particles=40) < before / 4
 
 
 def test_a_flow_fitted_to_data():
@@ -181,12 +181,12 @@ def test_a_flow_fitted_to_data():
     flow = flows.spline_coupling(2, count_bins=12)
     base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = -dist.TransformedDistribution(base, [flow]).log_prob(data).mean()
         loss.backward()
         optimizer.step()
     normal = dist.MultivariateNormal(data.mean(0), data.T.cov()).log_prob(data).mean()
-    assert -loss > normal + 0.5
+    assert -loss > normal + 0.3
     draws = dist.TransformedDistribution(base, [flow]).sample((1000,))
     assert (draws.norm(dim=-1) - 1).abs().median() < 0.3

@@ -24,7 +24,7 @@ t = torch.tensor
 
 
 def test_names():
-    """Every family of torch, and every one that Pyro 1.9.2 adds, but those listed in docs/pyro-programs.md as left out."""
+    """Every family of torch, and all that Pyro 1.9.2 adds but those that docs/pyro-programs.md lists."""
     names = {n for n, c in vars(td).items() if isinstance(c, type) and issubclass(c, td.Distribution)}
     added = [
         "AffineBeta",
