@@ -60,16 +60,17 @@ class Graph:
         return sum(node.op == "call_function" for node in self.module.graph.nodes)
 
 
-def record(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> Graph:
+def record(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor], written: Sequence[Tensor] = ()) -> Graph:
     """Record `function()`, which reads the very tensors in `inputs`.
 
     Args:
         inputs: distinct tensors, each with memory of its own.
+        written: those of them that it may write into.
 
     Raises:
         CaptureError: something in it cannot be recorded.
     """
-    recorder = _Recorder(inputs)
+    recorder = _Recorder(inputs, written)
     try:
         with _Recording(), _unvalidated(), recorder:
             results = function()
@@ -122,9 +123,10 @@ class _Recorder(TorchDispatchMode):
     Smaller than `make_fx`, ten times faster, and without its import of all of Inductor.
     """
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], written: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self._writable = {_memory_of(tensor) for tensor in written}
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Tensor] = []
         self._made: dict[int, list[tuple[Tensor, fx.Node]]] = {}
@@ -145,6 +147,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is _aten.lift_fresh.default:
+            func = _aten.clone.default  # a literal: what is written into it is gone at the next call
         if func is _aten.index.Tensor:
             args = (args[0], self._without_masks(args[1]))
         given: list[fx.Node] = []
@@ -166,6 +170,8 @@ class _Recorder(TorchDispatchMode):
             self._note_read(given)
         if any(isinstance(v, torch.Generator) for v in kwargs.values()):
             raise _refusal("the program draws from a generator of its own", "sample()")
+        if func._schema.is_mutable:
+            self._refuse_foreign(func, args, kwargs)
         result = func(*args, **kwargs)
         node = self.graph.call_function(func, *written)
         if moving:
@@ -190,6 +196,18 @@ class _Recorder(TorchDispatchMode):
             first.prepend(node)
         self.graph.eliminate_dead_code(is_impure_node=_changes_something)
         return fx.GraphModule(torch.nn.Module(), self.graph)
+
+    def _refuse_foreign(self, func: Any, args: Any, kwargs: Any) -> None:
+        """A check would write a second time into what is not the program's own."""
+        for i, argument in enumerate(func._schema.arguments):
+            target = args[i] if i < len(args) else kwargs.get(argument.name)
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(target, Tensor):
+                self._node(target)
+                memory = _memory_of(target._plain if type(target) is Tracked else target)
+                if memory in self._given and memory not in self._writable:
+                    raise _refusal(
+                        "it writes into a tensor that outlives the call", "a buffer of a module(...), or a new tensor"
+                    )
 
     def _without_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Masks that stay as they are, as the numbers that they select."""

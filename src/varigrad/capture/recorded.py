@@ -47,7 +47,7 @@ class Recorded:
         self._loose = {id(t) for t in loose}
         before = [w.detach().clone() for w in written]
         try:
-            self.graph: Graph = record(function, inputs)
+            self.graph: Graph = record(function, inputs, self.written)
         finally:
             _restore(self.written, before)
         _multiply_by_library(self.graph)

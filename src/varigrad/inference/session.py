@@ -84,6 +84,7 @@ class _Call(NamedTuple):
     """The last call, for the next one with the very same tensors."""
 
     args: tuple[Any, ...]
+    surroundings: tuple[Any, ...]
     form: Form
     base: Any
     leaves: list[Any]
@@ -114,6 +115,8 @@ class Session:
         self._evicted = 0
         self._version = -1
         self._warned: set[str] = set()
+        self.interrupted = False
+        """Whether Ctrl-C ended the last steps early; to be raised by whoever has put them on record."""
 
     @property
     def noise(self) -> Noise:
@@ -124,18 +127,27 @@ class Session:
 
     def advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Take at least one and at most `limit` steps with the same arguments."""
-        last = self._last
-        if last is not None and not kwargs and len(args) == len(last.args) and all(map(operator.is_, args, last.args)):
+        last, around = self._last, _surroundings()
+        known = last is not None and not kwargs and len(args) == len(last.args) and around == last.surroundings
+        if last is not None and known and all(map(operator.is_, args, last.args)):
             form, base, leaves, tree, lifted = last.form, last.base, last.leaves, last.tree, last.lifted
         else:
             leaves, tree = pytree.tree_flatten((args, kwargs))
             base, lifted, key = self._signature(leaves, tree)
             form = self._form(key)
             same = not kwargs and all(type(a) is Tensor for a in args)
-            self._last = _Call(args, form, base, leaves, tree, lifted) if same else None
+            self._last = _Call(args, around, form, base, leaves, tree, lifted) if same else None
         if self._prepare(form, base, leaves, tree, lifted):
             return self._by_graph(form, limit, leaves)
         return self._by_python(form, args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Whose steps; a copy records its own."""
+        self.leave()
+        return {"host": self.host, "wait": self.wait}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def leave(self) -> None:
         """Make everything visible where users look for it: they, or Python's step, go on from there."""
@@ -195,7 +207,7 @@ class Session:
                 numbers.append((i, leaf))
             else:
                 shape.append(leaf if type(leaf).__hash__ is not None else _Itself(leaf))
-        base = (tree, tuple(shape))
+        base = (tree, tuple(shape), _surroundings())
         if not numbers:
             return base, frozenset(), base
         lifted = self._lifted.setdefault(base, set())
@@ -314,6 +326,9 @@ class Session:
         form.taken += done
         host.bound.__dict__["steps"] += sum(outcomes.taken)
         noise.measure()
+        self.interrupted, step.interrupted = step.interrupted, False
+        if not done:
+            raise KeyboardInterrupt
         return outcomes
 
     def _judge(self, form: Form, agreed: bool) -> None:
@@ -373,6 +388,12 @@ class _Itself:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+
+def _surroundings() -> tuple[Any, ...]:
+    """What torch does otherwise in the same operations."""
+    mixed = torch.is_autocast_enabled("cpu")
+    return torch.get_default_dtype(), torch.get_autocast_dtype("cpu") if mixed else None
 
 
 def _state_of(scheduler: Any) -> tuple[Any, Any]:

@@ -6,7 +6,6 @@ rows drawn beforehand, and losses go into rows of their own.
 
 from __future__ import annotations
 
-import _thread
 from typing import Any, Protocol
 
 import torch
@@ -74,7 +73,7 @@ class Step:
     def __init__(
         self, host: Host, memory: Memory, rows: Rows, leaves: list[Any], tree: Any, lifted: frozenset[int]
     ) -> None:
-        self.host, self.memory = host, memory
+        self.host, self.memory, self.interrupted = host, memory, False
         self._tree, self._lifted = tree, lifted
         _refuse_devices([*memory.parameters, *(leaf for leaf in leaves if isinstance(leaf, Tensor))])
         demand: dict[Kind, int] = {kind: len(row) for kind, row in rows.items()}
@@ -123,8 +122,9 @@ class Step:
                 for _ in range(count):
                     self.recorded.run()
             except KeyboardInterrupt:
-                count = int(self._index)
-                _thread.interrupt_main()  # again, when the steps that were taken are on record
+                if count == 1:
+                    raise
+                count, self.interrupted = int(self._index), True  # raised when the steps that were taken are on record
         # Lists of numbers, not a tuple for each step: those would keep Python's garbage collector busy.
         losses, norms, taken = self._metrics[:count].t().tolist() if count else ([], [], [])
         if not all(taken):

@@ -220,6 +220,9 @@ class SVI:
                 metrics = self.metrics
                 assert metrics is not None
                 bar.update(metrics.loss, metrics.gradient_norm, len(outcomes.losses))
+                if self._session is not None and self._session.interrupted:
+                    self._session.interrupted = False
+                    raise KeyboardInterrupt
                 if callback is not None and len(losses) % every == 0 and callback(metrics) is True:
                     break
         except KeyboardInterrupt:
