@@ -590,6 +590,8 @@ FOLLOWED = {
     "written": lambda z: torch.zeros(3).index_fill_(0, z.long().reshape(1), 5.0),
     "setitem": lambda z: laws.LEAKS["setitem"](z),
     "out": lambda z: laws.LEAKS["out"](z),
+    "a literal written into": lambda z: torch.tensor([0.0, 1.0]).index_fill_(0, torch.tensor([0]), 2.0) * z,
+    "a literal added to": lambda z: torch.tensor(1.0).add_(z),
     "vmap": lambda z: torch.vmap(lambda i: i * z)(torch.ones(3)),
     "vmap argument": lambda z: torch.vmap(lambda i: i + 1)(z.expand(3)),
     "grad": lambda z: torch.func.grad(lambda x: (x * z).sin())(t(2.0)),

@@ -5,10 +5,12 @@ hangs, fails, is killed, or hands out a library that was made before.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
 import math
+import pickle
 import random
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captures import assert_close, by_graph, by_python, forms, same, svi_of, taken, worker
+from captures import Uncompiled, assert_close, by_graph, by_python, forms, same, svi_of, taken, worker
 from programs_for_svi import DATA, normal_guide, normal_model
 from torch import nn
 
@@ -528,6 +530,111 @@ def test_flags_that_choose_parameters():
         expected, found, said, svi = compared(lambda optim=optim: svi_of(model, own, optim=optim), go)
         assert_close(found, expected, rtol=1e-4, atol=1e-5)
         assert not said and taken(svi) > 60
+
+
+def test_programs_that_write_into_what_is_not_theirs():
+    """A check would do it a second time."""
+
+    def in_an_argument(data):
+        data += 0.1
+        observe(1.0, data)
+
+    average = torch.zeros(())
+
+    def in_a_global(data):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        average.mul_(0.9).add_(0.1 * z.detach())
+        vg.sample("x", dist.Normal(z + average, 1.0), obs=data[0])
+
+    for model in (in_an_argument, in_a_global):
+        data = DATA.clone()
+
+        def make(model=model, data=data):
+            svi = svi_of(model, guide).init(data)
+            data.copy_(DATA), average.zero_()
+            return svi
+
+        expected, found, said, _ = compared(make, lambda svi, data=data: svi.run(30, data).losses)
+        assert torch.equal(found, expected)
+        assert len(said) == 1 and "it writes into a tensor that outlives the call" in said[0]
+        assert f"{Path(__file__).name}:" in said[0]
+
+
+def test_what_torch_does_otherwise():
+    """Another precision: by autocast, by default."""
+    net = nn.Linear(6, 1)
+
+    def model():
+        observe(net(DATA)[0].float().exp() + torch.zeros(()))
+
+    def go(svi):
+        losses = [svi.run(12).losses]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.append(svi.run(12).losses)
+        torch.set_default_dtype(torch.float64)
+        losses.append(svi.run(12).losses)
+        torch.set_default_dtype(torch.float32)
+        return [*losses, svi.run(12).losses]
+
+    def make():
+        with torch.no_grad():
+            net.weight.fill_(0.11), net.bias.fill_(0.1)
+        return svi_of(model, guide)
+
+    try:
+        expected, found, said, svi = compared(make, go)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not said and len(forms(svi)) == 3 and taken(svi) > 35
+
+
+# Copies, interruptions
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda svi: pickle.loads(pickle.dumps(svi))], ids=["copy", "pickle"])
+def test_copies_go_on_alike(twin):
+    with by_graph(), heard() as said:
+        svi = svi_of(normal_model, normal_guide)
+        svi.run(30, DATA)
+        other = twin(svi)
+        assert_close(other.run(30, DATA).losses, svi.run(30, DATA).losses, rtol=1e-5)
+        assert taken(other) == 28
+        svi.step(DATA)
+        assert other.metrics.step == 60
+    assert not said
+
+
+def test_an_interruption():
+    """Between two of many steps: those that were taken are on record, and the run can go on."""
+
+    class Interrupted(Uncompiled):
+        runs = 0
+
+        def __init__(self, graph, inputs):
+            super().__init__(graph, inputs)
+            whole = self.run
+
+            def run(values):
+                Interrupted.runs += 1
+                if Interrupted.runs == 30:
+                    raise KeyboardInterrupt
+                whole(values)
+
+            self.run = run
+
+    with by_graph(kind=Interrupted):
+        svi = svi_of(normal_model, normal_guide)
+        with pytest.warns(UserWarning, match=r"interrupted after (\d+) of 90 steps"):
+            first = svi.run(90, DATA).losses
+        assert len(first) == 31  # two in Python, 29 by graph
+        assert svi.metrics.step == 31
+        rest = svi.run(90 - 31, DATA).losses
+        state = svi.state()
+    with by_graph():
+        svi = svi_of(normal_model, normal_guide)
+        assert torch.equal(svi.run(90, DATA).losses, torch.cat([first, rest]))
+        assert same(svi.state(), state)
 
 
 # Two of them
