@@ -411,3 +411,25 @@ def test_nothing_is_left_behind_by_a_step():
     for _ in range(10):
         svi.step(X)
     assert alive() <= before + 1
+
+
+def test_a_network_is_trained_by_the_sum_over_the_plate():
+    """As Pyro's: a learning rate that was tuned there means the same here."""
+    network = nn.Linear(1, 1)
+
+    def model():
+        with pyro.plate("d", 4):
+            pyro.sample("z", dist.Bernoulli(torch.full((4,), 0.5)))
+
+    def guide():
+        pyro.module("baseline", network)
+        p = pyro.param("p", torch.full((4,), 0.3), constraint=dist.constraints.unit_interval)
+        given = {"nn_baseline": network, "nn_baseline_input": torch.zeros(4, 1)}
+        with pyro.plate("d", 4):
+            pyro.sample("z", dist.Bernoulli(p), infer={"baseline": given})
+
+    network.bias.data.fill_(1000.0)
+    pyro.infer.TraceGraph_ELBO().loss_and_grads(model, guide)
+    assert network.bias.grad is not None
+    # d/db of sum (f - b)^2 with b far above every f: about 2 b a plate element.
+    assert abs(network.bias.grad.item() / (2 * 4 * 1000.0) - 1) < 0.01

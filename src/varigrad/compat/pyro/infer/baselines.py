@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, State
 from varigrad.estimators.baselines import Baseline, Guess, MovingAverage, NeuralBaseline, Sum, ValueBaseline
+from varigrad.language.messages import evolve
 
 
 def baseline_of(options: Mapping[str, Any], regressions: list[Tensor] | None = None) -> Baseline:
@@ -30,7 +31,7 @@ def baseline_of(options: Mapping[str, Any], regressions: list[Tensor] | None = N
         parts.append(NeuralBaseline(network, given) if one else NeuralBaseline(_OneArgument(network), tuple(given)))
     if value is not None:
         parts.append(ValueBaseline(torch.as_tensor(value), learn=True))
-    baseline = parts[0] if len(parts) == 1 else Sum(tuple(parts))
+    baseline: Baseline = _Summed(parts[0] if len(parts) == 1 else Sum(tuple(parts)))
     return baseline if regressions is None else _Watched(baseline, regressions)
 
 
@@ -51,10 +52,31 @@ class _OneArgument(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class _Watched(Baseline):
-    """A baseline whose regression losses are written down."""
+class _Around(Baseline):
+    """Another baseline, with a difference."""
 
     inner: Baseline
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return self.inner.modules()
+
+    def given(self) -> tuple[Any, ...]:
+        return self.inner.given()
+
+
+@dataclass(frozen=True, eq=False)
+class _Summed(_Around):
+    """Trained by the sum of squared errors over the site's plates, as Pyro's are; ours by their mean."""
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        guess = self.inner.guess(cost, draw, state)
+        return guess if guess.regression is None else evolve(guess, regression=guess.regression * cost.numel())
+
+
+@dataclass(frozen=True, eq=False)
+class _Watched(_Around):
+    """A baseline whose regression losses are written down."""
+
     seen: list[Tensor]
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
@@ -62,12 +84,6 @@ class _Watched(Baseline):
         if guess.regression is not None and guess.regression.requires_grad:
             self.seen.append(guess.regression)
         return guess
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self.inner.modules()
-
-    def given(self) -> tuple[Any, ...]:
-        return self.inner.given()
 
 
 def check_separate(surrogate: Tensor, regressions: list[Tensor], leaves: Mapping[str, Tensor]) -> None:
