@@ -140,6 +140,15 @@ def test_buffers_and_networks_of_baselines_and_automatic_guides_are_left_alone()
     assert same(before, dict((*norm.state_dict().items(), *net.state_dict().items())))
     assert list(dict(bound.named_parameters())) == ["logits", "norm.weight", "norm.bias"]
 
+    def with_network(x):
+        with vg.plate("coins", len(x)):
+            vg.sample("z", dist.Bernoulli(logits=vg.param("logits", START)), estimator=neural)
+
+    vg.compare(model, with_network, READINGS, {"*": [Score()], "z": [neural]}, budget=10)
+    assert_unbiased(model, with_network, READINGS, draws=10)
+    assert same(before, dict((*norm.state_dict().items(), *net.state_dict().items())))
+    assert all(p.grad is None for p in net.parameters())
+
     def smooth(x):
         vg.sample("x", dist.Normal(vg.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
 

@@ -112,18 +112,18 @@ def candidate(
         VarigradError: an estimator cannot serve.
     """
     others = {glob: e for glob, e in (objective.estimators or {}).items() if glob not in estimators}
-    estimators = {**copy.deepcopy(dict(estimators)), **others}  # the first match counts
-    bound = evolve(objective, estimators=estimators).bind(
+    mine = {glob: copy.deepcopy(e) if e.parameters_of_baselines() else e for glob, e in estimators.items()}
+    bound = evolve(objective, estimators={**mine, **others}).bind(  # the first match counts
         at.model_program, at.guide_program, seeded(seed), Borrowed(at.owner)
     )
     bound.steps = at.steps
-    warm_up(bound.init(*args), args)
+    networks = [p for e in mine.values() for m in e.parameters_of_baselines().values() for p in m.parameters()]
+    warm_up(bound.init(*args), args, networks)
     return bound
 
 
-def warm_up(bound: Bound, args: tuple[Any, ...]) -> None:
-    """Let averages see some costs, and train the networks of baselines."""
-    networks = [p for n, p in bound.owner.named_parameters() if n.startswith("baselines.")]
+def warm_up(bound: Bound, args: tuple[Any, ...], networks: list[Tensor]) -> None:
+    """Let averages see some costs, and train these parameters of baselines."""
     if not networks:
         samples(bound, WARM_UP, args, {})
         return
