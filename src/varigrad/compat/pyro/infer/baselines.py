@@ -31,7 +31,9 @@ def baseline_of(options: Mapping[str, Any], regressions: list[Tensor] | None = N
         parts.append(NeuralBaseline(network, given) if one else NeuralBaseline(_OneArgument(network), tuple(given)))
     if value is not None:
         parts.append(ValueBaseline(torch.as_tensor(value), learn=True))
-    baseline: Baseline = _Summed(parts[0] if len(parts) == 1 else Sum(tuple(parts)))
+    baseline = parts[0] if len(parts) == 1 else Sum(tuple(parts))
+    if learns(options):
+        baseline = _Summed(baseline)
     return baseline if regressions is None else _Watched(baseline, regressions)
 
 
