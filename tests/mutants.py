@@ -88,6 +88,23 @@ MUTANTS = (
     M("coordinates' densities exchanged", "estimators/coordinates.py", "diagonal(dim1=0, dim2=-1)", "flip(0).diagonal(dim1=0, dim2=-1)", "local expectations of an event"),
     M("lanes of coordinates summed", "estimators/local.py", ".flatten(0, 1) / count", ".flatten(0, 1)", "local expectations of an event"),
     M("local expectation though a plate is crossed", "estimators/local.py", "per_element = True", "per_element = False", "local expectation on plate_entered"),
+    # Draws without replacement.
+    M("set's order not forgotten", "estimators/without_replacement.py", "(probs * first * (f - baseline))", "(probs * (f - baseline))", "unordered set on categorical"),
+    M("set's baseline without the value's own share", "estimators/without_replacement.py", "(second * p * f).sum(1)", "(second * p * f * (1 - torch.eye(len(p)))).sum(1)", "unordered set on categorical"),
+    M("set drawn with replacement", "estimators/without_replacement.py", "index = _one_of(left, open_, source)", "index = _one_of(probs, open_, source)", "unordered set on categorical"),
+    M("others forgotten in a set's chances", "estimators/without_replacement.py", "mass = rest + sum(", "mass = sum(", "unordered set on categorical"),
+    M("sets though a plate is crossed", "estimators/without_replacement.py", "    k: int = 2\n\n    per_element = True", "    k: int = 2\n\n    per_element = False", "unordered set on plate_entered"),
+    M("sampled value not weighted", "estimators/without_replacement.py", "torch.where(sampled > 0, (rest + sampled) / sampled, 0.0)", "torch.where(sampled > 0, 1.0, 0.0)", "sum and sample on categorical"),
+    M("sampled value in its own baseline", "estimators/without_replacement.py", "share = torch.where(summed, p, 0.0)", "share = p", "sum and sample on categorical"),
+    M("lane 0 always the likeliest", "estimators/without_replacement.py", "chosen = source.index(torch.cat([top, mass], -1)).unsqueeze(-1)", "chosen = torch.zeros_like(listed[..., :1])", "sum and sample on categorical"),
+    # Measure-valued derivatives.
+    M("mean's Rayleigh with one normal", "estimators/measure_valued.py", "(second.square() + third.square()).sqrt()", "second.abs()", "measure valued"),
+    M("scale's Maxwell without its sign", "estimators/measure_valued.py", "torch.where(first < 0, -maxwell, maxwell)", "maxwell", "measure valued"),
+    M("mean's constant", "estimators/measure_valued.py", "(sigma * math.sqrt(2 * math.pi))", "(sigma * math.sqrt(math.pi))", "measure valued"),
+    M("Gamma's rate without the shape", "estimators/measure_valued.py", "(shape / rate).detach()", "(1 / rate).detach()", "measure valued"),
+    M("Gamma's shape without the half", "estimators/measure_valued.py", "shape * 0.5 * (f", "shape * (f", "measure valued"),
+    M("Exponential's sign", "estimators/measure_valued.py", "q.rate[0] * (f[0] - f[1]) /", "q.rate[0] * (f[1] - f[0]) /", "measure valued"),
+    M("Poisson one too low", "estimators/measure_valued.py", "return [z + 1]", "return [z + 2]", "measure valued"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
     M("source of a site's lanes leaves out those before", "objectives/run.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),

@@ -11,9 +11,12 @@ from varigrad.estimators import (
     Enumerate,
     LeaveOneOut,
     LocalExpectation,
+    MeasureValued,
     MovingAverage,
     Pathwise,
     Score,
+    SumAndSample,
+    UnorderedSet,
 )
 from varigrad.testing import PROGRAMS, check_case, exact_gradient
 from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
@@ -29,12 +32,15 @@ ESTIMATORS = {
     "arm": ARM(),
     "arms": ARMS(3),
     "local_expectation": LocalExpectation(),
+    "unordered_set": UnorderedSet(2),
+    "sum_and_sample": SumAndSample(1),
+    "measure_valued": MeasureValued(),
     "pathwise": Pathwise(),
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
 }
 SERVES = {
-    "score": 25, "leave_one_out": 25, "enumerate": 15, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 16,
-    "pathwise": 6,
+    "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 17,
+    "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "pathwise": 8,
 }  # fmt: skip
 ONE_LANE = {"score", "moving_average", "moving_average_per_element", "pathwise", "sticking_the_landing"}
 HEAVY = {"nested_plates", "event", "chain", "sequential_plate"}

@@ -15,5 +15,8 @@ from varigrad.estimators.coupled import DisARM as DisARM
 from varigrad.estimators.enumeration import Enumerate as Enumerate
 from varigrad.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
 from varigrad.estimators.local import LocalExpectation as LocalExpectation
+from varigrad.estimators.measure_valued import MeasureValued as MeasureValued
 from varigrad.estimators.pathwise import Pathwise as Pathwise
 from varigrad.estimators.score import Score as Score
+from varigrad.estimators.without_replacement import SumAndSample as SumAndSample
+from varigrad.estimators.without_replacement import UnorderedSet as UnorderedSet

@@ -419,6 +419,88 @@ class _Poisson:
         return (log_q.exp() * (f - log_q)).sum()
 
 
+@_add("exponential", "Exponential")
+class _Exponential:
+    def model() -> None:  # type: ignore[misc]
+        z = sample("z", dist.Exponential(_t(1.0)[0]))
+        sample("x", dist.Poisson(z), obs=_t(2.0)[0])
+
+    def guide() -> None:  # type: ignore[misc]
+        sample("z", dist.Exponential(_scalar("b", 0.7, constraints.positive)))
+
+    def exact(p: dict[str, Tensor]) -> Tensor:  # type: ignore[misc]
+        rate = p["b"]
+        likelihood = 2 * (torch.digamma(_t(1.0)[0]) - rate.log()) - 1 / rate - torch.lgamma(_t(3.0)[0])
+        return likelihood - kl_divergence(dist.Exponential(rate), dist.Exponential(_t(1.0)[0]))
+
+
+@_add("event_of_normals", "Normal event")
+class _EventOfNormals:
+    def model() -> None:  # type: ignore[misc]
+        with plate("n", 2):
+            z = sample("z", dist.Normal(_t(0.0, 0.5), _t(1.0)).to_event(1))
+            sample("x", _normal(z[..., 0] * z[..., 1]), obs=_t(0.8, -0.4))
+
+    def guide() -> None:  # type: ignore[misc]
+        scale = param("s", lambda: _t(0.8, 0.5), constraints.positive)
+        with plate("n", 2):
+            sample("z", dist.Normal(param("m", lambda: torch.stack([_t(0.3, -0.6), _t(0.0, 0.9)])), scale).to_event(1))
+
+    def exact(p: dict[str, Tensor]) -> Tensor:  # type: ignore[misc]
+        m, v = p["m"], p["s"].square()
+        mean, square = m.prod(-1), (m.square() + v).prod(-1)
+        x = _t(0.8, -0.4)
+        likelihood = -0.5 * (x.square() - 2 * x * mean + square) - 0.9189385332046727
+        prior = dist.Normal(_t(0.0, 0.5), _t(1.0))
+        return likelihood.sum() - kl_divergence(dist.Normal(m, p["s"]), prior).sum()
+
+
+@_add("binomial", "Binomial")
+class _Binomial:
+    def model() -> None:  # type: ignore[misc]
+        with plate("n", 2):
+            z = sample("z", dist.Binomial(3, _t(0.5, 0.4)))
+            sample("x", _normal((1 + z).sqrt()), obs=_t(1.8, 1.1))
+
+    def guide() -> None:  # type: ignore[misc]
+        with plate("n", 2):
+            sample("z", dist.Binomial(3, logits=_logits("t", 0.3, -2.0)))
+
+
+def _counted(q: Any, prior: Any) -> Tensor:
+    """The bound of a program that counts, with a Normal around the count's square root."""
+    z = torch.arange(400, dtype=torch.float64)
+    log_q = q.log_prob(z)
+    f = prior.log_prob(z) + _normal((1 + z).sqrt()).log_prob(_t(2.2)[0])
+    return (log_q.exp() * (f - log_q)).sum()
+
+
+@_add("geometric", "Geometric")
+class _Geometric:
+    def model() -> None:  # type: ignore[misc]
+        z = sample("z", dist.Geometric(_t(0.3)[0]))
+        sample("x", _normal((1 + z).sqrt()), obs=_t(2.2)[0])
+
+    def guide() -> None:  # type: ignore[misc]
+        sample("z", dist.Geometric(_scalar("p", 0.4, constraints.unit_interval)))
+
+    def exact(p: dict[str, Tensor]) -> Tensor:  # type: ignore[misc]
+        return _counted(dist.Geometric(p["p"]), dist.Geometric(_t(0.3)[0]))
+
+
+@_add("negative_binomial", "NegativeBinomial")
+class _NegativeBinomial:
+    def model() -> None:  # type: ignore[misc]
+        z = sample("z", dist.NegativeBinomial(_t(2.0)[0], _t(0.5)[0]))
+        sample("x", _normal((1 + z).sqrt()), obs=_t(2.2)[0])
+
+    def guide() -> None:  # type: ignore[misc]
+        sample("z", dist.NegativeBinomial(_t(2.5)[0], logits=_scalar("t", -0.2)))
+
+    def exact(p: dict[str, Tensor]) -> Tensor:  # type: ignore[misc]
+        return _counted(dist.NegativeBinomial(_t(2.5)[0], logits=p["t"]), dist.NegativeBinomial(_t(2.0)[0], _t(0.5)[0]))
+
+
 @_add("plate_of_normals_under_a_switch", "Normal")
 class _Switch:
     def model() -> None:  # type: ignore[misc]
