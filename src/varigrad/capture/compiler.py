@@ -6,17 +6,18 @@ by the program's name. It appears in the cache by a rename, whole or not at all.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,6 @@ OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "cpp.vec_isa_ok": True,
 }
-
-_running: set[subprocess.Popen[bytes]] = set()
 
 
 class Library:
@@ -102,7 +101,7 @@ class Compilation:
         }
         (self._folder / "graph.pickle").write_bytes(pickle.dumps(job))
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor")}
-        command = [sys.executable, "-m", "varigrad.capture.worker", str(self._folder)]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(self._folder)]
         # In a session of its own: an interrupted run goes on compiling.
         self._process = subprocess.Popen(  # noqa: S603 - our own worker, in our own Python
             command,
@@ -112,7 +111,8 @@ class Compilation:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        _running.add(self._process)
+        # Nobody waits for it any more: at the end of Python, or of this object.
+        self._give_up = weakref.finalize(self, _stop, self._process, self._folder)
 
     def ready(self, wait: bool = False) -> bool:
         """Whether there is an outcome, good or bad. `wait`: stay until there is."""
@@ -124,7 +124,7 @@ class Compilation:
         if process.poll() is None:
             return False
         self._process = None
-        _running.discard(process)
+        self._give_up.detach()
         seconds = time.perf_counter() - self._start
         try:
             if process.returncode != 0:
@@ -169,7 +169,8 @@ def _key(graph: Graph, inputs: Sequence[Tensor]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-@atexit.register
-def _stop_all() -> None:
-    for process in _running:
-        process.kill()
+def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)  # with the compiler that it has started
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The process that compiles: `python -m varigrad.capture.worker FOLDER`, apart so that steps go on meanwhile.
+"""The process that compiles: `python worker.py FOLDER`, apart so that steps go on meanwhile.
 
 Reads `FOLDER/graph.pickle` and leaves `FOLDER/done.json` beside the library, or `FOLDER/failed.txt`.
 """
