@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint laws mutants bench clean
+.PHONY: demo test test-all lint laws mutants bench bench-full clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "varigrad needs Python 3.11 or newer")'
@@ -38,8 +38,20 @@ $(VENV)/bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	touch $@
 
-bench: $(VENV)/bench
+# NumPyro has an environment and processes of its own.
+.venv-numpyro/ready: benchmarks/constraints-numpyro.txt
+	$(PYTHON) -m venv .venv-numpyro
+	.venv-numpyro/bin/python -m pip install --quiet --disable-pip-version-check -c $< numpyro jax jaxlib
+	touch $@
+
+# Minutes, and noisy; `bench-full` takes hours and wants the machine to itself.
+bench: $(VENV)/bench .venv-numpyro/ready
+	$(BIN)/python -m benchmarks.run --quick
+	$(BIN)/python -m benchmarks.compiled
+
+bench-full: $(VENV)/bench .venv-numpyro/ready
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.compiled --full
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-numpyro build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

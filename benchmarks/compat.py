@@ -69,8 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = []
     for threads in options.threads:
         for name in options.workloads:
-            effort = QUICK if options.quick else FULL
-            found.append(row(measure(name, SYSTEMS, threads, effort, WORKLOADS[name].check_steps)))
+            found.append(row(measure(name, SYSTEMS, threads, QUICK if options.quick else FULL)))
             line = zip(cells(found[-1]), widths, strict=True)
             print("  ".join(cell.ljust(width) for cell, width in line), flush=True)
     if not options.quick:

@@ -9,7 +9,8 @@ import time
 
 import torch
 
-from benchmarks.run import SYSTEMS
+from benchmarks.run import SYSTEMS as NAMES
+from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS
 
 
@@ -17,22 +18,21 @@ def main() -> None:
     """Print the hottest functions with their microseconds a step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workload", choices=list(WORKLOADS))
-    parser.add_argument("--system", choices=SYSTEMS, default="varigrad")
+    parser.add_argument("--system", choices=NAMES, default="varigrad")
     parser.add_argument("--by", choices=("tottime", "cumulative"), default="tottime")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rows", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    step = WORKLOADS[options.workload].systems[options.system](0)
+    run = SYSTEMS[options.system](WORKLOADS[options.workload])(0)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < options.seconds / 2 or count < 3:
-        step()
+        run(1)
         count += 1
     bare = (time.perf_counter() - start) / count
     profile = cProfile.Profile()
     with profile:
-        for _ in range(count):
-            step()
+        run(count)
     stats = pstats.Stats(profile)
     total = stats.total_tt / count  # type: ignore[attr-defined]
     print(f"{1e6 * bare:.0f} us a step; {1e6 * total:.0f} us under the profiler, which the columns below add up to")

@@ -122,7 +122,7 @@ def markdown(where: dict[str, Any], found: list[dict[str, Any]]) -> str:
             "",
             *works,
             "",
-            "Again: `make bench`, or `python -m benchmarks.run --quick --workloads coin --threads 1 2`.",
+            "Again: `make bench-full`, or `python -m benchmarks.run --quick --workloads coin --threads 1 2`.",
             "",
         ]
     )

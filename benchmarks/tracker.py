@@ -13,12 +13,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.workload import Adam, Programs, Step, varigrad_step
+from benchmarks.systems import varigrad_step
+from benchmarks.workload import Adam, Programs, Step
 from benchmarks.workloads import WORKLOADS
 from varigrad.objectives import run as engine
 from varigrad.terms.tracking import Statement, Tracker
@@ -50,8 +52,13 @@ def discrete_chain(seed: int) -> Step:
     return varigrad_step(Programs(model, guide), Adam(lr=1e-2), seed)
 
 
+def of_workload(name: str, seed: int) -> Step:
+    """The eager step of a workload."""
+    return varigrad_step(WORKLOADS[name].varigrad(), WORKLOADS[name].adam, seed)
+
+
 PROGRAMS: dict[str, Callable[[int], Step]] = {
-    **{name: WORKLOADS[name].systems["varigrad"] for name in ("coin", "gaussian_mixture", "belief_net")},
+    **{name: partial(of_workload, name) for name in ("coin", "gaussian_mixture", "belief_net")},
     "discrete_chain": discrete_chain,
 }
 
@@ -87,7 +94,7 @@ class Told(Tracker):
         known = next(self.known)
         return Statement(message, known.upstream, known.given, known.opaque)
 
-    def mark(self, value: Tensor, site: Statement, own: bool) -> Tensor:
+    def mark(self, value: Tensor, site: Statement, own: bool, severed: bool = False) -> Tensor:
         return value
 
 

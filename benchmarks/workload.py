@@ -1,38 +1,23 @@
-"""What a workload is, and how a program becomes a step on each system."""
+"""What a workload is. Loads none of the systems: each of their processes loads only its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Step = Callable[[], float]
-"""Takes one gradient step; returns the loss before it as a Python number, on every system."""
+"""Takes one gradient step; returns the loss before it as a Python number."""
 
+Run = Callable[[int], Sequence[float]]
+"""Takes that many steps, or somewhat more; returns their losses."""
 
-@dataclass(frozen=True)
-class Workload:
-    """The same work, written for several systems.
-
-    Attributes:
-        title: what it is, in a few words.
-        estimator: the gradient estimator, the same on all systems.
-        systems: `name -> function that builds a step` from a seed for its draws (starting points are the same for
-            all seeds). A builder runs in a process of its own.
-        check_steps: after how many steps the losses of the systems are compared.
-        at_least: how many times faster than Pyro it has to be.
-        at_most: how many times as long as the hand-written step it may take; None if there is none.
-    """
-
-    title: str
-    estimator: str
-    systems: Mapping[str, Callable[[int], Step]]
-    check_steps: int = 200
-    at_least: float = 1.0
-    at_most: float | None = None
+Start = Callable[[int], Run]
+"""From a seed for the draws; starting points are the same for all seeds. To start again must not compile again."""
 
 
 @dataclass(frozen=True)
@@ -53,47 +38,79 @@ class Adam:
 
         return pyro.optim.Adam({"lr": self.lr, "betas": self.betas, "fused": True})
 
+    def numpyro(self) -> Any:
+        import numpyro
+
+        return numpyro.optim.Adam(self.lr, *self.betas)
+
     def torch(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        import torch
+
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, fused=True)
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Model and guide with the arguments of a step."""
+    """Model and guide with the arguments of a step.
+
+    Attributes:
+        loss: what Pyro and NumPyro call the objective that uses the workload's estimator.
+    """
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
     args: tuple[Any, ...] = ()
+    loss: str = "Trace_ELBO"
 
 
-def varigrad_step(programs: Programs, adam: Adam, seed: int) -> Step:
-    """A step of `vg.SVI`."""
-    import varigrad as vg
+@dataclass(frozen=True)
+class Formula:
+    """A step written out by hand, to be compiled.
 
-    svi = vg.SVI(programs.model, programs.guide, adam.varigrad(), vg.ELBO(), seed=seed)
-    svi.init(*programs.args)
-    return lambda: svi.step(*programs.args)
+    Attributes:
+        parameters: `name -> starting value`, unconstrained.
+        objective: `(parameters, average) -> surrogate to minimise, (loss, next average)`, of tensors only.
+        average: what it starts from, if it keeps one.
+    """
 
-
-def pyro_step(programs: Programs, adam: Adam, loss: str, seed: int) -> Step:
-    """A step of `pyro.infer.SVI` with the named loss, validation off (also that of `torch.distributions`)."""
-    import pyro
-    from pyro import infer
-
-    pyro.enable_validation(False)
-    pyro.clear_param_store()
-    pyro.set_rng_seed(seed)
-    svi = infer.SVI(programs.model, programs.guide, adam.pyro(), getattr(infer, loss)())
-    return lambda: svi.step(*programs.args)
+    parameters: Mapping[str, Tensor]
+    objective: Callable[[Mapping[str, Tensor], Any], tuple[Tensor, tuple[Tensor, Any]]]
+    average: Any = ()
 
 
-def through_compat(build: Callable[[int], Step]) -> Callable[[int], Step]:
-    """A step written for Pyro, on varigrad: `import pyro` in it means `varigrad.compat.pyro`."""
+@dataclass(frozen=True)
+class Workload:
+    """The same work, written for several systems.
 
-    def built(seed: int) -> Step:
-        import varigrad.compat.pyro as compat
+    Attributes:
+        title: what it is, in a few words.
+        estimator: the gradient estimator, the same on all systems but NumPyro, which has no baselines.
+        adam: the optimiser.
+        varigrad, pyro: the programs, with modules of their own at every call.
+        formula: the same by hand, as a function that a compiler can take.
+        arrays: data and starting points for `benchmarks/numpyro_programs.py`, as numpy has them.
+        target: microseconds a compiled step may take.
+        hand: the same by hand, with torch's distributions and autograd, from a seed.
+        check_steps: after how many steps the losses of the systems are compared; also how many steps NumPyro takes in
+            one compiled call.
+        at_least: how many times faster than Pyro the eager step has to be.
+        at_most: how many times as long as the eager step by hand it may take; None if there is none.
+    """
 
-        compat.install()
-        return build(seed)
+    title: str
+    estimator: str
+    adam: Adam
+    varigrad: Callable[[], Programs]
+    pyro: Callable[[], Programs]
+    formula: Callable[[], Formula]
+    arrays: Callable[[], dict[str, Any]]
+    target: float
+    hand: Callable[[int], Step] | None = None
+    check_steps: int = 200
+    at_least: float = 1.0
+    at_most: float | None = None
 
-    return built
+    @property
+    def has_baseline(self) -> bool:
+        """Whether NumPyro's estimator is another one, for want of baselines."""
+        return "average" in self.estimator

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 from torch import distributions as td
 
-from benchmarks.workload import Adam, Programs, Step, Workload, pyro_step, varigrad_step
+from benchmarks.workload import Adam, Formula, Programs, Step, Workload
 
 ADAM = Adam(lr=5e-4, betas=(0.93, 0.999))
 START = 15.0
 PRIOR = 10.0
 
 
-def tosses() -> torch.Tensor:
+def tosses() -> Tensor:
     return torch.tensor([1.0] * 6 + [0.0] * 4)
 
 
-def varigrad(seed: int) -> Step:
+def varigrad() -> Programs:
     import varigrad as vg
     from varigrad import distributions as dist
     from varigrad.estimators import MovingAverage, Score
@@ -31,10 +34,10 @@ def varigrad(seed: int) -> Step:
         b = vg.param("b", START, constraint=dist.constraints.positive)
         vg.sample("fairness", dist.Beta(a, b), estimator=Score(MovingAverage(0.9)))
 
-    return varigrad_step(Programs(model, guide, (tosses(),)), ADAM, seed)
+    return Programs(model, guide, (tosses(),))
 
 
-def pyro(seed: int) -> Step:
+def pyro() -> Programs:
     import pyro
     import pyro.distributions as dist
     from pyro.distributions.testing.fakes import NonreparameterizedBeta
@@ -53,7 +56,7 @@ def pyro(seed: int) -> Step:
         b = pyro.param("b", start, constraint=dist.constraints.positive)
         pyro.sample("fairness", NonreparameterizedBeta(a, b), infer=decaying_average)
 
-    return pyro_step(Programs(model, guide, (tosses(),)), ADAM, "TraceGraph_ELBO", seed)
+    return Programs(model, guide, (tosses(),), loss="TraceGraph_ELBO")
 
 
 def hand(seed: int) -> Step:
@@ -81,10 +84,34 @@ def hand(seed: int) -> Step:
     return step
 
 
+def formula() -> Formula:
+    data, prior = tosses(), torch.tensor(PRIOR)
+    start = torch.tensor(START).log()
+
+    def log_beta(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return (a - 1) * z.log() + (b - 1) * (1 - z).log() - a.lgamma() - b.lgamma() + (a + b).lgamma()
+
+    def objective(p: Mapping[str, Tensor], average: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        a, b = p["log_a"].exp(), p["log_b"].exp()
+        z = torch._sample_dirichlet(torch.stack([a, b]).detach())[0]
+        log_q = log_beta(z, a, b)
+        log_p = log_beta(z, prior, prior) + data.sum() * z.log() + (1 - data).sum() * (1 - z).log()
+        bound = log_p - log_q.detach()
+        return -(bound - average) * log_q, (-bound, 0.9 * average + 0.1 * bound)
+
+    return Formula({"log_a": start, "log_b": start}, objective, torch.zeros(()))
+
+
 WORKLOAD = Workload(
     "coin of the tutorial: one Beta latent, 10 tosses",
     "score function, decaying average",
-    {"varigrad": varigrad, "pyro": pyro, "hand": hand},
+    ADAM,
+    varigrad,
+    pyro,
+    formula,
+    lambda: {"data": tosses().numpy(), "prior": PRIOR, "start": START},
+    target=8.0,
+    hand=hand,
     check_steps=400,
     at_least=3.0,
     at_most=1.5,

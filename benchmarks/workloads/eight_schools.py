@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from benchmarks.workload import Adam, Programs, Step, Workload, pyro_step, varigrad_step
+from benchmarks.workload import Adam, Formula, Programs, Workload
 
 ADAM = Adam(lr=1e-2)
 SCHOOLS = 8
@@ -17,7 +21,7 @@ def data() -> tuple[Tensor, Tensor]:
     return effect, error
 
 
-def varigrad(seed: int) -> Step:
+def varigrad() -> Programs:
     import varigrad as vg
     from varigrad import distributions as dist
 
@@ -41,10 +45,10 @@ def varigrad(seed: int) -> Step:
         with vg.plate("schools", SCHOOLS):
             vg.sample("theta", dist.Normal(*theta))
 
-    return varigrad_step(Programs(model, guide, data()), ADAM, seed)
+    return Programs(model, guide, data())
 
 
-def pyro(seed: int) -> Step:
+def pyro() -> Programs:
     import pyro
     import pyro.distributions as dist
 
@@ -74,13 +78,42 @@ def pyro(seed: int) -> Step:
         with pyro.plate("schools", SCHOOLS):
             pyro.sample("theta", dist.Normal(*theta))
 
-    return pyro_step(Programs(model, guide, data()), ADAM, "Trace_ELBO", seed)
+    return Programs(model, guide, data())
+
+
+def formula() -> Formula:
+    effect, error = data()
+    parameters = {
+        **{f"{name}_loc": torch.zeros(shape) for name, shape in (("mu", ()), ("tau", ()), ("theta", SCHOOLS))},
+        **{f"{name}_log_scale": torch.zeros(shape) for name, shape in (("mu", ()), ("tau", ()), ("theta", SCHOOLS))},
+    }
+
+    def objective(p: Mapping[str, Tensor], _: Any) -> tuple[Tensor, tuple[Tensor, Any]]:
+        noise = {name: torch.randn_like(p[f"{name}_loc"]) for name in ("mu", "tau", "theta")}
+        mu, log_tau, theta = (p[f"{name}_loc"] + p[f"{name}_log_scale"].exp() * e for name, e in noise.items())
+        tau = log_tau.exp()
+        # -log q, but for the constants that the Normal priors of mu and theta take back; q(tau) has one more
+        entropy = sum((0.5 * e.square() + p[f"{name}_log_scale"]).sum() for name, e in noise.items())
+        entropy = entropy + log_tau + 0.5 * math.log(math.tau)
+        prior = -0.5 * (mu / 5).square() - math.log(5) - 0.5 * theta.square().sum()
+        prior = prior + math.log(2 / (5 * math.pi)) - (tau / 5).square().log1p()
+        misfit = (effect - mu - tau * theta) / error
+        likelihood = -(0.5 * misfit.square() + error.log() + 0.5 * math.log(math.tau)).sum()
+        loss = -(likelihood + prior + entropy)
+        return loss, (loss, ())
+
+    return Formula(parameters, objective)
 
 
 WORKLOAD = Workload(
     "eight schools, not centred, mean-field",
     "pathwise",
-    {"varigrad": varigrad, "pyro": pyro},
+    ADAM,
+    varigrad,
+    pyro,
+    formula,
+    lambda: dict(zip(("effect", "error"), (part.numpy() for part in data()), strict=True)),
+    target=9.0,
     check_steps=300,
     at_least=2.0,
 )

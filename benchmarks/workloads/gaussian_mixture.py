@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch import distributions as td
 
-from benchmarks.workload import Adam, Programs, Step, Workload, pyro_step, varigrad_step
+from benchmarks.workload import Adam, Formula, Programs, Step, Workload
 
 ADAM = Adam(lr=5e-3)
 POINTS, COMPONENTS = 500, 3
 SPREAD = 4.0
+LOG_ROOT_TAU = 0.5 * math.log(math.tau)
 
 
 def points() -> Tensor:
@@ -23,7 +27,7 @@ def start() -> Tensor:
     return torch.tensor([-3.0, 0.5, 3.0])
 
 
-def varigrad(seed: int) -> Step:
+def varigrad() -> Programs:
     import varigrad as vg
     from varigrad import distributions as dist
     from varigrad.estimators import MovingAverage, Score
@@ -46,10 +50,10 @@ def varigrad(seed: int) -> Step:
             estimator = Score(MovingAverage(0.9, per_element=True))
             vg.sample("component", dist.Categorical(logits=logits), estimator=estimator)
 
-    return varigrad_step(Programs(model, guide, (points(),)), ADAM, seed)
+    return Programs(model, guide, (points(),))
 
 
-def pyro(seed: int) -> Step:
+def pyro() -> Programs:
     import pyro
     import pyro.distributions as dist
 
@@ -73,7 +77,7 @@ def pyro(seed: int) -> Step:
         with pyro.plate("points", POINTS):
             pyro.sample("component", dist.Categorical(logits=logits), infer=decaying_average)
 
-    return pyro_step(Programs(model, guide, (points(),)), ADAM, "TraceGraph_ELBO", seed)
+    return Programs(model, guide, (points(),), loss="TraceGraph_ELBO")
 
 
 def hand(seed: int) -> Step:
@@ -109,10 +113,45 @@ def hand(seed: int) -> Step:
     return step
 
 
+def formula() -> Formula:
+    data, kinds = points(), torch.arange(COMPONENTS)
+    parameters = {
+        "weights": torch.full((COMPONENTS,), 1 / 3).log(),
+        "loc": start(),
+        "log_scale": torch.full((COMPONENTS,), 0.1).log(),
+        "logits": torch.zeros(POINTS, COMPONENTS),
+    }
+
+    def objective(p: Mapping[str, Tensor], average: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        noise = torch.randn(COMPONENTS)
+        locs = p["loc"] + p["log_scale"].exp() * noise
+        log_probs = p["logits"].log_softmax(-1)
+        # By inverse CDF, and as a mask: multinomial, gather and its gradient would be kernels of their own.
+        below = torch.rand(POINTS, 1) > log_probs.detach().exp().cumsum(-1)[:, :-1]
+        chosen = (below.sum(-1, keepdim=True) == kinds).to(locs.dtype)
+        log_q = (chosen * log_probs).sum(-1)
+        local = (chosen * p["weights"].log_softmax(-1)).sum(-1)
+        local = local - 0.5 * (data - (chosen * locs).sum(-1)).square() - LOG_ROOT_TAU
+        # log p(locs) - log q(locs) of the draw
+        log_ratio = (0.5 * noise.square() - 0.5 * (locs / SPREAD).square() + p["log_scale"] - math.log(SPREAD)).sum()
+        path = local.sum() + log_ratio
+        cost = (local - log_q).detach()
+        surrogate = -path - ((cost - average) * log_q).sum()
+        return surrogate, (log_q.sum() - path, torch.lerp(average, cost, 0.1))
+
+    return Formula(parameters, objective, torch.zeros(POINTS))
+
+
 WORKLOAD = Workload(
     "Gaussian mixture: 500 categorical latents in a plate, 3 components",
     "score function, decaying average per element; locations pathwise",
-    {"varigrad": varigrad, "pyro": pyro, "hand": hand},
+    ADAM,
+    varigrad,
+    pyro,
+    formula,
+    lambda: {"data": points().numpy(), "start": start().numpy(), "spread": SPREAD},
+    target=45.0,
+    hand=hand,
     check_steps=400,
     at_least=2.0,
     at_most=1.5,

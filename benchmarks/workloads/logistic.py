@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks.workload import Adam, Programs, Step, Workload, pyro_step, varigrad_step
+from benchmarks.workload import Adam, Formula, Programs, Workload
 
 ADAM = Adam(lr=1e-2)
 ROWS, COLUMNS = 10_000, 50
@@ -18,7 +23,7 @@ def data() -> tuple[Tensor, Tensor]:
     return x, torch.bernoulli((x @ truth).sigmoid(), generator=generator)
 
 
-def varigrad(seed: int) -> Step:
+def varigrad() -> Programs:
     import varigrad as vg
     from varigrad import distributions as dist
 
@@ -36,10 +41,10 @@ def varigrad(seed: int) -> Step:
         vg.sample("weights", dist.Normal(loc, scale).to_event(1))
         vg.sample("bias", dist.Normal(bias_loc, bias_scale))
 
-    return varigrad_step(Programs(model, guide, data()), ADAM, seed)
+    return Programs(model, guide, data())
 
 
-def pyro(seed: int) -> Step:
+def pyro() -> Programs:
     import pyro
     import pyro.distributions as dist
 
@@ -57,12 +62,40 @@ def pyro(seed: int) -> Step:
         pyro.sample("weights", dist.Normal(loc, scale).to_event(1))
         pyro.sample("bias", dist.Normal(bias_loc, bias_scale))
 
-    return pyro_step(Programs(model, guide, data()), ADAM, "Trace_ELBO", seed)
+    return Programs(model, guide, data())
+
+
+def formula() -> Formula:
+    x, y = data()
+    parameters = {
+        "loc": torch.zeros(COLUMNS),
+        "log_scale": torch.full((COLUMNS,), 0.1).log(),
+        "bias_loc": torch.tensor(0.0),
+        "bias_log_scale": torch.tensor(0.1).log(),
+    }
+
+    def objective(p: Mapping[str, Tensor], _: Any) -> tuple[Tensor, tuple[Tensor, Any]]:
+        noise, bias_noise = torch.randn(COLUMNS), torch.randn(())
+        weights = p["loc"] + p["log_scale"].exp() * noise
+        bias = p["bias_loc"] + p["bias_log_scale"].exp() * bias_noise
+        # log p - log q of the draws
+        log_ratio = (0.5 * noise.square() - 0.5 * weights.square() + p["log_scale"]).sum()
+        log_ratio = log_ratio + 0.5 * bias_noise.square() - 0.5 * (bias / 10).square()
+        log_ratio = log_ratio + p["bias_log_scale"] - math.log(10)
+        loss = binary_cross_entropy_with_logits(x @ weights + bias, y, reduction="sum") - log_ratio
+        return loss, (loss, ())
+
+    return Formula(parameters, objective)
 
 
 WORKLOAD = Workload(
     "logistic regression, 10000 x 50, mean-field",
     "pathwise",
-    {"varigrad": varigrad, "pyro": pyro},
+    ADAM,
+    varigrad,
+    pyro,
+    formula,
+    lambda: dict(zip(("x", "y"), (part.numpy() for part in data()), strict=True)),
+    target=110.0,
     check_steps=300,
 )

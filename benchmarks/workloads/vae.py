@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, linear, softplus
 
-from benchmarks.workload import Adam, Programs, Step, Workload, pyro_step, varigrad_step
+from benchmarks.workload import Adam, Formula, Programs, Step, Workload
 
 ADAM = Adam(lr=1e-3)
 BATCH, PIXELS, HIDDEN, CODE = 256, 784, 400, 20
@@ -48,7 +51,7 @@ def networks() -> tuple[Encoder, Decoder]:
     return Encoder(), Decoder()
 
 
-def varigrad(seed: int) -> Step:
+def varigrad() -> Programs:
     import varigrad as vg
     from varigrad import distributions as dist
 
@@ -65,10 +68,10 @@ def varigrad(seed: int) -> Step:
         with vg.plate("batch", BATCH):
             vg.sample("z", dist.Normal(*encoder(x)).to_event(1))
 
-    return varigrad_step(Programs(model, guide, (images(),)), ADAM, seed)
+    return Programs(model, guide, (images(),))
 
 
-def pyro(seed: int) -> Step:
+def pyro() -> Programs:
     import pyro
     import pyro.distributions as dist
 
@@ -85,7 +88,7 @@ def pyro(seed: int) -> Step:
         with pyro.plate("batch", BATCH):
             pyro.sample("z", dist.Normal(*encoder(x)).to_event(1))
 
-    return pyro_step(Programs(model, guide, (images(),)), ADAM, "Trace_ELBO", seed)
+    return Programs(model, guide, (images(),))
 
 
 def hand(seed: int) -> Step:
@@ -109,10 +112,41 @@ def hand(seed: int) -> Step:
     return step
 
 
+def formula() -> Formula:
+    x = images()
+
+    def objective(p: Mapping[str, Tensor], _: Any) -> tuple[Tensor, tuple[Tensor, Any]]:
+        def layer(name: str, given: Tensor) -> Tensor:
+            return linear(given, p[f"{name}.weight"], p[f"{name}.bias"])
+
+        hidden = layer("encoder.hidden", x).relu()
+        scale = softplus(layer("encoder.raw", hidden))
+        noise = torch.randn_like(scale)
+        z = layer("encoder.loc", hidden) + scale * noise
+        log_ratio = 0.5 * (noise.square() - z.square()).sum() + scale.log().sum()
+        logits = layer("decoder.logits", layer("decoder.hidden", z).relu())
+        loss = binary_cross_entropy_with_logits(logits, x, reduction="sum") - log_ratio
+        return loss, (loss, ())
+
+    return Formula(weights(), objective)
+
+
+def weights() -> dict[str, Tensor]:
+    """Those that training starts from."""
+    encoder, decoder = networks()
+    return dict(nn.ModuleDict({"encoder": encoder, "decoder": decoder}).state_dict())
+
+
 WORKLOAD = Workload(
     "variational autoencoder 784-400-20, batch 256",
     "pathwise",
-    {"varigrad": varigrad, "pyro": pyro, "hand": hand},
+    ADAM,
+    varigrad,
+    pyro,
+    formula,
+    lambda: {"x": images().numpy(), **{name: value.numpy() for name, value in weights().items()}},
+    target=5000.0,
+    hand=hand,
     check_steps=40,
     at_most=1.5,
 )

@@ -1,0 +1,200 @@
+"""Where a compiled step's time goes: the same pieces, each timed alone, and the rates that bound them.
+
+    python -m benchmarks.anatomy [coin gaussian_mixture vae] [--threads 1] [--seconds 2]
+
+`make bench` writes what it finds into docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from benchmarks.systems import svi_of
+from benchmarks.workloads import WORKLOADS
+from varigrad.capture.recorded import Recorded
+from varigrad.inference.step import Step
+
+NAMES = ("coin", "gaussian_mixture", "vae")
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Microseconds a step.
+
+    Attributes:
+        step: all of it, in `svi.run`.
+        numbers: drawing its random numbers.
+        graph: the compiled graph, which consists of
+        call: what a compiled graph costs that does nothing, with as many inputs,
+        products: its matrix products, alone,
+        optimiser: Adam on as many parameters, compiled alone, without its call,
+        and the rest.
+        flop: operations in matrix products.
+        inputs, parameters: how many tensors go in; how many numbers are learnt.
+    """
+
+    workload: str
+    threads: int
+    step: float
+    numbers: float
+    graph: float
+    call: float
+    products: float
+    optimiser: float
+    flop: int
+    inputs: int
+    parameters: int
+
+    @property
+    def others(self) -> float:
+        """Densities and their gradients, and everything else in the graph."""
+        return self.graph - self.call - self.products - self.optimiser
+
+    @property
+    def python(self) -> float:
+        """What is neither graph nor random numbers: losses to Python, the loop, the checks by Python."""
+        return self.step - self.graph - self.numbers
+
+
+def dissect(name: str, threads: int, seconds: float) -> Anatomy:
+    """Take the step of a workload apart, in this process."""
+    torch.set_num_threads(threads)
+    workload = WORKLOADS[name]
+    programs = workload.varigrad()
+    svi = svi_of(programs, workload.adam, 0, compile="wait")
+    svi.run(400, *programs.args, progress=False)
+    form = next(iter(svi._session.forms.values()))
+    if form.step is None or form.step.recorded.compilation.library is None:
+        raise RuntimeError(f"{name} is not compiled:\n{svi.explain()}")
+    step, noise = form.step, svi._session.noise
+    recorded: Recorded = step.recorded
+    inputs = len(recorded.inputs)
+
+    def graph() -> None:
+        step._index.zero_()
+        for _ in range(step.rows):
+            recorded.run()
+
+    products, flop = _products(recorded)
+    whole = max(step.rows, 100)
+    call = _timed(_nothing(inputs), seconds)
+    return Anatomy(
+        name,
+        threads,
+        _timed(lambda: svi.run(whole, *programs.args, progress=False), seconds) / whole,
+        _timed(lambda: noise.rows(step.demand, step.rows), seconds) / step.rows,
+        _timed(graph, seconds) / step.rows,
+        call,
+        _timed(products, seconds) if flop else 0.0,
+        max(0.0, _timed(_optimiser(step), seconds) - call),
+        flop,
+        inputs,
+        sum(p.numel() for p in step.memory.parameters),
+    )
+
+
+def peak_rate(threads: int) -> float:
+    """Floating point operations a second in a large matrix product."""
+    torch.set_num_threads(threads)
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return 2 * 1024**3 / (_timed(lambda: torch.mm(a, b), 1.0) * 1e-6)
+
+
+def _timed(function: Callable[[], object], seconds: float) -> float:
+    """Microseconds a call: the median over ten blocks."""
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds / 10:
+        function()
+        count += 1
+    found = []
+    for _ in range(10):
+        start = time.perf_counter()
+        for _ in range(count):
+            function()
+        found.append((time.perf_counter() - start) / count)
+    return 1e6 * statistics.median(found)
+
+
+def _compiled(function: Callable[[], list[Tensor]], inputs: list[Tensor], targets: list[Tensor]) -> Recorded:
+    recorded = Recorded(function, inputs, targets, {})
+    if not recorded.compile().ready(wait=True) or recorded.compile().library is None:
+        raise RuntimeError(recorded.compile().failure)
+    return recorded
+
+
+def _nothing(inputs: int) -> Callable[[], None]:
+    """A compiled call that counts, and looks at no other of its inputs."""
+    count = torch.zeros((), dtype=torch.int64)
+    others = [torch.zeros(16) for _ in range(inputs - 1)]
+    return _compiled(lambda: [count + 1], [count, *others], [count]).run
+
+
+def _optimiser(step: Step) -> Callable[[], None]:
+    """The optimiser's rule on a gradient that is there."""
+    memory, rule = step.memory, step.memory.rule
+    assert rule is not None
+    functions = []
+    for bucket in memory.buckets:
+        kept = [t.detach().clone() for t in (bucket.flat, *bucket.moments, bucket.count)]
+        numbers = torch.tensor(rule.numbers(memory.optimizer.param_groups[bucket.group]), dtype=torch.float64)
+        grad = torch.randn_like(bucket.flat)
+
+        def update(kept: Any = kept, numbers: Tensor = numbers, grad: Tensor = grad) -> list[Tensor]:
+            value, moments = rule.update(kept[0], grad, kept[1:-1], kept[-1], numbers)
+            return [value, *moments, kept[-1] + 1]
+
+        functions.append(_compiled(update, [*kept, numbers, grad], kept).run)
+    return lambda: [function() for function in functions]  # type: ignore[return-value]
+
+
+class _Products(fx.Interpreter):
+    """Runs a graph and notes the operands of its matrix products."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target in PRODUCTS:
+            self.found.append((target, args))
+        return super().call_function(target, args, kwargs)
+
+
+def _products(recorded: Recorded) -> tuple[Callable[[], None], int]:
+    """All matrix products of a graph, one after the other; and how many operations they are."""
+    watching = _Products(recorded.graph.module)
+    watching.run(*[i.clone() for i in recorded.inputs])
+    flop = sum(2 * args[-2].numel() * args[-1].shape[-1] for _, args in watching.found)
+
+    def run() -> None:
+        for product, args in watching.found:
+            product(*args)
+
+    return run, flop
+
+
+def main() -> None:
+    """Print the pieces."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workloads", nargs="*", default=NAMES, metavar="NAME")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    print(f"large matrix products: {peak_rate(options.threads) / 1e9:.0f} GFLOP/s")
+    parts = ("step", "numbers", "graph", "call", "products", "optimiser", "others", "python")
+    for name in options.workloads:
+        found = dissect(name, options.threads, options.seconds)
+        print(f"{name:18}" + "  ".join(f"{part} {getattr(found, part):.1f}" for part in parts) + f"  {found.flop} flop")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Seconds from a cold start to the end of a run, by number of steps, with an empty and with a filled cache."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.measure import job
+from benchmarks.once import once
+from benchmarks.systems import available, python_for
+from benchmarks.workloads import find
+
+WORKLOADS = ("coin", "gaussian_mixture", "eight_schools")
+CACHED = ("varigrad-background", "numpyro-run", "hand-compiled")
+"""Systems that keep compiled steps on disk. NumPyro's cache is JAX's own, which has to be asked for."""
+PLAIN = ("pyro",)
+LIMIT = 900.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure.
+
+    Attributes:
+        counts: of steps.
+        plainly: at most so many by a system that compiles nothing; beyond, its time grows as it did before.
+        rounds: repetitions of everything.
+    """
+
+    counts: Sequence[int]
+    plainly: int
+    rounds: int
+
+
+FULL = Plan((100, 1_000, 10_000, 100_000), plainly=10_000, rounds=3)
+QUICK = Plan((100, 1_000, 10_000), plainly=1_000, rounds=1)
+
+
+@dataclass
+class Cold:
+    """One point: `seconds` of each round, for a process of `steps` steps.
+
+    Attributes:
+        cache: "empty", "filled", or "none" where there is none.
+        losses: the last of each round.
+        extrapolated: not measured but drawn on from the two counts before.
+    """
+
+    workload: str
+    system: str
+    cache: str
+    steps: int
+    threads: int
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    extrapolated: bool = False
+
+
+def measure(workloads: Sequence[str], plan: Plan, threads: int) -> Iterator[list[Cold]]:
+    """The points of one workload after the other; systems in turns."""
+    for name in workloads:
+        systems = [s for s in (*CACHED, *PLAIN) if available(find(name), s)]
+        points = {
+            (system, cache, steps): Cold(name, system, cache, steps, threads)
+            for system in systems
+            for cache in (("empty", "filled") if system in CACHED else ("none",))
+            for steps in plan.counts
+        }
+        turns = [(s, steps) for _ in range(plan.rounds) for steps in plan.counts for s in systems]
+        for system, steps in tqdm(turns, desc=f"cold start, {name}", unit="run", leave=False, disable=None):
+            if system in CACHED:
+                with tempfile.TemporaryDirectory() as folder:
+                    _add(points[system, "empty", steps], Path(folder))
+                    _fill(name, system, steps, threads, Path(folder))
+                    _add(points[system, "filled", steps], Path(folder))
+            elif steps <= plan.plainly:
+                _add(points[system, "none", steps], Path(tempfile.gettempdir()))
+        for system in set(systems) - set(CACHED):
+            _extrapolate([points[system, "none", steps] for steps in plan.counts])
+        yield list(points.values())
+
+
+def _add(point: Cold, cache: Path) -> None:
+    work = job(point.workload, point.system, point.threads, pinned=False)
+    found = once(work, [point.steps], python_for(point.system), cache, LIMIT)
+    if found is not None:
+        point.seconds.append(found.wall)
+        point.losses.append(found.loss)
+
+
+def _fill(name: str, system: str, steps: int, threads: int, cache: Path) -> None:
+    """Ours has compiled nothing if the run was short; the others have just filled theirs."""
+    if system == "varigrad-background":
+        once(job(name, "varigrad-run", threads, pinned=False), [4], python_for(system), cache, LIMIT)
+
+
+def _extrapolate(points: Sequence[Cold]) -> None:
+    """Seconds grow by the last measured difference a step."""
+    measured = [p for p in points if p.seconds]
+    if len(measured) < 2:
+        return
+    one, two = measured[-2:]
+    for point in points[len(measured) :]:
+        point.extrapolated = True
+        for early, late in zip(one.seconds, two.seconds, strict=False):
+            each = (late - early) / (two.steps - one.steps)
+            point.seconds.append(late + each * (point.steps - two.steps))
