@@ -27,6 +27,7 @@ from varigrad.estimators import (
     NeuralBaseline,
     Pathwise,
     Score,
+    StochasticAD,
     SumAndSample,
     UnorderedSet,
     ValueBaseline,
@@ -90,9 +91,10 @@ ESTIMATORS = {
     "local expectation": LocalExpectation(),
     "unordered set": UnorderedSet(2),
     "sum and sample": SumAndSample(1),
+    "stochastic ad": StochasticAD(),
 }
 BERNOULLI = ("disarm", "arm", "arms")
-PER_ELEMENT = ("enumerate", "local expectation", "unordered set", "sum and sample")
+PER_ELEMENT = ("enumerate", "local expectation", "unordered set", "sum and sample", "stochastic ad")
 MANY = {("arm", "plate_under_global"), ("arms", "plate_under_global"), ("arms", "plate_entered_twice")}
 SMALL = (
     "bernoulli", "categorical", "extreme_probabilities", "mixture", "categorical_chain", "scaled", "masked",
@@ -122,6 +124,8 @@ for _program in SMALL:
         if (_name, _program) in MANY:  # outcomes; tests/test_laws.py runs them
             continue
         law(_registered(_name, _program), f"{_name} on {_program}")
+for _program in ("event", "binomial"):
+    law(_registered("stochastic ad", _program), f"stochastic ad on {_program}")
 for _program in ("chain", "nested_plates", "sequential_plate"):  # too many outcomes with alternatives
     for _name in ("score", "moving average", "moving average per element"):
         law(_registered(_name, _program), f"{_name} on {_program}")
@@ -241,17 +245,20 @@ def values_without_replacement():
 
     inf = torch.inf
     for row, estimators in (
-        ((0.5, -0.5, 0.5, -3.0, 1.0), (UnorderedSet(2), UnorderedSet(3), SumAndSample(1), SumAndSample(3))),
+        (
+            (0.5, -0.5, 0.5, -3.0, 1.0),
+            (UnorderedSet(2), UnorderedSet(3), SumAndSample(1), SumAndSample(3), StochasticAD()),
+        ),
         ((0.0, 0.0, 0.0, 0.0, 0.0), (UnorderedSet(2), SumAndSample(2))),
-        ((30.0, 0.0, 1.0, -40.0, 2.0), (UnorderedSet(2), SumAndSample(2))),
-        ((-inf, 0.3, -inf, 0.3, -inf), (UnorderedSet(3), SumAndSample(2), SumAndSample(3))),
-        ((-inf, 0.0, -inf, -inf, -inf), (UnorderedSet(2), SumAndSample(1))),
+        ((30.0, 0.0, 1.0, -40.0, 2.0), (UnorderedSet(2), SumAndSample(2), StochasticAD())),
+        ((-inf, 0.3, -inf, 0.3, -inf), (UnorderedSet(3), SumAndSample(2), SumAndSample(3), StochasticAD())),
+        ((-inf, 0.0, -inf, -inf, -inf), (UnorderedSet(2), SumAndSample(1), StochasticAD())),
     ):
         for estimator in estimators:
             hold(model, lambda e=estimator, row=row: guide(e, row), steps=1)
 
 
-def _by_plate(family, function, exact, **parameters):
+def _by_plate(estimator, family, function, exact, **parameters):
     """An estimator on many equal elements of a plate is as many draws of its gradient: held to 5 standard errors."""
     many = 4000
 
@@ -265,7 +272,7 @@ def _by_plate(family, function, exact, **parameters):
             free = {
                 k: vg.param(k, lambda v=v: torch.full((many,), v, dtype=torch.float64)) for k, v in parameters.items()
             }
-            vg.sample("z", family(**free), estimator=MeasureValued())
+            vg.sample("z", family(**free), estimator=estimator)
 
     # Nothing but the factor counts.
     found = drawn(seeded(vg.ELBO(weights={"z": 0.0}), model, guide))
@@ -278,8 +285,9 @@ def _by_plate(family, function, exact, **parameters):
 
 @law
 def measure_valued_derivatives():
-    square = torch.square
+    square, one = torch.square, MeasureValued()
     _by_plate(
+        one,
         dist.Normal,
         lambda z: square(z) + torch.sin(2 * z),
         lambda loc, scale: square(loc) + square(scale) + torch.sin(2 * loc) * torch.exp(-2 * square(scale)),
@@ -287,14 +295,34 @@ def measure_valued_derivatives():
         scale=0.8,
     )
     _by_plate(
+        one,
         dist.Gamma,
         square,
         lambda concentration, rate: concentration * (concentration + 1) / square(rate),
         concentration=2.5,
         rate=1.5,
     )
-    _by_plate(dist.Exponential, square, lambda rate: 2 / square(rate), rate=1.5)
-    _by_plate(dist.Poisson, square, lambda rate: square(rate) + rate, rate=3.0)
+    _by_plate(one, dist.Exponential, square, lambda rate: 2 / square(rate), rate=1.5)
+    _by_plate(one, dist.Poisson, square, lambda rate: square(rate) + rate, rate=3.0)
+
+
+@law
+def steps_to_neighbours_of_counts():
+    square, one = torch.square, StochasticAD()
+    _by_plate(one, dist.Poisson, square, lambda rate: square(rate) + rate, rate=3.0)
+    _by_plate(one, dist.Geometric, square, lambda probs: (1 - probs) * (2 - probs) / square(probs), probs=0.4)
+
+    def negative_binomial(probs):
+        return dist.NegativeBinomial(t(2.5), probs)
+
+    odds = lambda p: p / (1 - p)  # noqa: E731
+    _by_plate(
+        one,
+        negative_binomial,
+        square,
+        lambda probs: square(2.5 * odds(probs)) + 2.5 * odds(probs) / (1 - probs),
+        probs=0.4,
+    )
 
 
 # What a constant, a term upstream and another element must not do to a draw of the gradient.
@@ -323,6 +351,7 @@ def a_constant_cancels_in_every_draw():
         LocalExpectation(),
         UnorderedSet(2),
         SumAndSample(1),
+        StochasticAD(),
     )
     for estimator, particles in (*((e, 1) for e in alone), (LeaveOneOut(), 3)):
         plain, moved = (_shifted(estimator, shift, particles) for shift in (0.0, 7.0))

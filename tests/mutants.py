@@ -105,6 +105,16 @@ MUTANTS = (
     M("Gamma's shape without the half", "estimators/measure_valued.py", "shape * 0.5 * (f", "shape * (f", "measure valued"),
     M("Exponential's sign", "estimators/measure_valued.py", "q.rate[0] * (f[0] - f[1]) /", "q.rate[0] * (f[1] - f[0]) /", "measure valued"),
     M("Poisson one too low", "estimators/measure_valued.py", "return [z + 1]", "return [z + 2]", "measure valued"),
+    # Couplings.
+    M("steps not divided by their chance", "estimators/stochastic_ad.py", "(cost[1] - cost[0]) / chance", "(cost[1] - cost[0])", "stochastic ad on bernoulli"),
+    M("all coordinates step", "estimators/stochastic_ad.py", "torch.where(taken, target", "torch.where(taken | True, target", "stochastic ad on event"),
+    M("Binomial without its trials", "estimators/stochastic_ad.py", "p * (1 - p) * (trials - x), p", "p * (1 - p) * (1 - x), p", "stochastic ad on binomial"),
+    M("down with the sign of up", "estimators/stochastic_ad.py", "-logits * down", "logits * down", "stochastic ad on bernoulli"),
+    M("Geometric with the sign of successes", "estimators/stochastic_ad.py", "-q.logits[0] * size", "q.logits[0] * size", "steps to neighbours"),
+    M("NegativeBinomial without its failures", "estimators/stochastic_ad.py", "(q.total_count[0] + x)", "x", "steps to neighbours"),
+    M("categories' flow over one probability", "estimators/stochastic_ad.py", "1 / (own + other)", "1 / own", "stochastic ad on categorical"),
+    M("impossible categories not stepped over", "estimators/stochastic_ad.py", "(k > here) & (p > 0)", "(k > here)", "values without"),
+    M("steps though a plate is crossed", "estimators/stochastic_ad.py", "per_element = True", "per_element = False", "stochastic ad on plate_entered"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
     M("source of a site's lanes leaves out those before", "objectives/run.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),

@@ -16,20 +16,46 @@ from hypothesis import strategies as st
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.errors import SiteError, VarigradError
-from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Score
+from varigrad.estimators import (
+    ARM,
+    ARMS,
+    DisARM,
+    Enumerate,
+    LeaveOneOut,
+    LocalExpectation,
+    MeasureValued,
+    MovingAverage,
+    Score,
+    StochasticAD,
+    SumAndSample,
+    UnorderedSet,
+)
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
 PLACES = {"global": (), "n": ("n",), "m": ("m",), "nm": ("m", "n")}
 DIMS = {"n": -1, "m": -2}
 SIZES = {"": 1, "global": 1, "n": 2, "m": 2, "nm": 4}
 GRID = torch.tensor([[-0.4, 0.1], [1.1, 0.6]], dtype=torch.float64)
-KINDS = ("score", "average", "leave_one_out", "enumerate", "disarm")
+KINDS = {
+    "score_functions": ("score", "average"),
+    "all_estimators": ("score", "average", "leave_one_out", "enumerate", "disarm"),
+    "coupled": ("score", "disarm", "arm", "arms"),
+    "by_element": ("score", "leave_one_out", "local", "unordered", "sum_and_sample", "measure_valued", "stochastic_ad"),
+}
+REFUSES = ("Enumerate", "LocalExpectation", "UnorderedSet", "SumAndSample", "MeasureValued", "StochasticAD")
 MAKE = {
     "score": Score(),
     "average": Score(MovingAverage(0.5)),
     "leave_one_out": LeaveOneOut(2),
     "enumerate": Enumerate(),
     "disarm": DisARM(),
+    "arm": ARM(),
+    "arms": ARMS(3),
+    "local": LocalExpectation(),
+    "unordered": UnorderedSet(2),
+    "sum_and_sample": SumAndSample(1),
+    "measure_valued": MeasureValued(),
+    "stochastic_ad": StochasticAD(),
 }
 
 
@@ -55,7 +81,8 @@ class Spec:
 
 
 @st.composite
-def specs(draw, plain):
+def specs(draw, kinds):
+    plain = kinds == "score_functions"
     count = draw(st.integers(2, 5 if plain else 3))
     budget = 6 if plain else 3
     sites = []
@@ -74,7 +101,7 @@ def specs(draw, plain):
                 draw(subset),
                 (draw(weight), draw(weight), draw(weight)),
                 draw(st.booleans()),
-                draw(st.sampled_from(KINDS[:2] if plain else KINDS)),
+                draw(st.sampled_from(KINDS[kinds])),
                 draw(st.booleans()),
             )
         )
@@ -100,7 +127,7 @@ def logit(site, parents, values, spec):
 
 
 def distribution(site, logits):
-    if site.categorical and site.estimator != "disarm":
+    if site.categorical and site.estimator not in ("disarm", "arm", "arms"):
         return dist.Categorical(logits=torch.stack([torch.zeros_like(logits), logits], -1))
     return dist.Bernoulli(logits=logits)
 
@@ -160,8 +187,8 @@ def check(spec, seen):
     model, guide = programs(spec)
     try:
         bound = vg.ELBO()(model, guide)
-    except SiteError as error:  # Enumerate refuses a plate that costs do not respect; any other refusal is a bug
-        assert "Enumerate cannot serve" in str(error), error
+    except SiteError as error:  # a plate that costs do not respect; any other refusal is a bug
+        assert any(f"{name} cannot serve" in str(error) for name in REFUSES), error
         seen["refused"] += 1
         return
     try:
@@ -170,7 +197,7 @@ def check(spec, seen):
         moments = expected_gradient(bound, limit=1500)
         value, gradient = exact_gradient(bound)
     except SiteError as error:
-        assert "Enumerate cannot serve" in str(error), error
+        assert any(f"{name} cannot serve" in str(error) for name in REFUSES), error
         seen["refused"] += 1
         return
     except VarigradError as error:
@@ -183,15 +210,24 @@ def check(spec, seen):
     seen["exact"] += 1
 
 
-@pytest.mark.parametrize("plain", [True, False], ids=["score_functions", "all_estimators"])
-def test_random_programs_have_exact_mean_gradients(plain):
+@pytest.mark.parametrize(
+    ("kinds", "examples", "exact"),
+    [
+        ("score_functions", 200, 150),
+        ("all_estimators", 200, 150),
+        pytest.param("coupled", 60, 40, marks=pytest.mark.slow),
+        ("by_element", 80, 40),
+    ],
+)
+def test_random_programs_have_exact_mean_gradients(kinds, examples, exact):
     seen = Counter()
 
-    @settings(max_examples=200)
-    @given(specs(plain))
+    @settings(max_examples=examples)
+    @given(specs(kinds))
     def law(spec):
         check(spec, seen)
 
     law()
-    assert seen["exact"] >= 150, seen
-    assert seen["crossed"] >= 5, seen  # programs that break a plate's promise are among them
+    assert seen["exact"] >= exact, seen
+    if kinds in ("score_functions", "all_estimators"):
+        assert seen["crossed"] >= 5, seen  # programs that break a plate's promise are among them
