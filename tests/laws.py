@@ -27,6 +27,7 @@ from varigrad.estimators import (
     NeuralBaseline,
     Pathwise,
     Score,
+    SelfCritical,
     StochasticAD,
     SumAndSample,
     UnorderedSet,
@@ -92,6 +93,7 @@ ESTIMATORS = {
     "unordered set": UnorderedSet(2),
     "sum and sample": SumAndSample(1),
     "stochastic ad": StochasticAD(),
+    "self critical": SelfCritical(),
 }
 BERNOULLI = ("disarm", "arm", "arms")
 PER_ELEMENT = ("enumerate", "local expectation", "unordered set", "sum and sample", "stochastic ad")
@@ -185,6 +187,67 @@ def estimators_mix():
     ):
         for vectorize in (True, False):
             hold(*program(*kinds), elbo=vg.ELBO(vectorize=vectorize))
+
+
+@law
+def normalising_changes_the_length_only():
+    """Of past signals' mean square, which is carried; and the plan says that the mean is not the gradient's."""
+    case = PROGRAMS["categorical"]
+    estimator = Score(MovingAverage(0.5), normalise=True)
+    bound = seeded(vg.ELBO(estimators={"z": estimator}), case.model, case.guide)
+    average = spread = 0.0
+    for _ in range(3):
+        bound()
+        following = bound.estimator_states["z"][0]  # (average + cost) / 2
+        spread = 0.9 * spread + 0.1 * (2 * (following - average)) ** 2
+        average = following
+    assert torch.allclose(bound.estimator_states["z"][1], spread)
+    assert not bound.plan().sites[0].unbiased
+    _, gradient = exact_gradient(bound)
+    for value in (spread, t(9.0)):
+        bound.install({"z": (average, value)})
+        mean = expected_gradient(bound).mean["t"]
+        assert torch.allclose(mean * value.sqrt().clamp(min=1), gradient["t"], atol=TOLERANCE)
+
+
+@law
+def evaluations_are_what_the_docstrings_say():
+    """How many rows of the model's term are computed, by each estimator, side by side and one by one."""
+    five = torch.full((5,), 0.2, dtype=torch.float64)
+    coins, choice = dist.Bernoulli(t(0.3, 0.6, 0.4)).to_event(1), dist.Categorical(five)
+    for estimator, family, evaluations in (
+        (Score(), choice, 1),
+        (LeaveOneOut(3), choice, 3),
+        (Enumerate(), choice, 6),
+        (DisARM(), coins, 2),
+        (ARM(), coins, 2),
+        (ARMS(4), coins, 4),
+        (LocalExpectation(), coins, 4),
+        (LocalExpectation(), choice, 5),
+        (UnorderedSet(3), choice, 3),
+        (SumAndSample(2), choice, 3),
+        (SelfCritical(), coins, 2),
+        (StochasticAD(), coins, 2),
+        (MeasureValued(), dist.Normal(t(0.0), t(1.0)), 4),
+        (MeasureValued(), dist.Normal(t(0.0, 0.0), t(1.0)).to_event(1), 7),
+        (MeasureValued(), dist.Gamma(t(2.0), t(1.0)), 3),
+        (MeasureValued(), dist.Poisson(t(2.0)), 2),
+    ):
+        rows = []
+
+        def model(family=family, rows=rows):
+            z = vg.sample("z", family)
+            rows.append(z.shape[: z.dim() - len(family.event_shape)].numel())
+            vg.factor("f", (z if family.event_shape else z.unsqueeze(-1)).sum(-1) * t(0.3))
+
+        def guide(family=family, estimator=estimator):
+            vg.sample("z", family, estimator=estimator)
+
+        for vectorize in (True, False):
+            bound = seeded(vg.ELBO(vectorize=vectorize), model, guide)
+            rows.clear()
+            bound()
+            assert sum(rows) == evaluations, (estimator, vectorize, rows)
 
 
 @law
@@ -352,6 +415,7 @@ def a_constant_cancels_in_every_draw():
         UnorderedSet(2),
         SumAndSample(1),
         StochasticAD(),
+        SelfCritical(),
     )
     for estimator, particles in (*((e, 1) for e in alone), (LeaveOneOut(), 3)):
         plain, moved = (_shifted(estimator, shift, particles) for shift in (0.0, 7.0))

@@ -55,6 +55,10 @@ MUTANTS = (
     M("baseline may see its own draw", "estimators/baselines.py", "== site for source in", "== () for source in", "a baseline does not see"),
     M("baseline may see its own draw as a number", "estimators/baselines.py", "get_provenance(*tensors) | left)", "get_provenance(*tensors))", "a baseline does not see"),
     M("network may share parameters", "objectives/parameters.py", "        if shared:", "        if False:", "a network is not shared"),
+    M("normalised by what the draw did", "estimators/score.py", "draw.log_q / spread.sqrt()", "draw.log_q / (spread + signal.square()).sqrt()", "normalising"),
+    M("normalised by the square", "estimators/score.py", "spread.sqrt().clamp(min=1)", "spread.clamp(min=1)", "normalising"),
+    M("self-critical of the draw", "estimators/score.py", "value[lanes.own[0]] = mode[0]", "value[lanes.own[0]] = value[0]", "self critical on bernoulli"),
+    M("self-critical with the sign of a cost", "estimators/score.py", "(cost[0] - baseline) *", "(baseline - cost[0]) *", "self critical on bernoulli"),
     # Leave-one-out.
     M("mean over all draws, its own included", "estimators/leave_one_out.py", "- cost) / (k - 1)", ") / k", "leave one out on categorical"),
     M("mean over the others divided by K", "estimators/leave_one_out.py", "/ (k - 1)", "/ k", "a constant cancels"),

@@ -15,6 +15,7 @@ from varigrad.estimators import (
     MovingAverage,
     Pathwise,
     Score,
+    SelfCritical,
     StochasticAD,
     SumAndSample,
     UnorderedSet,
@@ -37,12 +38,14 @@ ESTIMATORS = {
     "sum_and_sample": SumAndSample(1),
     "measure_valued": MeasureValued(),
     "stochastic_ad": StochasticAD(),
+    "self_critical": SelfCritical(),
     "pathwise": Pathwise(),
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
 }
 SERVES = {
     "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 17,
-    "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "stochastic_ad": 19, "pathwise": 8,
+    "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "stochastic_ad": 19, "self_critical": 25,
+    "pathwise": 8,
 }  # fmt: skip
 ONE_LANE = {"score", "moving_average", "moving_average_per_element", "pathwise", "sticking_the_landing"}
 HEAVY = {"nested_plates", "event", "chain", "sequential_plate"}

@@ -18,6 +18,7 @@ from varigrad.estimators.local import LocalExpectation as LocalExpectation
 from varigrad.estimators.measure_valued import MeasureValued as MeasureValued
 from varigrad.estimators.pathwise import Pathwise as Pathwise
 from varigrad.estimators.score import Score as Score
+from varigrad.estimators.score import SelfCritical as SelfCritical
 from varigrad.estimators.stochastic_ad import StochasticAD as StochasticAD
 from varigrad.estimators.without_replacement import SumAndSample as SumAndSample
 from varigrad.estimators.without_replacement import UnorderedSet as UnorderedSet

@@ -17,7 +17,8 @@ class LeaveOneOut(Estimator):
 
     .. math:: \frac1K \sum_k \Big(f_k - \frac{1}{K-1} \sum_{j \ne k} f_j\Big) \nabla \log q(z_k)
 
-    Serves every distribution. K evaluations. Unbiased.
+    Serves every distribution. K evaluations. Unbiased. Half the variance of the log-ratio over the draws, held fixed,
+    has minus this gradient; under that name it is VarGrad.
 
     Args:
         k: draws at this site (the sites before it are shared, the sites after it drawn anew), at least 2; None: the
@@ -25,6 +26,8 @@ class LeaveOneOut(Estimator):
 
     References:
         Kool, van Hoof, Welling (2019), Buy 4 REINFORCE samples, get a baseline for free!
+        Richter, Boustati, Nüsken, Ruiz, Akyildiz (2020), VarGrad: a low-variance gradient estimator for variational
+        inference.
         Mnih, Rezende (2016), Variational inference for Monte Carlo objectives.
     """
 

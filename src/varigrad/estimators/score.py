@@ -1,4 +1,4 @@
-"""The score-function estimator: any distribution, any cost, one draw."""
+"""Score-function estimators: any distribution, any cost, one draw."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate
+from varigrad.distributions.source import Source
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.coordinates import inner_of
 
 
 @dataclass(frozen=True)
@@ -19,29 +22,109 @@ class Score(Estimator):
 
     .. math:: (f - b)\,\nabla \log q(z)
 
-    Serves every distribution. One evaluation of the model. Unbiased.
+    Serves every distribution. One evaluation of the model. Unbiased unless `normalise`.
 
     Args:
         baseline: subtracted from the cost; `MovingAverage()`, `NeuralBaseline(net, x)`, `ValueBaseline(b)`, sums.
+        normalise: divide by :math:`\max(1, \sqrt v)`, v a decaying average of past :math:`(f - b)^2`. Every gradient
+            then has its direction right on average and its length not, and differently at each site: not unbiased.
 
     References:
         Williams (1992), Simple statistical gradient-following algorithms.
+        Mnih, Gregor (2014), Neural variational inference and learning in belief networks (`normalise`).
     """
 
     baseline: Baseline = field(default_factory=NoBaseline)
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.baseline, Baseline):
             raise TypeError(f"baseline must be a Baseline such as MovingAverage(), got {self.baseline!r}")
+        if not isinstance(self.normalise, bool):
+            raise TypeError(f"normalise must be True or False, got {self.normalise!r}")
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        """Unless it is asked to change the length of the gradient."""
+        return not self.normalise
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return None
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         assert draw.log_q is not None
-        guess = self.baseline.guess(cost, draw, state)
-        # E[b grad log q] = 0 for any b independent of this draw.
-        return Surrogate((cost - guess.value) * draw.log_q, guess.state, guess.regression)
+        if not self.normalise:
+            guess = self.baseline.guess(cost, draw, state)
+            # E[b grad log q] = 0 for any b independent of this draw.
+            return Surrogate((cost - guess.value) * draw.log_q, guess.state, guess.regression)
+        inner, spread = (None, cost.new_zeros(())) if state is None else (state[0], state[1].to(cost))
+        guess = self.baseline.guess(cost, draw, inner)
+        signal = cost - guess.value
+        # The average *before* this draw, so that it is a factor of the mean and nothing else.
+        value = signal * draw.log_q / spread.sqrt().clamp(min=1)
+        fresh = signal.square().mean() if signal.dim() else signal.square()
+        return Surrogate(value, (guess.state, torch.lerp(spread, fresh, 1 - DECAY)), guess.regression)
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
         return self.baseline.modules()
+
+
+DECAY = 0.9
+"""Of the average that `normalise` divides by."""
+
+
+@dataclass(frozen=True)
+class SelfCritical(Estimator):
+    r"""REINFORCE with the cost at the distribution's mode for a baseline.
+
+    .. math:: (f(b) - f(\operatorname{mode} q))\, \nabla \log q(b)
+
+    Serves Bernoulli, Categorical, OneHotCategorical, Binomial, Poisson, Geometric, NegativeBinomial and Normal, also
+    with `.to_event`: families whose mode always exists, with a positive density. Two evaluations. Unbiased, also where
+    costs are joint: all elements of a plate are at their modes together, and none of that depends on the draw. Where
+    the model holds the mode to be impossible, the baseline is zero.
+
+    References:
+        Rennie, Marcheret, Mroueh, Ross, Goel (2017), Self-critical sequence training for image captioning.
+    """
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        inner, _ = inner_of(distribution)
+        if not isinstance(inner, _WITH_MODE):
+            name = type(inner).__name__
+            return (
+                f"{name} is not known to have a mode of positive density",
+                "LeaveOneOut(2), or Score(MovingAverage())",
+            )
+        return None
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return 1
+
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+        assert lanes is not None
+        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
+        value = lanes.share(source.draw(distribution, rows=earlier))
+        inner, _ = inner_of(distribution)
+        with torch.no_grad():
+            # torch's mode of a fair coin is NaN.
+            mode = (inner.probs >= 0.5).to(value.dtype) if isinstance(inner, td.Bernoulli) else inner.mode
+            value[lanes.own[0]] = mode[0]
+        return Draw(distribution, value, lanes)
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        assert draw.log_q is not None
+        baseline = torch.where(cost[1].isfinite(), cost[1], 0.0)
+        return Surrogate((cost[0] - baseline) * draw.log_q[0])
+
+
+_WITH_MODE = (
+    td.Bernoulli,
+    td.Categorical,
+    td.OneHotCategorical,
+    td.Binomial,
+    td.Poisson,
+    td.Geometric,
+    td.NegativeBinomial,
+    td.Normal,
+)
