@@ -453,3 +453,26 @@ def test_a_damaged_library_is_built_again(cache):
     assert "compiled in" in again.explain()
     assert not list(cache.glob("building-*"))
     assert math.isfinite(losses[-1])
+
+
+@pytest.mark.slow
+def test_rounding_near_the_optimum_is_no_disagreement():
+    """Where the guide is the posterior the gradient is a difference of equal numbers: nothing of it but rounding."""
+    data = torch.tensor([1.0] * 6 + [0.0] * 4)
+
+    def model():
+        fairness = vg.sample("fairness", dist.Beta(10.0, 10.0))
+        with vg.plate("tosses", 10):
+            vg.sample("toss", dist.Bernoulli(fairness), obs=data)
+
+    def guide():
+        a, b = vg.param("a", 15.0, positive), vg.param("b", 15.0, positive)
+        vg.sample("fairness", dist.Beta(a, b), estimator=Score(MovingAverage(0.9)))
+
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=5e-4, betas=(0.93, 0.999)), seed=0, compile="wait")
+    for _ in range(10):
+        svi.run(10_000)
+        (form,) = forms(svi)
+        form.agreed, form.check = 0, form.taken  # as in a run that begins here
+    assert svi.metrics.gradient_norm < 1e-2
+    assert form.disagreed == 0
