@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.capture.graph import Graph
+from varigrad.capture.graph import Graph, packed
 
 OPTIONS: dict[str, Any] = {
     "aot_inductor.allow_stack_allocation": True,
@@ -94,7 +94,7 @@ class Compilation:
         root.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="building-", dir=root))
         job = {
-            "module": graph.module,
+            "graph": packed(graph.module.graph),
             "inputs": [(tuple(i.shape), i.stride(), i.dtype, str(i.device)) for i in inputs],
             "threads": torch.get_num_threads(),
             "options": OPTIONS,

@@ -117,6 +117,37 @@ def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozen
     return {node: known[base(node)] for node in graph.nodes}
 
 
+def packed(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """A graph as plain data. (Pickled, a module is traced anew, and `rand([3])` drawn once and for all.)"""
+    rows = []
+    for node in graph.nodes:
+        args, kwargs = pytree.tree_map_only(
+            fx.Node, lambda n: _Reference(n.name), (tuple(node.args), dict(node.kwargs))
+        )
+        target = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else node.target
+        rows.append((node.op, node.name, target, args, kwargs))
+    return rows
+
+
+def unpacked(rows: Sequence[tuple[Any, ...]]) -> fx.GraphModule:
+    """The graph again, as a module."""
+    graph = fx.Graph()
+    known: dict[str, fx.Node] = {}
+    for op, name, target, args, kwargs in rows:
+        if op == "call_function" and isinstance(target, str):
+            space, rest = target.split("::")
+            operation, _, overload = rest.partition(".")
+            target = getattr(getattr(getattr(torch.ops, space), operation), overload or "default")
+        args, kwargs = pytree.tree_map_only(_Reference, lambda r: known[r.name], (args, kwargs))
+        known[name] = graph.create_node(op, target, tuple(args), dict(kwargs), name)
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    name: str
+
+
 class _Recorder(TorchDispatchMode):
     """Writes down every operation that reaches torch's dispatcher; runs it, too.
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from varigrad.capture.graph import unpacked
+
 
 def main(folder: Path) -> None:
     """Compile what lies in the folder."""
@@ -34,7 +36,12 @@ def build(folder: Path) -> dict[str, Any]:
     inputs = tuple(torch.empty_strided(s, t, dtype=kind, device=where) for s, t, kind, where in job["inputs"])
     import torch._inductor as inductor
 
-    library = Path(str(inductor.aot_compile(job["module"], inputs, options=job["options"])))
+    try:
+        found = inductor.aot_compile(unpacked(job["graph"]), inputs, options=job["options"])
+    except Exception:  # torch's own in-place functions (dropout's) do not take tensors that live on the stack
+        options = {**job["options"], "aot_inductor.allow_stack_allocation": False}
+        found = inductor.aot_compile(unpacked(job["graph"]), inputs, options=options)
+    library = Path(str(found))
     kernels = sum(len(re.findall(r"void\s+cpp_\w+\(", s.read_text())) for s in library.parent.glob("*.kernel.cpp"))
     stem = library.name.removesuffix(".so")
     for produced in library.parent.glob(f"{stem}*"):
