@@ -100,7 +100,12 @@ class Compilation:
             "options": OPTIONS,
         }
         (self._folder / "graph.pickle").write_bytes(pickle.dumps(job))
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor")}
+        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
+            "PYTHONPATH": os.pathsep.join(paths),  # this package, however it came to be imported
+        }
         command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(self._folder)]
         # In a session of its own: an interrupted run goes on compiling.
         self._process = subprocess.Popen(  # noqa: S603 - our own worker, in our own Python
