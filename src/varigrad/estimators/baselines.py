@@ -99,6 +99,8 @@ class MovingAverage(Baseline):
         if state is None or tuple(state.shape) != shape:
             state = cost.new_zeros(shape) if state is None else state.mean().expand(shape).clone()
         fresh = cost if draw.particles is None else cost.mean(draw.particles, keepdim=True)
+        if all(i is None for i in here):  # the whole plate: nothing to look up
+            return Guess(state, self._next(state, fresh.expand(state.shape)))
         everywhere = [torch.arange(n) if i is None else i for n, i in zip(shape, here, strict=True)]
         grid = torch.meshgrid(*everywhere, indexing="ij")
         average = state[grid]
