@@ -10,19 +10,22 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.systems import svi_of
 from benchmarks.workloads import WORKLOADS
+from varigrad.capture import compiler
 from varigrad.capture.recorded import Recorded
 from varigrad.inference.step import Step
 
 NAMES = ("coin", "gaussian_mixture", "vae")
+KERNELS = 4
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 
 
@@ -40,6 +43,7 @@ class Anatomy:
         and the rest.
         flop: operations in matrix products.
         inputs, parameters: how many tensors go in; how many numbers are learnt.
+        kernels: `name -> microseconds` of the graph's functions, the slowest ones, from a build with marks in it.
     """
 
     workload: str
@@ -53,6 +57,7 @@ class Anatomy:
     flop: int
     inputs: int
     parameters: int
+    kernels: Mapping[str, float]
 
     @property
     def others(self) -> float:
@@ -68,37 +73,24 @@ class Anatomy:
 def dissect(name: str, threads: int, seconds: float) -> Anatomy:
     """Take the step of a workload apart, in this process."""
     torch.set_num_threads(threads)
-    workload = WORKLOADS[name]
-    programs = workload.varigrad()
-    svi = svi_of(programs, workload.adam, 0, compile="wait")
-    svi.run(400, *programs.args, progress=False)
-    form = next(iter(svi._session.forms.values()))
-    if form.step is None or form.step.recorded.compilation.library is None:
-        raise RuntimeError(f"{name} is not compiled:\n{svi.explain()}")
-    step, noise = form.step, svi._session.noise
-    recorded: Recorded = step.recorded
-    inputs = len(recorded.inputs)
-
-    def graph() -> None:
-        step._index.zero_()
-        for _ in range(step.rows):
-            recorded.run()
-
-    products, flop = _products(recorded)
+    svi, step, args = _compiled_step(name)
+    noise, inputs = svi._session.noise, len(step.recorded.inputs)
+    products, flop = _products(step.recorded)
     whole = max(step.rows, 100)
     call = _timed(_nothing(inputs), seconds)
     return Anatomy(
         name,
         threads,
-        _timed(lambda: svi.run(whole, *programs.args, progress=False), seconds) / whole,
+        _timed(lambda: svi.run(whole, *args, progress=False), seconds) / whole,
         _timed(lambda: noise.rows(step.demand, step.rows), seconds) / step.rows,
-        _timed(graph, seconds) / step.rows,
+        _timed(lambda: _row_by_row(step), seconds) / step.rows,
         call,
         _timed(products, seconds) if flop else 0.0,
         max(0.0, _timed(_optimiser(step), seconds) - call),
         flop,
         inputs,
         sum(p.numel() for p in step.memory.parameters),
+        _kernels(name),
     )
 
 
@@ -107,6 +99,41 @@ def peak_rate(threads: int) -> float:
     torch.set_num_threads(threads)
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     return 2 * 1024**3 / (_timed(lambda: torch.mm(a, b), 1.0) * 1e-6)
+
+
+def _compiled_step(name: str) -> tuple[Any, Step, tuple[Any, ...]]:
+    """A workload's `SVI` after some steps, its captured step, and the arguments."""
+    workload = WORKLOADS[name]
+    programs = workload.varigrad()
+    svi = svi_of(programs, workload.adam, 0, compile="wait")
+    svi.run(400, *programs.args, progress=False)
+    step = next(iter(svi._session.forms.values())).step
+    if step is None or step.recorded.compilation.library is None:
+        raise RuntimeError(f"{name} is not compiled:\n{svi.explain()}")
+    return svi, step, programs.args
+
+
+def _row_by_row(step: Step) -> None:
+    """The graph alone, for every row of its random numbers."""
+    step._index.zero_()
+    for _ in range(step.rows):
+        step.recorded.run()
+
+
+def _kernels(name: str) -> dict[str, float]:
+    marks = {"cpp.enable_kernel_profile": True, "cpp.descriptive_names": "original_aten"}
+    compiler.OPTIONS.update(marks)
+    try:
+        _, step, _ = _compiled_step(name)
+    finally:
+        for mark in marks:
+            compiler.OPTIONS.pop(mark)
+    _row_by_row(step)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        _row_by_row(step)
+    times = {e.key: e.self_cpu_time_total / step.rows for e in found.key_averages()}
+    slowest = sorted(times, key=lambda key: -times[key])[:KERNELS]
+    return {key.removeprefix("graph_0_cpp_"): round(times[key], 2) for key in slowest}
 
 
 def _timed(function: Callable[[], object], seconds: float) -> float:
@@ -194,6 +221,8 @@ def main() -> None:
     for name in options.workloads:
         found = dissect(name, options.threads, options.seconds)
         print(f"{name:18}" + "  ".join(f"{part} {getattr(found, part):.1f}" for part in parts) + f"  {found.flop} flop")
+        for kernel, each in found.kernels.items():
+            print(f"  {each:10.2f}  {kernel}")
 
 
 if __name__ == "__main__":

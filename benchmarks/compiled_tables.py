@@ -183,7 +183,16 @@ def anatomy(part: Mapping[str, Any]) -> list[str]:
         rate = f"{r['flop'] / r['products'] / 1e3:.0f} GFLOP/s" if r["flop"] else ""
         large = f"{r['peak_rate'] / 1e9:.0f} GFLOP/s" if r["flop"] else ""
         found.append([r["workload"], str(r["threads"]), *times, rate, large])
-    return [where(part), "", *table(header, found), ""]
+    kernels = [
+        f"* `{r['workload']}`, {r['threads']} thread{'s'[: r['threads'] > 1]}: "
+        + "; ".join(f"{us:.1f} us `{_short(name)}`" for name, us in r["kernels"].items())
+        for r in part["rows"]
+    ]
+    return [where(part), "", *table(header, found), "", "The slowest functions of the graphs:", "", *kernels, ""]
+
+
+def _short(name: str, most: int = 70) -> str:
+    return name if len(name) <= most else f"{name[:most]}..."
 
 
 def _title(part: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,12 @@ def one_by_one(step: Step) -> Run:
 
 
 def svi_of(programs: Programs, adam: Adam, seed: int, compile: Any = False) -> Any:
-    """A `vg.SVI` whose parameters exist."""
+    """A `vg.SVI` whose parameters exist. Compiled steps that become eager ones are an error: they are not timed."""
     import varigrad as vg
+    from varigrad.inference.session import CaptureWarning
 
+    if compile:
+        warnings.simplefilter("error", CaptureWarning)
     svi = vg.SVI(programs.model, programs.guide, adam.varigrad(), vg.ELBO(), seed=seed, compile=compile)
     return svi.init(*programs.args)
 
