@@ -102,8 +102,10 @@ class Recorded:
         different = [i for i in compared if not _close(got[i], expected[i], 0.0)]
         if different:
             _restore(found, before)
-            noise = self._rounding(by_python, expected)
-            different = [i for i in different if not _close(got[i], expected[i], noise[i])]
+            again = by_python()
+            if all(_close(again[i], expected[i], 0.0) for i in different):  # else Python does not agree with itself
+                noise = self._rounding(by_python, expected)
+                different = [i for i in different if not _close(got[i], expected[i], noise[i])]
             _restore(found, expected if different else got)
         return not different
 

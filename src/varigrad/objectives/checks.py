@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -241,6 +241,12 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
         )
 
 
+def _without_leading_ones(shape: Sequence[int]) -> Sequence[int]:
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
 def _check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
     name = q.name
     q_event, p_event = tuple(q.distribution.event_shape), tuple(p.distribution.event_shape)
@@ -257,7 +263,8 @@ def _check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str,
         )
     assert q.value is not None
     batch = tuple(q.value.shape[: q.value.dim() - len(q_event)])
-    if not broadcasts(p.distribution.batch_shape, batch) and not broadcasts(batch, p.distribution.batch_shape):
+    own, given = _without_leading_ones(p.distribution.batch_shape), _without_leading_ones(batch)
+    if not broadcasts(own, given) and not broadcasts(given, own):
         raise ShapeError(
             f"has batch shape {batch} in the guide and {tuple(p.distribution.batch_shape)} in the model"
             f"{_sites(guide, model)}",
