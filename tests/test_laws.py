@@ -50,7 +50,7 @@ SERVES = {
 ONE_LANE = {"score", "moving_average", "moving_average_per_element", "pathwise", "sticking_the_landing"}
 HEAVY = {"nested_plates", "event", "chain", "sequential_plate"}
 LONG = {("arm", "plate_under_global"), ("arms", "plate_entered_twice"), ("arm", "plate_entered_twice")}
-SAMPLED = {("arms", "plate_under_global"), ("arm", "sequential_plate"), ("arms", "sequential_plate")}
+SAMPLED = {("arms", "chain"), ("arms", "plate_under_global"), ("arm", "sequential_plate"), ("arms", "sequential_plate")}
 """Too many outcomes for these estimators alone; others of the same make are enumerated there."""
 
 
