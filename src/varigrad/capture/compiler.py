@@ -7,6 +7,7 @@ by the program's name. It appears in the cache by a rename, whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -50,6 +51,8 @@ class Library:
             kind = torch._C._aoti.AOTIModelContainerRunnerCuda
         self._runner = kind(str(folder / report["library"]), 1)
         self.run = self._runner.run
+        # Never unloaded, like Python's own extensions: what a library has made may outlive whoever loaded it.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
         self.kernels, self.found, self.seconds = int(report["kernels"]), found, seconds
 
 
