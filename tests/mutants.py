@@ -85,6 +85,9 @@ MUTANTS = (
     M("ARMS drawn independently", "estimators/coupled.py", "all_of = (1 - number * t).clamp(min=0) ** (n - 1)", "all_of = q**number", "arms on bernoulli"),
     M("ARMS averaged over n", "estimators/coupled.py", ".sum(0) / (self.n - 1)", ".sum(0) / self.n", "arms on bernoulli"),
     M("ARMS with rare ones above a half", "estimators/coupled.py", "torch.where(row <= 0.5, is_rare", "torch.where(row >= 0.5, is_rare", "arms on extreme"),
+    # Uniform numbers, where outcomes are enumerated.
+    M("one node too few", "testing/exact.py", "else degree + 1", "else degree", "uniform numbers"),
+    M("quadrature believed over a jump", "testing/conformance.py", "> tolerance / 4", "> 4", "uniform numbers"),
     # Local expectations.
     M("local expectation of one coordinate at all", "estimators/coordinates.py", "torch.where(chosen, others, value[0])", "torch.where(chosen | True, others, value[0])", "local expectations of an event"),
     M("local expectation without the draw", "estimators/local.py", "(log_q.exp() * relative).sum((0, -1))", "(log_q.exp() * (costs - costs.mean(0)))[1:].sum((0, -1))", "local expectation on bernoulli"),

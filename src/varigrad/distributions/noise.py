@@ -116,7 +116,7 @@ class Noise(Source):
                 return samplers.von_mises(loc, kappa, self.uniform(shape, loc))
         return super().draw(distribution, reparameterised=reparameterised, rows=rows)
 
-    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
+    def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
         return self._take(("uniform", like.dtype), shape, like)
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -66,8 +66,13 @@ class Source:
         """A seed for another source, drawn from this one."""
         return int(torch.randint(2**62, (), generator=self.generator).item())
 
-    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Numbers in [0, 1), of the given shape, in the dtype and on the device of `like`."""
+    def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
+        """Numbers in [0, 1), of the given shape, in the dtype and on the device of `like`.
+
+        Args:
+            degree: a promise that the gradient is a polynomial of at most this degree in each of them (a source that
+                enumerates outcomes then needs no more than a few nodes for its exact mean and variance).
+        """
         return torch.rand(shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class ARM(Estimator):
         both = (cell == 1) & (row > 0.5)
         value[0] = ((cell == 2) | both).to(value.dtype)
         value[lanes.own[0]] = ((cell == 0) | both).to(value.dtype)
-        uniform = low + width * source.uniform(row.shape, row)
+        uniform = low + width * source.uniform(row.shape, row, degree=1)
         return Draw(distribution, lanes.share(value), lanes, noise=uniform)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:

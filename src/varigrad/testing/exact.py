@@ -4,6 +4,9 @@
 knows the path's probability. Replaying an *estimator* along every path gives the mean and variance of its gradient
 without sampling error (`expected_gradient`); replaying the *programs* gives the gradient it should have
 (`exact_gradient`), by a way that shares nothing with estimators, terms and costs.
+
+A uniform number has no finite support. Where an estimator promises a polynomial in it, a few Gauss-Legendre nodes are
+exact. Elsewhere it is for the caller to say how many nodes stand for it, and to see that they are enough.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as td
@@ -29,20 +34,26 @@ from varigrad.objectives.bound import Bound
 Gradient = dict[str, Tensor]
 
 
+class NotEnumerable(VarigradError):
+    """There is no list of the outcomes, or it is too long."""
+
+
 class Outcomes(Source):
     """A source that follows one path through the tree of outcomes.
 
     Args:
         path: the option to take at each choice; the first option after its end.
+        nodes: how many Gauss-Legendre nodes stand for a uniform number of which nothing is promised; None: there is no
+            such number, or it is an error.
 
     Attributes:
         taken: the options taken so far, and how many there were.
         probability: of the path so far.
     """
 
-    def __init__(self, path: tuple[int, ...] = ()) -> None:
+    def __init__(self, path: tuple[int, ...] = (), nodes: int | None = None) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.nodes = path, nodes
         self.taken: list[tuple[int, int]] = []
         self.probability = 1.0
 
@@ -56,7 +67,7 @@ class Outcomes(Source):
             if isinstance(distribution, td.Independent):
                 return self.draw(distribution.base_dist, rows=rows)
             if not distribution.has_enumerate_support:
-                raise VarigradError(f"{type(distribution).__name__} has no finite support to enumerate")
+                raise NotEnumerable(f"{type(distribution).__name__} has no finite support to enumerate")
             support = distribution.enumerate_support(expand=True)
             options = self.index(distribution.log_prob(support).exp().movedim(0, -1), rows=rows)
             event = support.dim() - 1 - options.dim()
@@ -76,10 +87,25 @@ class Outcomes(Source):
         ]
         return torch.tensor(chosen, dtype=torch.int64).reshape(probs.shape[:-1])
 
-    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        # Two Gauss-Legendre nodes: exact for moments up to the third of a uniform number.
-        halves = torch.full((*shape, 2), 0.5, dtype=like.dtype)
-        return 0.5 + (self.index(halves).to(like.dtype) - 0.5) / 3**0.5
+    def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
+        # n nodes are exact up to degree 2 n - 1, and the variance of a polynomial has twice its degree.
+        count = self.nodes if degree is None else degree + 1
+        if count is None:
+            raise NotEnumerable(
+                "a uniform number is no choice among outcomes",
+                because="nothing is promised about what is made of it, so that no number of nodes is sure to be exact",
+                try_="source.uniform(..., degree=n) where the gradient is a polynomial in it, or nodes=24 and "
+                "nodes=32, and a look at how far the mean moves",
+            )
+        nodes, weights = _legendre(count)
+        chosen = self.index(weights.to(like.dtype).expand(*shape, count))
+        return nodes.to(like.dtype)[chosen]
+
+    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        raise NotEnumerable("a normal number is no choice among outcomes")
+
+    def dirichlet(self, concentration: Tensor) -> Tensor:
+        raise NotEnumerable("a Dirichlet draw is no choice among outcomes")
 
     def subset(self, size: int, count: int) -> Tensor:
         sets = list(itertools.combinations(range(size), count))
@@ -94,21 +120,28 @@ class Outcomes(Source):
         return possible[option]
 
 
-def outcomes(limit: int = 100_000) -> Iterator[Outcomes]:
+@lru_cache
+def _legendre(count: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes in [0, 1] and their weights, `[count]`."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return torch.tensor((1 + nodes) / 2), torch.tensor(weights / 2)
+
+
+def outcomes(limit: int = 100_000, nodes: int | None = None) -> Iterator[Outcomes]:
     """One source for every path; each has to be used up by a run before the next is asked for.
 
     Raises:
-        VarigradError: there are more than `limit` paths.
+        NotEnumerable: there are more than `limit` paths.
     """
     path: tuple[int, ...] = ()
     for _ in range(limit):
-        source = Outcomes(path)
+        source = Outcomes(path, nodes)
         yield source
         following = _next(source.taken)
         if following is None:
             return
         path = following
-    raise VarigradError(f"more than {limit} outcomes", try_="a smaller program")
+    raise NotEnumerable(f"more than {limit} outcomes", try_="a smaller program")
 
 
 def _next(taken: list[tuple[int, int]]) -> tuple[int, ...] | None:
@@ -129,13 +162,20 @@ class Moments:
     value: float
 
 
-def expected_gradient(bound: Bound, *args: Any, limit: int = 100_000, **kwargs: Any) -> Moments:
+def expected_gradient(
+    bound: Bound, *args: Any, limit: int = 100_000, nodes: int | None = None, **kwargs: Any
+) -> Moments:
     """What the bound's gradient estimate is on average, over every outcome of its draws.
 
     Baselines keep the state that they have. Parameters of baselines are left out.
 
+    Args:
+        nodes: of a quadrature for uniform numbers of which the estimator promises nothing: then exact only as far as
+            a polynomial of degree `2 * nodes - 1` in each comes near the gradient, which is not so over a jump.
+
     Raises:
-        VarigradError: a draw is not from a finite support, or there are too many outcomes.
+        NotEnumerable: a draw is not from a finite support, a uniform number without `nodes` included, or there are
+            too many outcomes.
     """
     names, leaves = _leaves(bound)
     source = bound.source
@@ -143,7 +183,7 @@ def expected_gradient(bound: Bound, *args: Any, limit: int = 100_000, **kwargs: 
     second = [torch.zeros_like(p) for p in leaves]
     count, total, value = 0, 0.0, 0.0
     try:
-        for path in outcomes(limit):
+        for path in outcomes(limit, nodes):
             bound.source = path
             result = bound.estimate(*args, **kwargs)
             grads = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)
@@ -179,7 +219,7 @@ def exact_gradient(
             `[outcomes]`; default: the ELBO.
 
     Raises:
-        VarigradError: a choice has no finite support, or there are too many outcomes.
+        NotEnumerable: a choice has no finite support, or there are too many outcomes.
     """
     names, leaves = _leaves(bound)
     paths = [_outcome(bound, path, args, kwargs) for path in outcomes(limit)]
@@ -193,7 +233,7 @@ def options_of(bound: Bound, *args: Any, **kwargs: Any) -> int:
     """How many outcomes the guide's choices have if every path has as many options as the first; cheap.
 
     Raises:
-        VarigradError: a choice has no finite support.
+        NotEnumerable: a choice has no finite support.
     """
     first = Outcomes()
     with torch.no_grad():
@@ -201,25 +241,19 @@ def options_of(bound: Bound, *args: Any, **kwargs: Any) -> int:
     return math.prod(count for _, count in first.taken)
 
 
-def draws_of(bound: Bound, *args: Any, **kwargs: Any) -> int:
-    """As `options_of`, for what the bound's estimators draw.
+def draws_of(bound: Bound, *args: Any, nodes: int | None = None, **kwargs: Any) -> int:
+    """As `options_of`, for what the bound's estimators draw; `nodes` as in `expected_gradient`.
 
     Raises:
-        VarigradError: they draw something without finite support, uniform numbers included (`Outcomes` has nodes for
-            these that are exact for some uses and not for others).
+        NotEnumerable: they draw something without finite support.
     """
-    source, first = bound.source, _Choices()
+    source, first = bound.source, Outcomes(nodes=nodes)
     bound.source = first
     try:
         bound.estimate(*args, **kwargs)
     finally:
         bound.source = source
     return math.prod(count for _, count in first.taken)
-
-
-class _Choices(Outcomes):
-    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        raise VarigradError("a uniform number is no choice among outcomes")
 
 
 def gradient_of(bound: Bound, function: Callable[[dict[str, Tensor]], Tensor]) -> tuple[float, Gradient]:
