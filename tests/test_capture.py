@@ -693,6 +693,8 @@ def test_explain_tells_what_there_is():
     operations = forms(svi)[0].step.recorded.graph.size
     for words in ("kernels", f"{operations} operations in", "normal", "uniform", "subset", "2 + 19"):
         assert words in text, text
+    latent = ", ".join(site.name for site in svi.plan(DATA).sites)
+    assert text.endswith(f"form 0, drawn by our own functional samplers: {latent}"), text
 
 
 def test_a_short_run_is_never_recorded():
@@ -730,6 +732,7 @@ def test_draws_of_torchs_own_generator():
     assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert taken(svi) == 38
     assert "torch's own" in svi.explain()
+    assert svi.explain().endswith("form 0, drawn by torch.poisson, which has no functional form: z")
 
 
 # Dependencies

@@ -21,7 +21,7 @@ from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 
 from varigrad.distributions import samplers
-from varigrad.distributions.source import Source
+from varigrad.distributions.source import TAKES_GENERATOR, Source
 
 Kind = tuple[Any, ...]
 """`("normal", dtype)`, `("uniform", dtype)` or `("subset", size, count)`."""
@@ -30,6 +30,8 @@ Rows = Mapping[Kind, Tensor]
 
 _UNIT = 16
 """Rows of normals are a multiple of this long: torch makes them sixteen at a time."""
+
+OURS = "a function of the rows"
 
 _GLOBAL = threading.RLock()
 
@@ -43,12 +45,14 @@ class Noise(Source):
     Attributes:
         demand: how many numbers of each kind the draws since `measure` have taken, rounded up.
         overdrawn: whether more was asked for than the row in use had.
+        drawn: who made the draws since then, `site -> ` a function of torch with randomness of its own, or `OURS`.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__(torch.Generator().manual_seed(seed))
         self.seed = seed
         self.overdrawn = False
+        self.drawn: dict[str, str] = {}
         self._streams: dict[Kind, torch.Generator] = {}
         self._taken: dict[Kind, int] = {}
         self._left: dict[Kind, Tensor] = {}
@@ -62,7 +66,7 @@ class Noise(Source):
 
     def measure(self) -> None:
         """Draw afresh from now on, and count how much."""
-        self._rows, self._taken, self._left, self.overdrawn = None, {}, {}, False
+        self._rows, self._taken, self._left, self.overdrawn, self.drawn = None, {}, {}, False, {}
 
     def use(self, rows: Rows) -> None:
         """Take the numbers for one step from these rows, from their beginning."""
@@ -141,6 +145,8 @@ class Noise(Source):
             return draw()
 
     def _take(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+        if kind[0] != "subset":  # a plate's
+            self.drawn.setdefault(self.site, OURS)
         count = math.prod(shape)
         start = self._taken.get(kind, 0)
         self._taken[kind] = start + count
@@ -195,7 +201,8 @@ class _Functional(TorchFunctionMode):
         known = _FUNCTIONAL.get(func)
         if known is not None:
             return known(self.source, *args, **kwargs)
-        if func in _NO_FORM:
+        if func in TAKES_GENERATOR:
+            self.source.drawn[self.source.site] = f"torch.{func.__name__}"
             with self.source.lent():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -292,5 +299,3 @@ _FUNCTIONAL: Mapping[Any, Callable[..., Tensor]] = {
         (mean + std * source.normal(target.shape, target)).exp()
     ),
 }
-
-_NO_FORM = frozenset({torch.poisson, torch.binomial})

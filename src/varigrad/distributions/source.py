@@ -23,7 +23,12 @@ class Source:
 
     Args:
         generator: the generator to draw from; None means torch's global one.
+
+    Attributes:
+        site: whose draws these are, for sources that keep a record.
     """
+
+    site = ""
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
         self.generator = generator
@@ -187,7 +192,7 @@ def _shortcut(kind: type) -> Callable[[Source, Any], Tensor] | None:
     return None
 
 
-_TAKES_GENERATOR = frozenset(
+TAKES_GENERATOR = frozenset(
     {
         torch.bernoulli, torch.binomial, torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint,
         torch.randn, torch.randperm, torch._standard_gamma, torch._sample_dirichlet,
@@ -207,7 +212,7 @@ class _Generator(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _TAKES_GENERATOR:
+        if func in TAKES_GENERATOR:
             kwargs = {**kwargs, "generator": self.generator}
         elif func in _LIKE:
             like = args[0]

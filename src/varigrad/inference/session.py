@@ -11,7 +11,7 @@ import operator
 import time
 import warnings
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
-from varigrad.distributions.noise import Kind, Noise, Rows
+from varigrad.distributions.noise import OURS, Kind, Noise, Rows
 from varigrad.inference.memory import Memory
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.step import Host, Step
@@ -48,6 +48,7 @@ class Form:
     Attributes:
         seen, taken: steps by Python and by graph.
         demand: how many random numbers a step takes.
+        drawn: who draws each site, as a `Noise` tells.
         rows: those of the last eager step.
         check: the graph's step that Python checks next.
         agreed, disagreed: outcomes of the checks since the library came.
@@ -61,6 +62,7 @@ class Form:
     parameters: tuple[nn.Parameter, ...] = ()
     memory: Memory | None = None
     demand: dict[Kind, int] | None = None
+    drawn: dict[str, str] = field(default_factory=dict)
     rows: Rows | None = None
     step: Step | None = None
     check: int = 0
@@ -176,7 +178,13 @@ class Session:
             rows.append((number, state, size, draws, f"{form.seen} + {form.taken}"))
         if not rows:
             return "no step has been taken"
-        return table(rows, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))
+        found = [table(rows, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))]
+        for number, form in enumerate(self.forms.values()):
+            for who in dict.fromkeys(form.drawn.values()):
+                sites = ", ".join(site for site, how in form.drawn.items() if how == who)
+                how = "our own functional samplers" if who == OURS else f"{who}, which has no functional form"
+                found.append(f"form {number}, drawn by {how}: {sites}")
+        return "\n".join(found)
 
     def _form(self, key: Any) -> Form:
         form = self.forms.get(key)
@@ -358,7 +366,7 @@ class Session:
         with noise.lent():
             outcome = self.host.by_python(args, kwargs)
         if form.demand is None:
-            form.demand = noise.demand
+            form.demand, form.drawn = noise.demand, noise.drawn
         elif noise.overdrawn and not form.refusal:
             self._refuse(form, "the program draws more in some runs than in others")
         noise.measure()

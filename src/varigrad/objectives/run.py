@@ -281,6 +281,7 @@ class _Guide(_Program):
 
     def _draw(self, message: Sample, estimator: Estimator) -> Draw:
         settings = self.settings
+        settings.source.site = message.name
         distribution = expanded(message)
         if message.value is not None:
             return Draw(distribution, message.value)
