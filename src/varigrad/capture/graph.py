@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from varigrad.capture.rewritten import rewritten
 from varigrad.errors import VarigradError
 from varigrad.terms.provenance import Tracked
 
@@ -182,6 +183,10 @@ class _Recorder(TorchDispatchMode):
             func = _aten.clone.default  # a literal: what is written into it is gone at the next call
         if func is _aten.index.Tensor:
             args = (args[0], self._without_masks(args[1]))
+        otherwise = rewritten(func, args, kwargs)
+        if otherwise is not None:
+            with self:
+                return otherwise()
         given: list[fx.Node] = []
         written = self._written(args, given), {k: self._written(v, given) for k, v in kwargs.items()}
         moving = any(node in self._moving for node in given) or torch.Tag.nondeterministic_seeded in func.tags

@@ -51,7 +51,6 @@ class Recorded:
             self.graph: Graph = record(function, inputs, self.written)
         finally:
             _restore(self.written, before)
-        _multiply_by_library(self.graph)
         kept = _overwrite(self.graph, list(inputs), self.targets, places)
         self.inputs = [i.detach() for i, keep in zip(inputs, kept, strict=True) if keep]
         self._index = {id(i): n for n, i in enumerate(i for i, keep in zip(inputs, kept, strict=True) if keep)}
@@ -177,19 +176,6 @@ def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places
         end.args = ([],)
     graph.module.recompile()
     return kept
-
-
-def _multiply_by_library(graph: Graph) -> None:
-    """Matrix times vector as matrix times matrix: the first Inductor writes out as a loop, which is slower."""
-    nodes = graph.module.graph
-    for node in nodes.find_nodes(op="call_function", target=_aten.mv.default):
-        matrix, vector = node.args
-        with nodes.inserting_before(node):
-            column = nodes.call_function(_aten.unsqueeze.default, (vector, 1))
-            product = nodes.call_function(_aten.mm.default, (matrix, column))
-            result = nodes.call_function(_aten.squeeze.dim, (product, 1))
-        node.replace_all_uses_with(result)
-        nodes.erase_node(node)
 
 
 def _refuse_shared_memory(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:

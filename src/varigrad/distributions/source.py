@@ -145,7 +145,8 @@ def _bernoulli(source: Source, d: Any) -> Tensor:
 
 
 def _categorical(source: Source, d: Any) -> Tensor:
-    return source.index(d.probs if "probs" in d.__dict__ else d.logits.softmax(-1))
+    # The logits of a Categorical are logarithms of probabilities.
+    return source.index(d.probs if "probs" in d.__dict__ else d.logits.exp())
 
 
 def _beta(source: Source, d: Any) -> Tensor:
