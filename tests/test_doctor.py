@@ -338,7 +338,7 @@ class Thresholds(Estimator):
     def refusal(self, distribution):
         return None
 
-    def draw(self, distribution, lanes, source):
+    def draw(self, distribution, lanes, source, state):
         p = distribution.probs.detach()
         return Draw(distribution, (source.uniform(p.shape, p) < p).to(p.dtype), lanes)
 

@@ -17,8 +17,10 @@ from varigrad.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
 from varigrad.estimators.local import LocalExpectation as LocalExpectation
 from varigrad.estimators.measure_valued import MeasureValued as MeasureValued
 from varigrad.estimators.pathwise import Pathwise as Pathwise
+from varigrad.estimators.rebar import Rebar as Rebar
 from varigrad.estimators.score import Score as Score
 from varigrad.estimators.score import SelfCritical as SelfCritical
 from varigrad.estimators.stochastic_ad import StochasticAD as StochasticAD
+from varigrad.estimators.taylor import MuProp as MuProp
 from varigrad.estimators.without_replacement import SumAndSample as SumAndSample
 from varigrad.estimators.without_replacement import UnorderedSet as UnorderedSet

@@ -67,6 +67,9 @@ class Draw:
         particles: the dimension of the particles plate, or None if there is one particle.
         values: the guide's values so far, by site.
         noise: what else the estimator's `surrogate` has to know of its `draw`.
+        slope: `[1 + alternatives, *plates, *event]`, the derivative of the mean cost, summed over plates, by the
+            value, for an estimator that `differentiates`; filled in before `surrogate` is called.
+        state: what the next step's `draw` is to know, from an estimator without a cost.
     """
 
     distribution: td.Distribution
@@ -76,7 +79,9 @@ class Draw:
     log_q: Tensor | None = None
     particles: int | None = None
     values: Mapping[str, Tensor] | None = None
-    noise: Tensor | None = None
+    noise: Any = None
+    slope: Tensor | None = None
+    state: State = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +108,15 @@ class Estimator(ABC):
     per_element: ClassVar[bool] = False
     """Whether alternatives of all elements of a plate vary together though they are no joint draw, so that every
     cost has to be element by element."""
+    relaxes: ClassVar[bool] = False
+    """Whether costs are wanted at values between those of a discrete support. Densities of the site's own value are
+    then continued there, linearly in each coordinate."""
+    smooth: ClassVar[bool] = False
+    """Whether every cost has to be differentiable in the value: one that steps would bias it."""
+    differentiates: ClassVar[bool] = False
+    """Whether `surrogate` is to be given `draw.slope`; for estimators with alternatives."""
+    twice: ClassVar[bool] = False
+    """Whether the slope is to be differentiated again, by what `draw` made the value of."""
     across_particles: bool = False
     """Whether `surrogate` looks at all particles at once, along the dimension `draw.particles`, and sums over them."""
     sticking_the_landing: bool = False
@@ -115,8 +129,8 @@ class Estimator(ABC):
         """How many lanes besides lane 0 it needs."""
         return 0
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
-        """Draw the site. With lanes, the distribution is `[lanes, *plates]`."""
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
+        """Draw the site. With lanes, the distribution is `[lanes, *plates]`; `state` is what the last step returned."""
         if lanes is None:
             return Draw(distribution, source.draw(distribution, reparameterised=self.pathwise))
         kept = tuple(sorted(set(lanes.source)))

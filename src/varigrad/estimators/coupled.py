@@ -39,7 +39,7 @@ class ARM(Estimator):
     def alternatives(self, distribution: td.Distribution) -> int:
         return 1
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
         value, row = _begin(distribution, lanes, source)
         # First the cell of u, then its place there: below both thresholds, between them, above both.
@@ -83,7 +83,7 @@ class DisARM(Estimator):
     def alternatives(self, distribution: td.Distribution) -> int:
         return 1
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
         value, row = _begin(distribution, lanes, source)
         # b = 1[u > 1 - p], b~ = 1[u < p]: the three cells of u, the middle one split by which of the two is 1.
@@ -146,7 +146,7 @@ class ARMS(Estimator):
     def alternatives(self, distribution: td.Distribution) -> int:
         return self.n - 1
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
         value, row = _begin(distribution, lanes, source)
         rare = torch.minimum(row, 1 - row)

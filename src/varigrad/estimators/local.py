@@ -44,7 +44,7 @@ class LocalExpectation(Estimator):
         assert values is not None
         return coordinates(distribution) * (len(values) - 1)
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
         earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
         value = lanes.share(source.draw(distribution, rows=earlier))

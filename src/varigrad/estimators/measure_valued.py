@@ -71,11 +71,11 @@ class MeasureValued(Estimator):
             return _SUMMED.alternatives(distribution)
         return family.alternatives * coordinates(distribution)
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         inner, _ = inner_of(distribution)
         family = _family(inner)
         if family is None:
-            return _SUMMED.draw(distribution, lanes, source)
+            return _SUMMED.draw(distribution, lanes, source, state)
         assert lanes is not None
         # The first alternative's own draw is one more from the distribution of lane 0.
         rows = tuple(sorted({*lanes.source, lanes.own[0]} - set(lanes.own[1:])))

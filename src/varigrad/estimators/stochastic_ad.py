@@ -61,7 +61,7 @@ class StochasticAD(Estimator):
     def alternatives(self, distribution: td.Distribution) -> int:
         return 1
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
         earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
         value = lanes.share(source.draw(distribution, rows=earlier))

@@ -55,7 +55,7 @@ class UnorderedSet(Estimator):
     def alternatives(self, distribution: td.Distribution) -> int:
         return self.k - 1
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
         value, values, probs = _begin(distribution, lanes, source)
         # One after the other, each from what is left: in law the same as the k largest of log p + Gumbel noise.
@@ -144,7 +144,7 @@ class SumAndSample(Estimator):
     def alternatives(self, distribution: td.Distribution) -> int:
         return self.k
 
-    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source) -> Draw:
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
         value, values, probs = _begin(distribution, lanes, source)
         top, likeliest = probs.topk(self.k, -1)

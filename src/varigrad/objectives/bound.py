@@ -23,7 +23,7 @@ from varigrad.language.runtime import (
 )
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
-from varigrad.objectives.checks import check_particles, check_pass, check_patterns, first_bad
+from varigrad.objectives.checks import check_particles, check_pass, check_patterns, check_smooth, first_bad
 from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
 from varigrad.objectives.gradients import by_name, samples, undisturbed
 from varigrad.objectives.layout import Again, failure_side_by_side, layout_of, mixed_plates
@@ -229,6 +229,7 @@ class Bound(Parameters):
             layout,
             kinked=self._kinked,
             strict=self.config.strict,
+            states=self._states,
             track_all=options.pop("track_all", bool(self.config.analytic_kl)),
             **options,
         )
@@ -309,6 +310,7 @@ class Bound(Parameters):
             if check:
                 check_pass(seen)
                 check_particles(seen, self.config.particles)
+                check_smooth(seen, kinked)
                 analytic_kl = self.config.analytic_kl
                 named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
                 patterns = {"estimators": tuple(self.config.estimators or ()), "weights": tuple(self.config.weights)}

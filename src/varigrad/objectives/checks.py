@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from varigrad.objectives.run import Pass
 from varigrad.objectives.supports import reach
 from varigrad.shapes import broadcasts, join, table
 from varigrad.terms.term import Term, check_batch
+from varigrad.terms.tracking import SEVERED, Token
 
 
 class SupportWarning(UserWarning):
@@ -114,6 +115,44 @@ def check_particles(run: Pass, particles: int) -> None:
                 because="the objective has one particle",
                 try_="ELBO(particles=4), or LeaveOneOut(4)",
             )
+
+
+def check_smooth(run: Pass, kinked: Container[str]) -> None:
+    """Every cost of an estimator that needs differentiable ones can be differentiated, as far as can be seen.
+
+    Raises:
+        SiteError: the value is stepped, detached or taken out of torch, or a draw below has half a derivative.
+    """
+    escapes = run.tracker.escapes
+    for name, choice in run.choices.items():
+        if not choice.estimator.smooth:
+            continue
+        because = None
+        if name in kinked:
+            because = "its value is compared, rounded, converted or used as an index, which has no derivative"
+        elif _reaches(escapes.held, name):
+            because = "its value is detached, so not all of its effect can be differentiated"
+        elif _reaches(escapes.provenance, name):
+            because = (
+                "its value leaves torch (a number, a branch, numpy, the validation of raw torch.distributions), so "
+                "not all of its effect can be differentiated"
+            )
+        for statement in run.guide:
+            below = statement.message
+            if isinstance(below, Sample) and _reaches(statement.upstream, name) and is_partial(below.distribution):
+                because = f"the draw of {below.name!r} below it is only partly differentiable"
+        if because:
+            raise SiteError(
+                f"{type(choice.estimator).__name__} cannot serve this site",
+                site=name,
+                because=because,
+                try_="arithmetic in place of indices and branches (z * a + (1 - z) * b, one_hot @ table) and "
+                "distributions from varigrad.distributions; or LeaveOneOut(2), which needs no derivatives",
+            )
+
+
+def _reaches(provenance: Iterable[Token], site: str) -> bool:
+    return any(t.site == site and SEVERED not in t.crossed for t in provenance)
 
 
 def check_patterns(run: Pass, options: Mapping[str, Iterable[str]]) -> None:

@@ -13,7 +13,8 @@ from varigrad.estimators.base import Draw, Estimator, State
 from varigrad.estimators.baselines import Baseline, check_independent
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import evolve
-from varigrad.objectives.run import PARTICLES, Layout, Pass
+from varigrad.objectives.run import PARTICLES, Ensemble, Layout, Pass
+from varigrad.objectives.slope import slope
 from varigrad.terms.cost import cost, downstream, kept_plates, lanes
 from varigrad.terms.term import Term, collect
 
@@ -38,19 +39,12 @@ class Estimate:
     terms: Callable[[], dict[str, Tensor]]
 
 
-@dataclass(frozen=True, eq=False)
-class Ensemble:
-    """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
-
-    base: Pass
-    terms: list[Term]
-    alternatives: Mapping[str, Sequence[list[Term]]]
-
-
 def terms_of(run: Pass, layout: Layout, adjust: Adjust) -> list[Term]:
     """The terms of a run, with weights and analytic divergences put in by `adjust`."""
     fixed = [name for name, choice in run.choices.items() if choice.estimator.sticking_the_landing]
-    return adjust(run, collect(run.guide, run.model, dims=layout.dims, fixed=fixed, escapes=run.tracker.escapes))
+    relaxed = [name for name, choice in run.choices.items() if choice.estimator.relaxes]
+    escapes = run.tracker.escapes
+    return adjust(run, collect(run.guide, run.model, dims=layout.dims, fixed=fixed, escapes=escapes, relaxed=relaxed))
 
 
 def scored(run: Pass) -> dict[str, Estimator]:
@@ -93,6 +87,8 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
         for site, estimator in across.items():
             having = [e for e in ensembles if site in e.base.draws]  # control flow may have left it out of some
             parts.append(_share(estimator, site, having, layout, states, losses))
+    for ensemble in ensembles:
+        states.update({site: draw.state for site, draw in ensemble.base.draws.items() if draw.state is not None})
     surrogate = _total(parts)
     value = _total(values)
     if count > 1:
@@ -118,6 +114,10 @@ def _share(
 ) -> Tensor:
     """One site's surrogate, summed over its plates."""
     draw, costs = _draw_and_cost(site, estimator, ensembles, layout)
+    if estimator.differentiates:
+        if not torch.is_grad_enabled():  # a value is all that is wanted
+            return torch.zeros(())
+        draw = evolve(draw, slope=slope(site, ensembles[0], draw, layout, again=estimator.twice))
     return site_surrogate(estimator, site, draw, costs, states, losses)
 
 

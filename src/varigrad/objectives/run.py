@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad.distributions.source import Source
 from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
-from varigrad.estimators.base import Draw, Estimator, Lanes
+from varigrad.estimators.base import Draw, Estimator, Lanes, State
 from varigrad.estimators.baselines import Baseline
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import (
@@ -31,6 +31,7 @@ from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, choose
 from varigrad.objectives.parameters import Owner
 from varigrad.terms.provenance import get_provenance, untracked
+from varigrad.terms.term import Term
 from varigrad.terms.tracking import Statement, Tracker
 
 PARTICLES = "particles"
@@ -96,6 +97,15 @@ class Pass:
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
+
+    base: Pass
+    terms: list[Term]
+    alternatives: Mapping[str, Sequence[list[Term]]]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What stays the same for all runs of a step."""
@@ -112,6 +122,8 @@ class Settings:
     """Alternatives are run one by one: a site's lanes are its own only."""
     strict: bool = True
     """Model and guide have to have the same latent sites."""
+    states: Mapping[str, State] = field(default_factory=dict)
+    """What the estimators carry, by site."""
 
 
 def perform(
@@ -265,6 +277,8 @@ class _Guide(_Program):
             for part, module in baseline.modules().items():
                 settings.owner.adopt_baseline(name, part, module)
         draw = self._draw(plain, estimator)
+        if estimator.differentiates and not draw.value.requires_grad:
+            draw = evolve(draw, value=draw.value.detach().requires_grad_())
         found = get_provenance(draw.value)  # picked up inside a distribution that the engine cannot look into
         if found:
             draw = evolve(draw, value=untracked(draw.value))
@@ -288,28 +302,35 @@ class _Guide(_Program):
         if message.name in self.forced:
             return Draw(distribution, self.forced[message.name])
         if settings.explore:
-            return Draw(distribution, settings.source.draw(distribution, reparameterised=estimator.pathwise))
+            reparameterised = estimator.pathwise and distribution.has_rsample
+            return Draw(distribution, settings.source.draw(distribution, reparameterised=reparameterised))
         if settings.loop:
             return self._draw_in_loop(message, distribution, estimator)
         lanes = settings.layout.lanes_of(message.name)
+        state = settings.states.get(message.name)
         if lanes is not None:
             if len(lanes.own) != estimator.alternatives(distribution):
                 raise LayoutChanged(message.name)
             if lanes.own or len(distribution.batch_shape) > settings.layout.dims:
-                return estimator.draw(lanes.expand(distribution), lanes, settings.source)
+                return estimator.draw(lanes.expand(distribution), lanes, settings.source, state)
         elif estimator.alternatives(distribution):
             raise LayoutChanged(message.name)
-        return estimator.draw(distribution, None, settings.source)
+        return estimator.draw(distribution, None, settings.source, state)
 
     def _draw_in_loop(self, message: Sample, distribution: Any, estimator: Estimator) -> Draw:
         """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
         count = 1 + estimator.alternatives(distribution)
-        if count == 1 or self.forced:
-            return Draw(distribution, self.settings.source.draw(distribution, reparameterised=estimator.pathwise))
+        state = self.settings.states.get(message.name)
+        if count == 1:
+            return estimator.draw(distribution, None, self.settings.source, state)
+        if self.forced:
+            return Draw(distribution, self.settings.source.draw(distribution))
         lanes = Lanes(count, self.settings.layout.dims, tuple(range(1, count)), tuple(range(count)))
-        wide = estimator.draw(lanes.expand(distribution), lanes, self.settings.source)
+        wide = estimator.draw(lanes.expand(distribution), lanes, self.settings.source, state)
         event = wide.value.shape[wide.value.dim() - len(distribution.event_shape) :]
         values = wide.value.reshape(count, *distribution.batch_shape, *event)
+        if estimator.differentiates and not values.requires_grad:
+            values = values.detach().requires_grad_()
         self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
         return Draw(distribution, values[0])
 

@@ -52,7 +52,7 @@ _KINKS = frozenset("round floor ceil trunc fix sign sgn heaviside floor_divide f
 class Escapes:
     """What has left torch during one run of a program; later statements count as downstream of it."""
 
-    __slots__ = ("active", "kinked", "provenance", "watch")
+    __slots__ = ("active", "held", "kinked", "provenance", "watch")
 
     def __init__(self, watch: bool = False) -> None:
         self.provenance: Provenance = NOTHING
@@ -60,6 +60,8 @@ class Escapes:
         self.watch = watch
         """Whether to note what went through a step that has no useful derivative."""
         self.kinked: Provenance = NOTHING
+        self.held: Provenance = NOTHING
+        """What went through `detach`."""
 
     def add(self, provenance: Provenance) -> None:
         """Something with this provenance has left."""
@@ -116,6 +118,8 @@ class Tracked(Tensor):
                 escapes.add(provenance)
             if escapes is not None and escapes.watch and _is_kink(name, plain_args, result):
                 escapes.kinked |= provenance
+            if escapes is not None and escapes.watch and name in ("detach", "detach_"):
+                escapes.held |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
                     if plain is result:  # an in-place call answers with the very object it was given

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.continued import continued_log_prob
 from varigrad.distributions.methods import filled, masked, unmasked
 from varigrad.distributions.parts import replace_tensors
 from varigrad.errors import PlateError, ShapeError
@@ -57,7 +58,13 @@ class Term:
 
 
 def collect(
-    guide: Iterable[Statement], model: Iterable[Statement], *, dims: int, fixed: Iterable[str], escapes: Escapes
+    guide: Iterable[Statement],
+    model: Iterable[Statement],
+    *,
+    dims: int,
+    fixed: Iterable[str],
+    escapes: Escapes,
+    relaxed: Iterable[str] = (),
 ) -> list[Term]:
     """The terms of one run: each log-density is computed once, here.
 
@@ -66,19 +73,20 @@ def collect(
         dims: number of batch dimensions that belong to plates; one more, to their left, may carry lanes.
         fixed: guide sites whose density is evaluated at parameters held constant (sticking the landing).
         escapes: what left torch during the run.
+        relaxed: latent sites whose values may lie between those of their supports.
 
     Raises:
         ShapeError: a log-density has a batch dimension that no plate declares.
         PlateError: a log-density disagrees with a plate's size.
     """
-    fixed = frozenset(fixed)
+    fixed, relaxed = frozenset(fixed), frozenset(relaxed)
     latent = {s.message.name for s in guide if isinstance(s.message, Sample)}
     terms = []
     for sign, statements in ((-1, guide), (1, model)):
         for statement in statements:
             message = statement.message
             hold = sign < 0 and message.name in fixed
-            raw, log_prob, upstream = _log_density(statement, hold, escapes)
+            raw, log_prob, upstream = _log_density(statement, hold, message.name in relaxed, escapes)
             upstream = statement.upstream | upstream if upstream else statement.upstream
             sites = by_site(upstream) if upstream else _NO_SITES
             shape = plate_shape(message)
@@ -94,7 +102,9 @@ def collect(
     return terms
 
 
-def _log_density(statement: Statement, hold: bool, escapes: Escapes) -> tuple[Tensor, Tensor, Provenance]:
+def _log_density(
+    statement: Statement, hold: bool, relaxed: bool, escapes: Escapes
+) -> tuple[Tensor, Tensor, Provenance]:
     """The density that draws follow, the one that counts (inner masks on), and provenance found on the way."""
     message = statement.message
     if isinstance(message, Factor):
@@ -106,13 +116,18 @@ def _log_density(statement: Statement, hold: bool, escapes: Escapes) -> tuple[Te
     value = message.value
     if message.mask is not None and message.observed:
         value = filled(distribution, value, message.mask)
-    log_prob = distribution.log_prob(value)
+    density = continued_log_prob if relaxed else _log_prob
+    log_prob = density(distribution, value)
     bare = unmasked(distribution)
-    raw = log_prob if bare is distribution else bare.log_prob(value)
+    raw = log_prob if bare is distribution else density(bare, value)
     if not statement.opaque:
         return raw, log_prob, NOTHING
     found = get_provenance(log_prob) | escapes.provenance
     return untracked(raw), untracked(log_prob), found
+
+
+def _log_prob(distribution: td.Distribution, value: Tensor) -> Tensor:
+    return distribution.log_prob(value)
 
 
 def check_batch(message: Sample | Factor, batch: torch.Size, plates: tuple[int, ...], dims: int) -> None:

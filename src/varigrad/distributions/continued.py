@@ -1,0 +1,31 @@
+"""Densities of discrete families between the values of their supports."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.methods import Masked, filled, masked
+from varigrad.distributions.score_only import ScoreOnly
+
+
+def continued_log_prob(distribution: td.Distribution, value: Tensor) -> Tensor:
+    """The log-density, `[*batch]`, continued linearly from the corners of a Bernoulli or one-hot support.
+
+    Equal to `log_prob` on the support; other families are asked for their own `log_prob`. Nothing is validated.
+    """
+    if isinstance(distribution, td.Independent):
+        inner = continued_log_prob(distribution.base_dist, value)
+        return inner.sum(list(range(-distribution.reinterpreted_batch_ndims, 0)))
+    if isinstance(distribution, Masked):
+        value = filled(distribution.base, value, distribution.density_mask)
+        return masked(continued_log_prob(distribution.base, value), distribution.density_mask)
+    if isinstance(distribution, ScoreOnly):
+        return continued_log_prob(distribution.base, value)
+    if isinstance(distribution, td.Bernoulli):
+        positive = torch.nn.functional.softplus(distribution.logits)
+        return value * distribution.logits - positive
+    if isinstance(distribution, td.OneHotCategorical):
+        return (value * distribution.logits).sum(-1)
+    return distribution.log_prob(value)

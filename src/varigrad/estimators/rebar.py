@@ -1,0 +1,152 @@
+r"""Control variates from a concrete variable behind the draw, whose own gradient is known in two ways.
+
+.. math:: \nabla E[c(z)] = E\big[c(\tilde z) \nabla \log q(b) + \nabla c(\tilde z)\big] = E[\nabla c(z)],
+          \qquad z \sim p(z | b),\ \tilde z \sim p(z | b)
+
+so the difference of both has mean zero, and can be taken off the score-function estimator as often as one likes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.source import Source
+from varigrad.errors import SiteError
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
+from varigrad.estimators.coordinates import inner_of
+from varigrad.estimators.taylor import linear, sum_event
+
+DECAY = 0.99
+"""Of the averages that eta is computed from."""
+
+COLDEST, HOTTEST = 0.05, 5.0
+
+
+@dataclass(frozen=True)
+class Rebar(Estimator):
+    r"""The cost of a softened draw, for a control variate.
+
+    .. math:: \big(f(b) - c - \eta (f(\sigma_\lambda(\tilde z)) - c)\big) \nabla \log q(b)
+              + \eta \nabla f(\sigma_\lambda(z)) - \eta \nabla f(\sigma_\lambda(\tilde z))
+
+    z and :math:`\tilde z` are concrete variables, independent given b. Serves Bernoulli and OneHotCategorical, also
+    with `.to_event`, in models that are differentiable in it. Three evaluations and two derivatives, of second order
+    while the temperature is trained. Unbiased.
+
+    With `train`, :math:`\eta` is the least-squares coefficient from decaying averages of past draws and
+    :math:`\log \lambda` goes down the derivative of the squared gradient (by the site's logits, which stands for
+    their variance).
+
+    Args:
+        eta: weight of the control variate; with `train`, where it starts.
+        temperature: :math:`\lambda`; with `train`, where it starts.
+        train: learn both.
+        rate: size of a step of :math:`\log \lambda`.
+        baseline: :math:`c`, taken off the cost and off its relaxation alike.
+
+    References:
+        Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein (2017), REBAR: low-variance, unbiased gradient estimates for
+        discrete latent variable models.
+    """
+
+    eta: float = 1.0
+    temperature: float = 0.5
+    train: bool = True
+    rate: float = 0.01
+    baseline: Baseline = field(default_factory=NoBaseline)
+
+    relaxes = True
+    smooth = True
+    differentiates = True
+
+    def __post_init__(self) -> None:
+        if not COLDEST <= self.temperature <= HOTTEST:
+            raise SiteError(
+                f"temperature must be in [{COLDEST}, {HOTTEST}], got {self.temperature!r}", site="Rebar", try_="0.5"
+            )
+
+    @property
+    def twice(self) -> bool:  # type: ignore[override]
+        """While the temperature is trained."""
+        return self.train
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        return refusal("Rebar", distribution)
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return 2
+
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
+        assert lanes is not None
+        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
+        value = lanes.share(source.draw(distribution, rows=earlier))
+        inner, _ = inner_of(distribution)
+        assert isinstance(inner, (td.Bernoulli, td.OneHotCategorical))
+        one_hot = is_one_hot(distribution)
+        logits, hard = inner.logits[0].detach(), value[0]
+        log_temperature = logits.new_tensor(math.log(self.temperature))
+        if self.train:
+            log_temperature = (log_temperature if state is None else state[0][2].to(logits)).detach().requires_grad_()
+        noise = uniform(source, logits)
+        free = given(hard, logits, uniform(source, logits), one_hot) - logits
+        relaxed = torch.stack([free + logits, given(hard, logits, noise, one_hot)])
+        own = torch.tensor(lanes.own, device=value.device)
+        value = value.index_put((own,), softened(relaxed, log_temperature.exp(), one_hot))
+        return Draw(distribution, value, lanes, noise=(free, noise, log_temperature))
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        assert draw.slope is not None
+        event, one_hot = len(draw.distribution.event_shape), is_one_hot(draw.distribution)
+        free, noise, log_temperature = draw.noise
+        logits, value = logits_of(draw), values_of(draw)
+        slope = draw.slope.reshape(value.shape)
+        hard, temperature = value[0].detach(), log_temperature.exp()
+        leaf = logits.detach().requires_grad_()
+        score = hard - softened(leaf.detach(), 1.0, one_hot)
+
+        # The relaxed draws once more, as functions of the logits.
+        one = softened(leaf + free, temperature, one_hot)
+        two = softened(given(hard, leaf, noise, one_hot), temperature, one_hot)
+        (path,) = torch.autograd.grad((slope[1] * one - slope[2] * two).sum(), leaf, create_graph=self.train)
+        # Costs come without a derivative: put back the one by the temperature.
+        relaxed = cost[2] + linear(slope[2].detach(), two - two.detach(), event, cost[2])
+        learnt, *inner = (None, None, None) if state is None else state
+        guess = self.baseline.guess(cost[0], draw, inner[0])
+        other = self.baseline.guess(cost[2], draw, inner[1])
+        plain = _times(cost[0] - guess.value, score, event)
+        control = path - _times(relaxed - other.value, score, event)
+        eta = self.eta if learnt is None else -learnt[0] / learnt[1]
+        field = plain + eta * control
+        if self.train:
+            (uphill,) = torch.autograd.grad(field.square().mean(), log_temperature)
+            learnt = self._next(learnt, plain, control.detach(), log_temperature.detach(), uphill)
+        states = (learnt, guess.state, other.state)
+        return Surrogate(sum_event(field.detach() * logits, event), states, guess.regression)
+
+    def _next(self, state: State, plain: Tensor, control: Tensor, log_temperature: Tensor, uphill: Tensor) -> State:
+        """What is learnt from a draw: covariance and variance for eta, log lambda, and its mean squared derivative."""
+        cross, square = (plain * control).mean(), control.square().mean() + torch.finfo(plain.dtype).tiny
+        # What was asked for counts as much as the first draw.
+        known = (-self.eta * square, square, None, uphill.square()) if state is None else state
+        steepness = torch.lerp(known[3], uphill.square(), 1 - DECAY)
+        step = self.rate * uphill / (steepness.sqrt() + torch.finfo(plain.dtype).tiny)
+        following = (log_temperature - step).clamp(math.log(COLDEST), math.log(HOTTEST))
+        weight = 1 - DECAY
+        return torch.lerp(known[0], cross, weight), torch.lerp(known[1], square, weight), following, steepness
+
+    def parameters_of_baselines(self) -> Mapping[str, Any]:
+        return self.baseline.modules()
+
+
+def _times(cost: Tensor, score: Tensor, event: int) -> Tensor:
+    """`[*plates, *event]` from `[*plates]`."""
+    return cost.reshape(cost.shape + (1,) * event) * score if event else cost * score

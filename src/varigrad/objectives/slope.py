@@ -1,0 +1,72 @@
+r"""Derivatives of a site's cost by its value, in every lane, through everything that is drawn on the way.
+
+Where a choice further down is drawn without a derivative, the mean over it moves by its score,
+
+.. math:: \nabla_z E_{y \sim q(\cdot|z)}[f] = E[\nabla_z f + (f_y - b)\, \nabla_z \log q(y|z)],
+
+with the same cost in lane 0 for a baseline, whose draws are independent of the lane's given its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from varigrad.estimators.base import Draw
+from varigrad.objectives.run import Ensemble, Layout
+from varigrad.terms.cost import cost, downstream, lanes
+from varigrad.terms.term import Term
+
+
+def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Layout, again: bool) -> Tensor:
+    """The derivative of the cost's mean, `[rows, *plates, *event]`, by the site's value in its rows (lane 0 first).
+
+    Args:
+        draw: the site's, from which the runs have gone on.
+        again: keep it differentiable.
+    """
+    assert draw.lanes is not None
+    rows = draw.lanes.rows
+    runs = [ensemble.terms, *ensemble.alternatives[site]] if site in ensemble.alternatives else None
+    if runs is not None:
+        parts = [part for i in range(len(runs)) for part in _looped(site, ensemble, runs, i, layout.dims)]
+    else:
+        parts = list(_wide(site, ensemble, rows, layout.dims))
+    parts = [part for part in parts if part.requires_grad]
+    if not parts:
+        found = torch.zeros_like(draw.value)
+    else:
+        total = torch.stack(parts).sum()
+        (found,) = torch.autograd.grad(total, draw.value, retain_graph=True, create_graph=again, materialize_grads=True)
+    return found if runs is not None else found[list(rows)]
+
+
+def _wide(site: str, ensemble: Ensemble, rows: Sequence[int], dims: int) -> Iterator[Tensor]:
+    below = downstream(ensemble.terms, site)
+    for term in below:
+        if term.log_prob.dim() > dims:
+            yield term.sign * lanes(term.log_prob, rows, dims).sum()
+    for own in _drawn_below(site, ensemble, below):
+        if own.raw.dim() > dims:
+            plates = ensemble.base.draws[own.name].plates
+            costs = cost(downstream(ensemble.terms, own.name), own.name, plates, rows, dims)
+            yield ((costs[1:] - costs[:1]) * lanes(own.raw, rows, dims)[1:]).sum()
+
+
+def _looped(site: str, ensemble: Ensemble, runs: Sequence[list[Term]], i: int, dims: int) -> Iterator[Tensor]:
+    below = downstream(runs[i], site)
+    for term in below:
+        yield term.sign * term.log_prob.sum()
+    for own in _drawn_below(site, ensemble, below) if i else ():
+        plates = ensemble.base.draws[own.name].plates
+        here, there = (cost(downstream(runs[j], own.name), own.name, plates, (), dims) for j in (i, 0))
+        yield ((here - there) * own.raw).sum()
+
+
+def _drawn_below(site: str, ensemble: Ensemble, below: Sequence[Term]) -> Iterator[Term]:
+    """The guide's densities of choices after the site that carry no derivative."""
+    for term in below:
+        if term.sign < 0 and term.name != site and not ensemble.base.choices[term.name].estimator.pathwise:
+            yield term
