@@ -20,6 +20,7 @@ from varigrad.errors import BaselineError
 from varigrad.estimators import (
     ARM,
     ARMS,
+    Combination,
     DisARM,
     Draw,
     Enumerate,
@@ -29,6 +30,7 @@ from varigrad.estimators import (
     MeasureValued,
     MovingAverage,
     NeuralBaseline,
+    OptimalScore,
     Pathwise,
     Score,
     SelfCritical,
@@ -88,6 +90,8 @@ ESTIMATORS = {
     "score": Score(),
     "moving average": Score(MovingAverage(0.7)),
     "moving average per element": Score(MovingAverage(0.7, per_element=True)),
+    "combination": Score(Combination(MovingAverage(0.7), MovingAverage(0.2), decay=0.5)),
+    "optimal score": OptimalScore(MovingAverage(0.5), decay=0.5),
     "leave one out": LeaveOneOut(2),
     "leave one out of particles": LeaveOneOut(),
     "enumerate": Enumerate(),
@@ -100,6 +104,7 @@ ESTIMATORS = {
     "stochastic ad": StochasticAD(),
     "self critical": SelfCritical(),
 }
+ONE_LANE = ("score", "moving average", "moving average per element", "combination", "optimal score")
 BERNOULLI = ("disarm", "arm", "arms")
 PER_ELEMENT = ("enumerate", "local expectation", "unordered set", "sum and sample", "stochastic ad")
 MANY = {("arm", "plate_under_global"), ("arms", "plate_under_global"), ("arms", "plate_entered_twice")}
@@ -115,7 +120,7 @@ REFUSED = {
 
 def _registered(name, program):
     def unbiased():
-        loops = (None,) if name in ("score", "moving average", "moving average per element") else (None, False)
+        loops = (None,) if name in ONE_LANE else (None, False)
         for vectorize in loops:
             verdict = check_case(ESTIMATORS[name], program, PROGRAMS[program], vectorize)
             assert verdict.how == ("refused" if (name, program) in REFUSED else "exact"), verdict
@@ -134,7 +139,7 @@ for _program in SMALL:
 for _program in ("event", "binomial"):
     law(_registered("stochastic ad", _program), f"stochastic ad on {_program}")
 for _program in ("chain", "nested_plates", "sequential_plate"):  # too many outcomes with alternatives
-    for _name in ("score", "moving average", "moving average per element"):
+    for _name in ONE_LANE:
         law(_registered(_name, _program), f"{_name} on {_program}")
 
 
@@ -222,6 +227,7 @@ def evaluations_are_what_the_docstrings_say():
     coins, choice = dist.Bernoulli(t(0.3, 0.6, 0.4)).to_event(1), dist.Categorical(five)
     for estimator, family, evaluations in (
         (Score(), choice, 1),
+        (OptimalScore(), choice, 1),
         (LeaveOneOut(3), choice, 3),
         (Enumerate(), choice, 6),
         (DisARM(), coins, 2),
@@ -1062,6 +1068,123 @@ def a_value_baseline_is_detached():
         vg.sample("z", dist.Bernoulli(logits=logit), estimator=Score(ValueBaseline(3 * logit)))
 
     hold(_bernoulli(Score())[0], guide)
+
+
+@law
+def a_combination_is_the_best_of_the_past():
+    """By hand, and with the coefficients of a least-squares fit once they are known."""
+    bound = seeded(vg.ELBO(), *_bernoulli(Score(Combination(ValueBaseline(t(2.0)), MovingAverage(0.5), decay=0.5))))
+    values, products, average = t(2.0, 0.0), torch.zeros(2, 3, dtype=torch.float64), t(0.0)
+    for step, z in enumerate((1, 0, 1, 1, 0, 0)):
+        cost = _costs(bound)[z]
+        values = torch.stack([t(2.0), average])
+        if step == 0:
+            share = t(0.5, 0.5)
+        elif step == 1:  # nothing is known of an average that was nought
+            share = torch.stack([products[0, 2] / products[0, 0], t(0.5)])
+        else:
+            share = torch.linalg.solve(products[:, :2], products[:, 2])
+        result = _outcome(bound, z)
+        (grad,) = torch.autograd.grad(result.surrogate, [bound.t])
+        expected = (cost - (share * values).sum()) * (z - torch.sigmoid(bound.t.detach()))
+        assert torch.allclose(grad, expected, rtol=0.02), (step, grad, expected)
+        products = 0.5 * products + 0.5 * values.unsqueeze(-1) * torch.cat([values, cost.reshape(1)])
+        average = 0.5 * average + 0.5 * cost
+        bound.advance(result.state)
+        assert torch.allclose(bound.estimator_states["z"][1], products)
+
+
+@law
+def optimal_constants_are_those_of_the_past():
+    """Averages of f s^2 and of s^2, used before they see the draw; with the true ones a coin has no variance."""
+    for logit in (0.7, -2.0):
+
+        def guide(logit=logit):
+            vg.sample("z", dist.Bernoulli(logits=logits("t", logit)), estimator=OptimalScore(decay=0.5))
+
+        model, _ = _bernoulli(Score())
+        bound = seeded(vg.ELBO(), model, guide)
+        first = second = t(0.0)
+        costs, p = _costs(bound), torch.sigmoid(t(logit))
+        for z in (1, 0, 1):
+            score = z - p
+            constant = first / second if second > 0 else 0.0
+            result = _outcome(bound, z)
+            (grad,) = torch.autograd.grad(result.surrogate, [bound.t])
+            assert torch.allclose(grad, (costs[z] - constant) * score)
+            first, second = 0.5 * (first + costs[z] * score**2), 0.5 * (second + score**2)
+            bound.advance(result.state)
+        q, scores = torch.stack([1 - p, p]), t(0.0, 1.0) - p
+        bound.install({"z": (None, (torch.stack([(q * costs * scores**2).sum(), (q * scores**2).sum()]),))})
+        moments = expected_gradient(bound)
+        assert largest_difference(moments.mean, exact_gradient(bound)[1]) < TOLERANCE
+        assert moments.variance["t"] < TOLERANCE
+
+
+@law
+def optimal_constants_differ_between_parameters():
+    """Each logit of a choice and each coin of an event has the constant that is best for it alone."""
+    row, grid = t(0.4, -0.2, 1.0), torch.cartesian_prod(t(0.0, 1.0), t(0.0, 1.0))
+    eye = torch.eye(3, dtype=torch.float64)
+    for family, start, values, scores, own, of in (
+        (
+            lambda x: dist.Categorical(logits=x),
+            row,
+            torch.arange(3),
+            eye - row.softmax(-1),
+            eye - row.softmax(-1),  # a choice holds its logits normalised
+            lambda z: t(-1.0, 0.3, 2.0)[z],
+        ),
+        (
+            lambda x: dist.Bernoulli(logits=x).to_event(1),
+            row[:2],
+            grid,
+            grid - row[:2].sigmoid(),
+            eye[:2, :2],
+            lambda z: (z * t(0.5, 3.0)).sum(-1).exp(),
+        ),
+    ):
+
+        def model(family=family, start=start, of=of):
+            vg.factor("f", of(vg.sample("z", family(start))))
+
+        def guide(family=family, start=start):
+            vg.sample("z", family(vg.param("t", start.clone)), estimator=OptimalScore())
+
+        bound = seeded(vg.ELBO(weights={"z": 0.0}), model, guide)
+        costs, weights = of(values).unsqueeze(-1), family(start).log_prob(values).exp().unsqueeze(-1)
+        averages = torch.stack([(weights * costs * scores**2).sum(0), (weights * scores**2).sum(0)])
+        bound.install({"z": (None, (averages,))})
+        moments = expected_gradient(bound)
+        gradient = (weights * costs * scores).sum(0)
+        best = (weights * (((costs - averages[0] / averages[1]) * scores) @ own) ** 2).sum(0) - gradient**2
+        assert torch.allclose(moments.mean["t"], gradient)
+        assert torch.allclose(moments.variance["t"], best)
+        one = averages[0].sum() / averages[1].sum()
+        assert best.sum() < 0.99 * ((weights * ((costs - one) * scores) ** 2).sum(0) - gradient**2).sum()
+
+
+@law
+def leave_one_out_is_vargrad():
+    """Half the variance of the log-ratio over the draws has minus its gradient, draw by draw."""
+    seen = []
+
+    def model():
+        z = vg.sample("z", dist.Categorical(t(0.2, 0.5, 0.3)))
+        seen[:] = [z]
+        vg.sample("x", dist.Normal(t(-1.0, 0.0, 2.0)[z], t(1.0)), obs=t(0.4))
+
+    def guide():
+        vg.sample("z", dist.Categorical(logits=logits("t", 0.1, -0.4, 0.9)), estimator=LeaveOneOut(3))
+
+    bound = seeded(vg.ELBO(), model, guide)
+    for seed in range(6):
+        found = drawn(bound, seed)["t"]
+        z = seen[0].detach().reshape(-1)
+        log_p = t(0.2, 0.5, 0.3).log()[z] + dist.Normal(t(-1.0, 0.0, 2.0)[z], t(1.0)).log_prob(t(0.4))
+        half = 0.5 * (log_p - bound.t.log_softmax(-1)[z]).var()
+        (grad,) = torch.autograd.grad(half, [bound.t])
+        assert len(z) == 3 and torch.allclose(found, -grad)
 
 
 def _refused(text, model, guide):

@@ -59,6 +59,12 @@ MUTANTS = (
     M("normalised by the square", "estimators/score.py", "spread.sqrt().clamp(min=1)", "spread.clamp(min=1)", "normalising"),
     M("self-critical of the draw", "estimators/score.py", "value[lanes.own[0]] = mode[0]", "value[lanes.own[0]] = value[0]", "self critical on bernoulli"),
     M("self-critical with the sign of a cost", "estimators/score.py", "(cost[0] - baseline) *", "(baseline - cost[0]) *", "self critical on bernoulli"),
+    M("constants of this very draw", "estimators/optimal.py", "torch.where(average[1] > 0, average[0] / average[1], 0.0)", "fresh[0] / fresh[1]", "optimal score on bernoulli"),
+    M("constants by the score, not its square", "estimators/optimal.py", "_pooled(f * square, dims)", "_pooled(f * score, dims)", "optimal constants"),
+    M("one constant for all logits", "estimators/optimal.py", "average[0] / average[1], 0.0)", "average[0].sum() / average[1].sum(), 0.0)", "optimal constants differ"),
+    M("constants from logits that are not free", "estimators/optimal.py", "scores = torch.autograd.grad(twin.log_prob(value).sum(), leaves)", "scores = torch.autograd.grad(sum(x.gather(-1, value.unsqueeze(-1)).sum() for x in leaves) if kind is td.Categorical else twin.log_prob(value).sum(), leaves)", "optimal score on categorical"),
+    M("coefficients of this very draw", "estimators/baselines.py", "_coefficients(products)", "_coefficients(products + (b := torch.stack(values).reshape(k, -1)) @ torch.cat([b, f.reshape(1, -1)]).T)", "combination on bernoulli"),
+    M("coefficients never learned", "estimators/baselines.py", "return 1 / k + inverse *", "return 1 / k + 0 * inverse *", "a combination is"),
     # Leave-one-out.
     M("mean over all draws, its own included", "estimators/leave_one_out.py", "- cost) / (k - 1)", ") / k", "leave one out on categorical"),
     M("mean over the others divided by K", "estimators/leave_one_out.py", "/ (k - 1)", "/ k", "a constant cancels"),

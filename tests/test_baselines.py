@@ -12,6 +12,7 @@ from varigrad import distributions as dist
 from varigrad.distributions.source import Source
 from varigrad.errors import BaselineError, SiteError
 from varigrad.estimators import (
+    Combination,
     DisARM,
     Draw,
     Enumerate,
@@ -19,10 +20,12 @@ from varigrad.estimators import (
     MovingAverage,
     NeuralBaseline,
     NoBaseline,
+    OptimalScore,
     Pathwise,
     Score,
     ValueBaseline,
 )
+from varigrad.estimators.baselines import _coefficients
 from varigrad.language.messages import Plate
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 from varigrad.testing.exact import Outcomes
@@ -91,6 +94,13 @@ STATES = {
     "value": lambda: (ValueBaseline(torch.tensor([-7.0, 12.0])), None),
     "number for all": lambda: (ValueBaseline(torch.tensor(5.0)), None),
     "sum": lambda: (MovingAverage(0.5) + ValueBaseline(torch.tensor(2.0)), (torch.tensor(-4.0), None)),
+    "combination": lambda: (
+        Combination(MovingAverage(0.9), NeuralBaseline(linear(), torch.ones(2, 1)), ValueBaseline(torch.ones(2))),
+        (
+            (torch.tensor(-4.0), None, None),
+            torch.tensor([[3.0, 1.0, 0.5, 7.0], [1.0, 2.0, 0.1, 4.0], [0.5, 0.1, 1.0, -6.0]]),
+        ),
+    ),
     "sum of three": lambda: (
         MovingAverage(0.9) + NeuralBaseline(linear(), torch.ones(2, 1)) + MovingAverage(0.2, per_element=True),
         (torch.tensor(-4.0), None, torch.tensor([1.0, 2.0])),
@@ -623,3 +633,132 @@ def test_a_moving_average_follows_the_program_to_another_dtype():
     bound()
     bound.to(torch.float64)
     assert bound().dtype == torch.float64
+
+
+# Combinations.
+
+
+def test_a_combination_finds_out_which_of_its_parts_is_good():
+    good, wild = MovingAverage(0.9, per_element=True), ValueBaseline(torch.tensor([40.0, -70.0]))
+    found = {}
+    for name, baseline in (("good", good), ("both", Combination(good, wild)), ("wild", wild)):
+        bound = bound_of(baseline, MovingAverage(0.9))
+        for _ in range(200):
+            bound()
+        found[name] = total(is_exact(bound))
+    assert found["both"] < 1.2 * found["good"] < 0.01 * found["wild"]
+
+
+def test_equal_parts_share_equally():
+    bound = bound_of(Combination(MovingAverage(0.9), MovingAverage(0.9), NoBaseline()))
+    for _ in range(50):
+        bound()
+    shares = _coefficients(state_of(bound)[1])
+    assert torch.allclose(shares[0], shares[1]) and 0.7 < float(shares[:2].sum()) < 1.3
+    assert torch.isclose(shares[2], torch.tensor(1 / 3))  # of nothing
+
+
+def test_parts_of_very_different_size():
+    parts = ValueBaseline(torch.tensor([1e6, -1e6])), ValueBaseline(torch.tensor([1e-6, 2e-6]))
+    bound = bound_of(Combination(*parts))
+    costs = torch.tensor([-3.0, 5.0])
+    products = torch.stack([p.value for p in parts]) @ torch.stack([*[p.value for p in parts], costs]).T / 2
+    values = _coefficients(products) @ torch.stack([p.value for p in parts])
+    assert torch.allclose(values, costs, rtol=1e-3), values
+    bound()
+
+
+def test_networks_of_a_combination_are_trained_each_by_the_whole_cost():
+    one, two = linear(seed=1), linear(seed=2)
+    both = bound_of(Combination(NeuralBaseline(one, torch.ones(2, 1)), NeuralBaseline(two, torch.ones(2, 1))))
+    assert {n for n, _ in both.named_parameters() if n.startswith("baselines.")} == {
+        f"baselines.z.{i}.{p}" for i in range(2) for p in ("weight", "bias")
+    }
+    for net in (one, two):
+        alone = bound_of(NeuralBaseline(net, torch.ones(2, 1)))
+        grads = []
+        for bound in (alone, both):
+            bound.source = Source(torch.Generator().manual_seed(3))
+            grads.append(torch.autograd.grad(bound.estimate().surrogate, list(net.parameters())))
+        assert all(torch.allclose(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("make", [lambda: Combination(MovingAverage()), lambda: Combination(MovingAverage(), 0.3)])
+def test_a_combination_of_one_is_none(make):
+    with pytest.raises(BaselineError, match=r"two or more baselines.*Try: Combination\("):
+        make()
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_decays_of_combinations_and_constants(decay):
+    for make in (lambda: Combination(NoBaseline(), NoBaseline(), decay=decay), lambda: OptimalScore(decay=decay)):
+        with pytest.raises(BaselineError, match=r"decay must be in \[0, 1\)"):
+            make()
+
+
+def test_an_optimal_score_beats_an_average_where_the_score_is_not_even():
+    """Its constant weighs costs by the squared score: a rare value, which has a large one, counts for more."""
+
+    def bound(estimator):
+        def program(**options):
+            vg.sample("z", dist.Bernoulli(logits=vg.param("t", 2.5)), **options)
+
+        return vg.ELBO(weights={"z": 0.0}).bind(
+            lambda: vg.factor("f", 3 * vg.sample("z", dist.Bernoulli(0.5))),
+            lambda: program(estimator=estimator),
+            Source(torch.Generator().manual_seed(0)),
+        )
+
+    found = {}
+    for name, estimator in (("average", Score(MovingAverage(0.99))), ("optimal", OptimalScore(decay=0.998))):
+        one = bound(estimator)
+        for _ in range(1500):
+            one()
+        found[name] = total(expected_gradient(one))
+    assert found["optimal"] < 0.1 * found["average"]
+
+
+def test_families_whose_parameters_are_free():
+    """The mean over many draws is the gradient that the plain score function has, on average over the same draws."""
+    positive = dist.constraints.positive
+    many = 10_000
+    for family, parameters in (
+        (dist.Gamma, {"concentration": 2.5, "rate": 1.5}),
+        (dist.Beta, {"concentration1": 2.0, "concentration0": 3.0}),
+        (dist.Normal, {"loc": 0.5, "scale": 0.8}),
+        (dist.LogNormal, {"loc": 0.1, "scale": 0.4}),
+        (dist.Laplace, {"loc": 0.1, "scale": 0.4}),
+        (dist.Exponential, {"rate": 1.5}),
+        (dist.Poisson, {"rate": 2.5}),
+        (dist.Geometric, {"logits": -0.4}),
+        (lambda logits: dist.Binomial(5, logits=logits), {"logits": 0.4}),
+        (lambda logits: dist.NegativeBinomial(torch.tensor(2.5), logits=logits), {"logits": -0.4}),
+    ):
+
+        def model(family=family, parameters=parameters):
+            with vg.plate("n", many):
+                z = vg.sample("z", family(**{k: torch.tensor(v) for k, v in parameters.items()}))
+                vg.factor("f", torch.log1p(z.abs()))
+
+        def guide(estimator, family=family, parameters=parameters):
+            free = {
+                k: vg.param(
+                    k, torch.full((many,), v), event_dim=0, constraint=positive if v > 0 else dist.constraints.real
+                )
+                for k, v in parameters.items()
+            }
+            with vg.plate("n", many):
+                vg.sample("z", family(**free), estimator=estimator)
+
+        grads = {}
+        for estimator in (Score(), OptimalScore()):
+            bound = vg.ELBO(weights={"z": 0.0}).bind(
+                model, lambda e=estimator: guide(e), Source(torch.Generator().manual_seed(1))
+            )
+            bound()
+            for name, each in bound.gradients(1, seed=5).items():
+                grads.setdefault(name, []).append(each[0])
+        for name, (plain, optimal) in grads.items():
+            difference = plain - optimal
+            assert abs(difference.mean()) < 5 * difference.std() / many**0.5, (family, name)
+            assert optimal.var() < plain.var()

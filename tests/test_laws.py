@@ -7,12 +7,14 @@ from varigrad.errors import SiteError
 from varigrad.estimators import (
     ARM,
     ARMS,
+    Combination,
     DisARM,
     Enumerate,
     LeaveOneOut,
     LocalExpectation,
     MeasureValued,
     MovingAverage,
+    OptimalScore,
     Pathwise,
     Score,
     SelfCritical,
@@ -27,6 +29,8 @@ ESTIMATORS = {
     "score": Score(),
     "moving_average": Score(MovingAverage(0.7)),
     "moving_average_per_element": Score(MovingAverage(0.7, per_element=True)),
+    "combination": Score(Combination(MovingAverage(0.7), MovingAverage(0.3, per_element=True), decay=0.8)),
+    "optimal_score": OptimalScore(MovingAverage(0.5), decay=0.8),
     "leave_one_out": LeaveOneOut(2),
     "leave_one_out_particles": LeaveOneOut(),
     "enumerate": Enumerate(),
@@ -45,9 +49,12 @@ ESTIMATORS = {
 SERVES = {
     "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 17,
     "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "stochastic_ad": 19, "self_critical": 25,
-    "pathwise": 8,
+    "pathwise": 8, "optimal_score": 29,
 }  # fmt: skip
-ONE_LANE = {"score", "moving_average", "moving_average_per_element", "pathwise", "sticking_the_landing"}
+ONE_LANE = {
+    "score", "moving_average", "moving_average_per_element", "combination", "optimal_score", "pathwise",
+    "sticking_the_landing",
+}  # fmt: skip
 HEAVY = {"nested_plates", "event", "chain", "sequential_plate"}
 LONG = {("arm", "plate_under_global"), ("arms", "plate_entered_twice"), ("arm", "plate_entered_twice")}
 SAMPLED = {("arms", "chain"), ("arms", "plate_under_global"), ("arm", "sequential_plate"), ("arms", "sequential_plate")}

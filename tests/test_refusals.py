@@ -11,6 +11,7 @@ from varigrad.estimators import (
     ARMS,
     LocalExpectation,
     MeasureValued,
+    OptimalScore,
     SelfCritical,
     StochasticAD,
     SumAndSample,
@@ -28,6 +29,7 @@ CASES = [
     (UnorderedSet(2), dist.Categorical(four).to_event(1), "an event of Categorical choices", "LocalExpectation"),
     (MeasureValued(), dist.Beta(2.0, 2.0), "no measure-valued derivative of Beta", "LeaveOneOut"),
     (StochasticAD(), dist.Normal(0.0, 1.0), "no coupling of Normal", "LeaveOneOut"),
+    (OptimalScore(), dist.StudentT(3.0), "free parameters of StudentT are not listed", "MovingAverage"),
     (SelfCritical(), dist.Beta(0.5, 0.5), "mode of positive density", "LeaveOneOut"),
 ]
 
@@ -40,12 +42,13 @@ def test_families(estimator, family, because, try_):
     assert try_ in str(caught.value)
 
 
-def test_trained_number_of_failures():
+@pytest.mark.parametrize("chosen", [StochasticAD(), OptimalScore()], ids=lambda e: type(e).__name__)
+def test_trained_number_of_failures(chosen):
     def program(estimator=None):
         failures = vg.param("r", 2.0, constraint=dist.constraints.positive)
         vg.sample("z", dist.NegativeBinomial(failures, torch.tensor(0.4)), estimator=estimator)
 
-    bound = vg.ELBO()(program, lambda: program(StochasticAD()))
+    bound = vg.ELBO()(program, lambda: program(chosen))
     with pytest.raises(SiteError, match="total_count is trained"):
         bound()
 

@@ -5,6 +5,7 @@ from varigrad.estimators.base import Estimator as Estimator
 from varigrad.estimators.base import Lanes as Lanes
 from varigrad.estimators.base import Surrogate as Surrogate
 from varigrad.estimators.baselines import Baseline as Baseline
+from varigrad.estimators.baselines import Combination as Combination
 from varigrad.estimators.baselines import MovingAverage as MovingAverage
 from varigrad.estimators.baselines import NeuralBaseline as NeuralBaseline
 from varigrad.estimators.baselines import NoBaseline as NoBaseline
@@ -16,6 +17,7 @@ from varigrad.estimators.enumeration import Enumerate as Enumerate
 from varigrad.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
 from varigrad.estimators.local import LocalExpectation as LocalExpectation
 from varigrad.estimators.measure_valued import MeasureValued as MeasureValued
+from varigrad.estimators.optimal import OptimalScore as OptimalScore
 from varigrad.estimators.pathwise import Pathwise as Pathwise
 from varigrad.estimators.rebar import Rebar as Rebar
 from varigrad.estimators.score import Score as Score

@@ -181,10 +181,82 @@ class Sum(Baseline):
         return Guess(total, tuple(states), sum(losses) if losses else None)  # type: ignore[arg-type]
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {f"{i}.{k}".rstrip("."): m for i, p in enumerate(self.parts) for k, m in p.modules().items()}
+        return _modules(self.parts)
 
     def given(self) -> tuple[Any, ...]:
         return tuple(g for p in self.parts for g in p.given())
+
+
+@dataclass(frozen=True, init=False)
+class Combination(Baseline):
+    r"""Several guesses, each of the whole cost, in the proportion that would have served past draws best.
+
+    .. math:: b = \sum_i \alpha_i b_i, \qquad
+              \alpha = \arg\min_\alpha \overline{\Big(f - \sum_i \alpha_i b_i\Big)^2}
+
+    The bar is a decaying average over *past* draws (of products of the guesses with each other and with the cost), so
+    the coefficients do not depend on this one. With nothing seen yet, all are :math:`1 / k`, and guesses that always
+    agree have equal shares.
+
+    Args:
+        parts: the baselines, at least two; each learns as if it were alone.
+        decay: of the averages, in [0, 1).
+
+    References:
+        Geffner, Domke (2018), Using large ensembles of control variates for variational inference.
+    """
+
+    parts: tuple[Baseline, ...]
+    decay: float
+
+    def __init__(self, *parts: Baseline, decay: float = 0.99) -> None:
+        if len(parts) < 2 or not all(isinstance(p, Baseline) for p in parts):
+            raise BaselineError(
+                f"there must be two or more baselines, got {parts!r}",
+                site="Combination",
+                try_="Combination(MovingAverage(), NeuralBaseline(net, x))",
+            )
+        if not 0 <= decay < 1:
+            raise BaselineError(f"decay must be in [0, 1), got {decay!r}", site="Combination")
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "decay", decay)
+
+    def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
+        k = len(self.parts)
+        olds, products = ((None,) * k, cost.new_zeros(k, k + 1)) if state is None else (state[0], state[1].to(cost))
+        guesses = [part.guess(cost, draw, old) for part, old in zip(self.parts, olds, strict=True)]
+        *values, f = torch.broadcast_tensors(*[g.value for g in guesses], cost)
+        total = sum(a * b for a, b in zip(_coefficients(products).unbind(), values, strict=True))
+        b = torch.stack(values).reshape(k, -1)
+        fresh = b @ torch.cat([b, f.reshape(1, -1)]).T / b.shape[1]
+        losses = [g.regression for g in guesses if g.regression is not None]
+        following = tuple(g.state for g in guesses), torch.lerp(products, fresh, 1 - self.decay)
+        return Guess(total, following, sum(losses) if losses else None)  # type: ignore[arg-type]
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return _modules(self.parts)
+
+    def given(self) -> tuple[Any, ...]:
+        return tuple(g for p in self.parts for g in p.given())
+
+
+def _coefficients(products: Tensor) -> Tensor:
+    """Of the best combination, `[k]`, from averages `[k, k + 1]` of `b_i b_j`, and of `b_i f` in the last column."""
+    k = len(products)
+    gram, along = products[:, :-1], products[:, -1]
+    size = gram.diagonal().sqrt()
+    seen = size > 0
+    inverse = torch.where(seen, 1 / torch.where(seen, size, 1.0), 0.0)
+    # In units of each guess's own size, and pulled towards 1 / k by no more than rounding calls for: it decides where
+    # guesses agree.
+    scaled = gram * inverse * inverse.unsqueeze(-1)
+    ridge = torch.where(seen, 1000 * torch.finfo(gram.dtype).eps, 1.0)
+    missing = (along - gram.sum(-1) / k) * inverse
+    return 1 / k + inverse * torch.linalg.solve(scaled + torch.diag(ridge), missing)
+
+
+def _modules(parts: tuple[Baseline, ...]) -> Mapping[str, nn.Module]:
+    return {f"{i}.{k}".rstrip("."): m for i, p in enumerate(parts) for k, m in p.modules().items()}
 
 
 def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:

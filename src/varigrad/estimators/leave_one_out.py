@@ -17,8 +17,12 @@ class LeaveOneOut(Estimator):
 
     .. math:: \frac1K \sum_k \Big(f_k - \frac{1}{K-1} \sum_{j \ne k} f_j\Big) \nabla \log q(z_k)
 
-    Serves every distribution. K evaluations. Unbiased. Half the variance of the log-ratio over the draws, held fixed,
-    has minus this gradient; under that name it is VarGrad.
+    Serves every distribution. K evaluations. Unbiased. Equal, draw by draw, to minus the gradient of
+
+    .. math:: \tfrac12\, \frac{1}{K - 1} \sum_k \big(\ell_k - \bar\ell\big)^2, \qquad \ell_k = f_k - \log q(z_k)
+
+    half the sample variance of the log-ratio, with the draws held fixed and `f` the cost without the site's own
+    density: the form that goes by the name of VarGrad.
 
     Args:
         k: draws at this site (the sites before it are shared, the sites after it drawn anew), at least 2; None: the

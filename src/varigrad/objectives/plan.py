@@ -95,6 +95,8 @@ class Plan:
 
 def shown(part: object) -> str:
     """`Score(MovingAverage())`: a configuration without the fields left at their defaults."""
+    if isinstance(part, tuple):
+        return f"({', '.join(map(shown, part))})"
     if not is_dataclass(part):
         return repr(part) if isinstance(part, (int, float, bool)) else type(part).__name__
     fresh = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(part)}
