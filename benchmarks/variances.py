@@ -143,8 +143,8 @@ def choice() -> Iterator[Row]:
     logits = torch.tensor([0.5, -0.3, 0.9, 0.0, -1.0], dtype=torch.float64)
     costs = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.2], dtype=torch.float64)
     for estimator in (
-        Score(), OptimalScore(), SelfCritical(), LeaveOneOut(2), LeaveOneOut(3), LeaveOneOut(4), UnorderedSet(2), UnorderedSet(3),
-        SumAndSample(1), SumAndSample(2), StochasticAD(), LocalExpectation(),
+        Score(), OptimalScore(), SelfCritical(), LeaveOneOut(2), LeaveOneOut(3), LeaveOneOut(4), UnorderedSet(2),
+        UnorderedSet(3), SumAndSample(1), SumAndSample(2), StochasticAD(), LocalExpectation(),
     ):  # fmt: skip
         family, cost = (lambda logits: dist.Categorical(logits=logits)), (lambda z: costs[z])
         yield row("one of five", _name(estimator), "-", estimator, family, cost, 1_000, logits=logits)
@@ -161,7 +161,7 @@ def tutorial() -> Iterator[Row]:
         return prior.log_prob(z) + 6 * z.log() + 4 * torch.log1p(-z) - guide.log_prob(z)
 
     known = {
-        Score(): "420, 389", Score(MovingAverage()): "2.32 (the mean)", OptimalScore(): "2.17", LeaveOneOut(2): "2.21",
+        Score(): "420, 389", Score(MovingAverage(0.0)): "2.32 (the mean)", OptimalScore(): "2.17", LeaveOneOut(2): "2.21",
         LeaveOneOut(4): ".76",
     }  # fmt: skip
     for estimator, before in known.items():

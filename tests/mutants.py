@@ -63,7 +63,7 @@ MUTANTS = (
     M("constants by the score, not its square", "estimators/optimal.py", "_pooled(f * square, dims)", "_pooled(f * score, dims)", "optimal constants"),
     M("one constant for all logits", "estimators/optimal.py", "average[0] / average[1], 0.0)", "average[0].sum() / average[1].sum(), 0.0)", "optimal constants differ"),
     M("constants from logits that are not free", "estimators/optimal.py", "scores = torch.autograd.grad(twin.log_prob(value).sum(), leaves)", "scores = torch.autograd.grad(sum(x.gather(-1, value.unsqueeze(-1)).sum() for x in leaves) if kind is td.Categorical else twin.log_prob(value).sum(), leaves)", "optimal score on categorical"),
-    M("coefficients of this very draw", "estimators/baselines.py", "_coefficients(products)", "_coefficients(products + (b := torch.stack(values).reshape(k, -1)) @ torch.cat([b, f.reshape(1, -1)]).T)", "combination on bernoulli"),
+    M("coefficients of this very draw", "estimators/baselines.py", "_coefficients(products)", "_coefficients(products + f.mean())", "combination on bernoulli"),
     M("coefficients never learned", "estimators/baselines.py", "return 1 / k + inverse *", "return 1 / k + 0 * inverse *", "a combination is"),
     # Leave-one-out.
     M("mean over all draws, its own included", "estimators/leave_one_out.py", "- cost) / (k - 1)", ") / k", "leave one out on categorical"),
