@@ -35,6 +35,7 @@ from varigrad.estimators import (
     SumAndSample,
     UnorderedSet,
 )
+from varigrad.objectives.plan import shown
 from varigrad.shapes import table
 
 REPEATS = 20
@@ -161,13 +162,13 @@ def tutorial() -> Iterator[Row]:
         return prior.log_prob(z) + 6 * z.log() + 4 * torch.log1p(-z) - guide.log_prob(z)
 
     known = {
-        Score(): "420, 389", Score(MovingAverage(0.0)): "2.32 (the mean)", OptimalScore(): "2.17", LeaveOneOut(2): "2.21",
-        LeaveOneOut(4): ".76",
+        Score(): "420, 389", Score(MovingAverage(0.0)): "2.32 (the mean)", OptimalScore(): "2.17",
+        LeaveOneOut(2): "2.21", LeaveOneOut(4): ".76",
     }  # fmt: skip
     for estimator, before in known.items():
         start = _t(math.log(15.0))
         yield row(
-            "Beta(15, 15), log a, log b", _name(estimator), before, estimator, family, cost, 2_000, a=start, b=start
+            "Beta(15, 15), log a, log b", shown(estimator), before, estimator, family, cost, 2_000, a=start, b=start
         )
 
 
