@@ -9,6 +9,7 @@ from varigrad import guides as guides
 from varigrad.inference import optim as optim
 from varigrad.inference.compiled import compiled as compiled
 from varigrad.inference.fit import Fit as Fit
+from varigrad.inference.monitor import Gradients as Gradients
 from varigrad.inference.predictive import Predictive as Predictive
 from varigrad.inference.svi import SVI as SVI
 from varigrad.language import handlers as handlers

@@ -1,8 +1,9 @@
-"""Shapes: sums over chosen dimensions, and tables of shapes for errors."""
+"""Shapes: sums over chosen dimensions, and tables of shapes (or of anything) for errors and reports."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
 
 import torch
 from torch import Tensor
@@ -30,3 +31,13 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join(lines)
+
+
+def html(tables: Iterable[tuple[Sequence[str], Iterable[Sequence[object]]]], notes: Iterable[str]) -> str:
+    """Tables, each a header and rows, and paragraphs below them, for notebooks."""
+    parts = []
+    for header, rows in tables:
+        head = "".join(f"<th>{escape(h)}</th>" for h in header)
+        body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
+        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    return "".join([*parts, *(f"<p>{escape(note)}</p>" for note in notes)])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from varigrad import plots
 from varigrad.diagnostics.advice import Advice
 from varigrad.errors import VarigradError
-from varigrad.shapes import table
+from varigrad.shapes import html, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,8 +103,7 @@ class Comparison:
         return "\n".join([*lines, *self._notes()])
 
     def _repr_html_(self) -> str:
-        tables = "".join(_html(header, rows) for header, rows in self._tables())
-        return tables + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
+        return html(self._tables(), self._notes())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, strings, lists and dictionaries."""
@@ -162,9 +160,3 @@ class Comparison:
         why = [f"{m.estimator}: {m.because}" for m in self.measured if m.because]
         about = f"{self.budget} gradients each; biases are relative to: {self.reference}"
         return [about, *why, *(f"{a.sites}: {a.text}" for a in self.advice)]
-
-
-def _html(header: Sequence[str], rows: list[tuple[str, ...]]) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

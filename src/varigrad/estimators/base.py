@@ -86,11 +86,14 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """Differentiate `value`; carry `state` to the next step; `regression` is a loss for baselines' own parameters."""
+    """Differentiate `value`; carry `state` to the next step; `regression` is a loss for baselines' own parameters;
+    `baseline` is what was subtracted from the cost, for those who look on.
+    """
 
     value: Tensor
     state: State = None
     regression: Tensor | None = None
+    baseline: Tensor | None = None
 
 
 class Estimator(ABC):

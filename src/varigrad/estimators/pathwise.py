@@ -56,7 +56,7 @@ class Pathwise(Estimator):
         if draw.lanes is not None:
             part = part[0]
         guess = self.baseline.guess(cost, draw, state)
-        return Surrogate((cost - guess.value) * part, guess.state, guess.regression)
+        return Surrogate((cost - guess.value) * part, guess.state, guess.regression, guess.value)
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
         return self.baseline.modules()

@@ -56,14 +56,14 @@ class Score(Estimator):
         if not self.normalise:
             guess = self.baseline.guess(cost, draw, state)
             # E[b grad log q] = 0 for any b independent of this draw.
-            return Surrogate((cost - guess.value) * draw.log_q, guess.state, guess.regression)
+            return Surrogate((cost - guess.value) * draw.log_q, guess.state, guess.regression, guess.value)
         inner, spread = (None, cost.new_zeros(())) if state is None else (state[0], state[1].to(cost))
         guess = self.baseline.guess(cost, draw, inner)
         signal = cost - guess.value
         # The average *before* this draw, so that it is a factor of the mean and nothing else.
         value = signal * draw.log_q / spread.sqrt().clamp(min=1)
         fresh = signal.square().mean() if signal.dim() else signal.square()
-        return Surrogate(value, (guess.state, torch.lerp(spread, fresh, 1 - DECAY)), guess.regression)
+        return Surrogate(value, (guess.state, torch.lerp(spread, fresh, 1 - DECAY)), guess.regression, guess.value)
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
         return self.baseline.modules()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from varigrad import plots
 from varigrad.errors import VarigradError
+from varigrad.inference.looks import Looks
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
 from varigrad.language.trace import Trace
@@ -30,6 +31,7 @@ class Fit:
         seconds: wall time of the run.
         skipped: how many steps were skipped for a loss or gradient that was not finite.
         args, kwargs: what the programs were last called with.
+        gradients: what `run(..., monitor=Gradients())` has seen of the gradient's noise; None without it.
     """
 
     bound: Bound
@@ -38,6 +40,7 @@ class Fit:
     skipped: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    gradients: Looks | None = None
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -72,9 +75,22 @@ class Fit:
             source=bound.source,
         )(*args, **kwargs)
 
-    def plot(self) -> Figure:
-        """The losses against the steps. Needs matplotlib (`pip install 'varigrad[plots]'`)."""
-        return plots.losses(self.losses)
+    def plot(self, what: Literal["losses", "gradients"] = "losses") -> Figure:
+        """The losses, or what is known of the gradient's noise, against the steps. Needs matplotlib
+        (`pip install 'varigrad[plots]'`).
+
+        Raises:
+            VarigradError: there is no picture of that name, or nobody has looked at the gradient.
+        """
+        if what == "losses":
+            return plots.losses(self.losses)
+        if what != "gradients":
+            raise VarigradError(f"there is no picture of {what!r}", try_='fit.plot(), or fit.plot("gradients")')
+        if self.gradients is None:
+            raise VarigradError(
+                "nobody has looked at the gradient's noise in this run", try_="svi.run(..., monitor=vg.Gradients())"
+            )
+        return self.gradients.plot()
 
     def __str__(self) -> str:
         steps = len(self.losses)
@@ -87,6 +103,8 @@ class Fit:
             lines.append(f"loss over the last {len(tail)} steps: {tail.mean():.4f} (standard error {error:.2g})")
         if self.skipped:
             lines.append(f"skipped {self.skipped} steps that were not finite")
+        if self.gradients is not None:
+            lines.append(self.gradients.note)
         rows = []
         for name, value in self.parameters.items():
             shown = f"{value.item():.5g}" if value.numel() == 1 else f"mean {value.mean():.4g}, sd {value.std():.4g}"

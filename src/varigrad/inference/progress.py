@@ -24,8 +24,8 @@ class Progress:
         self._next = 0.0
         self._waiting = 0
 
-    def update(self, loss: float, norm: float, steps: int = 1) -> None:
-        """So many steps are done; the figures are the last one's."""
+    def update(self, loss: float, norm: float, steps: int = 1, note: str = "") -> None:
+        """So many steps are done; the figures are the last one's, and a note goes with them."""
         if self._bar.disable:
             return
         if math.isfinite(loss):
@@ -34,7 +34,7 @@ class Progress:
         now = time.perf_counter()
         if now >= self._next:
             self._next = now + 0.2
-            figures = f"loss {loss:.4g}, smoothed {self._smooth:.4g}, |grad| {norm:.2g}"
+            figures = f"loss {loss:.4g}, smoothed {self._smooth:.4g}, |grad| {norm:.2g}" + (f", {note}" if note else "")
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(self._waiting)
             self._waiting = 0

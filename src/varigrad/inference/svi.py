@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -17,6 +18,8 @@ from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError
 from varigrad.inference.fit import Fit
+from varigrad.inference.looks import Looks
+from varigrad.inference.monitor import Gradients, Monitor
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.progress import Progress
@@ -112,6 +115,7 @@ class SVI:
         self._minus: Tensor | None = None
         self._leaves: list[nn.Parameter] = []
         self._session: Session | None = None
+        self._looks: Looks | None = None
         self._use(compile, seed)
 
     def _use(self, compile: Compile, seed: int) -> None:
@@ -178,6 +182,7 @@ class SVI:
         callback: Callable[[Metrics], object] | None = None,
         every: int = 1,
         compile: Compile | None = None,
+        monitor: Gradients | None = None,
         **kwargs: Any,
     ) -> Fit:
         """Take `steps` steps.
@@ -190,12 +195,13 @@ class SVI:
             callback: called after every `every`-th step; return True to stop.
             every: how many steps a compiled run may take between two calls of `callback`.
             compile: from now on compile the steps, or not; None: as before.
+            monitor: `vg.Gradients()`: look at the gradient's noise now and then; see `fit.gradients`.
 
         Returns:
             A `Fit`. After an interruption (Ctrl-C) it covers the steps taken.
 
         Raises:
-            VarigradError: `steps` is not a whole number of at least 1, or the loader is empty.
+            VarigradError: `steps` is not a whole number of at least 1, the loader is empty, or `monitor` is none.
         """
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise VarigradError(f"steps must be a whole number of at least 1, got {steps!r}")
@@ -203,8 +209,11 @@ class SVI:
             raise VarigradError(f"every must be a whole number of at least 1, got {every!r}")
         if compile is not None and bool(compile) != (self._session is not None):
             self._use(compile, self.bound.source.fresh_seed())
+        if monitor is not None and not isinstance(monitor, Gradients):
+            raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
         losses: list[float] = []
         skipped = 0
+        watch = None if monitor is None else self._monitor(monitor)
         batches, alone = _batches(args)
         bar = Progress(steps, progress)
         start = time.perf_counter()
@@ -214,12 +223,17 @@ class SVI:
                 limit = 1 if alone else steps - len(losses)
                 if callback is not None:
                     limit = min(limit, every - len(losses) % every)
+                if watch is not None:
+                    limit = min(limit, watch.room(len(losses)) or limit)
                 outcomes = self._advance(limit, args, kwargs)
                 losses += outcomes.losses if all(outcomes.taken) else _blanked(outcomes)
                 skipped += outcomes.taken.count(False)
                 metrics = self.metrics
                 assert metrics is not None
-                bar.update(metrics.loss, metrics.gradient_norm, len(outcomes.losses))
+                if watch is not None and watch.due(len(losses)):
+                    watch.look(args, kwargs)
+                note = "" if watch is None else watch.note
+                bar.update(metrics.loss, metrics.gradient_norm, len(outcomes.losses), note)
                 if self._session is not None and self._session.interrupted:
                     self._session.interrupted = False
                     raise KeyboardInterrupt
@@ -231,16 +245,24 @@ class SVI:
             bar.close()
             self._publish()
         seconds = time.perf_counter() - start
-        return Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs)
+        looks = None if watch is None else watch.looks
+        return Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs, looks)
+
+    def _monitor(self, config: Gradients) -> Monitor:
+        """Looks at this run, which go on from those at the run before."""
+        self._looks = Looks() if self._looks is None else copy.copy(self._looks)
+        self._looks.looks = list(self._looks.looks)
+        return Monitor(config, self.bound, self._looks)
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes from step to step, as one tree: parameters, optimiser, baselines, generator."""
+        """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks."""
         self._publish()
         return {
             "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
             "optimizer": None if self._optimizer is None else _copied(self._optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
             "generator": self.bound.source.get_state(),
+            "looks": None if self._looks is None else self._looks.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -263,6 +285,8 @@ class SVI:
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(_copied(state["scheduler"]))
         self.bound.source.set_state(state["generator"])
+        looks = state.get("looks")  # states of older versions have none
+        self._looks = None if looks is None else Looks.from_state(looks)
 
     def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
         """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""

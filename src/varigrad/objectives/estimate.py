@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad.errors import PlateError, ShapeError, SiteError
 from varigrad.estimators.base import Draw, Estimator, State
-from varigrad.estimators.baselines import Baseline, check_independent
+from varigrad.estimators.baselines import Baseline, NoBaseline, check_independent
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import evolve
 from varigrad.objectives.run import PARTICLES, Ensemble, Layout, Pass
@@ -19,6 +19,35 @@ from varigrad.terms.cost import cost, downstream, kept_plates, lanes
 from varigrad.terms.term import Term, collect
 
 Adjust = Callable[[Pass, list[Term]], list[Term]]
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What a site whose estimator needs a cost adds to the surrogate: a scalar.
+
+    Attributes:
+        cost, baseline: what it was made of, and what was subtracted; None if nothing was.
+    """
+
+    site: str
+    surrogate: Tensor
+    cost: Tensor
+    baseline: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a surrogate is made of, without the baselines' own losses: `(path + the shares) / count`.
+
+    Attributes:
+        path: what is differentiated directly.
+        values: `(site, value)` for the draws that may carry gradients.
+    """
+
+    path: Tensor | None
+    shares: Sequence[Share]
+    values: Sequence[tuple[str, Tensor]]
+    count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +60,14 @@ class Estimate:
             baselines' own loss for the parameters of their networks.
         state: next state of the estimators, by site.
         terms: `site -> contribution to the bound`, scalars.
+        parts: what the surrogate is made of.
     """
 
     value: Tensor
     surrogate: Tensor
     state: Mapping[str, State]
     terms: Callable[[], dict[str, Tensor]]
+    parts: Callable[[], Parts]
 
 
 def terms_of(run: Pass, layout: Layout, adjust: Adjust) -> list[Term]:
@@ -66,7 +97,8 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
     count = len(ensembles) * layout.particles
     states = dict(state)
     losses: list[Tensor] = []
-    parts: list[Tensor] = []
+    paths: list[Tensor] = []
+    shares: list[Share] = []
     values: list[Tensor] = []
     for ensemble in ensembles:
         estimators = scored(ensemble.base)
@@ -77,19 +109,19 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
         value, path = _value(ensemble, estimators, layout)
         values.append(value)
         if path is not None:
-            parts.append(path)
+            paths.append(path)
         for site, estimator in estimators.items():
             if estimator.across_particles and len(ensembles) > 1:
                 continue
-            parts.append(_share(estimator, site, [ensemble], layout, states, losses))
+            shares.append(_share(estimator, site, [ensemble], layout, states, losses))
     if len(ensembles) > 1:
         across = {s: e for one in ensembles for s, e in scored(one.base).items() if e.across_particles}
         for site, estimator in across.items():
             having = [e for e in ensembles if site in e.base.draws]  # control flow may have left it out of some
-            parts.append(_share(estimator, site, having, layout, states, losses))
+            shares.append(_share(estimator, site, having, layout, states, losses))
     for ensemble in ensembles:
         states.update({site: draw.state for site, draw in ensemble.base.draws.items() if draw.state is not None})
-    surrogate = _total(parts)
+    surrogate = _total([*paths, *(share.surrogate for share in shares)])
     value = _total(values)
     if count > 1:
         surrogate, value = surrogate / count, value / count
@@ -101,7 +133,13 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
         surrogate,
         states,
         lambda: _by_site(ensembles, layout, count),
+        lambda: Parts(_total(paths) if paths else None, shares, drawn(ensembles), count),
     )
+
+
+def drawn(ensembles: Sequence[Ensemble]) -> list[tuple[str, Tensor]]:
+    """`(site, value)` for all draws, in the order of drawing."""
+    return [(site, draw.value) for ensemble in ensembles for site, draw in ensemble.base.draws.items()]
 
 
 def _share(
@@ -111,19 +149,19 @@ def _share(
     layout: Layout,
     states: dict[str, State],
     losses: list[Tensor],
-) -> Tensor:
+) -> Share:
     """One site's surrogate, summed over its plates."""
     draw, costs = _draw_and_cost(site, estimator, ensembles, layout)
     if estimator.differentiates:
         if not torch.is_grad_enabled():  # a value is all that is wanted
-            return torch.zeros(())
+            return Share(site, torch.zeros(()), costs, None)
         draw = evolve(draw, slope=slope(site, ensembles[0], draw, layout, again=estimator.twice))
     return site_surrogate(estimator, site, draw, costs, states, losses)
 
 
 def site_surrogate(
     estimator: Estimator, site: str, draw: Draw, costs: Tensor, states: dict[str, State], losses: list[Tensor]
-) -> Tensor:
+) -> Share:
     """What the estimator answers, summed; its next state and its baseline's loss are put into the last two."""
     baseline = getattr(estimator, "baseline", None)
     if isinstance(baseline, Baseline) and draw.values is not None and baseline.given():
@@ -133,7 +171,8 @@ def site_surrogate(
         states[site] = result.state
     if result.regression is not None:
         losses.append(result.regression)
-    return result.value.sum() if result.value.dim() else result.value
+    guess = None if isinstance(baseline, NoBaseline) else result.baseline
+    return Share(site, result.value.sum() if result.value.dim() else result.value, costs, guess)
 
 
 def _draw_and_cost(

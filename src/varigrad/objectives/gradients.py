@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,10 @@ from varigrad.language.runtime import modules_of
 
 if TYPE_CHECKING:
     from varigrad.objectives.bound import Bound
+    from varigrad.objectives.estimate import Parts
+
+DIRECT = ""
+"""The part of a gradient that does not come by a draw."""
 
 
 def leaves_of(bound: Bound) -> dict[str, Tensor]:
@@ -49,15 +55,59 @@ def by_name(bound: Bound, flat: Tensor) -> dict[str, Tensor]:
     return {n: part.reshape((*flat.shape[:-1], *p.shape)) for (n, p), part in zip(leaves.items(), parts, strict=True)}
 
 
+def by_site(parts: Parts, leaves: Sequence[Tensor]) -> dict[str, list[Tensor | None]]:
+    """The gradient of a surrogate by where it comes from, `site -> a gradient for each leaf`, which sum to the whole.
+
+    A site's part is the gradient of its own surrogate, and what flows through its draw into its distribution's
+    parameters, with earlier draws held. `DIRECT` is what the terms have at fixed draws.
+    """
+    found: dict[str, list[Tensor | None]] = {}
+
+    def add(site: str, grads: Sequence[Tensor | None], sign: int = 1) -> None:
+        mine = found.setdefault(site, [None] * len(leaves))
+        for i, grad in enumerate(grads):
+            if grad is not None:
+                old = mine[i]
+                mine[i] = sign * grad if old is None else old + sign * grad
+
+    def slopes(of: Tensor, to: Sequence[Tensor], scale: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(of, to, scale, retain_graph=True, allow_unused=True)
+
+    def even(total: Tensor) -> Tensor:
+        return torch.full_like(total, 1 / parts.count)
+
+    for share in parts.shares:
+        if share.surrogate.requires_grad:
+            add(share.site, slopes(share.surrogate, leaves, even(share.surrogate)))
+    if parts.path is None or not parts.path.requires_grad:
+        return found
+    drawn = [(site, value) for site, value in parts.values if value.requires_grad]
+    grads = slopes(parts.path, [*leaves, *(value for _, value in drawn)], even(parts.path))
+    add(DIRECT, grads[: len(leaves)])
+    held = []
+    try:
+        for (site, value), adjoint in zip(drawn, grads[len(leaves) :], strict=True):
+            if adjoint is not None:
+                through = slopes(value, leaves, adjoint)
+                add(site, through)
+                add(DIRECT, through, -1)
+            held.append(value.register_hook(torch.zeros_like))  # what later draws owe to this one, it owes already
+    finally:
+        for hook in held:
+            hook.remove()
+    return found
+
+
 @contextmanager
 def undisturbed(bound: Bound, seed: int) -> Iterator[None]:
     """Inside, the bound draws from a source of its own; afterwards its source, the estimators' state, the buffers of
-    modules and torch's generators are what they were.
+    modules and the generators of torch, numpy and Python are what they were.
     """
     source, states = bound.source, bound.estimator_states
     programs = (bound.owner, *modules_of(bound.model_program), *modules_of(bound.guide_program))
     buffers = {id(b): b for m in programs if isinstance(m, nn.Module) for b in m.buffers()}
     before = {key: b.clone() for key, b in buffers.items()}
+    others = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)
@@ -70,3 +120,5 @@ def undisturbed(bound: Bound, seed: int) -> Iterator[None]:
             with torch.no_grad():
                 for key, buffer in buffers.items():
                     buffer.copy_(before[key])
+            random.setstate(others[0])
+            np.random.set_state(others[1])

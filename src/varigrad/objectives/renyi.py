@@ -34,7 +34,7 @@ from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import check_particles_and_estimators
-from varigrad.objectives.estimate import Ensemble, Estimate, scored, site_surrogate
+from varigrad.objectives.estimate import Ensemble, Estimate, Parts, Share, drawn, scored, site_surrogate
 from varigrad.objectives.parameters import Owner
 from varigrad.objectives.run import Layout, Pass
 from varigrad.terms.cost import lanes
@@ -124,6 +124,7 @@ class Renyi:
         bound = self._bound(log_w)
         states = dict(state)  # every particle's baseline is that of the last step: this step's costs know all draws
         losses: list[Tensor] = []
+        shares: list[Share] = []
         signals = (bound - self._others(log_w)).detach().chunk(len(ensembles))
         surrogate = bound  # its own gradient has the weights, the paths, and what log q needs
         for ensemble, signal in zip(ensembles, signals, strict=True):
@@ -133,11 +134,18 @@ class Renyi:
                 # One cost for all plates; over particles the surrogate is a sum, for `f` has all of them in it.
                 cost = signal.reshape(-1, *(1,) * (layout.dims - 1)) if layout.particles > 1 else signal.reshape(())
                 fresh = dict(state)
-                surrogate = surrogate + site_surrogate(estimator, site, draw, cost, fresh, losses)
+                shares.append(site_surrogate(estimator, site, draw, cost, fresh, losses))
+                surrogate = surrogate + shares[-1].surrogate
                 states.update({site: fresh[site]} if site in fresh else {})
         for loss in losses:
             surrogate = surrogate - loss
-        return Estimate(bound.detach(), surrogate, states, lambda: self._by_site(ensembles, layout, log_w, bound))
+        return Estimate(
+            bound.detach(),
+            surrogate,
+            states,
+            lambda: self._by_site(ensembles, layout, log_w, bound),
+            lambda: Parts(bound, shares, drawn(ensembles), 1),
+        )
 
     def _bound(self, log_w: Tensor) -> Tensor:
         """The bound of `[..., particles]` log-weights."""

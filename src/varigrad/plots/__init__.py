@@ -77,6 +77,25 @@ def noise_and_cost(
     return figure
 
 
+def gradient_noise(
+    steps: Sequence[int], shares: Mapping[str, Sequence[float]], snrs: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Where a gradient's noise comes from, and its signal-to-noise, against the steps, by site."""
+    figure, axes = _figure(1, 2)
+    plane = figure.add_subplot(1, 2, 2)
+    plane.spines[["top", "right"]].set_visible(False)
+    for picture, curves_of in ((axes, shares), (plane, snrs)):
+        for label, values in curves_of.items():
+            mark = "." if len(steps) < 30 else ""
+            picture.plot(steps, values, label=label, marker=mark, color=None if label in shares else "0.3")
+    axes.set(xlabel="step", ylabel="share of the gradient's noise")
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.0, axes.get_ylim()[1]))
+    plane.set(xlabel="step", ylabel="signal/noise")
+    plane.set_ylim(bottom=0.0)
+    plane.legend(fontsize=7)
+    return figure
+
+
 def _figure(rows: int = 1, columns: int = 1):  # type: ignore[no-untyped-def]  # noqa: ANN202 - matplotlib is optional
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,0 +1,170 @@
+"""Looking at the gradient's noise while a run goes on, beside its steps: never a part of them."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import VarigradError
+from varigrad.inference.looks import Look, Looks
+from varigrad.objectives.borrowed import Borrowed
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.estimate import Parts
+from varigrad.objectives.gradients import by_site, leaves_of, undisturbed
+
+Grads = Mapping[str, Sequence[Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Looks at the gradient's noise: `svi.run(..., monitor=Gradients())`, then `fit.gradients` tells.
+
+    Every look runs the programs twice more, in Python (also beside compiled steps), at the parameters and arguments of
+    the step that was just taken, with random numbers of its own. It changes nothing: losses and parameters are, bit for
+    bit, those of a run without it. What a loader's batches add to the noise is not in it, a look being at one batch.
+
+    Args:
+        every: steps between two looks; None: as often as `budget` allows, which depends on the machine's speed.
+        budget: the share of the run's processor time that looks may take.
+        reach: figures are averages over about so many looks, the newest counting most.
+        seed: of the looks' draws.
+
+    Raises:
+        VarigradError: an argument is none of these.
+    """
+
+    every: int | None = None
+    budget: float = 0.04
+    reach: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("every", self.every), ("reach", self.reach)):
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not whole and not (name == "every" and value is None):
+                raise VarigradError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(self.budget, (int, float)) or not 0 < self.budget < 1:
+            raise VarigradError(f"budget must be a number between 0 and 1, got {self.budget!r}")
+
+
+class Monitor:
+    """One run's looks.
+
+    Args:
+        config: when to look.
+        bound: whose gradient.
+        looks: where to put what is found.
+    """
+
+    def __init__(self, config: Gradients, bound: Bound, looks: Looks) -> None:
+        self.config, self.bound, self.looks = config, bound, looks
+        looks.reach, looks.cost = config.reach, math.nan
+        self.note = ""
+        self._twin: Bound | None = None
+        self._version = -1
+        self._start = time.process_time()
+        self._spent = 0.0
+
+    def room(self, done: int) -> int | None:
+        """How many steps may be taken at once after so many; None: as many as there are."""
+        every = self.config.every
+        return None if every is None else every - done % every
+
+    def due(self, done: int) -> bool:
+        """Whether it is time to look, after so many steps of the run."""
+        if self.config.every is not None:
+            return done % self.config.every == 0
+        return self._spent <= self.config.budget * (time.process_time() - self._start)
+
+    def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take a look. What goes wrong in it is counted, and no matter of the run."""
+        start = time.process_time()
+        seed = (1_000_003 * self.config.seed + self.bound.steps) % 2**63
+        try:
+            if self._twin is None or self._version != self.bound.version:
+                with undisturbed(self.bound, seed):
+                    self._twin = self._twin_of(self.bound, args, kwargs)
+                self._version = self.bound.version
+            with undisturbed(self.bound, seed), torch.enable_grad():
+                self.looks.add(self._look(self._twin, args, kwargs))
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            self.looks.fail(str(error) or type(error).__name__)
+        now = time.process_time()
+        self._spent += now - start
+        self.looks.cost = self._spent / max(now - self._start, 1e-9)
+        self.note = self.looks.note
+
+    def _look(self, twin: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look:
+        bound, leaves = self.bound, leaves_of(self.bound)
+        twin.install(bound.estimator_states)
+        twin.__dict__.update(steps=bound.steps, source=bound.source)
+        pair = [twin.estimate(*args, **kwargs).parts() for _ in range(2)]
+        grads = [by_site(parts, list(leaves.values())) for parts in pair]
+        sites, parameters = _moments(grads[0], grads[1], list(leaves))
+        return Look(bound.steps, sites, parameters, _costs(pair))
+
+    @staticmethod
+    def _twin_of(bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
+        """The same objective of the same parameters, whose layout and new parameters are its own."""
+        twin = bound.config.bind(bound.model_program, bound.guide_program, bound.source, Borrowed(bound.owner))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run's own first step has said it
+            return twin.init(*args, **kwargs)
+
+
+def _moments(
+    first: Grads, second: Grads, names: Sequence[str]
+) -> tuple[dict[str, tuple[float, float, float]], dict[str, tuple[float, float]]]:
+    """Signals and noises from two independent gradients, by site and by parameter."""
+    sites = list(dict.fromkeys([*first, *second]))
+    absent = [None] * len(names)
+    wholes = [[_sum([parts[s][i] for s in parts]) for i in range(len(names))] for parts in (first, second)]
+    numbers: list[Tensor] = []
+    for a, b in zip(*wholes, strict=True):
+        numbers += [_inner([a], [b]), _inner([_minus(a, b)], [_minus(a, b)]) / 2]
+    whole = [_minus(a, b) for a, b in zip(*wholes, strict=True)]
+    for site in sites:
+        one, other = first.get(site, absent), second.get(site, absent)
+        apart = [_minus(a, b) for a, b in zip(one, other, strict=True)]
+        numbers += [_inner(one, other), _inner(apart, apart) / 2, _inner(apart, whole) / 2]
+    found = iter(torch.stack(numbers).tolist())
+    parameters = {name: (next(found), next(found)) for name in names}
+    return {site: (next(found), next(found), next(found)) for site in sites}, parameters
+
+
+def _costs(pair: Sequence[Parts]) -> dict[str, tuple[float, float]]:
+    """`site -> (mean of (cost - baseline)^2, variance of the cost)`."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for share in (share for parts in pair for share in parts.shares):
+        if share.baseline is not None and share.baseline.numel():
+            cost, baseline = torch.broadcast_tensors(share.cost.double(), share.baseline.double())
+            found.setdefault(share.site, []).append((cost.reshape(-1), baseline.reshape(-1)))
+    joined = {site: [torch.cat(column) for column in zip(*some, strict=True)] for site, some in found.items()}
+    return {
+        site: (float((cost - baseline).square().mean()), float(cost.var()))
+        for site, (cost, baseline) in joined.items()
+        if len(cost) > 1
+    }
+
+
+def _inner(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Tensor:
+    products = [(x * y).sum().double() for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
+
+
+def _minus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if b is None:
+        return a
+    return -b if a is None else a - b
+
+
+def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return sum(given[1:], given[0]) if given else None
