@@ -40,6 +40,7 @@ from varigrad.estimators import (
     UnorderedSet,
     ValueBaseline,
 )
+from varigrad.objectives.gradients import DIRECT, by_site, leaves_of
 from varigrad.testing import PROGRAMS, check_case, exact_gradient, expected_gradient, gradient_of, largest_difference
 from varigrad.testing.exact import NotEnumerable, Outcomes, _next
 
@@ -801,6 +802,34 @@ for _read in READS:
 
 
 # Closed-form divergences.
+
+
+@law
+def a_gradient_is_the_sum_of_its_parts():
+    """And what comes by a draw belongs to the site that was drawn, not to those before it."""
+
+    def model():
+        a = vg.sample("a", dist.Normal(t(0.0), 1.0))
+        b = vg.sample("b", dist.Normal(a, 1.0))
+        z = vg.sample("z", dist.Bernoulli(t(0.4)))
+        vg.sample("x", dist.Normal(b + z, vg.param("sd", t(1.5))), obs=t(2.0))
+
+    def guide():
+        a = vg.sample("a", dist.Normal(vg.param("m", t(0.3)), 1.0))
+        vg.sample("b", dist.Normal(vg.param("w", t(0.5)) * a, 1.0))
+        vg.sample("z", dist.Bernoulli(logits=vg.param("l", t(0.2))))
+
+    own = {"m": "a", "w": "b", "l": "z", "sd": DIRECT}
+    for vectorize in (True, False):
+        bound = vg.ELBO(3, {"z": Score()}, vectorize=vectorize)(model, guide)
+        leaves = leaves_of(bound)
+        result = bound.estimate()
+        whole = torch.autograd.grad(result.surrogate, list(leaves.values()), retain_graph=True)
+        parts = by_site(result.parts(), list(leaves.values()))
+        assert set(parts) == set(own.values())
+        for i, (name, grad) in enumerate(zip(leaves, whole, strict=True)):
+            found = {site: part[i] for site, part in parts.items() if part[i] is not None and abs(part[i]) > 1e-12}
+            assert set(found) == {own[name]} and abs(found[own[name]] - grad) < 1e-12
 
 
 @law

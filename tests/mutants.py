@@ -190,6 +190,10 @@ MUTANTS = (
     M("loss climbs", "objectives/bound.py", "result.surrogate.detach() - result.surrogate -", "result.surrogate - result.surrogate.detach() -", "loss has minus"),
     M("Bernoulli drawn the wrong way round", "distributions/source.py", "(self.uniform(shape, probs) < probs)", "(self.uniform(shape, probs) > probs)", "draws follow"),
     M("categories drawn one too low", "distributions/source.py", "cdf[..., :-1] <= (", "cdf[..., 1:] <= (", "draws follow"),
+    # Where a gradient comes from.
+    M("earlier draws not held", "objectives/gradients.py", "value.register_hook(torch.zeros_like)", "value.register_hook(torch.clone)", "a gradient is the sum"),
+    M("parts not averaged over particles", "objectives/gradients.py", "torch.full_like(total, 1 / parts.count)", "torch.ones_like(total)", "a gradient is the sum"),
+    M("what comes by a draw counted twice", "objectives/gradients.py", "add(DIRECT, through, -1)", "pass", "a gradient is the sum"),
 )  # fmt: skip
 
 

@@ -194,12 +194,12 @@ class Looks:
                 shown_site(s.name),
                 _with_error(s),
                 _percent(s.alone),
-                f"{s.snr:.2g}",
+                _snr(s),
                 "-" if s.r_squared is None else f"{s.r_squared:.2f}",
             )
             for s in self.sites
         ]
-        parameters: list[tuple[str, ...]] = [(p.name, _with_error(p), f"{p.snr:.2g}") for p in self.parameters[:LINES]]
+        parameters: list[tuple[str, ...]] = [(p.name, _with_error(p), _snr(p)) for p in self.parameters[:LINES]]
         return [
             (("site", "share of the noise", "alone", "signal/noise", "baseline R2"), sites),
             (("parameter", "share of the noise", "signal/noise"), parameters),
@@ -286,8 +286,12 @@ def _ratio_of_lengths(signal: float, noise: float) -> float:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{round(100 * share) if math.isfinite(share) else share} %"
 
 
 def _with_error(of: NoiseOf) -> str:
     return f"{_percent(of.share)} ± {'-' if math.isnan(of.share_error) else round(100 * of.share_error)}"
+
+
+def _snr(of: NoiseOf) -> str:
+    return "no noise" if of.snr > 1e6 else f"{of.snr:.2g}"
