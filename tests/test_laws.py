@@ -14,8 +14,10 @@ from varigrad.estimators import (
     LocalExpectation,
     MeasureValued,
     MovingAverage,
+    MuProp,
     OptimalScore,
     Pathwise,
+    Rebar,
     Score,
     SelfCritical,
     StochasticAD,
@@ -43,6 +45,10 @@ ESTIMATORS = {
     "measure_valued": MeasureValued(),
     "stochastic_ad": StochasticAD(),
     "self_critical": SelfCritical(),
+    "muprop": MuProp(),
+    "muprop_with_average": MuProp(MovingAverage(0.7)),
+    "rebar": Rebar(),
+    "rebar_fixed": Rebar(eta=0.7, temperature=0.3, train=False, baseline=MovingAverage(0.7)),
     "pathwise": Pathwise(),
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
 }
@@ -53,8 +59,10 @@ SERVES = {
 }  # fmt: skip
 ONE_LANE = {
     "score", "moving_average", "moving_average_per_element", "combination", "optimal_score", "pathwise",
-    "sticking_the_landing",
+    "sticking_the_landing", "muprop", "muprop_with_average",
 }  # fmt: skip
+NOISY = {"rebar", "rebar_fixed"}
+"""They draw uniform numbers besides: quadrature on a single choice, sampling elsewhere."""
 HEAVY = {"nested_plates", "event", "chain", "sequential_plate"}
 LONG = {("arm", "plate_under_global"), ("arms", "plate_entered_twice"), ("arm", "plate_entered_twice")}
 SAMPLED = {("arms", "chain"), ("arms", "plate_under_global"), ("arm", "sequential_plate"), ("arms", "sequential_plate")}
@@ -66,7 +74,9 @@ def _cases():
         for program, case in PROGRAMS.items():
             for vectorize in (None, False):
                 slow = (estimator not in ONE_LANE and program in HEAVY) or (estimator, program) in LONG
-                if (slow and case.heavy) or (estimator, program) in SAMPLED:
+                if estimator in NOISY:
+                    slow = vectorize is False or program not in ("bernoulli", "one_hot", "chain")
+                elif (slow and case.heavy) or (estimator, program) in SAMPLED:
                     continue  # too many outcomes for any budget: `test_heavy_programs` samples them
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(estimator, program, vectorize, marks=marks, id=f"{estimator}-{program}-{vectorize}")

@@ -127,7 +127,7 @@ class Rebar(Estimator):
         eta = self.eta if learnt is None else -learnt[0] / learnt[1]
         field = plain + eta * control
         if self.train:
-            (uphill,) = torch.autograd.grad(field.square().mean(), log_temperature)
+            (uphill,) = torch.autograd.grad(field.square().mean(), log_temperature, retain_graph=True)
             learnt = self._next(learnt, plain, control.detach(), log_temperature.detach(), uphill)
         states = (learnt, guess.state, other.state)
         return Surrogate(sum_event(field.detach() * logits, event), states, guess.regression)

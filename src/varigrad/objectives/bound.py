@@ -257,7 +257,7 @@ class Bound(Parameters):
         programs = (self.model_program, self.guide_program)
         base = perform(settings, *programs, args, kwargs, cache)
         order = list(base.draws)
-        found: dict[str, list[list[Term]]] = {}
+        found: dict[str, list[Ensemble]] = {}
         for site, draw in base.alternatives.items():
             before = {n: base.draws[n].value for n in order[: order.index(site)]}
             found[site] = []
@@ -265,7 +265,7 @@ class Bound(Parameters):
                 other = perform(
                     settings, *programs, args, kwargs, cache, {**before, site: draw.value[row]}, base.indices
                 )
-                found[site].append(self._terms(other, settings.layout))
+                found[site].append(Ensemble(other, self._terms(other, settings.layout), {}))
         return Ensemble(base, self._terms(base, settings.layout), found)
 
     def _terms(self, run: Pass, layout: Layout) -> list[Term]:

@@ -104,8 +104,8 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
         estimators = scored(ensemble.base)
         for site, estimator in estimators.items():
             if estimator.per_element:
-                for terms in (ensemble.terms, *ensemble.alternatives.get(site, ())):
-                    _refuse_joint_costs(estimator, site, ensemble.base.draws[site], downstream(terms, site))
+                for one in (ensemble, *ensemble.alternatives.get(site, ())):
+                    _refuse_joint_costs(estimator, site, ensemble.base.draws[site], downstream(one.terms, site))
         value, path = _value(ensemble, estimators, layout)
         values.append(value)
         if path is not None:
@@ -185,7 +185,7 @@ def _draw_and_cost(
     dims = layout.dims
     if alternatives is not None:
         draw = evolve(ensemble.base.alternatives[site], values=draw.values)
-        runs = [ensemble.terms, *alternatives]
+        runs = [one.terms for one in (ensemble, *alternatives)]
         return _stacked(draw, [_one(terms, site, draw, (0,), dims) for terms in runs])
     rows = draw.lanes.rows if draw.lanes is not None and draw.lanes.own else ()
     if not estimator.across_particles or layout.particles > 1:

@@ -103,7 +103,7 @@ class Ensemble:
 
     base: Pass
     terms: list[Term]
-    alternatives: Mapping[str, Sequence[list[Term]]]
+    alternatives: Mapping[str, Sequence[Ensemble]]
 
 
 @dataclass(frozen=True)

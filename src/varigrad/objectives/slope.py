@@ -29,9 +29,10 @@ def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Layout, again: bool
     """
     assert draw.lanes is not None
     rows = draw.lanes.rows
-    runs = [ensemble.terms, *ensemble.alternatives[site]] if site in ensemble.alternatives else None
-    if runs is not None:
-        parts = [part for i in range(len(runs)) for part in _looped(site, ensemble, runs, i, layout.dims)]
+    looped = site in ensemble.alternatives
+    if looped:
+        runs = [ensemble, *ensemble.alternatives[site]]
+        parts = [part for run in runs for part in _looped(site, run, ensemble, layout.dims)]
     else:
         parts = list(_wide(site, ensemble, rows, layout.dims))
     parts = [part for part in parts if part.requires_grad]
@@ -40,7 +41,7 @@ def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Layout, again: bool
     else:
         total = torch.stack(parts).sum()
         (found,) = torch.autograd.grad(total, draw.value, retain_graph=True, create_graph=again, materialize_grads=True)
-    return found if runs is not None else found[list(rows)]
+    return found if looped else found[list(rows)]
 
 
 def _wide(site: str, ensemble: Ensemble, rows: Sequence[int], dims: int) -> Iterator[Tensor]:
@@ -55,18 +56,20 @@ def _wide(site: str, ensemble: Ensemble, rows: Sequence[int], dims: int) -> Iter
             yield ((costs[1:] - costs[:1]) * lanes(own.raw, rows, dims)[1:]).sum()
 
 
-def _looped(site: str, ensemble: Ensemble, runs: Sequence[list[Term]], i: int, dims: int) -> Iterator[Tensor]:
-    below = downstream(runs[i], site)
+def _looped(site: str, run: Ensemble, base: Ensemble, dims: int) -> Iterator[Tensor]:
+    below = downstream(run.terms, site)
     for term in below:
         yield term.sign * term.log_prob.sum()
-    for own in _drawn_below(site, ensemble, below) if i else ():
-        plates = ensemble.base.draws[own.name].plates
-        here, there = (cost(downstream(runs[j], own.name), own.name, plates, (), dims) for j in (i, 0))
-        yield ((here - there) * own.raw).sum()
+    for own in _drawn_below(site, run, below) if run is not base else ():
+        plates = run.base.draws[own.name].plates
+        costs = cost(downstream(run.terms, own.name), own.name, plates, (), dims)
+        if own.name in base.base.draws:  # control flow may have left it out
+            costs = costs - cost(downstream(base.terms, own.name), own.name, plates, (), dims)
+        yield (costs * own.raw).sum()
 
 
-def _drawn_below(site: str, ensemble: Ensemble, below: Sequence[Term]) -> Iterator[Term]:
+def _drawn_below(site: str, run: Ensemble, below: Sequence[Term]) -> Iterator[Term]:
     """The guide's densities of choices after the site that carry no derivative."""
     for term in below:
-        if term.sign < 0 and term.name != site and not ensemble.base.choices[term.name].estimator.pathwise:
+        if term.sign < 0 and term.name != site and not run.base.choices[term.name].estimator.pathwise:
             yield term

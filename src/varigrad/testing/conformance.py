@@ -139,13 +139,13 @@ def check_case(
                 return found
     except SiteError:
         return Verdict(name, vectorize is None, "refused", 0, 0.0, 0.0)
-    particles = 100 if vectorize is None else 10
+    particles = 100 if bound.side_by_side else 10
     bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
     if case.exact is None:
         _, gradient = exact_gradient(bound, *case.args)
     else:
         _, gradient = gradient_of(bound, case.exact)
-    batches = max(2, draws // (100 if vectorize is None else 400))
+    batches = max(2, draws // (100 if bound.side_by_side else 400))
     for stage, (alarm, count) in enumerate(((FIRST_ALARM, batches), (SECOND_ALARM, 10 * batches))):
         bound.source = Source(torch.Generator().manual_seed(1_000_003 * (stage + 1) + seed))
         error, limit = sampled_error(bound, case, gradient, count, alarm)
