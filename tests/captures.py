@@ -91,7 +91,7 @@ def worker(script):
     """The compiling process runs this instead; `sys.argv[1]` is its folder."""
 
     def begin(command, **options):
-        return subprocess.Popen([sys.executable, "-S", "-c", script, command[-1]], **options)
+        return subprocess.Popen([sys.executable, "-S", "-c", script, *command[3:]], **options)
 
     before = compiler.subprocess
     compiler.subprocess = types.SimpleNamespace(Popen=begin, DEVNULL=subprocess.DEVNULL)

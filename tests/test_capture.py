@@ -323,6 +323,38 @@ def test_a_step_that_is_not_finite_raises_and_stops_there(schedule):
     assert_close(together[2], expected[2], rtol=1e-4, atol=1e-5)
 
 
+def test_nothing_goes_on_after_a_step_that_is_not_finite():
+    """Not a module's averages either, and not the generator that dropout draws from."""
+
+    def run(how):
+        net = nn.Sequential(nn.BatchNorm1d(1), nn.Dropout(0.5))
+
+        def own(data, limit):
+            vg.module("net", net)
+            guide()
+
+        def model(data, limit):
+            poisoned(data + 0.1 * net(data.unsqueeze(-1)).squeeze(-1), limit)
+
+        svi = svi_of(model, own, optim=vg.optim.Adam(lr=0.01))
+        with pytest.raises(NonFiniteError) as error:
+            how(svi)
+        return str(error.value).split(";")[0], svi.state()
+
+    def one_by_one(svi):
+        for _ in range(500):
+            svi.step(DATA, t(2.0))
+
+    with by_python():
+        expected = run(one_by_one)
+    with by_graph():
+        alone, together = run(one_by_one), run(lambda svi: svi.run(500, DATA, t(2.0)))
+    assert expected[0] == alone[0] == together[0]
+    assert int(expected[0].split()[1].rstrip(":")) >= 10
+    assert same(alone[1], together[1])
+    assert_close(together[1], expected[1], rtol=1e-4, atol=1e-5)
+
+
 # Arguments
 
 

@@ -10,8 +10,10 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import pickle
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -512,6 +514,120 @@ def test_data_that_are_a_view_of_a_parameter():
     assert not said and taken(svi) == 28
 
 
+def over(*parameters):
+    """A `go` to compare, and a maker of SVIs whose guide uses these parameters."""
+    net = nn.Module()
+    for i, parameter in enumerate(parameters):
+        net.register_parameter(f"p{i}", parameter)
+
+    def own():
+        vg.module("net", net)
+        loc = sum((i + 1) * p.square().mean() for i, p in enumerate(net.parameters()))
+        vg.sample("z", dist.Normal(loc, vg.param("s", 0.7, positive)))
+
+    return lambda: svi_of(lambda: observe(1.0), own)
+
+
+def looked_at_by_torch(p):
+    return p.detach()
+
+
+def looked_at_by_numpy(p):
+    return p.detach().numpy()
+
+
+def looked_at_in_part(p):
+    return p.data[1:]
+
+
+LOOKS = [looked_at_by_torch, looked_at_by_numpy, looked_at_in_part]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_another_tensor_over_a_parameters_memory(look, when):
+    """It shows the parameter as it is now, as it does without a graph."""
+
+    def run(context):
+        p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+        with context, heard() as said:
+            svi = over(p, q)()
+            found = look(p) if when == "before" else None
+            seen = []
+            for _ in range(4):
+                svi.run(7)
+                found = look(p) if found is None else found
+                seen.append(t(found.tolist()))
+                svi.step()
+                assert found.tolist() == look(p).tolist()
+        assert not said
+        return seen, svi
+
+    expected, _ = run(by_python())
+    found, svi = run(by_graph())
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert taken(svi) == 30 and not torch.equal(found[0], found[1])
+    # Only what somebody looks at is kept apart from the rest.
+    assert len(forms(svi)[0].memory.buckets) == (2 if when == "before" else 1)
+
+
+def test_a_parameter_that_is_given_a_users_memory():
+    """`p.data = mine`: both go on as one."""
+
+    def run(context):
+        p, q, mine = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2)), torch.full((3,), 2.0)
+        with context, heard() as said:
+            svi = over(p, q)()
+            losses = [svi.run(10).losses]
+            p.data = mine
+            losses.append(svi.run(10).losses)
+            assert torch.equal(mine, p.detach()) and mine.data_ptr() == p.data_ptr()
+            q.data = q.data * 2.0  # nobody else holds that
+            losses.append(svi.run(10).losses)
+        assert not said
+        return [*losses, mine], svi
+
+    expected, _ = run(by_python())
+    found, svi = run(by_graph())
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert sorted(len(b.parameters) for b in forms(svi)[0].memory.buckets) == [1, 2]
+
+
+def test_memory_that_only_parameters_hold_is_left():
+    """Those of an earlier run lie side by side; the next one takes them all as one again."""
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    make = over(p, q)
+    with by_graph():
+        make().run(10)
+        svi = make()
+        svi.run(10)
+    assert taken(svi) == 8 and len(forms(svi)[0].memory.buckets) == 1
+
+
+def overlapping():
+    base = torch.ones(5)
+    return nn.Parameter(base[:3]), nn.Parameter(base[2:])
+
+
+def with_gaps():
+    base = torch.ones(3, 2)
+    KEPT_ALIVE.append(base)
+    return nn.Parameter(base[:, 0]), nn.Parameter(torch.ones(2))
+
+
+KEPT_ALIVE = []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "because"),
+    [(overlapping, "two parameters overlap in memory"), (with_gaps, "a parameter is not contiguous, and another")],
+)
+def test_parameters_with_memory_that_cannot_be_moved(parameters, because):
+    expected, found, said, _ = compared(lambda: over(*parameters())(), lambda svi: svi.run(20).losses)
+    assert torch.equal(found, expected)
+    assert len(said) == 1 and because in said[0]
+
+
 def test_flags_that_choose_parameters():
     """The optimiser leaves a parameter alone that a gradient does not reach, momentum and all."""
 
@@ -800,7 +916,7 @@ def test_a_process_that_ends_while_it_compiles(cache):
     assert not done.stderr, done.stderr
     pid = int(done.stdout)
     for _ in range(200):
-        if not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes():
+        if not _alive(pid):
             break
         time.sleep(0.05)
     else:
@@ -810,6 +926,52 @@ def test_a_process_that_ends_while_it_compiles(cache):
     with worker("raise SystemExit(1)"), heard() as said:
         assert_close(waiting().run(20, DATA).losses, python_run(), rtol=1e-4, atol=1e-5)
     assert len(said) == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_compiles(cache):
+    """It can tell its compiler nothing; that one finds out, and leaves nothing."""
+    script = (
+        "import os, signal, torch, programs_for_svi as p, varigrad as vg\n"
+        "svi = vg.SVI(p.normal_model, p.normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)\n"
+        "svi.run(150, p.DATA)\n"
+        "print(list(svi._session.forms.values())[0].step.recorded.compilation._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="tests", timeout=120)
+    pid = int(done.stdout)
+    assert list(cache.glob("building-*"))
+    for _ in range(600):
+        if not _alive(pid) and not list(cache.glob("building-*")):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the compiler goes on without its process, or leaves its folder")
+
+
+def _alive(pid):
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.exists() and bool(path.read_bytes())
+
+
+def test_folders_that_were_abandoned(cache):
+    """The next one clears away those of processes on this machine that are no more, and whatever is old."""
+    here, day = socket.gethostname(), 86_400
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folders = {
+        f"building-{here}-{gone.pid}-a": 0,
+        f"building-{here}-{os.getpid()}-b": 2 * day,
+        "building-some-other-place-1-c": 2 * day,
+        "building-left": 2 * day,
+    }
+    kept = {f"building-{here}-{os.getpid()}-d": 0, f"building-some-other-place-{gone.pid}-e": 0, "building-now": 0}
+    for name, age in {**folders, **kept}.items():
+        (cache / name).mkdir(parents=True)
+        (cache / name / "step.so").write_bytes(b"half")
+        os.utime(cache / name, (time.time() - age,) * 2)
+    with worker("raise SystemExit(1)"), heard():
+        waiting().run(20, DATA)
+    assert {f.name for f in cache.glob("building-*")} == set(kept)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,13 @@ from varigrad.capture.graph import Graph, packed
 OPTIONS: dict[str, Any] = {
     "aot_inductor.allow_stack_allocation": True,
     "fallback_random": True,
+    # Loads that are not contiguous are no reason to go without vectors: a plate of a few categories is full of them.
+    "cpp.enable_tiling_heuristics": False,
     "cpp.vec_isa_ok": True,
 }
+
+DAY = 86_400.0
+"""Seconds after which nobody is compiling any more."""
 
 
 class Library:
@@ -95,7 +101,8 @@ class Compilation:
     def _begin(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         root = cache_folder()
         root.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="building-", dir=root))
+        _clear_away(root)
+        self._folder = Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
         job = {
             "graph": packed(graph.module.graph),
             "inputs": [(tuple(i.shape), i.stride(), i.dtype, str(i.device)) for i in inputs],
@@ -109,7 +116,8 @@ class Compilation:
             "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
             "PYTHONPATH": os.pathsep.join(paths),  # this package, however it came to be imported
         }
-        command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(self._folder)]
+        worker = Path(__file__).with_name("worker.py")
+        command = [sys.executable, "-P", str(worker), str(self._folder), str(os.getpid())]
         # In a session of its own: an interrupted run goes on compiling.
         self._process = subprocess.Popen(  # noqa: S603 - our own worker, in our own Python
             command,
@@ -162,6 +170,26 @@ def cache_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "varigrad"
+
+
+def _clear_away(root: Path) -> None:
+    """Folders of processes that were killed in the middle."""
+    for folder in root.glob("building-*"):
+        place, _, pid = folder.name.removeprefix("building-").rpartition("-")[0].rpartition("-")
+        with contextlib.suppress(OSError):  # somebody else was quicker
+            ended = place == socket.gethostname() and not _is_running(int(pid))
+            if ended or time.time() - folder.stat().st_mtime > DAY:
+                shutil.rmtree(folder)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _key(graph: Graph, inputs: Sequence[Tensor]) -> str:

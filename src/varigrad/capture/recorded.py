@@ -78,6 +78,17 @@ class Recorded:
         else:
             self.graph.module(*self.inputs)
 
+    def state(self) -> list[Tensor]:
+        """Copies of all that `run` changes, torch's global generator included."""
+        changed = [t.detach().clone() for t in self.targets + self.written]
+        return [*changed, torch.default_generator.get_state()]
+
+    def go_back(self, state: Sequence[Tensor]) -> None:
+        """To where `state()` was called."""
+        *changed, generator = state
+        _restore(self.targets + self.written, changed)
+        torch.default_generator.set_state(generator)
+
     def agrees(self) -> bool:
         """Run, after the same in Python. The targets then hold the results: Python's where the two differ."""
         found = self.targets + self.written

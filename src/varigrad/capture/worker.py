@@ -1,15 +1,20 @@
-"""The process that compiles: `python worker.py FOLDER`, apart so that steps go on meanwhile.
+"""The process that compiles: `python worker.py FOLDER PARENT`, apart so that steps go on meanwhile.
 
-Reads `FOLDER/graph.pickle` and leaves `FOLDER/done.json` beside the library, or `FOLDER/failed.txt`.
+Reads `FOLDER/graph.pickle` and leaves `FOLDER/done.json` beside the library, or `FOLDER/failed.txt`. Ends with its
+parent, however that ends.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,9 @@ import torch
 from varigrad.capture.graph import unpacked
 
 
-def main(folder: Path) -> None:
-    """Compile what lies in the folder."""
+def main(folder: Path, parent: int) -> None:
+    """Compile what lies in the folder, for the process of this number."""
+    threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
     try:
         report = build(folder)
     except BaseException:
@@ -52,5 +58,13 @@ def build(folder: Path) -> dict[str, Any]:
     return {"library": "step.so", "kernels": kernels}
 
 
+def _end_with(parent: int, folder: Path) -> None:
+    """One that is killed can tell nobody: look whether it is still there."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(os.getpid(), signal.SIGKILL)  # we lead a group of our own, in which the C++ compiler is too
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,18 +1,22 @@
 """Where a captured step keeps its state: parameters and moments side by side in flat tensors.
 
 The parameters that users hold become views of the flat tensors, so they are always up to date, and one operation
-updates them all.
+updates them all. A parameter whose memory somebody else holds too (`w = net.weight.detach()`) stays where it is.
 """
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from varigrad.capture.graph import CaptureError
 from varigrad.capture.recorded import Place
 from varigrad.inference.updates import Rule
 
@@ -22,6 +26,9 @@ _ALIGNED = 16
 class Bucket:
     """Parameters of one group, dtype and age, and what the optimiser keeps for them.
 
+    Args:
+        moves: whether they get new memory, side by side; else there is one parameter, and its memory is the flat one.
+
     Attributes:
         group: the number of the parameter group.
         parameters: in order.
@@ -30,7 +37,7 @@ class Bucket:
         count: steps taken, `[]`, in double precision.
     """
 
-    def __init__(self, group: int, parameters: Sequence[nn.Parameter], moments: int, count: float) -> None:
+    def __init__(self, group: int, parameters: Sequence[nn.Parameter], moments: int, count: float, moves: bool) -> None:
         self.group, self.parameters = group, list(parameters)
         self.starts, end = [], 0
         for p in self.parameters:
@@ -39,6 +46,8 @@ class Bucket:
             end += p.numel()
         like = self.parameters[0]
         self.flat, *self.moments = (like.detach().new_zeros(end) for _ in range(1 + moments))
+        if not moves:
+            self.flat = like.detach().view(-1)
         self.count = torch.tensor(count, dtype=torch.float64)
 
     def views(self, flat: Tensor) -> Iterator[Tensor]:
@@ -66,6 +75,9 @@ class Memory:
         rule: its step; None: the optimiser runs as it is, and gradients are all there is to keep.
         parameters: those that a gradient reaches.
         states: the estimators' state, a tree of tensors.
+
+    Raises:
+        CaptureError: parameters overlap in memory, or one that has to stay where it is has gaps there.
     """
 
     def __init__(
@@ -87,12 +99,24 @@ class Memory:
             return
         found: dict[tuple[Any, ...], list[nn.Parameter]] = {}
         reached = {id(p) for p in self.parameters}
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        _refuse_overlap(owned)
+        shared = _shared(owned)
+        if shared:  # or was, by what is garbage now: steps that were given up, another run
+            gc.collect()
+            shared = _shared(owned)
+        if any(id(p) in shared and not p.is_contiguous() for p in self.parameters):
+            raise CaptureError(
+                "a parameter is not contiguous, and another tensor looks at its memory",
+                try_="nn.Parameter(value.contiguous())",
+            )
         for number, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
                 if id(p) in reached:
-                    key = (number, p.dtype, p.device, _age(optimizer.state.get(p, {})))
+                    stays = id(p) if id(p) in shared else None
+                    key = (number, p.dtype, p.device, _age(optimizer.state.get(p, {})), stays)
                     found.setdefault(key, []).append(p)
-        self.buckets = [Bucket(k[0], ps, len(rule.moments), k[3]) for k, ps in found.items()]
+        self.buckets = [Bucket(k[0], ps, len(rule.moments), k[3], k[4] is None) for k, ps in found.items()]
         self._pointers = [[v.data_ptr() for v in b.views(b.flat)] for b in self.buckets]
 
     @property
@@ -127,19 +151,25 @@ class Memory:
             for old, new in zip(self.states, flattened(states)[0], strict=True):
                 if old is not new:
                     old.copy_(new)
-            self.take_parameters()
+            self.take_parameters(self.displaced())
             for bucket in self.buckets:
                 self._take_moments(bucket)
 
-    def take_parameters(self) -> None:
-        """Parameters whose data lies elsewhere come back into the flat tensors."""
+    def displaced(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Parameters whose data lies elsewhere since, and their places in the flat tensors."""
+        found = []
         for bucket, pointers in zip(self.buckets, self._pointers, strict=True):
             for p, pointer, start in zip(bucket.parameters, pointers, bucket.starts, strict=True):
                 if p.data_ptr() != pointer:
-                    with torch.no_grad():
-                        view = bucket.flat[start : start + p.numel()].view(p.shape)
-                        view.copy_(p.detach())
-                        p.data = view
+                    found.append((p, bucket.flat[start : start + p.numel()].view(p.shape)))
+        return found
+
+    def take_parameters(self, displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        """Bring them back into the flat tensors, with their values."""
+        with torch.no_grad():
+            for p, place in displaced:
+                place.copy_(p.detach())
+                p.data = place
 
     def give(self) -> None:
         """Write back what users see elsewhere: the number of steps in the optimiser's state."""
@@ -167,6 +197,11 @@ class Memory:
                 state.setdefault("step", torch.zeros((), dtype=torch.float32))
 
 
+def looked_at(displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:
+    """Whether others hold the memory where a parameter lies now: it has to stay there."""
+    return bool(displaced) and bool(_shared([p for p, _ in displaced]))
+
+
 def flattened(states: Any) -> tuple[list[Tensor], tuple[Any, list[Any]]]:
     """The tensors of a tree, in order, and all that it is besides."""
     leaves, tree = pytree.tree_flatten(states)
@@ -177,3 +212,22 @@ def flattened(states: Any) -> tuple[list[Tensor], tuple[Any, list[Any]]]:
 def _age(state: Mapping[str, Any]) -> float:
     """How many steps a parameter has taken; torch's SGD tells only whether there were any."""
     return float(state["step"]) if "step" in state else float(state.get("momentum_buffer") is not None)
+
+
+def _shared(parameters: Sequence[nn.Parameter]) -> set[int]:
+    """Ids of those whose memory is held by tensors that are none of them."""
+    storages = {id(p): p.untyped_storage() for p in parameters if p.numel()}
+    own = Counter(s.data_ptr() for s in storages.values())
+    holders: Any = torch._C._storage_Use_Count  # type: ignore[attr-defined]
+    return {name for name, s in storages.items() if holders(s._cdata) > 1 + own[s.data_ptr()]}  # 1: Python's handle
+
+
+def _refuse_overlap(parameters: Sequence[nn.Parameter]) -> None:
+    """Of two that are one in memory, a step of each would undo the other's."""
+    spans = []
+    for p in parameters:
+        if p.numel():
+            length = 1 + sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))
+            spans.append((p.data_ptr(), p.data_ptr() + length * p.element_size()))
+    if any(end > begin for (_, end), (begin, _) in pairwise(sorted(spans))):
+        raise CaptureError("two parameters overlap in memory", try_="one parameter that is used twice")

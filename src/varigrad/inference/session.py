@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
 from varigrad.distributions.noise import OURS, Kind, Noise, Rows
-from varigrad.inference.memory import Memory
+from varigrad.inference.memory import Memory, looked_at
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.step import Host, Step
 from varigrad.inference.updates import rule_of
@@ -229,7 +229,11 @@ class Session:
         """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
-        self._enter(form)
+        try:
+            self._enter(form)
+        except CaptureError as error:
+            self._refuse(form, str(error))
+            return False
         assert self._memory is not None
         if not all(p.requires_grad for p in self._memory.parameters):
             return False  # frozen since: Python says what that means
@@ -283,14 +287,19 @@ class Session:
         states = bound.estimator_states
         known = memory is not None and memory.optimizer is optimizer and bound.version == self._version
         if memory is not None and known and memory is form.memory and self._inside and states is self._installed:
-            memory.take_parameters()
-            return
+            displaced = memory.displaced()
+            if not looked_at(displaced):
+                memory.take_parameters(displaced)
+                return
         self.leave()
         if not known:
-            self._memories.clear()
+            self._abandon(*self._memories)
             self._version = bound.version
         memory = self._memories.get(form.reached)
-        if memory is None or not memory.fits(states):
+        if memory is not None and (not memory.fits(states) or looked_at(memory.displaced())):
+            self._abandon(form.reached)
+            memory = None
+        if memory is None:
             rule = None if optimizer is None else rule_of(optimizer)
             memory = self._memories[form.reached] = Memory(optimizer, rule, form.parameters, states)
         if form.memory is not memory:
@@ -300,6 +309,16 @@ class Session:
         bound.install(memory.tree())
         self._installed = bound.estimator_states
         self._inside = True
+
+    def _abandon(self, *names: frozenset[int]) -> None:
+        """Let go of memory, so that nobody but its parameters holds it."""
+        for name in names:
+            memory = self._memories.pop(name)
+            for form in self.forms.values():
+                if form.memory is memory:
+                    form.memory = None
+                    form.forget()
+        self._memory = None
 
     def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> Outcomes:
         host, step, noise = self.host, form.step, self.noise

@@ -114,10 +114,13 @@ class Step:
         for i, leaf in enumerate(leaves):
             if self._positions[i] is not None:
                 self._put(i, leaf)
-        agreed = True
+        agreed, before = True, None
         if check:
             agreed = self.recorded.agrees()
         else:
+            # What goes on after a step that fails: a module's averages, and a generator.
+            if count > 1 and not self.host.skip_nonfinite and (self.recorded.written or self.random):
+                before = self.recorded.state()
             try:
                 for _ in range(count):
                     self.recorded.run()
@@ -128,6 +131,10 @@ class Step:
         # Lists of numbers, not a tuple for each step: those would keep Python's garbage collector busy.
         losses, norms, taken = self._metrics[:count].t().tolist() if count else ([], [], [])
         if not all(taken):
+            if before is not None:  # stop at the first one that fails
+                self.recorded.go_back(before)
+                for _ in range(taken.index(0.0) + 1):
+                    self.recorded.run()
             self._alive.fill_(True)
         return Outcomes(losses, norms, list(map(bool, taken))), agreed
 
