@@ -27,8 +27,10 @@ from varigrad.estimators import (
     LocalExpectation,
     MeasureValued,
     MovingAverage,
+    MuProp,
     OptimalScore,
     Pathwise,
+    Rebar,
     Score,
     SelfCritical,
     StochasticAD,
@@ -100,6 +102,9 @@ def coin() -> Iterator[Row]:
         "LocalExpectation()": (LocalExpectation(), "0", "0", "-"),
         "StochasticAD()": (StochasticAD(), "0 (two-sided)", "0 (two-sided)", "6.1e-6 (two-sided)"),
         "SelfCritical()": (SelfCritical(), "-", "-", "-"),
+        "MuProp()": (MuProp(), "1.56e-2", "1.56e-2", "4.9e-2"),
+        "Rebar(eta=1), lambda .5": (Rebar(train=False), "2.27e-2", "2.23e-2", "1.2e-2"),
+        "Rebar()": (Rebar(), "1.36e-2 (trained)", "-", "-"),
     }
     for i, (t, theta) in enumerate(((0.45, 0.0), (0.49, 0.0), (0.49, 2.0))):
         for name, (estimator, *before) in known.items():

@@ -29,9 +29,11 @@ from varigrad.estimators import (
     LocalExpectation,
     MeasureValued,
     MovingAverage,
+    MuProp,
     NeuralBaseline,
     OptimalScore,
     Pathwise,
+    Rebar,
     Score,
     SelfCritical,
     StochasticAD,
@@ -104,9 +106,10 @@ ESTIMATORS = {
     "sum and sample": SumAndSample(1),
     "stochastic ad": StochasticAD(),
     "self critical": SelfCritical(),
+    "muprop": MuProp(MovingAverage(0.7)),
 }
 ONE_LANE = ("score", "moving average", "moving average per element", "combination", "optimal score")
-BERNOULLI = ("disarm", "arm", "arms")
+NO_CATEGORIES = ("disarm", "arm", "arms", "muprop")
 PER_ELEMENT = ("enumerate", "local expectation", "unordered set", "sum and sample", "stochastic ad")
 MANY = {("arm", "plate_under_global"), ("arms", "plate_under_global"), ("arms", "plate_entered_twice")}
 SMALL = (
@@ -114,7 +117,7 @@ SMALL = (
     "control_flow", "sites_that_come_and_go", "subsampled_plate", "plate_under_global", "plate_entered_twice",
 )  # fmt: skip
 REFUSED = {
-    *((e, p) for e in BERNOULLI for p in ("categorical", "mixture", "categorical_chain")),
+    *((e, p) for e in NO_CATEGORIES for p in ("categorical", "mixture", "categorical_chain")),
     *((e, p) for e in PER_ELEMENT for p in ("masked", "plate_entered_twice")),
 }
 
@@ -240,6 +243,8 @@ def evaluations_are_what_the_docstrings_say():
         (SumAndSample(2), choice, 3),
         (SelfCritical(), coins, 2),
         (StochasticAD(), coins, 2),
+        (MuProp(), coins, 2),
+        (Rebar(), coins, 3),
         (MeasureValued(), dist.Normal(t(0.0), t(1.0)), 4),
         (MeasureValued(), dist.Normal(t(0.0, 0.0), t(1.0)).to_event(1), 7),
         (MeasureValued(), dist.Gamma(t(2.0), t(1.0)), 3),

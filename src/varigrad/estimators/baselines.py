@@ -261,6 +261,7 @@ def _modules(parts: tuple[Baseline, ...]) -> Mapping[str, nn.Module]:
 
 def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
     """`value`, `[*plates]` or `[*plates, 1]`, in a shape that broadcasts to the cost's."""
+    value = _lane_zero(value, cost, draw)
     plates = max((-p.dim for p in draw.plates if p.dim is not None and p.dim != draw.particles), default=0)
     if value.dim() in (plates + 1, cost.dim() + 1) and value.shape[-1] == 1:
         value = value.squeeze(-1)
@@ -277,6 +278,15 @@ def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
             try_="a network that returns [*plates], or [*plates, 1]",
         )
     return value
+
+
+def _lane_zero(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
+    """Made of values upstream, it may have all lanes: the cost to guess is lane 0's."""
+    if draw.lanes is None or not value.dim() or value.shape[0] != draw.lanes.count:
+        return value
+    dims = value.dim() - draw.lanes.dims
+    narrow = dims == 1 and value.shape[-1] == 1 and cost.shape[:1] == value.shape[:1]  # [*plates, 1]
+    return value[0] if dims == 2 or (dims == 1 and not narrow) else value
 
 
 def check_independent(baseline: Baseline, site: str, values: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,7 @@ from varigrad.estimators.taylor import linear, sum_event
 DECAY = 0.99
 """Of the averages that eta is computed from."""
 
-COLDEST, HOTTEST = 0.05, 5.0
+COLDEST, HOTTEST = 0.05, 20.0
 
 
 @dataclass(frozen=True)
