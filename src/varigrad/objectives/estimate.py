@@ -41,7 +41,7 @@ class Parts:
 
     Attributes:
         path: what is differentiated directly.
-        values: `(site, value)` for the draws that may carry gradients.
+        values: `(site, value)` for the draws that may carry gradients to the guide's parameters.
     """
 
     path: Tensor | None
@@ -138,8 +138,9 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
 
 
 def drawn(ensembles: Sequence[Ensemble]) -> list[tuple[str, Tensor]]:
-    """`(site, value)` for all draws, in the order of drawing."""
-    return [(site, draw.value) for ensemble in ensembles for site, draw in ensemble.base.draws.items()]
+    """`(site, value)` for the draws that carry gradients to the guide's parameters, in the order of drawing."""
+    runs = [ensemble.base for ensemble in ensembles]
+    return [(site, run.draws[site].value) for run in runs for site, c in run.choices.items() if c.estimator.pathwise]
 
 
 def _share(
