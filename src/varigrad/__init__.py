@@ -29,13 +29,14 @@ from varigrad.terms.tracking import track_sites as track_sites
 if TYPE_CHECKING:
     from varigrad.diagnostics import Comparison as Comparison
     from varigrad.diagnostics import compare as compare
+    from varigrad.diagnostics import decide as decide
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
     # The doctor brings the tools for testing along, which those who never ask for it need not wait for.
-    if name in ("Comparison", "compare"):
+    if name in ("Comparison", "compare", "decide"):
         from varigrad import diagnostics
 
         return getattr(diagnostics, name)

@@ -68,7 +68,7 @@ class Monitor:
         looks.reach, looks.cost = config.reach, math.nan
         self.note = ""
         self._twin: Bound | None = None
-        self._version = -1
+        self._made_for: tuple[int, Mapping[str, Any]] = (-1, {})
         self._start = time.process_time()
         self._spent = 0.0
 
@@ -88,10 +88,10 @@ class Monitor:
         start = time.process_time()
         seed = (1_000_003 * self.config.seed + self.bound.steps) % 2**63
         try:
-            if self._twin is None or self._version != self.bound.version:
+            made_for = self.bound.version, self.bound.decided
+            if self._twin is None or self._made_for != made_for:
                 with undisturbed(self.bound, seed):
-                    self._twin = self._twin_of(self.bound, args, kwargs)
-                self._version = self.bound.version
+                    self._twin, self._made_for = self._twin_of(self.bound, args, kwargs), made_for
             with undisturbed(self.bound, seed), torch.enable_grad():
                 self.looks.add(self._look(self._twin, args, kwargs))
         except (ValueError, RuntimeError, ArithmeticError) as error:
@@ -114,6 +114,7 @@ class Monitor:
     def _twin_of(bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
         """The same objective of the same parameters, whose layout and new parameters are its own."""
         twin = bound.config.bind(bound.model_program, bound.guide_program, bound.source, Borrowed(bound.owner))
+        twin.decide(bound.decided)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run's own first step has said it
             return twin.init(*args, **kwargs)

@@ -24,6 +24,7 @@ from varigrad.language.runtime import (
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
 from varigrad.objectives.checks import check_particles, check_pass, check_patterns, check_smooth, first_bad
+from varigrad.objectives.choice import Choice, patterns_of
 from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
 from varigrad.objectives.gradients import by_name, samples, undisturbed
 from varigrad.objectives.layout import Again, failure_side_by_side, layout_of, mixed_plates
@@ -78,7 +79,8 @@ class Bound(Parameters):
         self.side_by_side = True
         self._kinked: frozenset[str] = frozenset()
         self._plan: Plan | None = None
-        if owner is None and takes_no_arguments(model) and can_do_without_arguments(guide):
+        self._decided: Mapping[str, Choice] | None = None
+        if owner is None and not self.undecided and takes_no_arguments(model) and can_do_without_arguments(guide):
             self.init()
 
     owner: Owner
@@ -135,6 +137,28 @@ class Bound(Parameters):
     def install(self, states: Mapping[str, State]) -> None:
         """Carry the estimators' state in these tensors from now on."""
         self.__dict__["_states"] = dict(states)
+
+    @property
+    def latest_plan(self) -> Plan | None:
+        """The plan as it was found last; None before the programs have been run."""
+        return self._plan
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some estimators are to be found out by measuring, and nobody has measured yet."""
+        return self._decided is None and any(asked == "auto" for _, asked in patterns_of(self.config.estimators))
+
+    @property
+    def decided(self) -> Mapping[str, Choice]:
+        """The estimators that measuring has led to, by site."""
+        return self._decided or {}
+
+    def decide(self, choices: Mapping[str, Choice] | None) -> None:
+        """Use these estimators from now on, before all that is said elsewhere (None: measure); call `init` after it."""
+        old, new = ({s: c.estimator for s, c in (m or {}).items()} for m in (self._decided, choices))
+        changed = {site for site in {*old, *new} if old.get(site) != new.get(site)}
+        self._decided = None if choices is None else dict(choices)
+        self._states = {site: state for site, state in self._states.items() if site not in changed}
 
     @property
     def is_empty(self) -> bool:
@@ -224,11 +248,12 @@ class Bound(Parameters):
     def _settings(self, layout: Layout, **options: Any) -> Settings:
         return Settings(
             self.owner,
-            tuple((self.config.estimators or {}).items()),
+            patterns_of(self.config.estimators),
             self.source,
             layout,
             kinked=self._kinked,
             strict=self.config.strict,
+            decided=self._decided,
             states=self._states,
             track_all=options.pop("track_all", bool(self.config.analytic_kl)),
             **options,
@@ -300,6 +325,12 @@ class Bound(Parameters):
                 ) from error
 
     def _discover(self, args: tuple[Any, ...], kwargs: dict[str, Any], check: bool = False) -> None:
+        if self.undecided:
+            raise VarigradError(
+                "estimators='auto' has not been decided",
+                because="an objective by itself does not measure",
+                try_="vg.SVI(model, guide, optim, ELBO(estimators='auto')), or vg.decide(bound, data)",
+            )
         with torch.no_grad():
             self._kinked = frozenset()
             seen = self._explore(args, kwargs)
@@ -313,7 +344,8 @@ class Bound(Parameters):
                 check_smooth(seen, kinked)
                 analytic_kl = self.config.analytic_kl
                 named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
-                patterns = {"estimators": tuple(self.config.estimators or ()), "weights": tuple(self.config.weights)}
+                asked = tuple(pattern for pattern, _ in patterns_of(self.config.estimators))
+                patterns = {"estimators": asked, "weights": tuple(self.config.weights)}
                 check_patterns(seen, {**patterns, "analytic_kl": named})
                 self.config.check(seen)
                 self.owner.check_names(s.message.name for s in (*seen.guide, *seen.model))

@@ -1,10 +1,11 @@
-"""Which estimator serves a site: what the site says, else what the objective says, else a rule."""
+"""Which estimator serves a site: what the objective says, else what the site says, else a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch import distributions as td
 
@@ -14,6 +15,11 @@ from varigrad.estimators.baselines import MovingAverage
 from varigrad.estimators.pathwise import Pathwise
 from varigrad.estimators.score import Score
 from varigrad.language.messages import Sample
+
+Asked = Estimator | Literal["auto"]
+"""What an objective asks for at the sites of a glob; "auto" is to be found out by measuring."""
+
+Patterns = tuple[tuple[str, Asked], ...]
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,44 @@ KINKED = Choice(
 )
 
 
-def choose(message: Sample, patterns: Iterable[tuple[str, Estimator]], kinked: Iterable[str] = ()) -> Choice:
+def patterns_of(estimators: Mapping[str, Asked] | Literal["auto"] | None) -> Patterns:
+    """What an objective asks for, in order: the first match counts."""
+    return (("*", "auto"),) if estimators == "auto" else tuple((estimators or {}).items())
+
+
+def is_auto(site: str, patterns: Iterable[tuple[str, Asked]]) -> bool:
+    """Whether the site's estimator is to be found out by measuring."""
+    return next((asked == "auto" for pattern, asked in patterns if fnmatchcase(site, pattern)), False)
+
+
+def choose(
+    message: Sample,
+    patterns: Iterable[tuple[str, Asked]],
+    kinked: Iterable[str] = (),
+    decided: Mapping[str, Choice] | None = None,
+) -> Choice:
     """The estimator of a site, checked against its distribution.
+
+    Args:
+        decided: what measuring has led to, by site; where "auto" has no answer yet, the rule has.
 
     Raises:
         SiteError: what was asked for is no estimator, or cannot serve the site.
     """
-    for pattern, estimator in patterns:
+    known = (decided or {}).get(message.name)
+    if known is not None:
+        return _checked(message, known)
+    for pattern, asked in patterns:
         if fnmatchcase(message.name, pattern):
-            return _checked(message, Choice(estimator, f"ELBO(estimators={{{pattern!r}: …}})"))
+            if asked == "auto":
+                return _by_rule(message, kinked)
+            return _checked(message, Choice(asked, f"ELBO(estimators={{{pattern!r}: …}})"))
     if message.estimator is not None:
         return _checked(message, Choice(message.estimator, "estimator= at the site"))
+    return _by_rule(message, kinked)
+
+
+def _by_rule(message: Sample, kinked: Iterable[str]) -> Choice:
     if message.distribution.has_rsample and not _straight_through(message.distribution):
         return KINKED if message.name in kinked else PATHWISE
     return SCORE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from varigrad.errors import VarigradError
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
+from varigrad.objectives.choice import Asked, patterns_of
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate
 from varigrad.objectives.parameters import Owner
 from varigrad.objectives.run import Layout, Pass
@@ -28,7 +30,8 @@ class ELBO:
 
     Args:
         particles: K independent runs of the whole program, averaged.
-        estimators: `{glob on site names: estimator}`, before what the guide says; the first match counts.
+        estimators: `{glob on site names: estimator}`, before what the guide says; the first match counts. "auto" in
+            the place of an estimator, or of the whole: measured by an `SVI` before its first step (`vg.decide`).
         analytic_kl: replace `log p(z) - log q(z)` by minus the closed-form divergence: True wherever that is
             possible, or a collection of globs where it has to be.
         weights: `{glob: weight}`, factors on all terms of the matching sites: numbers, tensors or functions of the
@@ -44,7 +47,7 @@ class ELBO:
     """
 
     particles: int = 1
-    estimators: Mapping[str, Estimator] | None = None
+    estimators: Mapping[str, Asked] | Literal["auto"] | None = None
     analytic_kl: bool | tuple[str, ...] | list[str] = False
     weights: Mapping[str, Weight] = field(default_factory=dict)
     vectorize: bool | None = None
@@ -70,7 +73,7 @@ class ELBO:
 
 
 def check_particles_and_estimators(
-    particles: object, estimators: Mapping[str, Estimator] | None, at_least: int = 1
+    particles: object, estimators: Mapping[str, Asked] | Literal["auto"] | None, at_least: int = 1
 ) -> None:
     """What every objective's configuration has to be.
 
@@ -79,8 +82,12 @@ def check_particles_and_estimators(
     """
     if isinstance(particles, bool) or not isinstance(particles, int) or particles < at_least:
         raise VarigradError(f"particles must be a whole number of at least {at_least}, got {particles!r}")
-    for pattern, estimator in (estimators or {}).items():
-        if not isinstance(estimator, Estimator):
+    if isinstance(estimators, str) and estimators != "auto":
+        raise VarigradError(
+            f"estimators must be a mapping or 'auto', got {estimators!r}", try_='{"z*": LeaveOneOut(4)}'
+        )
+    for pattern, estimator in patterns_of(estimators):
+        if not isinstance(estimator, Estimator) and not (isinstance(estimator, str) and estimator == "auto"):
             hint = f"{estimator.__name__}()" if isinstance(estimator, type) else "Score(MovingAverage())"
             raise VarigradError(
                 f"estimators[{pattern!r}] must be an Estimator, got {estimator!r}",

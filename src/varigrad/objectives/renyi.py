@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from varigrad.errors import SiteError, VarigradError
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
+from varigrad.objectives.choice import Asked
 from varigrad.objectives.elbo import check_particles_and_estimators
 from varigrad.objectives.estimate import Ensemble, Estimate, Parts, Share, drawn, scored, site_surrogate
 from varigrad.objectives.parameters import Owner
@@ -53,7 +54,7 @@ class Renyi:
     Args:
         alpha: its order, any finite number but 1.
         particles: K, at least 2: with one, every order is the ELBO.
-        estimators: `{glob on site names: estimator}`: `Pathwise()` or `Score(...)`; the first match counts.
+        estimators: `{glob on site names: estimator}`: `Pathwise()` or `Score(...)` or "auto"; the first match counts.
         leave_one_out: subtract from the cost of each particle the bound with its own weight replaced by the geometric
             mean of the others'.
         vectorize, strict: as in `ELBO`.
@@ -64,7 +65,7 @@ class Renyi:
 
     alpha: float = 0.0
     particles: int = 2
-    estimators: Mapping[str, Estimator] | None = None
+    estimators: Mapping[str, Asked] | Literal["auto"] | None = None
     leave_one_out: bool = True
     vectorize: bool | None = None
     strict: bool = True

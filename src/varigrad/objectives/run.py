@@ -28,7 +28,7 @@ from varigrad.language.messages import (
 )
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import expanded, run
-from varigrad.objectives.choice import Choice, choose
+from varigrad.objectives.choice import Choice, Patterns, choose
 from varigrad.objectives.parameters import Owner
 from varigrad.terms.provenance import get_provenance, untracked
 from varigrad.terms.term import Term
@@ -111,7 +111,7 @@ class Settings:
     """What stays the same for all runs of a step."""
 
     owner: Owner
-    patterns: tuple[tuple[str, Estimator], ...]
+    patterns: Patterns
     source: Source
     layout: Layout
     track_all: bool = False
@@ -122,6 +122,8 @@ class Settings:
     """Alternatives are run one by one: a site's lanes are its own only."""
     strict: bool = True
     """Model and guide have to have the same latent sites."""
+    decided: Mapping[str, Choice] | None = None
+    """What measuring has led to, by site."""
     states: Mapping[str, State] = field(default_factory=dict)
     """What the estimators carry, by site."""
 
@@ -270,7 +272,7 @@ class _Guide(_Program):
         statement = record.tracker.examine(message)
         plain = statement.message
         assert isinstance(plain, Sample)
-        choice = choose(plain, settings.patterns, settings.kinked)
+        choice = choose(plain, settings.patterns, settings.kinked, settings.decided)
         estimator = choice.estimator
         baseline = getattr(estimator, "baseline", None)
         if isinstance(baseline, Baseline):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from varigrad.language.messages import evolve
 from varigrad.language.runtime import modules_of
 from varigrad.objectives.borrowed import Borrowed
 from varigrad.objectives.bound import Bound
+from varigrad.objectives.choice import patterns_of
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.gradients import leaves_of, samples, undisturbed
 from varigrad.objectives.plan import shown
@@ -111,11 +113,13 @@ def candidate(
     Raises:
         VarigradError: an estimator cannot serve.
     """
-    others = {glob: e for glob, e in (objective.estimators or {}).items() if glob not in estimators}
+    others = {glob: e for glob, e in patterns_of(objective.estimators) if glob not in estimators}
     mine = {glob: copy.deepcopy(e) if e.parameters_of_baselines() else e for glob, e in estimators.items()}
     bound = evolve(objective, estimators={**mine, **others}).bind(  # the first match counts
         at.model_program, at.guide_program, seeded(seed), Borrowed(at.owner)
     )
+    free = {site: c for site, c in at.decided.items() if not any(fnmatchcase(site, glob) for glob in estimators)}
+    bound.decide(free)
     bound.steps = at.steps
     networks = [p for e in mine.values() for m in e.parameters_of_baselines().values() for p in m.parameters()]
     warm_up(bound.init(*args), args, networks)
