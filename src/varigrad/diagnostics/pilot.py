@@ -6,12 +6,12 @@ answered in the same way.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,11 +23,11 @@ from varigrad import estimators
 from varigrad.diagnostics.counting import microseconds
 from varigrad.errors import VarigradError
 from varigrad.estimators import Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
-from varigrad.language.messages import Sample
+from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import expanded
 from varigrad.objectives.borrowed import Borrowed
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.choice import Choice, is_auto, patterns_of
+from varigrad.objectives.choice import SCORE, Choice, is_auto, patterns_of
 from varigrad.objectives.gradients import by_site, leaves_of, samples, undisturbed
 from varigrad.objectives.plan import Plan, shown
 from varigrad.testing.measure import seeded, warm_up
@@ -129,14 +129,15 @@ def _measured(
 
 
 def named(choices: Mapping[str, Choice]) -> dict[str, tuple[str, str]]:
-    """Choices as text, `site -> (estimator, why)`."""
-    return {site: (shown(choice.estimator), choice.why) for site, choice in choices.items()}
+    """Choices as text, `site -> (estimator, why)`; no estimator where it is the site's own."""
+    return {site: ("" if choice.own else shown(choice.estimator), choice.why) for site, choice in choices.items()}
 
 
 def from_names(names: Mapping[str, tuple[str, str]]) -> dict[str, Choice]:
-    """What `named` was made of, but for estimators that are the site's own."""
-    known = {shown(estimator): estimator for estimator in candidates()}
-    return {site: Choice(known[name], why) for site, (name, why) in names.items() if name in known}
+    """What `named` was made of."""
+    known = {shown(estimator): Choice(estimator, "") for estimator in candidates()}
+    known[""] = evolve(SCORE, own=True)
+    return {site: evolve(known[name], why=why) for site, (name, why) in names.items() if name in known}
 
 
 @dataclass(eq=False)
@@ -147,7 +148,7 @@ class _Contender:
         floor: a variance below it is rounding.
     """
 
-    estimator: Estimator
+    choice: Choice
     bound: Bound
     microseconds: float
     draws: list[Tensor] = field(default_factory=list)
@@ -232,8 +233,14 @@ class _Pilot:
     def _winner(self, group: Sequence[Sample], others: Mapping[str, Choice]) -> dict[str, Choice]:
         """The estimator with the least work for the sites of a group, given those of the other sites."""
         held = others.get(group[0].name)
-        contenders = list(self._contenders(group, others))
-        incumbent = next((c for c in contenders if held is not None and c.estimator == held.estimator), None)
+        with ExitStack() as stack:
+            contenders = list(self._contenders(group, others, stack))
+            return self._contest(group, contenders, held)
+
+    def _contest(
+        self, group: Sequence[Sample], contenders: Sequence[_Contender], held: Choice | None
+    ) -> dict[str, Choice]:
+        incumbent = next((c for c in contenders if held is not None and c.choice.key == held.key), None)
         alive = rivals = contenders
         for draws in ROUNDS:
             for contender in alive:
@@ -250,32 +257,51 @@ class _Pilot:
         close = [c for c in finite if c.work <= CLOSE * min(c.work for c in finite)]
         best = incumbent if incumbent in close else close[0]
         why = _reason(best, rivals, len(contenders), self.at.steps)
-        return {message.name: Choice(best.estimator, why) for message in group}
+        return {message.name: evolve(best.choice, why=why) for message in group}
 
-    def _contenders(self, group: Sequence[Sample], others: Mapping[str, Choice]) -> Iterator[_Contender]:
-        own = [m.estimator for m in group if isinstance(m.estimator, Estimator) and m.estimator.unbiased]
-        for i, estimator in enumerate([*own[:1], *candidates()]):
-            if own and i and estimator == own[0]:
-                continue
+    def _contenders(
+        self, group: Sequence[Sample], others: Mapping[str, Choice], stack: ExitStack
+    ) -> Iterator[_Contender]:
+        """Those that serve all sites of the group, warm; what they train is put back when the stack is left."""
+        own = [m.estimator for m in group]
+        choices = [Choice(estimator, "") for estimator in candidates()]
+        if all(isinstance(estimator, Estimator) and estimator.unbiased for estimator in own):
+            choices = [Choice(own[0], "", own=True), *(c for c in choices if c.estimator != own[0])]
+        for i, choice in enumerate(choices):
+            estimator = choice.estimator
             if any(estimator.refusal(m.distribution) is not None for m in group):
                 continue
             if sum(estimator.alternatives(expanded(m)) for m in group) > WIDEST:
                 continue
-            tried = copy.deepcopy(estimator) if estimator.parameters_of_baselines() else estimator
-            networks = [p for module in tried.parameters_of_baselines().values() for p in module.parameters()]
+            some = [e for e in own if isinstance(e, Estimator)] if choice.own else [estimator]
+            networks = [p for e in some for net in e.parameters_of_baselines().values() for p in net.parameters()]
             try:
-                bound = self._bound({**others, **{m.name: Choice(tried, "pilot") for m in group}}, self.seed + 1 + i)
+                bound = self._bound({**others, **{m.name: choice for m in group}}, self.seed + 1 + i)
                 assert bound.latest_plan is not None
                 if any(bound.latest_plan[m.name].suspect for m in group):
                     continue
                 cost = microseconds(partial(samples, bound, 1, self.args, self.kwargs), self.compiled)
                 if networks:
+                    stack.enter_context(_kept(networks))
                     warm_up(bound, self.args, networks)
                 elif bound.estimator_states:
                     samples(bound, STEPS_FOR_STATE, self.args, self.kwargs)
             except (VarigradError, NotImplementedError, RuntimeError):
                 continue  # it cannot serve here: the plan of a run that asks for it by name says why
-            yield _Contender(estimator, bound, cost)
+            yield _Contender(choice, bound, cost)
+
+
+@contextmanager
+def _kept(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Afterwards they and their gradients are what they were."""
+    before = [(p, p.detach().clone(), p.grad) for p in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value, grad in before:
+                parameter.copy_(value)
+                parameter.grad = grad
 
 
 def _set_floor(contenders: Sequence[_Contender]) -> None:
@@ -291,7 +317,7 @@ def _reason(best: _Contender, rivals: Sequence[_Contender], count: int, steps: i
     if not rest:
         return f"{auto}: the only unbiased estimator that serves"
     other = min(rest, key=lambda c: c.work)
-    ratio, name = other.work / best.work, shown(other.estimator)
+    ratio, name = other.work / best.work, shown(other.choice.estimator)
     known = f"known to ±{100 * math.hypot(best.error, other.error):.0f} %"
     if ratio >= 1:
         return f"{auto}: the least variance x cost of {count}, {ratio:.3g} times less than {name} ({known})"

@@ -179,9 +179,8 @@ class SVI:
         before = self.bound.decided
         plan = _doctor().decide(self.bound, *args, compiled=self._session is not None, **kwargs)
         now = self.bound.decided
-        if self._session is not None and {s: c.estimator for s, c in before.items()} != {
-            s: c.estimator for s, c in now.items()
-        }:
+        changed = {s: c.key for s, c in before.items()} != {s: c.key for s, c in now.items()}
+        if self._session is not None and changed:
             self._publish()
             self._session = Session(self, self._session.wait)
         return plan

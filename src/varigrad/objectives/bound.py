@@ -155,7 +155,7 @@ class Bound(Parameters):
 
     def decide(self, choices: Mapping[str, Choice] | None) -> None:
         """Use these estimators from now on, before all that is said elsewhere (None: measure); call `init` after it."""
-        old, new = ({s: c.estimator for s, c in (m or {}).items()} for m in (self._decided, choices))
+        old, new = ({s: c.key for s, c in (m or {}).items()} for m in (self._decided, choices))
         changed = {site for site in {*old, *new} if old.get(site) != new.get(site)}
         self._decided = None if choices is None else dict(choices)
         self._states = {site: state for site, state in self._states.items() if site not in changed}

@@ -24,10 +24,20 @@ Patterns = tuple[tuple[str, Asked], ...]
 
 @dataclass(frozen=True)
 class Choice:
-    """An estimator and why it was chosen."""
+    """An estimator and why it was chosen.
+
+    Attributes:
+        own: it is the site's own, whatever the site says in a run (its baseline may look at that run's data).
+    """
 
     estimator: Estimator
     why: str
+    own: bool = False
+
+    @property
+    def key(self) -> object:
+        """The same for the same estimator."""
+        return "own" if self.own else self.estimator
 
 
 PATHWISE = Choice(Pathwise(), "default: it has rsample, and its costs are differentiable in it")
@@ -63,7 +73,8 @@ def choose(
     """
     known = (decided or {}).get(message.name)
     if known is not None:
-        return _checked(message, known)
+        own = known.own and message.estimator is not None
+        return _checked(message, Choice(message.estimator, known.why, own=True) if own else known)
     for pattern, asked in patterns:
         if fnmatchcase(message.name, pattern):
             if asked == "auto":
