@@ -128,6 +128,14 @@ MUTANTS = (
     M("categories' flow over one probability", "estimators/stochastic_ad.py", "1 / (own + other)", "1 / own", "stochastic ad on categorical"),
     M("impossible categories not stepped over", "estimators/stochastic_ad.py", "(k > here) & (p > 0)", "(k > here)", "values without"),
     M("steps though a plate is crossed", "estimators/stochastic_ad.py", "per_element = True", "per_element = False", "stochastic ad on plate_entered"),
+    # Relaxations.
+    M("noise given another draw", "estimators/relaxations.py", "z = given(hard, logits,", "z = given(1 - hard, logits,", "relaxations have"),
+    M("the soft value in place of the draw", "estimators/relaxations.py", "return hard + (soft - soft.detach())", "return soft", "relaxations have"),
+    M("no gap", "estimators/relaxations.py", ".clamp(min=self.gap)", ".clamp(min=0)", "relaxations have"),
+    M("no gap between categories", "estimators/relaxations.py", "largest - self.gap", "largest", "a relaxed choice"),
+    M("the noise is the first one", "estimators/relaxations.py", "one_hot, source).mean(0)", "one_hot, source)[0]", "relaxations have"),
+    M("a schedule that stands still", "estimators/relaxations.py", "temperature.at(step.to(like)), step + 1", "temperature.at(step.to(like)), step", "a temperature"),
+    M("relaxed densities not continued", "terms/term.py", "continued_log_prob if relaxed else", "continued_log_prob if False else", "relaxations have"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
     M("source of a site's lanes leaves out those before", "objectives/run.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),

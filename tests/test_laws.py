@@ -7,9 +7,13 @@ from varigrad.errors import SiteError
 from varigrad.estimators import (
     ARM,
     ARMS,
+    Annealed,
     Combination,
     DisARM,
     Enumerate,
+    GappedStraightThrough,
+    GumbelRao,
+    GumbelSoftmax,
     LeaveOneOut,
     LocalExpectation,
     MeasureValued,
@@ -21,6 +25,8 @@ from varigrad.estimators import (
     Score,
     SelfCritical,
     StochasticAD,
+    StraightThrough,
+    StraightThroughGumbel,
     SumAndSample,
     UnorderedSet,
 )
@@ -52,6 +58,15 @@ ESTIMATORS = {
     "pathwise": Pathwise(),
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
 }
+BIASED = {
+    "gumbel_softmax": GumbelSoftmax(Annealed(1.0, 0.5, 6)),
+    "straight_through": StraightThrough(),
+    "straight_through_gumbel": StraightThroughGumbel(),
+    "gumbel_rao": GumbelRao(3, Annealed(1.0, 0.5, 4)),
+    "gapped_straight_through": GappedStraightThrough(),
+}
+"""By name only. Their own means are in `laws.py`; the captured steps run over them, too."""
+
 SERVES = {
     "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 17,
     "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "stochastic_ad": 19, "self_critical": 25,

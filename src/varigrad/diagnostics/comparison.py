@@ -224,7 +224,10 @@ class _Probe:
         mine = [s for s in plan.sites if fnmatchcase(s.name, self.glob)]
         suspect = [s.name for s in mine if s.suspect]
         if not all(s.unbiased for s in mine):
+            worst = int(z.abs().argmax())
             verdict = "biased by name"
+            because = f"says so itself; here by up to {float((self.running.mean - reference.mean).abs().max()):.2g}, "
+            because += f"and most surely where z = {float(z[worst]):.1f}"
         elif suspect:
             verdict, because = "biased by name", f"suspect at {', '.join(suspect)}: its value goes through a jump"
         elif bool((z.abs() > limit).any()) and again.biased(self.glob, self.estimator):

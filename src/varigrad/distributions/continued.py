@@ -27,5 +27,8 @@ def continued_log_prob(distribution: td.Distribution, value: Tensor) -> Tensor:
         positive = torch.nn.functional.softplus(distribution.logits)
         return value * distribution.logits - positive
     if isinstance(distribution, td.OneHotCategorical):
-        return (value * distribution.logits).sum(-1)
+        # An impossible category costs everything, as soon as it is in the value.
+        possible = distribution.logits.isfinite()
+        inside = value * torch.where(possible, distribution.logits, 0.0)
+        return torch.where(possible | (value == 0), inside, -torch.inf).sum(-1)
     return distribution.log_prob(value)

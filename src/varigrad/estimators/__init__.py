@@ -20,6 +20,12 @@ from varigrad.estimators.measure_valued import MeasureValued as MeasureValued
 from varigrad.estimators.optimal import OptimalScore as OptimalScore
 from varigrad.estimators.pathwise import Pathwise as Pathwise
 from varigrad.estimators.rebar import Rebar as Rebar
+from varigrad.estimators.relaxations import Annealed as Annealed
+from varigrad.estimators.relaxations import GappedStraightThrough as GappedStraightThrough
+from varigrad.estimators.relaxations import GumbelRao as GumbelRao
+from varigrad.estimators.relaxations import GumbelSoftmax as GumbelSoftmax
+from varigrad.estimators.relaxations import StraightThrough as StraightThrough
+from varigrad.estimators.relaxations import StraightThroughGumbel as StraightThroughGumbel
 from varigrad.estimators.score import Score as Score
 from varigrad.estimators.score import SelfCritical as SelfCritical
 from varigrad.estimators.stochastic_ad import StochasticAD as StochasticAD

@@ -74,7 +74,11 @@ def _divergence(name: str, q: Statement, p: Statement) -> Term | str:
     if left.mask is not right.mask or (left.scale is not right.scale and left.scale != right.scale):
         return "model and guide mask or scale it differently"
     try:
-        kl = td.kl_divergence(left.distribution, right.distribution)
+        # Some of torch's divergences write through masks, which do not broadcast.
+        batch = torch.broadcast_shapes(left.distribution.batch_shape, right.distribution.batch_shape)
+        kl = td.kl_divergence(
+            *(d if d.batch_shape == batch else d.expand(batch) for d in (left.distribution, right.distribution))
+        )
     except NotImplementedError:
         families = f"{type(left.distribution).__name__} and {type(right.distribution).__name__}"
         return f"torch knows no divergence between {families}"

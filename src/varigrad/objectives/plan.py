@@ -78,6 +78,8 @@ class Plan:
                     "downstream (right, and noisier; the validation of raw torch.distributions does this, too: "
                     "varigrad.distributions does not)"
                 )
+            if not s.unbiased:
+                lines.append(f"{s.name}: {s.estimator} has unbiased=False: its mean is not the gradient of the bound")
             if s.suspect:
                 lines.append(
                     f"{s.name}: Pathwise was asked for, but a comparison, rounding or conversion of its value was "

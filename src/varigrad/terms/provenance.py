@@ -46,7 +46,9 @@ _SHAPE_TELLS = frozenset(
 )
 
 # Steps: the derivative is zero wherever it exists, and the jumps that it misses are part of the true gradient.
-_KINKS = frozenset("round floor ceil trunc fix sign sgn heaviside floor_divide frac".split())  # noqa: SIM905
+_KINKS = frozenset("round floor ceil trunc fix sign sgn heaviside floor_divide __floordiv__ frac histc".split())  # noqa: SIM905
+
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 class Escapes:
@@ -61,7 +63,7 @@ class Escapes:
         """Whether to note what went through a step that has no useful derivative."""
         self.kinked: Provenance = NOTHING
         self.held: Provenance = NOTHING
-        """What went through `detach`."""
+        """What lost its derivative: by `detach`, `.data` or a copy."""
 
     def add(self, provenance: Provenance) -> None:
         """Something with this provenance has left."""
@@ -116,10 +118,11 @@ class Tracked(Tensor):
                 or _functorch_level() is not None
             ):
                 escapes.add(provenance)
-            if escapes is not None and escapes.watch and _is_kink(name, plain_args, result):
-                escapes.kinked |= provenance
-            if escapes is not None and escapes.watch and name in ("detach", "detach_"):
-                escapes.held |= provenance
+            if escapes is not None and escapes.watch:
+                if _is_kink(name, plain_args, result) or (kwargs and kwargs.get("rounding_mode")):
+                    escapes.kinked |= provenance
+                if name in ("detach", "detach_") or func == _DATA:
+                    escapes.held |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
                     if plain is result:  # an in-place call answers with the very object it was given
@@ -144,6 +147,8 @@ class Tracked(Tensor):
             provenance, escapes = _joined(inputs)
             if escapes is not None and not escapes.active:
                 return result  # the run is over: this is its backward pass, nobody asks any more
+            if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
+                escapes.held |= provenance  # a copy by torch.tensor(t), say
             tells = func._schema.is_mutable or torch.Tag.dynamic_output_shape in func.tags
             marked = _marked(result, provenance, escapes)
             if escapes is not None and (tells or marked is result):
@@ -270,7 +275,9 @@ def _mask_index(index: Any) -> bool:
 
 def _is_kink(name: str, args: tuple[Any, ...], result: Any) -> bool:
     """Whether a floating-point value went into a step function, a comparison or a conversion, or left torch."""
-    if not any(isinstance(a, Tensor) and a.is_floating_point() for a in args) or name in _SAYS_NOTHING:
+    if not any(isinstance(a, Tensor) and a.is_floating_point() for a in args):
+        return False
+    if name in _SAYS_NOTHING and not isinstance(result, Tensor):
         return False
     results = result if isinstance(result, (tuple, list)) else (result,)
     if any(isinstance(r, Tensor) and r.is_floating_point() for r in results) and name not in _KINKS:
