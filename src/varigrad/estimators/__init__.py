@@ -13,6 +13,7 @@ from varigrad.estimators.baselines import ValueBaseline as ValueBaseline
 from varigrad.estimators.coupled import ARM as ARM
 from varigrad.estimators.coupled import ARMS as ARMS
 from varigrad.estimators.coupled import DisARM as DisARM
+from varigrad.estimators.double_control import DoubleControlVariate as DoubleControlVariate
 from varigrad.estimators.enumeration import Enumerate as Enumerate
 from varigrad.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
 from varigrad.estimators.local import LocalExpectation as LocalExpectation
@@ -26,6 +27,7 @@ from varigrad.estimators.relaxations import GumbelRao as GumbelRao
 from varigrad.estimators.relaxations import GumbelSoftmax as GumbelSoftmax
 from varigrad.estimators.relaxations import StraightThrough as StraightThrough
 from varigrad.estimators.relaxations import StraightThroughGumbel as StraightThroughGumbel
+from varigrad.estimators.rodeo import Rodeo as Rodeo
 from varigrad.estimators.score import Score as Score
 from varigrad.estimators.score import SelfCritical as SelfCritical
 from varigrad.estimators.stochastic_ad import StochasticAD as StochasticAD

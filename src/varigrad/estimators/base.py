@@ -120,6 +120,9 @@ class Estimator(ABC):
     """Whether `surrogate` is to be given `draw.slope`; for estimators with alternatives."""
     twice: ClassVar[bool] = False
     """Whether the slope is to be differentiated again, by what `draw` made the value of."""
+    apart: ClassVar[bool] = False
+    """Whether the slope in one row may know of no other row: for estimators that are not linear in it. It then leaves
+    out how draws further down react."""
     across_particles: bool = False
     """Whether `surrogate` looks at all particles at once, along the dimension `draw.particles`, and sums over them."""
     sticking_the_landing: bool = False

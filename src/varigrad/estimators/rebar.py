@@ -23,7 +23,7 @@ from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
 from varigrad.estimators.coordinates import inner_of
-from varigrad.estimators.taylor import linear, sum_event
+from varigrad.estimators.taylor import linear, sum_event, times
 
 DECAY = 0.99
 """Of the averages that eta is computed from."""
@@ -122,8 +122,8 @@ class Rebar(Estimator):
         learnt, *inner = (None, None, None) if state is None else state
         guess = self.baseline.guess(cost[0], draw, inner[0])
         other = self.baseline.guess(cost[2], draw, inner[1])
-        plain = _times(cost[0] - guess.value, score, event)
-        control = path - _times(relaxed - other.value, score, event)
+        plain = times(cost[0] - guess.value, score, event)
+        control = path - times(relaxed - other.value, score, event)
         eta = self.eta if learnt is None else -learnt[0] / learnt[1]
         field = plain + eta * control
         if self.train:
@@ -145,8 +145,3 @@ class Rebar(Estimator):
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
         return self.baseline.modules()
-
-
-def _times(cost: Tensor, score: Tensor, event: int) -> Tensor:
-    """`[*plates, *event]` from `[*plates]`."""
-    return cost.reshape(cost.shape + (1,) * event) * score if event else cost * score

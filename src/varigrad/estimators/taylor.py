@@ -79,3 +79,8 @@ def linear(slope: Tensor, change: Tensor, event: int, cost: Tensor) -> Tensor:
 def sum_event(value: Tensor, event: int) -> Tensor:
     """Over the rightmost `event` dimensions."""
     return value.sum(list(range(-event, 0))) if event else value
+
+
+def times(cost: Tensor, score: Tensor, event: int) -> Tensor:
+    """`[*plates, *event]` from `[*plates]`."""
+    return cost.reshape(cost.shape + (1,) * event) * score if event else cost * score

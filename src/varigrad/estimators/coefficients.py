@@ -1,0 +1,58 @@
+r"""Coefficients of control variates, by least squares from past draws.
+
+An estimate :math:`g_0 + \sum_i a_i g_i`, where the :math:`g_i` have mean zero, has the least variance at the solution of
+:math:`\sum_j E[g_i g_j]\, a_j = -E[g_i g_0]`. There is no learning rate, and because only past draws go in, the
+estimate's mean stays what it is. Beside the control variates there is a constant in the regression: without it they
+would be made to fit the gradient itself, as far as their own means over a finite number of draws are not zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from varigrad.estimators.base import State
+
+DECAY = 0.99
+"""Of the sums over past draws: what is known is worth at most a hundred of them."""
+
+FADING = 0.9
+"""Of what was believed before the first draw."""
+
+
+def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
+    """The coefficients that past draws recommend, `[controls]`; `start` as long as there are none."""
+    believed = like.new_tensor([*start, 0.0])
+    if state is None:
+        return believed[:-1]
+    cross, square, belief = (part.to(like) for part in state)
+    # A little more on the diagonal: control variates may be multiples of each other.
+    finfo = torch.finfo(square.dtype)
+    more = belief + square.diagonal() * 100 * finfo.eps + finfo.tiny
+    return solved(square + more.diag_embed(), belief * believed - cross)[:-1]
+
+
+def learnt(state: State, plain: Tensor, controls: Sequence[Tensor]) -> State:
+    """Past draws and this one: `[n]`, `[n, n]` and `[n]`, the weight of the start, for the controls and a constant.
+
+    Args:
+        state: what the last step returned.
+        plain, controls: gradients of one shape; means are taken over all entries.
+    """
+    stacked = torch.stack([plain, *controls, torch.ones_like(plain)]).detach().reshape(2 + len(controls), -1)
+    products = stacked @ stacked.mT / stacked.shape[1]
+    cross, square = products[1:, 0], products[1:, 1:]
+    if state is None:
+        return cross, square, square.diagonal()  # the start counts as much as the first draw, and is soon forgotten
+    return DECAY * state[0].to(cross) + cross, DECAY * state[1].to(cross) + square, FADING * state[2].to(cross)
+
+
+def solved(square: Tensor, right: Tensor) -> Tensor:
+    """The solution of a few linear equations with a positive matrix, by elimination."""
+    rows = torch.cat([square, right.unsqueeze(-1)], -1)
+    for i in range(len(right)):
+        pivot = rows[i] / rows[i, i]
+        rows = torch.stack([pivot if j == i else rows[j] - rows[j, i] * pivot for j in range(len(right))])
+    return rows[:, -1]
