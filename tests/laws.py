@@ -7,8 +7,9 @@ without arguments that raises `AssertionError` if it is broken.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from varigrad.estimators import (
     Annealed,
     Combination,
     DisARM,
+    DoubleControlVariate,
     Draw,
     Enumerate,
     Estimator,
@@ -38,6 +40,7 @@ from varigrad.estimators import (
     OptimalScore,
     Pathwise,
     Rebar,
+    Rodeo,
     Score,
     SelfCritical,
     StochasticAD,
@@ -93,6 +96,13 @@ def drawn(bound, seed=11):
     return dict(zip(named, grads, strict=True))
 
 
+def network(*sizes):
+    """Layers with seeded parameters and tanh in between."""
+    torch.manual_seed(20261123)
+    layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
+    return torch.nn.Sequential(*[m for layer in layers for m in (layer, torch.nn.Tanh())][:-1]).double()
+
+
 # The registry: every estimator on small programs, side by side and in a loop.
 
 ESTIMATORS = {
@@ -113,9 +123,14 @@ ESTIMATORS = {
     "stochastic ad": StochasticAD(),
     "self critical": SelfCritical(),
     "muprop": MuProp(MovingAverage(0.7)),
+    "double control": DoubleControlVariate(2),
+    "double control with weight": DoubleControlVariate(2, -1.0, train=False),
+    "rodeo": Rodeo(2),
+    "rodeo with weights": Rodeo(2, 0.5, -1.0, 0.7, train=False),
+    "rodeo with a network": Rodeo(2, 0.5, network=network(2, 5, 2), train=False),
 }
 ONE_LANE = ("score", "moving average", "moving average per element", "combination", "optimal score")
-NO_CATEGORIES = ("disarm", "arm", "arms", "muprop")
+NO_CATEGORIES = ("disarm", "arm", "arms", "muprop", *(e for e in ESTIMATORS if e.startswith(("double", "rodeo"))))
 PER_ELEMENT = ("enumerate", "local expectation", "unordered set", "sum and sample", "stochastic ad")
 MANY = {("arm", "plate_under_global"), ("arms", "plate_under_global"), ("arms", "plate_entered_twice")}
 SMALL = (
@@ -148,6 +163,7 @@ for _program in SMALL:
         law(_registered(_name, _program), f"{_name} on {_program}")
 for _program in ("event", "binomial"):
     law(_registered("stochastic ad", _program), f"stochastic ad on {_program}")
+law(_registered("double control with weight", "one_hot"), "double control on one_hot")
 for _program in ("chain", "nested_plates", "sequential_plate"):  # too many outcomes with alternatives
     for _name in ONE_LANE:
         law(_registered(_name, _program), f"{_name} on {_program}")
@@ -251,6 +267,8 @@ def evaluations_are_what_the_docstrings_say():
         (StochasticAD(), coins, 2),
         (MuProp(), coins, 2),
         (Rebar(), coins, 3),
+        (DoubleControlVariate(3), coins, 3),
+        (Rodeo(4), coins, 4),
         (MeasureValued(), dist.Normal(t(0.0), t(1.0)), 4),
         (MeasureValued(), dist.Normal(t(0.0, 0.0), t(1.0)).to_event(1), 7),
         (MeasureValued(), dist.Gamma(t(2.0), t(1.0)), 3),
@@ -329,6 +347,99 @@ def uniform_numbers_are_integrated_over_or_sampled():
         assert (verdict.how, verdict.passed) == (how, passed), verdict
     verdict = check_case(Weighed(smooth), "zero_logits", PROGRAMS["zero_logits"], draws=4_000)
     assert (verdict.how, verdict.passed) == ("sampled", True), verdict  # two numbers have too many nodes
+
+
+def _coins(estimator, target, *start):
+    """The mean of (b - target)^2 over some coins, with nothing else in the bound."""
+    start = t(start)
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(logits=start).to_event(1))
+        vg.factor("f", (z - target).square().mean(-1))
+
+    def guide():
+        vg.sample("z", dist.Bernoulli(logits=vg.param("t", start)).to_event(1), estimator=estimator)
+
+    return seeded(vg.ELBO(weights={"z": 0.0}), model, guide)
+
+
+def _trained(bound, steps):
+    for _ in range(steps):
+        bound()
+    return bound
+
+
+@law
+def no_weight_of_a_double_control_variate_biases():
+    for alpha in (0.0, -1.0, 0.5):
+        for program in ("bernoulli", "one_hot", "masked"):
+            estimator = DoubleControlVariate(2, alpha, train=False)
+            verdict = check_case(estimator, program, PROGRAMS[program])
+            assert verdict.how == "exact" and verdict.passed, verdict
+
+
+@law
+def weights_of_control_variates_are_learnt():
+    """A coin's gradient has no variance left; that of many, a fraction of leave-one-out's, where it is known."""
+    for target, start in ((0.45, 0.0), (0.49, 2.0), (0.49, -2.0)):
+        bound = _trained(_coins(Rodeo(2), target, start), 300)
+        assert float(expected_gradient(bound).variance["t"].sum()) < 1e-12
+    for estimator, limit in ((LeaveOneOut(2), 1.4e-9), (DoubleControlVariate(2), 6e-11), (Rodeo(2), 2e-10)):
+        bound = _trained(_coins(estimator, 0.499, *[0.5] * 200), 100)
+        found = torch.stack([drawn(bound, seed)["t"] for seed in range(200)])
+        assert limit / 2.5 < float(found.var(0).mean()) < limit, (estimator, found.var(0).mean())
+
+
+@law
+def what_was_asked_for_is_what_is_used_first():
+    for made in (DoubleControlVariate(2, -0.3), Rodeo(2, -0.3, 0.2, 0.1)):
+        fixed = replace(made, train=False)
+        one, two = (expected_gradient(_coins(e, 0.45, 0.3, -0.6)).variance["t"] for e in (made, fixed))
+        assert torch.equal(one, two)
+
+
+@law
+def slopes_that_are_not_finite_count_nothing():
+    """A square root at zero."""
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(t(0.3)))
+        vg.factor("f", z.sqrt())
+
+    for estimator in (DoubleControlVariate(2, -1.0, train=False), Rodeo(2, 0.5, -1.0, train=False)):
+
+        def guide(estimator=estimator):
+            vg.sample("z", dist.Bernoulli(logits=logits("t", 0.7)), estimator=estimator)
+
+        hold(model, guide)
+
+
+@law
+def a_network_of_steps_is_trained_to_lower_the_variance():
+    """And nothing else is trained by that, nor the network by anything else."""
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(t(0.5, 0.5)).to_event(1))
+        vg.factor("f", z.sum(-1).exp())
+
+    def bound_of(estimator):
+        def guide():
+            vg.sample("z", dist.Bernoulli(logits=logits("t", 0.3, -0.6)).to_event(1), estimator=estimator)
+
+        return seeded(vg.ELBO(), model, guide)
+
+    net = network(2, 8, 2)
+    plain, trained = _trained(bound_of(Rodeo(2)), 200), bound_of(Rodeo(2, network=net))
+    assert torch.equal(drawn(trained)["t"], drawn(bound_of(Rodeo(2)))["t"]), "its weight starts at nought"
+    assert [n for n, _ in trained.named_parameters() if n != "t"] == [f"baselines.z.{n}" for n in net.state_dict()]
+    adam = torch.optim.Adam(net.parameters(), lr=0.03)
+    for _ in range(200):
+        adam.zero_grad()
+        trained().backward()
+        adam.step()
+    assert largest_difference(expected_gradient(trained).mean, exact_gradient(trained)[1]) < TOLERANCE
+    before, after = (float(expected_gradient(b).variance["t"].sum()) for b in (plain, trained))
+    assert after < 0.85 * before, (before, after)
 
 
 @law
@@ -497,6 +608,8 @@ def a_constant_cancels_in_every_draw():
         SumAndSample(1),
         StochasticAD(),
         SelfCritical(),
+        DoubleControlVariate(2, -1.0, train=False),
+        Rodeo(2, 0.5, -1.0, train=False),
     )
     for estimator, particles in (*((e, 1) for e in alone), (LeaveOneOut(), 3)):
         plain, moved = (_shifted(estimator, shift, particles) for shift in (0.0, 7.0))

@@ -94,6 +94,17 @@ MUTANTS = (
     # Uniform numbers, where outcomes are enumerated.
     M("one node too few", "testing/exact.py", "else degree + 1", "else degree", "uniform numbers"),
     M("quadrature believed over a jump", "testing/conformance.py", "> tolerance / 4", "> 4", "uniform numbers"),
+    # Control variates from slopes of other draws.
+    M("expansion added twice", "estimators/double_control.py", ".mean(0) - moved", ".mean(0) + moved", "double control with weight on bernoulli"),
+    M("expansion of the draw's own slope", "estimators/double_control.py", "linear(others(slope), score, event, cost)", "linear(slope, score, event, cost)", "double control with weight on bernoulli"),
+    M("one-hot expansion as of coins", "estimators/double_control.py", "if one_hot else moved * (1 - mean)", "if False else moved * (1 - mean)", "double control on one_hot"),
+    M("weights that have seen the draw", "estimators/double_control.py", "(alpha,) = coefficients(state, (self.alpha,), plain)", "(alpha,) = coefficients(learnt(state, plain, (control,)), (self.alpha,), plain)", "double control on bernoulli"),
+    M("steps that always turn over", "estimators/rodeo.py", "linear(self.score.abs(), there", "linear(torch.ones_like(self.score), there", "rodeo with weights on bernoulli"),
+    M("steps that leave the score as it is", "estimators/rodeo.py", "- there * self.score / count", "- 0 * there * self.score / count", "rodeo with weights on bernoulli"),
+    M("network of all draws, its own included", "estimators/rodeo.py", "other = (1 - torch.eye(k, dtype=value.dtype, device=value.device)) / (k - 1)", "other = torch.ones(k, k, dtype=value.dtype) / k", "rodeo with a network on bernoulli"),
+    M("weights without a constant", "estimators/coefficients.py", "torch.ones_like(plain)", "torch.zeros_like(plain)", "weights of control variates"),
+    M("weights forgotten", "estimators/coefficients.py", "DECAY * state[1].to(cross) + square", "square", "weights of control variates"),
+    M("slopes that know of other draws, in a network", "objectives/slope.py", "if choices[site].estimator.apart:", "if False:", "rodeo with a network on"),
     # Local expectations.
     M("local expectation of one coordinate at all", "estimators/coordinates.py", "torch.where(chosen, others, value[0])", "torch.where(chosen | True, others, value[0])", "local expectations of an event"),
     M("local expectation without the draw", "estimators/local.py", "(log_q.exp() * relative).sum((0, -1))", "(log_q.exp() * (costs - costs.mean(0)))[1:].sum((0, -1))", "local expectation on bernoulli"),

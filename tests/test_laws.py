@@ -10,6 +10,7 @@ from varigrad.estimators import (
     Annealed,
     Combination,
     DisARM,
+    DoubleControlVariate,
     Enumerate,
     GappedStraightThrough,
     GumbelRao,
@@ -22,6 +23,7 @@ from varigrad.estimators import (
     OptimalScore,
     Pathwise,
     Rebar,
+    Rodeo,
     Score,
     SelfCritical,
     StochasticAD,
@@ -55,6 +57,10 @@ ESTIMATORS = {
     "muprop_with_average": MuProp(MovingAverage(0.7)),
     "rebar": Rebar(),
     "rebar_fixed": Rebar(eta=0.7, temperature=0.3, train=False, baseline=MovingAverage(0.7)),
+    "double_control": DoubleControlVariate(2),
+    "double_control_fixed": DoubleControlVariate(2, alpha=0.5, train=False),
+    "rodeo": Rodeo(2),
+    "rodeo_fixed": Rodeo(2, alpha=0.5, beta=-1.0, gamma=0.7, train=False),
     "pathwise": Pathwise(),
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
 }
@@ -70,7 +76,7 @@ BIASED = {
 SERVES = {
     "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 17,
     "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "stochastic_ad": 19, "self_critical": 25,
-    "pathwise": 8, "optimal_score": 29,
+    "pathwise": 8, "optimal_score": 29, "double_control": 15, "rodeo": 14,
 }  # fmt: skip
 ONE_LANE = {
     "score", "moving_average", "moving_average_per_element", "combination", "optimal_score", "pathwise",

@@ -1,7 +1,7 @@
 r"""Coefficients of control variates, by least squares from past draws.
 
-An estimate :math:`g_0 + \sum_i a_i g_i`, where the :math:`g_i` have mean zero, has the least variance at the solution of
-:math:`\sum_j E[g_i g_j]\, a_j = -E[g_i g_0]`. There is no learning rate, and because only past draws go in, the
+An estimate :math:`g_0 + \sum_i a_i g_i`, where the :math:`g_i` have mean zero, has the least variance at the solution
+of :math:`\sum_j E[g_i g_j]\, a_j = -E[g_i g_0]`. There is no learning rate, and because only past draws go in, the
 estimate's mean stays what it is. Beside the control variates there is a constant in the regression: without it they
 would be made to fit the gradient itself, as far as their own means over a finite number of draws are not zero.
 """
@@ -18,7 +18,7 @@ from varigrad.estimators.base import State
 DECAY = 0.99
 """Of the sums over past draws: what is known is worth at most a hundred of them."""
 
-FADING = 0.9
+FADING = 0.8
 """Of what was believed before the first draw."""
 
 

@@ -102,12 +102,14 @@ class Rodeo(Estimator):
         if self.network is not None:
             control = self._of_network(steps, slope, scale)
             start, controls = [*start, 0.0 if self.train else 1.0], [*controls, control.detach()]
-            scale = _following(scale, cost)
         weights = coefficients(learning, start, plain)
         field = plain + sum(w * c for w, c in zip(weights, controls, strict=True))
         if self.network is not None:
-            # Trained as if it had weight 1, so that what it learns does not depend on what it was worth before.
+            # Trained as if it had weight 1, so that what it learns does not depend on what it was worth before; in
+            # units of the costs, so that one learning rate does for costs of any size.
             loss = (field - weights[-1] * controls[-1] + control).square().mean()
+            loss = loss if scale is None else loss / scale[1].to(loss)
+            scale = _following(scale, cost)
         if self.train:
             learning = learnt(learning, plain, controls)
         return Surrogate(sum_event(field * logits, event), (learning, scale), loss)

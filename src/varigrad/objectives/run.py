@@ -11,7 +11,6 @@ from torch import Tensor
 from varigrad.distributions.source import Source
 from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
-from varigrad.estimators.baselines import Baseline
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import (
     Factor,
@@ -274,10 +273,8 @@ class _Guide(_Program):
         assert isinstance(plain, Sample)
         choice = choose(plain, settings.patterns, settings.kinked, settings.decided)
         estimator = choice.estimator
-        baseline = getattr(estimator, "baseline", None)
-        if isinstance(baseline, Baseline):
-            for part, module in baseline.modules().items():
-                settings.owner.adopt_baseline(name, part, module)
+        for part, module in estimator.parameters_of_baselines().items():
+            settings.owner.adopt_baseline(name, part, module)
         draw = self._draw(plain, estimator)
         if estimator.differentiates and not draw.value.requires_grad:
             draw = evolve(draw, value=draw.value.detach().requires_grad_())
