@@ -5,13 +5,15 @@ import torch
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.errors import SiteError
+from varigrad.errors import BaselineError, SiteError
 from varigrad.estimators import (
     ARM,
     ARMS,
+    DoubleControlVariate,
     LocalExpectation,
     MeasureValued,
     OptimalScore,
+    Rodeo,
     SelfCritical,
     StochasticAD,
     SumAndSample,
@@ -30,6 +32,9 @@ CASES = [
     (MeasureValued(), dist.Beta(2.0, 2.0), "no measure-valued derivative of Beta", "LeaveOneOut"),
     (StochasticAD(), dist.Normal(0.0, 1.0), "no coupling of Normal", "LeaveOneOut"),
     (OptimalScore(), dist.StudentT(3.0), "free parameters of StudentT are not listed", "MovingAverage"),
+    (DoubleControlVariate(2), dist.Categorical(three), "values between the categories", "one_hot @ table"),
+    (Rodeo(2), dist.OneHotCategorical(three), "turns coins over", "DoubleControlVariate(2)"),
+    (Rodeo(2), dist.Normal(0.0, 1.0), "for Bernoulli", "LeaveOneOut(4)"),
     (SelfCritical(), dist.Beta(0.5, 0.5), "mode of positive density", "LeaveOneOut"),
 ]
 
@@ -80,3 +85,20 @@ def test_joint_costs(estimator):
 def test_counts(make):
     with pytest.raises(SiteError, match=r"must be a whole number .*Try: "):
         make()
+
+
+@pytest.mark.parametrize("estimator", [DoubleControlVariate, Rodeo])
+@pytest.mark.parametrize("k", [1, True, 2.0])
+def test_too_few_draws(estimator, k):
+    with pytest.raises(SiteError, match="whole number of at least 2"):
+        estimator(k)
+
+
+def test_a_network_of_the_wrong_shape():
+    def program(estimator=None):
+        vg.sample("z", dist.Bernoulli(logits=vg.param("t", torch.zeros(()))), estimator=estimator)
+
+    rodeo = Rodeo(2, network=torch.nn.Linear(2, 1))
+    bound = vg.ELBO()(program, lambda: program(rodeo))
+    with pytest.raises(BaselineError, match="two functions of two numbers"):
+        bound()
