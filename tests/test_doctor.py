@@ -235,6 +235,37 @@ def test_advice_follows_from_the_measurements():
     assert advise("z", [measured("O", 0.0, 0.0), measured("P", 0.0, 0.0)], 20).estimator is None
 
 
+def test_advice_has_a_word_about_the_sites_own_parameters():
+    def both(name, variance, own):
+        return Measured("z", name, "unbiased", "", 1, 100.0, 1.0, variance, 0.05 * variance, (), own, 0.05 * own)
+
+    a, b, c = both("A", 100.0, 1.0), both("B", 101.0, 3.0), both("C", 500.0, 0.1)
+    undecided = advise("z", [a, b], 20)
+    assert undecided.estimator is None and undecided.least == "A"
+    assert "At the sites' own parameters alone, A needs 3 times less variance x time than B" in undecided.text
+    decided = advise("z", [a, c], 20)
+    assert decided.estimator == "A" and "alone, C needs 10 times less variance x time than A" in decided.text
+    assert "alone" not in advise("z", [a, both("D", 300.0, 3.0)], 20).text  # both ways A
+    assert "alone" not in advise("z", [both("A", 1.0, 1.0), both("B", 1.01, 1.01)], 20).text
+
+
+def test_what_belongs_to_the_sites_is_summed_by_itself():
+    def two(x):
+        shift = vg.sample("shift", dist.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0))
+        with vg.plate("coins", len(x)):
+            z = vg.sample("z", dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64)))
+            vg.sample("x", dist.Normal(shift + z, 0.5), obs=x)
+
+    def two_guide(x):
+        vg.sample("shift", dist.Normal(vg.param("loc", torch.tensor(0.0, dtype=torch.float64)), 1.0))
+        guide(x)
+
+    found = vg.compare(two, two_guide, READINGS, {"z": [Score(), LeaveOneOut(2)]}, budget=40)
+    for m in found.measured:
+        rows = {r.parameter: r for r in m.rows}
+        assert m.own_variance == rows["logits"].variance < m.variance and m.own_error == rows["logits"].variance_error
+
+
 def test_reports_in_every_form():
     found = vg.compare(model, guide, READINGS, {"z": [LeaveOneOut(2), LeaveOneOut(2), DisARM()]}, budget=20)
     text, html, whole = str(found), found._repr_html_(), found.to_dict()
@@ -242,6 +273,11 @@ def test_reports_in_every_form():
     assert html.count("<tr>") == 2 + 2 * 3 and "variance x s" in html
     assert json.loads(json.dumps(whole))["measured"][0]["rows"][0]["parameter"] == "logits"
     assert len(found.plot().axes) == 2
+    json.dumps(whole, allow_nan=False)
+    assert whole["recommended"] is None and whole["measured"][0]["work"] > 0
+    refused = vg.compare(model, guide, READINGS, {"z": [Pathwise(), DisARM()]}, budget=8).to_dict()
+    assert refused["measured"][0]["variance"] is None and "null" in json.dumps(refused, allow_nan=False)
+    assert refused["recommended"] == "DisARM()"
     with pytest.raises(VarigradError, match="no estimator is called 'DisARM'"):
         found["DisARM"]
 

@@ -90,8 +90,9 @@ def compare(
         blocks = max(2, min(BLOCKS, budget // 10))
         sizes = [budget // blocks + (b < budget % blocks) for b in range(blocks)]
         serving = [p for p in probes if p.bound is not None]
-        for size in sizes:
-            for probe in serving:
+        for i, size in enumerate(sizes):
+            turn = i % max(1, len(serving))  # nobody always comes after the same one
+            for probe in (*serving[turn:], *serving[:turn]):
                 probe.draw(size, args)
         tests = max(1, len(serving)) * len(reference.mean)
         again = _Again(at, reference, config, args, tuple(globs), budget, seed, tests)
@@ -235,6 +236,10 @@ class _Probe:
         seconds = torch.tensor(self.times, dtype=torch.float64)
         low, middle, high = seconds.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
         blocks = torch.stack(self.variances)
+        rows = self._rows(bound, z, reference, blocks, owners)
+        several = by_name(bound, blocks)
+        mine_alone = [r.parameter for r in rows if r.site and fnmatchcase(r.site, self.glob)]
+        own = [several[name].reshape(len(blocks), -1) for name in mine_alone]
         return Measured(
             self.glob,
             self.name,
@@ -246,7 +251,9 @@ class _Probe:
             1.25 * (high - low) / 1.35 / len(seconds) ** 0.5,
             float(self.running.variance.sum()),
             _error(blocks),
-            tuple(self._rows(bound, z, reference, blocks, owners)),
+            tuple(rows),
+            sum(r.variance for r in rows if r.parameter in mine_alone) if own else float("nan"),
+            _error(torch.cat(own, -1)) if own else float("nan"),
         )
 
     def _rows(

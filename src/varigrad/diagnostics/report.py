@@ -47,6 +47,7 @@ class Measured:
         evaluations: of the model, a step: lanes times particles.
         microseconds, microseconds_error: for one gradient, median over blocks, and its standard error.
         variance, variance_error: summed over all parameters, and its standard error.
+        own_variance, own_error: the same of the parameters that belong to these sites alone; NaN if there are none.
     """
 
     sites: str
@@ -59,6 +60,8 @@ class Measured:
     variance: float = math.nan
     variance_error: float = math.nan
     rows: tuple[Row, ...] = ()
+    own_variance: float = math.nan
+    own_error: float = math.nan
 
     @property
     def work(self) -> float:
@@ -106,8 +109,11 @@ class Comparison:
         return html(self._tables(), self._notes())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, strings, lists and dictionaries."""
-        return asdict(self)
+        """Everything as plain numbers, strings, lists and dictionaries; None for what is not a finite number."""
+        whole = asdict(self)
+        for found, m in zip(whole["measured"], self.measured, strict=True):
+            found["work"] = m.work
+        return _plain({**whole, "recommended": self.recommended})
 
     def plot(self) -> Figure:
         """Variance as bars, and against the cost of a gradient. Needs matplotlib (`pip install 'varigrad[plots]'`)."""
@@ -119,14 +125,24 @@ class Comparison:
             [m.variance for m in shown],
             [m.variance_error for m in shown],
             [m.microseconds for m in shown],
+            [m.microseconds_error for m in shown],
         )
 
     def _tables(self) -> Iterable[tuple[Sequence[str], list[tuple[str, ...]]]]:
-        header = ("sites", "estimator", "verdict", "evaluations", "us", "variance", "variance x s")
+        header = (
+            "sites",
+            "estimator",
+            "verdict",
+            "evaluations",
+            "us",
+            "variance",
+            "own parameters",
+            "variance x s",
+        )
         yield (
             header,
             [
-                (m.sites, m.estimator, m.verdict, *("-",) * 4)
+                (m.sites, m.estimator, m.verdict, *("-",) * 5)
                 if not m.measured
                 else (
                     m.sites,
@@ -135,6 +151,7 @@ class Comparison:
                     str(m.evaluations),
                     f"{m.microseconds:.0f}",
                     f"{m.variance:.3g} ± {m.variance_error:.1g}",
+                    "-" if math.isnan(m.own_variance) else f"{m.own_variance:.3g} ± {m.own_error:.1g}",
                     f"{m.work:.2g}",
                 )
                 for m in self.measured
@@ -160,3 +177,12 @@ class Comparison:
         why = [f"{m.estimator}: {m.because}" for m in self.measured if m.because]
         about = f"{self.budget} gradients each; biases are relative to: {self.reference}"
         return [about, *why, *(f"{a.sites}: {a.text}" for a in self.advice)]
+
+
+def _plain(tree: Any) -> Any:
+    """The same with lists for tuples, and None for numbers that JSON does not have."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -53,9 +53,18 @@ def curves(
 
 
 def noise_and_cost(
-    labels: Sequence[str], variances: Sequence[float], errors: Sequence[float], microseconds: Sequence[float]
+    labels: Sequence[str],
+    variances: Sequence[float],
+    errors: Sequence[float],
+    microseconds: Sequence[float],
+    slack: Sequence[float],
 ) -> Figure:
-    """Gradient estimators: their variances as bars with standard errors, and the variance against the cost."""
+    """Gradient estimators: their variances as bars with standard errors, and against the cost; on the dashed line,
+    variance x time is that of the best.
+
+    Args:
+        slack: standard errors of the microseconds.
+    """
     figure, bars = _figure(1, 2)
     places = range(len(labels))
     plane = figure.add_subplot(1, 2, 2)
@@ -69,9 +78,14 @@ def noise_and_cost(
         if all(v > 0 for v in variances):
             along("log")
         axes.tick_params(labelsize=8)
-    for x, y, error, colour, label in zip(microseconds, variances, errors, colours, labels, strict=True):
-        plane.errorbar([x], [y], yerr=[error], fmt="o", color=colour)
+    for x, y, error, wide, colour, label in zip(microseconds, variances, errors, slack, colours, labels, strict=True):
+        plane.errorbar([x], [y], xerr=[wide], yerr=[error], fmt="o", color=colour)
         plane.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    if microseconds and all(v > 0 for v in variances):
+        least = min(v * us for v, us in zip(variances, microseconds, strict=True))
+        low, high = min(microseconds) / 2, 1.5 * max(microseconds)
+        costs = [low * (high / low) ** (i / 20) for i in range(21)]
+        plane.plot(costs, [least / c for c in costs], color="0.8", linestyle="--", zorder=0)
     bars.set(xlabel="variance of the gradient, all parameters")
     plane.set(xlabel="microseconds a gradient", ylabel="variance")
     return figure
