@@ -24,7 +24,7 @@ from varigrad.distributions import samplers
 from varigrad.distributions.source import TAKES_GENERATOR, Source
 
 Kind = tuple[Any, ...]
-"""`("normal", dtype)`, `("uniform", dtype)` or `("subset", size, count)`."""
+"""`("normal", dtype)`, `("uniform", dtype)`, `("subset", size, count)` or `("quasi", points, dims, dtype, normal)`."""
 
 Rows = Mapping[Kind, Tensor]
 
@@ -36,7 +36,40 @@ OURS = "a function of the rows"
 _GLOBAL = threading.RLock()
 
 
-class Noise(Source):
+class Arithmetic(Source):
+    """A source all of whose draws are arithmetic on normal and uniform numbers; whence these come, a leaf says."""
+
+    def draw(
+        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+    ) -> Tensor:
+        if isinstance(distribution, td.VonMises):
+            shape = (3, samplers.VON_MISES_ROUNDS, *distribution.batch_shape)
+            with torch.no_grad():
+                loc, kappa = distribution.loc, distribution.concentration
+                return samplers.von_mises(loc, kappa, self.uniform(shape, loc))
+        return super().draw(distribution, reparameterised=reparameterised, rows=rows)
+
+    def dirichlet(self, concentration: Tensor) -> Tensor:
+        # Strictly inside the simplex, as torch's: at its border the density is infinite or nought.
+        limits = torch.finfo(concentration.dtype)
+        return self.log_gamma(concentration).softmax(-1).clamp(limits.tiny, 1 - limits.eps / 2)
+
+    def log_gamma(self, concentration: Tensor) -> Tensor:
+        """Logarithm of a standard Gamma draw, without gradient."""
+        alpha, rounds = concentration.detach(), samplers.GAMMA_ROUNDS
+        normal = self.normal((rounds, *alpha.shape), alpha)
+        return samplers.log_gamma(alpha, normal, self.uniform((rounds + 1, *alpha.shape), alpha))
+
+    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """A draw by a function of torch that has no such form, from a generator of torch's."""
+        raise NotImplementedError(f"torch.{function.__name__} has no functional form")
+
+    def _call(self, draw: Any) -> Tensor:
+        with _Functional(self):
+            return draw()
+
+
+class Noise(Arithmetic):
     """A source whose draws are functions of rows of numbers.
 
     Args:
@@ -110,39 +143,22 @@ class Noise(Source):
                 self.generator.set_state(own.get_state())
                 own.set_state(before)
 
-    def draw(
-        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
-    ) -> Tensor:
-        if isinstance(distribution, td.VonMises):
-            shape = (3, samplers.VON_MISES_ROUNDS, *distribution.batch_shape)
-            with torch.no_grad():
-                loc, kappa = distribution.loc, distribution.concentration
-                return samplers.von_mises(loc, kappa, self.uniform(shape, loc))
-        return super().draw(distribution, reparameterised=reparameterised, rows=rows)
-
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
         return self._take(("uniform", like.dtype), shape, like)
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
         return self._take(("normal", like.dtype), shape, like)
 
-    def dirichlet(self, concentration: Tensor) -> Tensor:
-        # Strictly inside the simplex, as torch's: at its border the density is infinite or nought.
-        limits = torch.finfo(concentration.dtype)
-        return self.log_gamma(concentration).softmax(-1).clamp(limits.tiny, 1 - limits.eps / 2)
+    def quasi(self, points: int, dims: int, like: Tensor, normal: bool) -> Tensor:
+        return self._take(("quasi", points, dims, like.dtype, normal), (points, dims), like)
 
-    def log_gamma(self, concentration: Tensor) -> Tensor:
-        """Logarithm of a standard Gamma draw, without gradient."""
-        alpha, rounds = concentration.detach(), samplers.GAMMA_ROUNDS
-        normal = self.normal((rounds, *alpha.shape), alpha)
-        return samplers.log_gamma(alpha, normal, self.uniform((rounds + 1, *alpha.shape), alpha))
+    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        self.drawn[self.site] = f"torch.{function.__name__}"
+        with self.lent():
+            return function(*args, **kwargs)
 
     def subset(self, size: int, count: int) -> Tensor:
         return self._take(("subset", size, count), (count,), torch.empty(0, dtype=torch.int64))
-
-    def _call(self, draw: Any) -> Tensor:
-        with _Functional(self):
-            return draw()
 
     def _take(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
         if kind[0] != "subset":  # a plate's
@@ -175,9 +191,14 @@ class Noise(Source):
             return torch.randn(shape, generator=generator, dtype=kind[1])
         if kind[0] == "uniform":
             return torch.rand(shape, generator=generator, dtype=kind[1])
-        _, size, count = kind
         plain = Source(generator)
-        rows = [plain.subset(size, count) for _ in range(shape[0] * shape[1] // count)]
+        if kind[0] == "quasi":
+            _, points, dims, dtype, normal = kind
+            like = torch.empty(0, dtype=dtype)
+            rows = [plain.quasi(points, dims, like, normal) for _ in range(shape[0] * shape[1] // (points * dims))]
+        else:
+            _, size, count = kind
+            rows = [plain.subset(size, count) for _ in range(shape[0] * shape[1] // count)]
         return torch.stack(rows).reshape(shape)
 
     def _stream(self, kind: Kind) -> torch.Generator:
@@ -192,7 +213,7 @@ class Noise(Source):
 class _Functional(TorchFunctionMode):
     """Inside a family's own `sample`: random functions of torch become functions of the source's numbers."""
 
-    def __init__(self, source: Noise) -> None:
+    def __init__(self, source: Arithmetic) -> None:
         super().__init__()
         self.source = source
 
@@ -202,9 +223,7 @@ class _Functional(TorchFunctionMode):
         if known is not None:
             return known(self.source, *args, **kwargs)
         if func in TAKES_GENERATOR:
-            self.source.drawn[self.source.site] = f"torch.{func.__name__}"
-            with self.source.lent():
-                return func(*args, **kwargs)
+            return self.source.by_torch(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -216,15 +235,15 @@ def _like(dtype: torch.dtype | None, device: Any) -> Tensor:
     return torch.empty(0, dtype=dtype or torch.get_default_dtype(), device=device)
 
 
-def _rand(source: Noise, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+def _rand(source: Arithmetic, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
     return source.uniform(_size(size), _like(dtype, device))
 
 
-def _randn(source: Noise, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+def _randn(source: Arithmetic, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
     return source.normal(_size(size), _like(dtype, device))
 
 
-def _normal(source: Noise, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Tensor:
+def _normal(source: Arithmetic, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Tensor:
     like = next((x for x in (mean, std) if isinstance(x, Tensor)), torch.empty(0))
     shape = tuple(size) if size is not None else torch.broadcast_shapes(*[getattr(x, "shape", ()) for x in (mean, std)])
     return mean + std * source.normal(shape, like)
@@ -233,7 +252,7 @@ def _normal(source: Noise, mean: Any, std: Any = 1.0, size: Any = None, **_: Any
 def _filled(by: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """An in-place draw: the numbers that `by` makes of uniform ones."""
 
-    def fill(source: Noise, target: Tensor, *args: Any, generator: Any = None, **kwargs: Any) -> Tensor:
+    def fill(source: Arithmetic, target: Tensor, *args: Any, generator: Any = None, **kwargs: Any) -> Tensor:
         return target.copy_(by(source.uniform(target.shape, target), *args, **kwargs))
 
     return fill
@@ -249,17 +268,17 @@ def _exponential(u: Tensor, rate: float = 1.0) -> Tensor:
     return -torch.log1p(-u.clamp_min(torch.finfo(u.dtype).eps / 4)) / rate
 
 
-def _bernoulli(source: Noise, probs: Tensor, **_: Any) -> Tensor:
+def _bernoulli(source: Arithmetic, probs: Tensor, **_: Any) -> Tensor:
     return source.bernoulli(probs)
 
 
-def _multinomial(source: Noise, probs: Tensor, count: int, replacement: bool = False, **_: Any) -> Tensor:
+def _multinomial(source: Arithmetic, probs: Tensor, count: int, replacement: bool = False, **_: Any) -> Tensor:
     if not replacement and count > 1:
         raise NotImplementedError("multinomial without replacement")
     return source.index(probs.unsqueeze(-2).expand(*probs.shape[:-1], count, probs.shape[-1]))
 
 
-def _standard_gamma(source: Noise, concentration: Tensor, **_: Any) -> Tensor:
+def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: Any) -> Tensor:
     with torch.no_grad():
         value = source.log_gamma(concentration).exp().clamp_min(torch.finfo(concentration.dtype).tiny)
     if not (torch.is_grad_enabled() and concentration.requires_grad):
@@ -269,11 +288,11 @@ def _standard_gamma(source: Noise, concentration: Tensor, **_: Any) -> Tensor:
     return value + slope * (concentration - concentration.detach())
 
 
-def _dirichlet(source: Noise, concentration: Tensor, **_: Any) -> Tensor:
+def _dirichlet(source: Arithmetic, concentration: Tensor, **_: Any) -> Tensor:
     return source.dirichlet(concentration)
 
 
-def _one_hot(source: Noise, index: Tensor, num_classes: int = -1) -> Tensor:
+def _one_hot(source: Arithmetic, index: Tensor, num_classes: int = -1) -> Tensor:
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(torch.int64)
 
 

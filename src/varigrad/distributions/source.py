@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.overrides import TorchFunctionMode
+from torch.quasirandom import SobolEngine
 
 from varigrad.distributions import families
 
@@ -84,6 +85,16 @@ class Source:
         """Standard normal numbers, of the given shape, in the dtype and on the device of `like`."""
         return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
+    def quasi(self, points: int, dims: int, like: Tensor, normal: bool) -> Tensor:
+        """Scrambled Sobol points, `[points, dims]`, in the dtype and on the device of `like`.
+
+        Each by itself is uniform in the unit cube (or standard normal), and together they lie more evenly than
+        independent ones. They are scrambled anew each time. Groups of 21201 dimensions are independent of each other.
+        """
+        numbers = torch.cat([_sobol(points, part, self.generator) for part in _parts(dims, SobolEngine.MAXDIM)], -1)
+        numbers = torch.special.ndtri(numbers) if normal else numbers
+        return numbers.to(like)
+
     def dirichlet(self, concentration: Tensor) -> Tensor:
         """A draw that carries no gradient, `[*batch, categories]`."""
         return torch._sample_dirichlet(concentration, generator=self.generator)
@@ -121,6 +132,24 @@ class Source:
             return draw()
         with _Generator(self.generator):
             return draw()
+
+
+def _sobol(points: int, dims: int, generator: torch.Generator | None) -> Tensor:
+    """Uniform in (0, 1), `[points, dims]`, in double precision."""
+    seed = int(torch.randint(2**62, (), generator=generator).item())
+    engine = SobolEngine(dims, scramble=True, seed=seed)
+    step = 2.0**-SobolEngine.MAXBIT
+    # torch gives the first point in single precision; it is the engine's state.
+    first = engine.quasi.double() * step
+    grid = torch.cat([first.unsqueeze(0), engine.draw(points, dtype=torch.float64)[1:]])
+    # A point of the grid stands for its cell.
+    inside = torch.rand(grid.shape, generator=generator, dtype=torch.float64)
+    return (grid + step * inside).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _parts(total: int, most: int) -> list[int]:
+    """`total` as a sum of numbers up to `most`."""
+    return [min(most, total - start) for start in range(0, total, most)]
 
 
 def _normal(source: Source, d: Any) -> Tensor:

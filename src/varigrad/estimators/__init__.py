@@ -1,5 +1,8 @@
 """Gradient estimators, one family a file, and the baselines that go with them."""
 
+from varigrad.distributions.couplings import Antithetic as Antithetic
+from varigrad.distributions.couplings import Coupling as Coupling
+from varigrad.distributions.couplings import Sobol as Sobol
 from varigrad.estimators.base import Draw as Draw
 from varigrad.estimators.base import Estimator as Estimator
 from varigrad.estimators.base import Lanes as Lanes

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.couplings import Coupling
 from varigrad.distributions.source import Source
 from varigrad.language.messages import Plate
 
@@ -126,6 +127,8 @@ class Estimator(ABC):
     across_particles: bool = False
     """Whether `surrogate` looks at all particles at once, along the dimension `draw.particles`, and sums over them."""
     sticking_the_landing: bool = False
+    coupling: Coupling | None = None
+    """How the draws of the particles belong together; None: they are independent."""
 
     @abstractmethod
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:

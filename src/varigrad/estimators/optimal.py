@@ -80,7 +80,7 @@ class OptimalScore(Estimator):
             part = weight * torch.where(score != 0, parameter, 0.0)
             parts.append(part.sum(list(range(-dims, 0))) if dims else part)
             following.append(torch.lerp(average, fresh, 1 - self.decay))
-        return Surrogate(sum(parts[1:], parts[0]), (guess.state, tuple(following)), guess.regression)
+        return Surrogate(sum(parts[1:], parts[0]), (guess.state, tuple(following)), guess.regression, guess.value)
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
         return self.baseline.modules()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.couplings import Coupling
 from varigrad.distributions.parts import is_known
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
@@ -26,6 +27,7 @@ class Pathwise(Estimator):
         sticking_the_landing: evaluate log q at parameters held constant, which drops a term of mean zero; its
             variance is then zero where the guide equals the posterior.
         baseline: for the score part of rejection-sampled families only.
+        coupling: `Antithetic()` or `Sobol()` draws for the particles of the objective, at least 2 side by side.
 
     References:
         Kingma, Welling (2014), Auto-encoding variational Bayes.
@@ -35,6 +37,7 @@ class Pathwise(Estimator):
 
     sticking_the_landing: bool = False
     baseline: Baseline = field(default_factory=NoBaseline)
+    coupling: Coupling | None = None
 
     needs_cost = False
     pathwise = True
@@ -46,6 +49,12 @@ class Pathwise(Estimator):
             return (
                 f"sticking the landing has to hold the parameters of {type(distribution).__name__} constant, "
                 "and cannot see them",
+                "Pathwise()",
+            )
+        if self.coupling is not None and (is_partial(distribution) or not is_known(distribution)):
+            return (
+                f"{type(self.coupling).__name__} couples random numbers, and how {type(distribution).__name__} makes "
+                "its draws of them is not known, or takes as many attempts as it happens to take",
                 "Pathwise()",
             )
         return None

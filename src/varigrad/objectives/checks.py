@@ -102,12 +102,24 @@ def check_minibatches(run: Pass) -> None:
 
 
 def check_particles(run: Pass, particles: int) -> None:
-    """An estimator whose draws are the particles has at least two.
+    """An estimator whose draws are the particles, or are coupled across them, has as many as it needs.
 
     Raises:
-        SiteError: there is one.
+        SiteError: it has not.
     """
     for name, choice in run.choices.items():
+        coupling = choice.estimator.coupling
+        if coupling is not None:
+            one = "there is one particle, and nothing to couple it with", "ELBO(particles=2)"
+            refusal = one if particles < 2 else coupling.refusal(particles)
+            if refusal is not None:
+                because, try_ = refusal
+                raise SiteError(
+                    f"{type(coupling).__name__} cannot couple the particles' draws",
+                    site=name,
+                    because=because,
+                    try_=try_,
+                )
         if choice.estimator.across_particles and particles < 2:
             raise SiteError(
                 f"{type(choice.estimator).__name__}() has no other particles to leave in",

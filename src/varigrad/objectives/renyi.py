@@ -203,6 +203,11 @@ def _refusal(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:
             "all particles share one cost here, so the others' costs are no baseline",
             "Score(), with Renyi(leave_one_out=True), which subtracts the bound of the others",
         )
+    if estimator.coupling is not None:
+        return (
+            "the bound is the mean of a logarithm over independent particles, and coupled ones have another mean",
+            "Pathwise()",
+        )
     if estimator.sticking_the_landing:
         return "under the weights, the score of the guide has no mean of nought", "Pathwise()"
     return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.source import Source
 from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
@@ -311,17 +312,33 @@ class _Guide(_Program):
             if len(lanes.own) != estimator.alternatives(distribution):
                 raise LayoutChanged(message.name)
             if lanes.own or len(distribution.batch_shape) > settings.layout.dims:
-                return estimator.draw(lanes.expand(distribution), lanes, settings.source, state)
+                wide = lanes.expand(distribution)
+                return estimator.draw(wide, lanes, self._source(estimator, wide), state)
         elif estimator.alternatives(distribution):
             raise LayoutChanged(message.name)
-        return estimator.draw(distribution, None, settings.source, state)
+        return estimator.draw(distribution, None, self._source(estimator, distribution), state)
+
+    def _source(self, estimator: Estimator, distribution: Any) -> Source:
+        """Where a draw's numbers come from: coupled across particles, where the estimator asks for it."""
+        settings = self.settings
+        if estimator.coupling is None:
+            return settings.source
+        if settings.layout.particles == 1:
+            raise SiteError(
+                f"{type(estimator.coupling).__name__} cannot couple the particles' draws",
+                site=settings.source.site,
+                because="the particles run one by one",
+                try_="plan(), which says why, and a program that can run side by side; or Pathwise()",
+            )
+        batch = distribution.batch_shape
+        return Coupled(settings.source, estimator.coupling, batch, len(batch) - settings.layout.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: Any, estimator: Estimator) -> Draw:
         """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
         if count == 1:
-            return estimator.draw(distribution, None, self.settings.source, state)
+            return estimator.draw(distribution, None, self._source(estimator, distribution), state)
         if self.forced:
             return Draw(distribution, self.settings.source.draw(distribution))
         lanes = Lanes(count, self.settings.layout.dims, tuple(range(1, count)), tuple(range(count)))

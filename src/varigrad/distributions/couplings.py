@@ -1,0 +1,119 @@
+"""Random numbers of several particles that belong together: more even than independent ones, each by itself the same.
+
+A particle's own numbers are distributed as if it were alone, so a mean over particles keeps its expectation, and loses
+variance where what one particle misses another one has.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.noise import Arithmetic
+from varigrad.distributions.source import Source
+from varigrad.errors import SiteError
+
+
+class Coupling(ABC):
+    """How the numbers of the particles belong together."""
+
+    @abstractmethod
+    def refusal(self, particles: int) -> tuple[str, str] | None:
+        """Why it cannot couple so many particles, at least 2, and what to try instead; None if it can."""
+
+    @abstractmethod
+    def numbers(self, source: Source, particles: int, count: int, like: Tensor, normal: bool) -> Tensor:
+        """`[particles, count]`, standard normal or uniform in [0, 1); a row by itself has independent entries."""
+
+
+@dataclass(frozen=True)
+class Antithetic(Coupling):
+    """Half of the particles, and their mirror images: x and -x, u and 1 - u.
+
+    Odd parts of a cost cancel. Of an even one every value comes twice, which doubles the variance.
+
+    References:
+        Hammersley, Morton (1956), A new Monte Carlo technique: antithetic variates.
+    """
+
+    def refusal(self, particles: int) -> tuple[str, str] | None:
+        if particles % 2:
+            return f"{particles} is odd, so that one particle has no mirror image", f"ELBO(particles={particles + 1})"
+        return None
+
+    def numbers(self, source: Source, particles: int, count: int, like: Tensor, normal: bool) -> Tensor:
+        shape = (particles // 2, count)
+        half = source.normal(shape, like) if normal else source.uniform(shape, like)
+        # Uniform numbers lie on a grid in [0, 1) that is even about this: 1 - u would lie in (0, 1].
+        middle = 0.0 if normal else 1 - torch.finfo(half.dtype).eps / 2
+        return torch.cat([half, middle - half])
+
+
+@dataclass(frozen=True)
+class Sobol(Coupling):
+    """Points of a Sobol sequence, scrambled anew at each step: quasi-Monte Carlo whose mean is right.
+
+    As many particles as a power of two are best. Each site has a sequence of its own, independent of the others'. For
+    smooth costs in few dimensions the error of the mean falls almost like 1 / particles.
+
+    References:
+        Owen (1995), Randomly permuted (t,m,s)-nets and (t,s)-sequences.
+        Matoušek (1998), On the L2-discrepancy for anchored boxes.
+        Buchholz, Wenzel, Mandt (2018), Quasi-Monte Carlo variational inference.
+    """
+
+    def refusal(self, particles: int) -> tuple[str, str] | None:
+        return None
+
+    def numbers(self, source: Source, particles: int, count: int, like: Tensor, normal: bool) -> Tensor:
+        return source.quasi(particles, count, like, normal)
+
+
+class Coupled(Arithmetic):
+    """Draws of one site for all particles at once, as functions of numbers that are coupled across particles.
+
+    Args:
+        source: where the numbers come from in the end.
+        coupling: how they belong together.
+        batch: the batch shape of the distribution, which its numbers have, too.
+        axis: the dimension of the particles in it.
+        rounds: how many dimensions the numbers have in front of the batch, for attempts that may fail.
+    """
+
+    def __init__(self, source: Source, coupling: Coupling, batch: Sequence[int], axis: int, rounds: int = 0) -> None:
+        super().__init__(source.generator)
+        self.site = source.site
+        self.source, self.coupling, self.batch, self.axis, self.rounds = source, coupling, tuple(batch), axis, rounds
+
+    def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
+        return self._numbers(shape, like, normal=False)
+
+    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        return self._numbers(shape, like, normal=True)
+
+    def log_gamma(self, concentration: Tensor) -> Tensor:
+        return Arithmetic.log_gamma(Coupled(self.source, self.coupling, self.batch, self.axis, 1), concentration)
+
+    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        raise self._refusal(f"torch.{function.__name__} draws it, and cannot be given its random numbers")
+
+    def _numbers(self, shape: Sequence[int], like: Tensor, normal: bool) -> Tensor:
+        end = self.rounds + len(self.batch)
+        if tuple(shape[self.rounds : end]) != self.batch:
+            raise self._refusal(f"it asks for random numbers of shape {tuple(shape)}, and its batch is {self.batch}")
+        axis = self.rounds + self.axis
+        particles, rest = shape[axis], [n for d, n in enumerate(shape) if d != axis]
+        numbers = self.coupling.numbers(self.source, particles, math.prod(rest), like, normal)
+        return numbers.reshape(particles, *rest).movedim(0, axis)
+
+    def _refusal(self, because: str) -> SiteError:
+        kind = type(self.coupling).__name__
+        return SiteError(
+            f"{kind} cannot couple the particles' draws", site=self.site, because=because, try_="Pathwise()"
+        )
