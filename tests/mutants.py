@@ -65,6 +65,13 @@ MUTANTS = (
     M("constants from logits that are not free", "estimators/optimal.py", "scores = torch.autograd.grad(twin.log_prob(value).sum(), leaves)", "scores = torch.autograd.grad(sum(x.gather(-1, value.unsqueeze(-1)).sum() for x in leaves) if kind is td.Categorical else twin.log_prob(value).sum(), leaves)", "optimal score on categorical"),
     M("coefficients of this very draw", "estimators/baselines.py", "_coefficients(products)", "_coefficients(products + f.mean())", "combination on bernoulli"),
     M("coefficients never learned", "estimators/baselines.py", "return 1 / k + inverse *", "return 1 / k + 0 * inverse *", "a combination is"),
+    # Draws that are coupled across particles.
+    M("mirror image the same way round", "distributions/couplings.py", "torch.cat([half, middle - half])", "torch.cat([half, half])", "antithetic particles"),
+    M("uniform numbers mirrored beyond the grid", "distributions/couplings.py", "1 - torch.finfo(half.dtype).eps / 2", "1.0", "antithetic particles"),
+    M("normal numbers mirrored about a half", "distributions/couplings.py", "middle = 0.0 if normal", "middle = 0.5 if normal", "antithetic on normals"),
+    M("lanes coupled instead of particles", "objectives/run.py", "len(batch) - settings.layout.dims)", "0)", "antithetic particles"),
+    M("Sobol points not scrambled", "distributions/source.py", "scramble=True", "scramble=False", "sobol particles"),
+    M("Sobol points scrambled once for all", "distributions/source.py", "scramble=True, seed=seed", "scramble=True, seed=1", "sobol particles"),
     # Leave-one-out.
     M("mean over all draws, its own included", "estimators/leave_one_out.py", "- cost) / (k - 1)", ") / k", "leave one out on categorical"),
     M("mean over the others divided by K", "estimators/leave_one_out.py", "/ (k - 1)", "/ k", "a constant cancels"),

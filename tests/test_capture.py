@@ -70,7 +70,8 @@ def _cases():
 @pytest.mark.parametrize(("program", "estimator", "vectorize"), list(_cases()))
 def test_the_graph_is_the_program(program, estimator, vectorize):
     case, chosen = PROGRAMS[program], ESTIMATORS[estimator]
-    config = vg.ELBO(2 if chosen.across_particles else 1, {"z*": chosen}, vectorize=vectorize)
+    together = chosen.across_particles or chosen.coupling is not None
+    config = vg.ELBO(2 if together else 1, {"z*": chosen}, vectorize=vectorize)
     try:
         config(case.model, case.guide).init(*case.args)(*case.args)
     except SiteError:

@@ -8,6 +8,7 @@ from varigrad.estimators import (
     ARM,
     ARMS,
     Annealed,
+    Antithetic,
     Combination,
     DisARM,
     DoubleControlVariate,
@@ -26,6 +27,7 @@ from varigrad.estimators import (
     Rodeo,
     Score,
     SelfCritical,
+    Sobol,
     StochasticAD,
     StraightThrough,
     StraightThroughGumbel,
@@ -63,6 +65,8 @@ ESTIMATORS = {
     "rodeo_fixed": Rodeo(2, alpha=0.5, beta=-1.0, gamma=0.7, train=False),
     "pathwise": Pathwise(),
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
+    "antithetic": Pathwise(coupling=Antithetic()),
+    "sobol": Pathwise(coupling=Sobol()),
 }
 BIASED = {
     "gumbel_softmax": GumbelSoftmax(Annealed(1.0, 0.5, 6)),
@@ -80,7 +84,7 @@ SERVES = {
 }  # fmt: skip
 ONE_LANE = {
     "score", "moving_average", "moving_average_per_element", "combination", "optimal_score", "pathwise",
-    "sticking_the_landing", "muprop", "muprop_with_average",
+    "sticking_the_landing", "muprop", "muprop_with_average", "antithetic", "sobol",
 }  # fmt: skip
 NOISY = {"rebar", "rebar_fixed"}
 """They draw uniform numbers besides: quadrature on a single choice, sampling elsewhere."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import distributions as td
 
 import varigrad as vg
 from varigrad import distributions as dist
@@ -9,12 +10,15 @@ from varigrad.errors import BaselineError, SiteError
 from varigrad.estimators import (
     ARM,
     ARMS,
+    Antithetic,
     DoubleControlVariate,
     LocalExpectation,
     MeasureValued,
     OptimalScore,
+    Pathwise,
     Rodeo,
     SelfCritical,
+    Sobol,
     StochasticAD,
     SumAndSample,
     UnorderedSet,
@@ -45,6 +49,60 @@ def test_families(estimator, family, because, try_):
         vg.ELBO()(lambda: vg.sample("z", family), lambda: vg.sample("z", family, estimator=estimator))
     assert f"{type(estimator).__name__} cannot serve this site" in str(caught.value)
     assert try_ in str(caught.value)
+
+
+HALVES = Pathwise(coupling=Antithetic())
+SPREAD = Pathwise(coupling=Sobol())
+
+
+class Own(td.Normal):
+    """Nobody knows how it draws."""
+
+
+COUPLED = {
+    "one particle": (1, HALVES, dist.Normal(0.0, 1.0), {}, "there is one particle", "ELBO"),
+    "no others": (1, SPREAD, dist.Normal(0.0, 1.0), {}, "there is one particle", "ELBO"),
+    "odd": (5, HALVES, dist.Normal(0.0, 1.0), {}, "5 is odd, so that one particle has no mirror image", "particles=6"),
+    "discrete": (4, SPREAD, dist.Bernoulli(0.3), {}, "no rsample", "Score"),
+    "rejection": (4, HALVES, dist.RejectionGamma(2.0), {}, "as many attempts as it happens to take", "Pathwise"),
+    "unknown": (4, SPREAD, Own(torch.tensor(0.0), torch.tensor(1.0)), {}, "draws of them is not known", "Pathwise"),
+    "loop": (4, HALVES, dist.Normal(0.0, 1.0), {"vectorize": False}, "run one by one", r"plan\(\), which says why"),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_draws_that_cannot_be_coupled(name):
+    particles, estimator, family, options, because, try_ = COUPLED[name]
+
+    def program(**notes):
+        vg.sample("z", family, **notes)
+
+    with pytest.raises(SiteError, match=rf"'z': .*{because}.*Try: .*{try_}"):
+        vg.ELBO(particles, **options)(program, lambda: program(estimator=estimator))()
+
+
+def test_draws_of_particles_that_turn_out_to_run_one_by_one():
+    def program(**notes):
+        z = vg.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1), **notes)
+        vg.factor("f", -(z.sum() ** 2))  # over the particles, too
+
+    bound = vg.ELBO(4)(program, lambda: program(estimator=SPREAD))
+    with pytest.raises(SiteError, match="the particles run one by one"):
+        bound()
+    assert "mixes particles" in str(bound.plan())
+
+
+def test_a_renyi_bound_has_independent_particles():
+    def program(**notes):
+        vg.sample("z", dist.Normal(0.0, 1.0), **notes)
+
+    with pytest.raises(SiteError, match="over independent particles"):
+        vg.Renyi(0.0, 4)(program, lambda: program(estimator=HALVES)).init()
+
+
+def test_a_coupling_by_another_name():
+    with pytest.raises(TypeError, match="coupling must be a Coupling such as Antithetic"):
+        Pathwise(coupling="antithetic")
 
 
 @pytest.mark.parametrize("chosen", [StochasticAD(), OptimalScore()], ids=lambda e: type(e).__name__)

@@ -42,6 +42,10 @@ class Pathwise(Estimator):
     needs_cost = False
     pathwise = True
 
+    def __post_init__(self) -> None:
+        if self.coupling is not None and not isinstance(self.coupling, Coupling):
+            raise TypeError(f"coupling must be a Coupling such as Antithetic(), got {self.coupling!r}")
+
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         if not distribution.has_rsample:
             return f"{type(distribution).__name__} has no rsample to differentiate through", "Score(MovingAverage())"

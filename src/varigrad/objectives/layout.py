@@ -78,12 +78,17 @@ def _mixed_density(
             single = collect(perform(narrow, wide, values), narrow)
         except (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError):
             return "a single lane's values do not run by themselves"
-        together = {(t.name, t.sign): _entry(t.log_prob, layout, lane, particle) for t in terms}
+        together = {_key(t): _entry(t.log_prob, layout, lane, particle) for t in terms}
         for term in single:
-            other = together.get((term.name, term.sign))
+            other = together.get(_key(term))
             if other is None or not same(term.log_prob, other):
                 return f"the density of {term.name!r} mixes particles or alternatives"
     return None
+
+
+def _key(term: Term) -> tuple[str, int, bool]:
+    """What tells a term from others: a divergence in closed form has the name and sign of its site's density."""
+    return term.name, term.sign, term.latent
 
 
 def mixed_plates(perform: Again, collect: Collect, run: Pass, layout: Layout) -> dict[str, frozenset[str]]:
@@ -95,7 +100,7 @@ def mixed_plates(perform: Again, collect: Collect, run: Pass, layout: Layout) ->
     """
     layout = Layout(plates=layout.plates, order=layout.order)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
-    before = {(t.name, t.sign): t for t in collect(perform(layout, run, values), layout)}
+    before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
     found: dict[str, frozenset[str]] = {}
     for statement in run.guide:
         message = statement.message
@@ -117,7 +122,7 @@ def _mixes(
     message: Sample,
     plate: Plate,
     values: dict[str, Tensor],
-    before: dict[tuple[str, int], Term],
+    before: dict[tuple[str, int, bool], Term],
 ) -> bool:
     """Whether some density in the plate follows other elements of the site than its own."""
     assert plate.dim is not None
@@ -135,11 +140,11 @@ def _mixes(
         try:
             if start is not value:
                 known = collect(perform(layout, run, {**values, message.name: start}), layout)
-                before = {(t.name, t.sign): t for t in known}
+                before = {_key(t): t for t in known}
             for changed in _patterns(size):
                 other = _changed(message, start, plate.dim, changed)
                 after = collect(perform(layout, run, {**values, message.name: other}), layout)
-                if any(_moved(before.get((t.name, t.sign)), t, plate, changed) for t in after):
+                if any(_moved(before.get(_key(t)), t, plate, changed) for t in after):
                     return True
         except (VarigradError, LayoutChanged, RuntimeError, ValueError, IndexError, TypeError):
             if start is value:  # values that are never drawn may be more than a program can take

@@ -130,7 +130,7 @@ def check_case(
     seed: int = 0,
 ) -> Verdict:
     """Check an estimator at the sites `z*` of one program."""
-    particles = 2 if estimator.across_particles else 1
+    particles = 1 if estimator.coupling is None and not estimator.across_particles else 2
     try:
         bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
         if case.exact is None:
