@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import varigrad as vg
 from varigrad import distributions as dist
+from varigrad.capture.graph import record
 from varigrad.errors import NonFiniteError, SiteError, VarigradError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Pathwise, Score, ValueBaseline
 from varigrad.inference import monitor
@@ -387,6 +388,20 @@ def test_reports(monkeypatch):
     monkeypatch.setattr("sys.stderr", out)
     mixed_svi().run(3, DATA, progress=True, monitor=vg.Gradients(every=1))
     assert "of the noise from" in out.getvalue()
+
+
+def test_a_monitor_in_a_captured_step_is_refused():
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=1e-3), seed=0).init(DATA)
+    watch = monitor.Monitor(vg.Gradients(), svi.bound, Looks())
+
+    def step():
+        watch.look((DATA,), {})
+        return [DATA + 1]
+
+    with pytest.raises(VarigradError, match="cannot look at a gradient inside a step that is being captured"):
+        record(step, [DATA])
+    watch.look((DATA,), {})
+    assert len(watch.looks.looks) == 1
 
 
 def test_nothing_seen_yet():

@@ -22,7 +22,7 @@ from torch import Tensor, fx
 from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from varigrad.capture.rewritten import rewritten
 from varigrad.errors import VarigradError
@@ -147,6 +147,11 @@ def unpacked(rows: Sequence[tuple[Any, ...]]) -> fx.GraphModule:
 @dataclass(frozen=True)
 class _Reference:
     name: str
+
+
+def recording() -> bool:
+    """Whether what is done now is being written down."""
+    return any(isinstance(mode, _Recorder) for mode in _get_current_dispatch_mode_stack())
 
 
 class _Recorder(TorchDispatchMode):

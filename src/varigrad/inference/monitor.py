@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad.capture.graph import recording
 from varigrad.errors import VarigradError
 from varigrad.inference.looks import Look, Looks
 from varigrad.objectives.borrowed import Borrowed
@@ -84,7 +85,17 @@ class Monitor:
         return self._spent <= self.config.budget * (time.process_time() - self._start)
 
     def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take a look. What goes wrong in it is counted, and no matter of the run."""
+        """Take a look. What goes wrong in it is counted, and no matter of the run.
+
+        Raises:
+            VarigradError: a step is being captured, and the look would become part of it.
+        """
+        if recording():
+            raise VarigradError(
+                "a monitor cannot look at a gradient inside a step that is being captured",
+                because="the graph would look once, at tensors of the recording, and never again",
+                try_="svi.run(..., monitor=Gradients()) outside of the program: it looks beside compiled steps",
+            )
         start = time.process_time()
         seed = (1_000_003 * self.config.seed + self.bound.steps) % 2**63
         try:
