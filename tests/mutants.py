@@ -146,6 +146,11 @@ MUTANTS = (
     M("categories' flow over one probability", "estimators/stochastic_ad.py", "1 / (own + other)", "1 / own", "stochastic ad on categorical"),
     M("impossible categories not stepped over", "estimators/stochastic_ad.py", "(k > here) & (p > 0)", "(k > here)", "values without"),
     M("steps though a plate is crossed", "estimators/stochastic_ad.py", "per_element = True", "per_element = False", "stochastic ad on plate_entered"),
+    # Partly reparameterised draws.
+    M("no score part", "objectives/estimate.py", "needs_cost or choice.estimator.partial or", "needs_cost or", "partly reparameterised draws by quadrature"),
+    M("the noise's slope forgotten", "estimators/generalised.py", "density + log_value + deviation.log()", "density + log_value", "partly reparameterised draws by quadrature"),
+    M("Beta's odds without their slope", "estimators/generalised.py", "one * logsigmoid(odds) +", "(one - 1) * logsigmoid(odds) +", "partly reparameterised draws by quadrature"),
+    M("the shape not brought down", "estimators/generalised.py", "1 / (concentration + i)", "1 / (concentration + i + 1)", "partly reparameterised draws by sampling"),
     # Relaxations.
     M("noise given another draw", "estimators/relaxations.py", "z = given(hard, logits,", "z = given(1 - hard, logits,", "relaxations have"),
     M("the soft value in place of the draw", "estimators/relaxations.py", "return hard + (soft - soft.detach())", "return soft", "relaxations have"),

@@ -14,6 +14,7 @@ from varigrad.estimators import (
     DoubleControlVariate,
     Enumerate,
     GappedStraightThrough,
+    GRep,
     GumbelRao,
     GumbelSoftmax,
     LeaveOneOut,
@@ -25,6 +26,7 @@ from varigrad.estimators import (
     Pathwise,
     Rebar,
     Rodeo,
+    Rsvi,
     Score,
     SelfCritical,
     Sobol,
@@ -67,6 +69,8 @@ ESTIMATORS = {
     "sticking_the_landing": Pathwise(sticking_the_landing=True),
     "antithetic": Pathwise(coupling=Antithetic()),
     "sobol": Pathwise(coupling=Sobol()),
+    "grep": GRep(),
+    "rsvi": Rsvi(baseline=MovingAverage(0.7)),
 }
 BIASED = {
     "gumbel_softmax": GumbelSoftmax(Annealed(1.0, 0.5, 6)),
@@ -80,11 +84,11 @@ BIASED = {
 SERVES = {
     "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 17,
     "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "stochastic_ad": 19, "self_critical": 25,
-    "pathwise": 8, "optimal_score": 29, "double_control": 15, "rodeo": 14,
+    "pathwise": 8, "optimal_score": 29, "double_control": 15, "rodeo": 14, "grep": 3, "rsvi": 3,
 }  # fmt: skip
 ONE_LANE = {
     "score", "moving_average", "moving_average_per_element", "combination", "optimal_score", "pathwise",
-    "sticking_the_landing", "muprop", "muprop_with_average", "antithetic", "sobol",
+    "sticking_the_landing", "muprop", "muprop_with_average", "antithetic", "sobol", "grep", "rsvi",
 }  # fmt: skip
 NOISY = {"rebar", "rebar_fixed"}
 """They draw uniform numbers besides: quadrature on a single choice, sampling elsewhere."""
@@ -103,6 +107,7 @@ def _cases():
                     slow = vectorize is False or program not in ("bernoulli", "one_hot", "chain")
                 elif (slow and case.heavy) or (estimator, program) in SAMPLED:
                     continue  # too many outcomes for any budget: `test_heavy_programs` samples them
+                slow = slow or (estimator in ("grep", "rsvi") and vectorize is False)
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(estimator, program, vectorize, marks=marks, id=f"{estimator}-{program}-{vectorize}")
 

@@ -56,8 +56,14 @@ class RejectionGamma(Methods, td.Distribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
+            value = torch._standard_gamma(self.concentration.expand(shape)) / self.rate
+        return self.attached(value)
+
+    def attached(self, value: Tensor) -> Tensor:
+        """A draw, with its derivative at fixed noise."""
+        with torch.no_grad():
             # The accepted noise is a deterministic, invertible function of a Gamma draw: z fixes epsilon.
-            noise = self._noise(torch._standard_gamma(self.concentration.expand(shape)))
+            noise = self._noise(value * self.rate)
         return self._standard(noise) / self.rate
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from varigrad.estimators.coupled import ARMS as ARMS
 from varigrad.estimators.coupled import DisARM as DisARM
 from varigrad.estimators.double_control import DoubleControlVariate as DoubleControlVariate
 from varigrad.estimators.enumeration import Enumerate as Enumerate
+from varigrad.estimators.generalised import GRep as GRep
+from varigrad.estimators.generalised import Rsvi as Rsvi
 from varigrad.estimators.leave_one_out import LeaveOneOut as LeaveOneOut
 from varigrad.estimators.local import LocalExpectation as LocalExpectation
 from varigrad.estimators.measure_valued import MeasureValued as MeasureValued

@@ -109,6 +109,8 @@ class Estimator(ABC):
     """Whether `surrogate` is to be called with the site's cost."""
     pathwise: ClassVar[bool] = False
     """Whether the draw carries gradients."""
+    partial: ClassVar[bool] = False
+    """Whether `surrogate` adds a score part to what is differentiated through the draw."""
     per_element: ClassVar[bool] = False
     """Whether alternatives of all elements of a plate vary together though they are no joint draw, so that every
     cost has to be element by element."""

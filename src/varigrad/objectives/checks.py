@@ -151,7 +151,9 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
             )
         for statement in run.guide:
             below = statement.message
-            if isinstance(below, Sample) and _reaches(statement.upstream, name) and is_partial(below.distribution):
+            if not isinstance(below, Sample) or not _reaches(statement.upstream, name):
+                continue
+            if run.choices[below.name].estimator.partial or is_partial(below.distribution):
                 because = f"the draw of {below.name!r} below it is only partly differentiable"
         if because:
             raise SiteError(

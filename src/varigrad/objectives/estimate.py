@@ -83,7 +83,7 @@ def scored(run: Pass) -> dict[str, Estimator]:
     return {
         name: choice.estimator
         for name, choice in run.choices.items()
-        if choice.estimator.needs_cost or is_partial(run.draws[name].distribution)
+        if choice.estimator.needs_cost or choice.estimator.partial or is_partial(run.draws[name].distribution)
     }
 
 

@@ -284,7 +284,7 @@ class _Guide(_Program):
             draw = evolve(draw, value=untracked(draw.value))
             statement = evolve(statement, upstream=statement.upstream | found, given=statement.given | found)
         record.choices[name] = choice
-        follow = estimator.needs_cost or settings.track_all or is_partial(plain.distribution)
+        follow = estimator.needs_cost or settings.track_all or estimator.partial or is_partial(plain.distribution)
         marked = record.tracker.mark(draw.value, statement, follow, severed=not estimator.pathwise)
         particles = -settings.layout.dims if settings.layout.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
