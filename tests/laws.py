@@ -33,6 +33,7 @@ from varigrad.estimators import (
     GRep,
     GumbelRao,
     GumbelSoftmax,
+    Lax,
     LeaveOneOut,
     LocalExpectation,
     MeasureValued,
@@ -42,6 +43,7 @@ from varigrad.estimators import (
     OptimalScore,
     Pathwise,
     Rebar,
+    Relax,
     Rodeo,
     Rsvi,
     Score,
@@ -273,6 +275,8 @@ def evaluations_are_what_the_docstrings_say():
         (Rebar(), coins, 3),
         (DoubleControlVariate(3), coins, 3),
         (Rodeo(4), coins, 4),
+        (Relax(network(3, 5, 1)), coins, 1),
+        (Lax(network(1, 5, 1)), dist.Normal(t(0.0), t(1.0)), 1),
         (MeasureValued(), dist.Normal(t(0.0), t(1.0)), 4),
         (MeasureValued(), dist.Normal(t(0.0, 0.0), t(1.0)).to_event(1), 7),
         (MeasureValued(), dist.Gamma(t(2.0), t(1.0)), 3),
@@ -1516,6 +1520,59 @@ def coupled_particles_lower_the_variance_of_a_normal():
         for gradient, mean, variance in zip((found["m"], found["s"]), exact, measured, strict=True):
             assert (gradient.mean() - mean).abs() < 5 * gradient.std() / many**0.5
             assert abs(float(gradient.var()) / variance - 1) < 0.15, (coupling, gradient.var())
+# Networks for control variates.
+
+
+@law
+def a_network_that_knows_nothing_does_not_bias():
+    """By quadrature: of two uniform numbers, whose logarithms take many nodes, or of a Normal one."""
+    for program, size in (("bernoulli", 1), ("one_hot", 3)):
+        case = PROGRAMS[program]
+        bound = _trained(seeded(vg.ELBO(estimators={"z": Relax(network(size, 5, 1))}), case.model, case.guide), 2)
+        if size == 1:
+            mean = expected_gradient(bound, nodes=32).mean
+            assert largest_difference(mean, exact_gradient(bound)[1]) < 5e-6
+        verdict = check_case(Relax(network(size, 5, 1)), program, case, draws=4_000, outcomes=1_000)
+        assert verdict.passed, verdict
+    case = PROGRAMS["normal"]
+    bound = _trained(seeded(vg.ELBO(estimators={"z": Lax(network(1, 5, 1))}), case.model, case.guide), 2)
+    assert largest_difference(mean_by_nodes(bound, 60), gradient_of(bound, case.exact)[1]) < 1e-7
+
+
+@law
+def networks_learn_to_be_control_variates():
+    """From the squared gradient alone, which trains nothing else: a fair coin of 64, and a step in a Normal choice."""
+
+    def coin():
+        with vg.plate("n", 64):
+            z = vg.sample("z", dist.Bernoulli(logits=t(0.0)))
+            vg.factor("f", (z - 0.45).square())
+
+    def step():
+        with vg.plate("n", 64):
+            z = vg.sample("z", dist.Normal(t(0.2), t(1.0)))
+            vg.factor("f", 3.0 + (z > 0).to(z.dtype))
+
+    normal, bernoulli = (lambda m: dist.Normal(m, t(1.0))), (lambda m: dist.Bernoulli(logits=m))
+    for model, family, kind, limit in ((coin, bernoulli, Relax, 1e-4), (step, normal, Lax, 0.25)):
+        net = network(1, 10, 1)
+
+        def program(family=family, estimator=kind(net)):
+            with vg.plate("n", 64):
+                start = vg.param("t", torch.full((64,), 0.2 if family is normal else 0.0).double())
+                vg.sample("z", family(start), estimator=estimator)
+
+        bound = seeded(vg.ELBO(weights={"z": 0.0}), model, program)
+        assert {n for n, _ in bound.named_parameters()} == {"t", *(f"baselines.z.{n}" for n in net.state_dict())}
+        adam = torch.optim.Adam(net.parameters(), lr=0.02)
+        for _ in range(300):
+            adam.zero_grad()
+            bound().backward()
+            adam.step()
+        found = torch.cat([drawn(bound, seed)["t"] for seed in range(40)])
+        assert float(found.var()) < limit, (kind, found.var())
+        exact = 0.025 if kind is Relax else math.exp(-0.02) / math.sqrt(2 * math.pi)
+        assert abs(float(found.mean()) - exact) < 5 * float(found.std()) / len(found) ** 0.5
 
 
 # Baselines.

@@ -26,7 +26,17 @@ from varigrad import distributions as dist
 from varigrad.capture.graph import CaptureError, reached, record
 from varigrad.distributions.noise import Noise
 from varigrad.errors import NonFiniteError, SiteError, VarigradError
-from varigrad.estimators import LeaveOneOut, MovingAverage, NeuralBaseline, Pathwise, Score, ValueBaseline
+from varigrad.estimators import (
+    Lax,
+    LeaveOneOut,
+    MovingAverage,
+    NeuralBaseline,
+    Pathwise,
+    Relax,
+    Rodeo,
+    Score,
+    ValueBaseline,
+)
 from varigrad.inference import session
 from varigrad.inference.session import CaptureWarning
 from varigrad.objectives.estimate import terms_of
@@ -108,6 +118,39 @@ def test_objectives(options):
     expected, found, svi = both(make, steps(14, DATA))
     assert_close(found, expected, rtol=2e-5, atol=2e-6)
     assert taken(svi) == 12
+
+
+def _coin(logit):
+    return dist.Bernoulli(logits=logit)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "family", "sizes"),
+    [
+        (Relax, _coin, (1, 5, 1)),
+        (Lax, lambda loc: dist.Normal(loc, 1.0), (1, 5, 1)),
+        (lambda net: Rodeo(2, network=net), _coin, (2, 5, 2)),
+    ],
+    ids=("relax", "lax", "rodeo"),
+)
+def test_networks_for_control_variates(estimator, family, sizes):
+    def make():
+        chosen = estimator(laws.network(*sizes).float())
+
+        def model(data):
+            with vg.plate("data", 6):
+                z = vg.sample("z", family(torch.tensor(0.4)))
+                vg.sample("x", dist.Normal(2 * z, 1.0), obs=data)
+
+        def guide(data):
+            with vg.plate("data", 6):
+                vg.sample("z", family(vg.param("t", torch.zeros(6), event_dim=0)), estimator=chosen)
+
+        return svi_of(model, guide)
+
+    expected, found, svi = both(make, steps(10, DATA))
+    assert_close(found, expected, rtol=2e-5, atol=2e-6)
+    assert taken(svi) == 8
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])

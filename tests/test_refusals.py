@@ -12,10 +12,12 @@ from varigrad.estimators import (
     ARMS,
     Antithetic,
     DoubleControlVariate,
+    Lax,
     LocalExpectation,
     MeasureValued,
     OptimalScore,
     Pathwise,
+    Relax,
     Rodeo,
     SelfCritical,
     Sobol,
@@ -25,6 +27,7 @@ from varigrad.estimators import (
 )
 
 three, four = torch.full((3,), 1 / 3), torch.full((4, 3), 1 / 3)
+NET = torch.nn.Linear(2, 1)
 CASES = [
     (ARM(), dist.Categorical(three), "ARM is for Bernoulli choices", "Enumerate"),
     (ARMS(3), dist.Normal(0.0, 1.0), "ARMS is for Bernoulli choices", "LeaveOneOut"),
@@ -39,6 +42,8 @@ CASES = [
     (DoubleControlVariate(2), dist.Categorical(three), "values between the categories", "one_hot @ table"),
     (Rodeo(2), dist.OneHotCategorical(three), "turns coins over", "DoubleControlVariate(2)"),
     (Rodeo(2), dist.Normal(0.0, 1.0), "for Bernoulli", "LeaveOneOut(4)"),
+    (Relax(NET), dist.Categorical(three), "values between the categories", "one_hot @ table"),
+    (Lax(NET), dist.Bernoulli(torch.tensor(0.3)), "Lax is for Normal choices", "Relax"),
     (SelfCritical(), dist.Beta(0.5, 0.5), "mode of positive density", "LeaveOneOut"),
 ]
 
@@ -152,11 +157,18 @@ def test_too_few_draws(estimator, k):
         estimator(k)
 
 
-def test_a_network_of_the_wrong_shape():
+@pytest.mark.parametrize(
+    ("estimator", "family", "text"),
+    [
+        (Rodeo(2, network=NET), lambda m: dist.Bernoulli(logits=m), "two functions of two numbers"),
+        (Relax(torch.nn.Linear(1, 2)), lambda m: dist.Bernoulli(logits=m), "one cost for each element"),
+        (Lax(torch.nn.Linear(1, 2)), lambda m: dist.Normal(m, 1.0), "one cost for each element"),
+    ],
+)
+def test_a_network_of_the_wrong_shape(estimator, family, text):
     def program(estimator=None):
-        vg.sample("z", dist.Bernoulli(logits=vg.param("t", torch.zeros(()))), estimator=estimator)
+        vg.sample("z", family(vg.param("t", torch.zeros(()))), estimator=estimator)
 
-    rodeo = Rodeo(2, network=torch.nn.Linear(2, 1))
-    bound = vg.ELBO()(program, lambda: program(rodeo))
-    with pytest.raises(BaselineError, match="two functions of two numbers"):
+    bound = vg.ELBO()(program, lambda: program(estimator))
+    with pytest.raises(BaselineError, match=text):
         bound()

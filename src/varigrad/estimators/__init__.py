@@ -26,6 +26,8 @@ from varigrad.estimators.measure_valued import MeasureValued as MeasureValued
 from varigrad.estimators.optimal import OptimalScore as OptimalScore
 from varigrad.estimators.pathwise import Pathwise as Pathwise
 from varigrad.estimators.rebar import Rebar as Rebar
+from varigrad.estimators.relax import Lax as Lax
+from varigrad.estimators.relax import Relax as Relax
 from varigrad.estimators.relaxations import Annealed as Annealed
 from varigrad.estimators.relaxations import GappedStraightThrough as GappedStraightThrough
 from varigrad.estimators.relaxations import GumbelRao as GumbelRao

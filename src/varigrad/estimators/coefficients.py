@@ -56,3 +56,19 @@ def solved(square: Tensor, right: Tensor) -> Tensor:
         pivot = rows[i] / rows[i, i]
         rows = torch.stack([pivot if j == i else rows[j] - rows[j, i] * pivot for j in range(len(right))])
     return rows[:, -1]
+
+
+def units(state: State, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Where past costs lie and how far they spread, for networks that are to see, or to make, numbers of size one."""
+    if state is None:
+        return like.new_zeros(()), like.new_ones(())
+    return state[0].to(like), state[1].to(like).sqrt()
+
+
+def following_units(state: State, cost: Tensor) -> State:
+    """Decaying averages of costs and of their squared distance from it."""
+    centre = cost.mean() if state is None else torch.lerp(state[0].to(cost), cost.mean(), 1 - DECAY)
+    square = (cost - centre).square().mean()
+    # One cost alone does not spread; then its size will do.
+    fresh = torch.where(square > 0, square, centre.square() + torch.finfo(cost.dtype).tiny)
+    return centre, fresh if state is None else torch.lerp(state[1].to(cost), fresh, 1 - DECAY)

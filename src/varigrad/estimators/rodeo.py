@@ -20,7 +20,7 @@ from torch import distributions as td
 
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate
-from varigrad.estimators.coefficients import DECAY, coefficients, learnt
+from varigrad.estimators.coefficients import coefficients, following_units, learnt, units
 from varigrad.estimators.concrete import is_one_hot, logits_of, values_of
 from varigrad.estimators.concrete import refusal as refusal_of_concrete
 from varigrad.estimators.double_control import check_draws, others, slopes_of
@@ -108,8 +108,8 @@ class Rodeo(Estimator):
             # Trained as if it had weight 1, so that what it learns does not depend on what it was worth before; in
             # units of the costs, so that one learning rate does for costs of any size.
             loss = (field - weights[-1] * controls[-1] + control).square().mean()
-            loss = loss if scale is None else loss / scale[1].to(loss)
-            scale = _following(scale, cost)
+            loss = loss / units(scale, loss)[1].square()
+            scale = following_units(scale, cost)
         if self.train:
             learning = learnt(learning, plain, controls)
         return Surrogate(sum_event(field * logits, event), (learning, scale), loss)
@@ -117,7 +117,7 @@ class Rodeo(Estimator):
     def _of_network(self, steps: _Steps, slope: Tensor, scale: State) -> Tensor:
         """The network's control variate, `[*plates, *event]`; differentiable in its parameters."""
         value, event, k = steps.value, steps.event, self.k
-        centre, unit = (0.0, 1.0) if scale is None else (scale[0].to(value), scale[1].to(value).sqrt())
+        centre, unit = units(scale, value)
         cost = ((steps.cost - centre) / unit).expand(k, *steps.cost.shape)
         # [j, i, ...]: at x_j, from x_i.
         at = linear(slope / unit, value.unsqueeze(1) - value, event, cost)
@@ -190,10 +190,3 @@ class _Steps:
 def wide(value: Tensor, dims: int) -> Tensor:
     """With as many dimensions of size one on the right."""
     return value.reshape(value.shape + (1,) * dims)
-
-
-def _following(scale: State, cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Decaying averages of costs and of their squared distance from it."""
-    centre = cost.mean() if scale is None else torch.lerp(scale[0].to(cost), cost.mean(), 1 - DECAY)
-    spread = (cost - centre).square().mean() + torch.finfo(cost.dtype).tiny
-    return centre, spread if scale is None else torch.lerp(scale[1].to(cost), spread, 1 - DECAY)
