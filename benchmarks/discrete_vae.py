@@ -71,7 +71,10 @@ def layers(inputs: int, outputs: int, deep: bool) -> nn.Sequential:
     sizes = [inputs, 200, 200, outputs] if deep else [inputs, outputs]
     parts: list[nn.Module] = []
     for a, b in pairwise(sizes):
-        parts += [nn.Linear(a, b), nn.LeakyReLU(0.3)]
+        linear = nn.Linear(a, b)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        parts += [linear, nn.LeakyReLU(0.3)]
     return nn.Sequential(*parts[:-1])
 
 

@@ -48,7 +48,12 @@ Row = tuple[str, str, str, str, str]
 
 
 def gradients(
-    estimator: Estimator, family: Callable[..., Any], cost: Callable[[Tensor], Tensor], many: int, **values: Tensor
+    estimator: Estimator,
+    family: Callable[..., Any],
+    cost: Callable[[Tensor], Tensor],
+    many: int,
+    warm_up: int = WARM_UP,
+    **values: Tensor,
 ) -> dict[str, Tensor]:
     """`parameter -> [REPEATS * many, ...]`, independent draws of the gradient of the mean cost."""
 
@@ -69,9 +74,9 @@ def gradients(
     )  # checks the programs, which takes the longest
     named = dict(bound.named_parameters())
     found = []
-    for step in range(WARM_UP + REPEATS):
+    for step in range(warm_up + REPEATS):
         result = bound.estimate()
-        if step >= WARM_UP:
+        if step >= warm_up:
             found.append(torch.autograd.grad(result.surrogate, list(named.values())))
         bound.advance(result.state)
     return {name: torch.cat(parts) for name, parts in zip(named, zip(*found, strict=True), strict=True)}
