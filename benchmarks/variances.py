@@ -24,6 +24,9 @@ from varigrad.estimators import (
     Antithetic,
     DisARM,
     Estimator,
+    GRep,
+    GumbelRao,
+    GumbelSoftmax,
     LeaveOneOut,
     LocalExpectation,
     MeasureValued,
@@ -32,9 +35,12 @@ from varigrad.estimators import (
     OptimalScore,
     Pathwise,
     Rebar,
+    Rsvi,
     Score,
     SelfCritical,
     StochasticAD,
+    StraightThrough,
+    StraightThroughGumbel,
     SumAndSample,
     UnorderedSet,
 )
@@ -114,6 +120,10 @@ def coin() -> Iterator[Row]:
         "MuProp()": (MuProp(), "1.56e-2", "1.56e-2", "4.9e-2"),
         "Rebar(eta=1), lambda .5": (Rebar(train=False), "2.27e-2", "2.23e-2", "1.2e-2"),
         "Rebar()": (Rebar(), "1.36e-2 (trained)", "-", "-"),
+        "GumbelSoftmax(0.5), biased": (GumbelSoftmax(0.5), "1.4e-2", "1.4e-2", "6.6e-3"),
+        "StraightThroughGumbel(0.5), biased": (StraightThroughGumbel(0.5), "7.8e-2", "-", "-"),
+        "GumbelRao(10, 0.5), biased": (GumbelRao(10, 0.5), "4.9e-2", "-", "-"),
+        "StraightThrough(), biased": (StraightThrough(), "6.3e-2", "-", "-"),
     }
     for i, (t, theta) in enumerate(((0.45, 0.0), (0.49, 0.0), (0.49, 2.0))):
         for name, (estimator, *before) in known.items():
@@ -202,7 +212,10 @@ def others() -> Iterator[Row]:
     def g(z: Tensor) -> Tensor:
         return z * torch.log1p(z)
 
-    for estimator, before in ((Score(), "20.6, -"), (Pathwise(), "1.415, -"), (MeasureValued(), "-, -")):
+    for estimator, before in (
+        (Score(), "20.6, -"), (Pathwise(), "1.415, -"), (MeasureValued(), "-, -"), (GRep(), "2.62, -"),
+        (Rsvi(0), "1.47, -"), (Rsvi(1), "1.55, -"), (Rsvi(4), "1.59, -"),
+    ):  # fmt: skip
         toy, values = "Gamma(2.5, 1), z log(1 + z)", {"concentration": _t(2.5), "rate": _t(1.0)}
         yield row(toy, _name(estimator), before, estimator, dist.Gamma, g, 2_000, **values)
 
@@ -225,7 +238,7 @@ def _t(value: float) -> Tensor:
 
 
 def _name(estimator: Estimator) -> str:
-    size = next((getattr(estimator, k) for k in ("k", "n") if hasattr(estimator, k)), "")
+    size = next((getattr(estimator, k) for k in ("k", "n", "shape_augmentation") if hasattr(estimator, k)), "")
     return f"{type(estimator).__name__}({size})"
 
 
