@@ -1520,6 +1520,8 @@ def coupled_particles_lower_the_variance_of_a_normal():
         for gradient, mean, variance in zip((found["m"], found["s"]), exact, measured, strict=True):
             assert (gradient.mean() - mean).abs() < 5 * gradient.std() / many**0.5
             assert abs(float(gradient.var()) / variance - 1) < 0.15, (coupling, gradient.var())
+
+
 # Networks for control variates.
 
 
