@@ -166,7 +166,7 @@ MUTANTS = (
     M("no gap between categories", "estimators/relaxations.py", "largest - self.gap", "largest", "a relaxed choice"),
     M("the noise is the first one", "estimators/relaxations.py", "one_hot, source).mean(0)", "one_hot, source)[0]", "relaxations have"),
     M("a schedule that stands still", "estimators/relaxations.py", "temperature.at(step.to(like)), step + 1", "temperature.at(step.to(like)), step", "a temperature"),
-    M("relaxed densities not continued", "terms/term.py", "continued_log_prob if relaxed else", "continued_log_prob if False else", "relaxations have"),
+    M("relaxed densities not continued", "terms/term.py", "continued_log_prob if relaxed else", "continued_log_prob if False else", "a straight through"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
     M("source of a site's lanes leaves out those before", "objectives/run.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),
