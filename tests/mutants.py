@@ -115,10 +115,8 @@ MUTANTS = (
     # Networks for control variates.
     M("Relax without the gradient of its network", "estimators/relax.py", "times(cost - two, score, event) + path", "times(cost - two, score, event)", "a network that knows nothing"),
     M("Relax's second path forgotten", "estimators/relax.py", "(one - two).sum(), leaf", "one.sum(), leaf", "a network that knows nothing"),
-    M("Relax of the wrong concrete variable", "estimators/relax.py", "times(cost - two,", "times(cost - one,", "a network that knows nothing"),
     M("Lax's path by the location alone", "estimators/relax.py", "(loc + scale * noise), event)", "(loc + scale.detach() * noise), event)", "a network that knows nothing"),
     M("Lax's network not taken off the cost", "estimators/relax.py", "left.detach() * draw.log_q", "cost * draw.log_q", "a network that knows nothing"),
-    M("Lax trained without the path", "estimators/relax.py", "slope * scale.detach()", "0 * slope", "networks learn"),
     M("Relax's network not trained", "estimators/relax.py", "following_units(state, cost), loss)\n\n    def parameters_of_baselines(self) -> Mapping[str, Any]:\n        return {\"\": self.network}\n\n\n@dataclass", "following_units(state, cost))\n\n    def parameters_of_baselines(self) -> Mapping[str, Any]:\n        return {\"\": self.network}\n\n\n@dataclass", "networks learn"),
     # Local expectations.
     M("local expectation of one coordinate at all", "estimators/coordinates.py", "torch.where(chosen, others, value[0])", "torch.where(chosen | True, others, value[0])", "local expectations of an event"),
