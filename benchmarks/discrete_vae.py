@@ -28,7 +28,19 @@ from tqdm import tqdm
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad import plots
-from varigrad.estimators import DisARM, Estimator, LeaveOneOut, MovingAverage, MuProp, NeuralBaseline, Rebar, Score
+from varigrad.estimators import (
+    DisARM,
+    DoubleControlVariate,
+    Estimator,
+    LeaveOneOut,
+    MovingAverage,
+    MuProp,
+    NeuralBaseline,
+    Rebar,
+    Relax,
+    Rodeo,
+    Score,
+)
 from varigrad.shapes import table
 
 RESULTS = Path(__file__).with_name("results") / "discrete_vae.json"
@@ -71,18 +83,17 @@ def layers(inputs: int, outputs: int, deep: bool) -> nn.Sequential:
     sizes = [inputs, 200, 200, outputs] if deep else [inputs, outputs]
     parts: list[nn.Module] = []
     for a, b in pairwise(sizes):
-        linear = nn.Linear(a, b)
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        parts += [linear, nn.LeakyReLU(0.3)]
+        parts += [nn.Linear(a, b), nn.LeakyReLU(0.3)]
     return nn.Sequential(*parts[:-1])
 
 
 def choices(pixels: int) -> dict[str, Choice]:
     """By the names that they have in the tables."""
     network = nn.Sequential(nn.Linear(pixels, 100), nn.Tanh(), nn.Linear(100, 1))
+    relax = Relax(nn.Sequential(nn.Linear(COINS, 100), nn.Tanh(), nn.Linear(100, 1)))
     return {
         **{name: lambda seen, e=e: e for name, e in ESTIMATORS.items()},  # type: ignore[misc]
+        "Relax": lambda seen: relax,
         "average + network": lambda seen: Score(MovingAverage() + NeuralBaseline(network, seen)),
     }
 
@@ -94,6 +105,8 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "DisARM": DisARM(),
     "MuProp": MuProp(MovingAverage()),
     "Rebar": Rebar(baseline=MovingAverage()),
+    "DoubleControlVariate(2)": DoubleControlVariate(2),
+    "Rodeo(2)": Rodeo(2),
 }
 
 

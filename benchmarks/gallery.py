@@ -20,12 +20,14 @@ from varigrad.estimators import (
     ARM,
     ARMS,
     DisARM,
+    DoubleControlVariate,
     Estimator,
     LeaveOneOut,
     LocalExpectation,
     MuProp,
     OptimalScore,
     Rebar,
+    Rodeo,
     Score,
     SelfCritical,
     StochasticAD,
@@ -42,6 +44,7 @@ MANY = 300
 COINS: tuple[Estimator, ...] = (
     Score(), Score(MovingAverage()), OptimalScore(), SelfCritical(), LeaveOneOut(2), LeaveOneOut(4), ARM(), DisARM(),
     ARMS(4), LocalExpectation(), StochasticAD(), MuProp(MovingAverage()), Rebar(),
+    DoubleControlVariate(2), Rodeo(2),
 )  # fmt: skip
 CHOICES: tuple[Estimator, ...] = (UnorderedSet(2), SumAndSample(1))
 
@@ -49,7 +52,7 @@ CHOICES: tuple[Estimator, ...] = (UnorderedSet(2), SumAndSample(1))
 def curve(estimator: Estimator, of_two: bool) -> Tensor:
     """Variance times evaluations at each of the logits."""
     found = []
-    warm_up = 300 if isinstance(estimator, (Rebar, MuProp)) else 60
+    warm_up = 300 if isinstance(estimator, (Rebar, MuProp, DoubleControlVariate, Rodeo)) else 60
     for logit in LOGITS:
         if of_two:
             values = {"logits": torch.stack([torch.zeros_like(logit), logit])}
