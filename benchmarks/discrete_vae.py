@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,13 @@ def load(folder: Path | None) -> tuple[Tensor, Tensor]:
     )  # type: ignore[return-value]
 
 
+def batches(images: int) -> Iterator[Tensor]:
+    """Every image once in each epoch."""
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        yield from torch.randperm(images, generator=generator)[: images - images % BATCH].split(BATCH)
+
+
 def svi_of(mean: Tensor, deep: bool, choice: Choice, first: Tensor, compiled: bool) -> vg.SVI:
     torch.manual_seed(0)  # the same weights to start from
     vae = DiscreteVAE(mean, deep, choice)
@@ -136,14 +143,14 @@ def fit(name: str, deep: bool, train: Tensor, test: Tensor, steps: int, compiled
     """The curve of one estimator: steps, processor seconds, held-out bound in nats per image."""
     mean = train.mean(0)
     svi = svi_of(mean, deep, choices(train.shape[1])[name], train[:BATCH], compiled)
-    order = torch.Generator().manual_seed(0)
+    order = batches(len(train))
     marks = sorted({*range(0, steps, max(steps // POINTS, 1)), steps})
     curve: dict[str, list[float]] = {"steps": [], "seconds": [], "bounds": []}
     spent = 0.0
     for begin, end in pairwise([0, *marks]):
         start = time.process_time()
         for _ in range(begin, end):
-            svi.step(train[torch.randint(len(train), (BATCH,), generator=order)])
+            svi.step(train[next(order)])
         spent += time.process_time() - start
         curve["steps"].append(end)
         curve["seconds"].append(spent)
@@ -156,10 +163,10 @@ def advice(deep: bool, train: Tensor, steps: int, budget: int) -> list[dict[str,
     found = []
     mean, batch = train.mean(0), train[:BATCH]
     svi = svi_of(mean, deep, lambda seen: LeaveOneOut(2), batch, False)
-    order = torch.Generator().manual_seed(0)
+    order = batches(len(train))
     for at in (0, steps // 2):
         while svi.bound.steps < at:
-            svi.step(train[torch.randint(len(train), (BATCH,), generator=order)])
+            svi.step(train[next(order)])
         model, guide = svi.bound.model_program, svi.bound.guide_program
         short, long = (
             vg.compare(model, guide, (batch,), {"z": list(ESTIMATORS.values())}, budget=n, at=svi.bound)
@@ -225,6 +232,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="results so far, and where they go")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    torch.set_flush_denormal(
+        True
+    )  # coins that are all but certain have derivatives of 1e-40, which processors crawl on
     train, test = load(args.data)
     results = json.loads(args.output.read_text()) if args.output.exists() else {}
 

@@ -66,15 +66,6 @@ def test_muprop_is_right_there_all_the_same(how):
     assert largest_difference(expected_gradient(bound).mean, exact_gradient(bound)[1]) < 1e-9
 
 
-def test_validation_by_raw_torch_distributions_is_refused_with_what_to_write():
-    def model():
-        z = vg.sample("z", dist.Bernoulli(t(0.3)))
-        vg.sample("x", torch.distributions.Normal(3 * z - 1, t(1.0)), obs=t(0.8))
-
-    with pytest.raises(SiteError, match=r"validation of raw torch\.distributions.*varigrad\.distributions"):
-        vg.ELBO(estimators={"z": Rebar()})(model, coin_guide)
-
-
 def test_partly_differentiable_draws_below_are_refused():
     def model():
         z = vg.sample("z", dist.Bernoulli(t(0.3)))
