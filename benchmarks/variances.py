@@ -176,8 +176,8 @@ def choice() -> Iterator[Row]:
     logits = torch.tensor([0.5, -0.3, 0.9, 0.0, -1.0], dtype=torch.float64)
     costs = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.2], dtype=torch.float64)
     for estimator in (
-        Score(), OptimalScore(), SelfCritical(), LeaveOneOut(2), LeaveOneOut(3), LeaveOneOut(4), UnorderedSet(2),
-        UnorderedSet(3), SumAndSample(1), SumAndSample(2), StochasticAD(), LocalExpectation(),
+        Score(), OptimalScore(), SelfCritical(), DisARM(), LeaveOneOut(2), LeaveOneOut(3), LeaveOneOut(4),
+        UnorderedSet(2), UnorderedSet(3), SumAndSample(1), SumAndSample(2), StochasticAD(), LocalExpectation(),
     ):  # fmt: skip
         family, cost = (lambda logits: dist.Categorical(logits=logits)), (lambda z: costs[z])
         yield row("one of five", _name(estimator), "-", estimator, family, cost, 1_000, logits=logits)

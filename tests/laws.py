@@ -136,7 +136,7 @@ ESTIMATORS = {
     "rodeo with a network": Rodeo(2, 0.5, network=network(2, 5, 2), train=False),
 }
 ONE_LANE = ("score", "moving average", "moving average per element", "combination", "optimal score")
-NO_CATEGORIES = ("disarm", "arm", "arms", "muprop", *(e for e in ESTIMATORS if e.startswith(("double", "rodeo"))))
+NO_CATEGORIES = ("arm", "arms", "muprop", *(e for e in ESTIMATORS if e.startswith(("double", "rodeo"))))
 PER_ELEMENT = ("enumerate", "local expectation", "unordered set", "sum and sample", "stochastic ad")
 MANY = {("arm", "plate_under_global"), ("arms", "plate_under_global"), ("arms", "plate_entered_twice")}
 SMALL = (

@@ -90,6 +90,10 @@ MUTANTS = (
     M("DisARM's pair drawn independently", "estimators/coupled.py", "[neither, apart, apart, both]", "[(1 - row) ** 2, row * (1 - row), row * (1 - row), row**2]", "disarm on bernoulli"),
     M("DisARM without the half", "estimators/coupled.py", "0.5 * (cost[0] - cost[1])", "(cost[0] - cost[1])", "disarm on bernoulli"),
     # ARM, ARMS.
+    M("sticks without the chain rule", "estimators/sticks.py", "weight - probs * (before.cumsum(-1) - before)", "weight", "disarm on categorical"),
+    M("sticks that fall twice without sigma", "estimators/sticks.py", "(fell[0] - fell[1]) * torch.maximum(heads, 1 - heads)", "fell[0] - fell[1]", "disarm on categorical"),
+    M("sticks not needed left out", "estimators/sticks.py", "torch.where(place <= two, heads - fell[1], 0.0)", "0.0", "disarm on categorical"),
+    M("sticks not halved", "estimators/sticks.py", "return 0.5 * (slope", "return (slope", "disarm on categorical"),
     M("ARM without the uniform", "estimators/coupled.py", "(draw.noise - 0.5) * logits", "0.5 * logits", "arm on bernoulli"),
     M("ARM's uniform not placed in its cell", "estimators/coupled.py", "uniform = low + width * ", "uniform = ", "arm on bernoulli"),
     M("ARM's alternatives exchanged", "estimators/coupled.py", "value[0] = ((cell == 2) | both)", "value[0] = ((cell == 0) | both)", "arm on bernoulli"),

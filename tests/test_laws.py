@@ -82,7 +82,7 @@ BIASED = {
 """By name only. Their own means are in `laws.py`; the captured steps run over them, too."""
 
 SERVES = {
-    "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 14, "arm": 14, "arms": 14, "local_expectation": 17,
+    "score": 30, "leave_one_out": 30, "enumerate": 16, "disarm": 18, "arm": 14, "arms": 14, "local_expectation": 17,
     "unordered_set": 16, "sum_and_sample": 16, "measure_valued": 22, "stochastic_ad": 19, "self_critical": 25,
     "pathwise": 8, "optimal_score": 29, "double_control": 15, "rodeo": 14, "grep": 3, "rsvi": 3,
 }  # fmt: skip

@@ -1,5 +1,7 @@
 """Estimators that look at costs between the values of a discrete support."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -9,14 +11,18 @@ from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators import (
     DisARM,
+    DoubleControlVariate,
     Enumerate,
+    Estimator,
     LeaveOneOut,
     MovingAverage,
     MuProp,
     NeuralBaseline,
     Pathwise,
     Rebar,
+    Rodeo,
     Score,
+    Surrogate,
 )
 from varigrad.testing import exact_gradient, expected_gradient, gradient_of, largest_difference
 from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
@@ -216,3 +222,39 @@ def test_a_draw_that_is_differentiated_through_below_a_relaxed_one():
         if error <= limit:
             return
     raise AssertionError(f"|z| = {error}, limit {limit}")
+
+
+@dataclass(frozen=True)
+class Attached(Estimator):
+    """Keeps what it should not: a state with a graph."""
+
+    def refusal(self, distribution):
+        return None
+
+    def surrogate(self, draw, cost, state):
+        return Surrogate(cost * draw.log_q, (draw.log_q.sum(), None))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MuProp(MovingAverage()),
+        MuProp(MovingAverage() + MovingAverage(0.5)),
+        Rebar(baseline=MovingAverage()),
+        DoubleControlVariate(2),
+        Rodeo(2),
+        Attached(),
+    ],
+)
+def test_no_graph_is_carried_to_the_next_step(estimator):
+    bound = vg.ELBO(estimators={"z": estimator})(coin_model(lambda z: 3 * z - 1), coin_guide)
+    for _ in range(3):
+        bound()
+
+    def tensors(state):
+        if isinstance(state, tuple):
+            return [t for part in state for t in tensors(part)]
+        return [] if state is None else [state]
+
+    found = tensors(bound.estimator_states["z"])
+    assert found and not any(t.requires_grad for t in found)

@@ -17,6 +17,8 @@ from torch import distributions as td
 from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
+from varigrad.estimators.coordinates import inner_of
+from varigrad.estimators.sticks import draw_pair, field
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,25 @@ class DisARM(Estimator):
     .. math:: \tfrac12 \big(f(b) - f(\tilde b)\big) (-1)^{\tilde b}\, 1[b \ne \tilde b]\, \sigma(|\theta|)
               \quad\text{per logit}~\theta
 
-    Serves Bernoulli, and Bernoulli with `.to_event`. Two evaluations. Unbiased.
+    Serves Bernoulli, and Categorical and OneHotCategorical as a row of coins that ends with the first head
+    (`estimators/sticks.py`), also with `.to_event`. Two evaluations. Unbiased. With categories, the order counts: the
+    likelier come first, the more alike are the two draws.
 
     References:
         Dong, Mnih, Tucker (2020), DisARM: an antithetic gradient estimator for binary latent variables.
+        Dong, Mnih, Tucker (2021), Coupled gradient estimators for discrete latent variables.
     """
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return _refusal("DisARM", distribution)
+        return None if _has_categories(distribution) else _refusal("DisARM", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return 1
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
+        if _has_categories(distribution):
+            return draw_pair(distribution, lanes, source)
         value, row = _begin(distribution, lanes, source)
         # b = 1[u > 1 - p], b~ = 1[u < p]: the three cells of u, the middle one split by which of the two is 1.
         apart = torch.minimum(row, 1 - row)
@@ -96,9 +103,12 @@ class DisARM(Estimator):
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        return draw.value.new_full((2,), 0.5)
+        assert draw.log_q is not None
+        return draw.log_q.new_full((2,), 0.5)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        if _has_categories(draw.distribution):
+            return Surrogate(field(draw) * (cost[0] - cost[1]))
         event = len(draw.distribution.event_shape)
         logits = first(bernoulli_of(draw.distribution).logits, draw, event)
         assert draw.lanes is not None
@@ -189,6 +199,10 @@ def patterns(rare: Tensor, n: int) -> Tensor:
     ]
     ones = [pattern.bit_count() for pattern in range(2**n)]
     return torch.stack(exactly, -1).clamp(min=0)[..., ones].to(rare.dtype)
+
+
+def _has_categories(distribution: td.Distribution) -> bool:
+    return isinstance(inner_of(distribution)[0], (td.Categorical, td.OneHotCategorical))
 
 
 def _refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None:

@@ -55,7 +55,7 @@ class MuProp(Estimator):
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         assert draw.log_q is not None and draw.slope is not None
         event = len(draw.distribution.event_shape)
-        value, logits = values_of(draw), logits_of(draw)
+        value, logits = values_of(draw).detach(), logits_of(draw)
         # Where the model cannot take the mean, there is nothing to expand.
         slope = torch.where(draw.slope[1].isfinite(), draw.slope[1], 0.0).reshape(value[1].shape)
         centre = torch.where(cost[1].isfinite(), cost[1], 0.0)

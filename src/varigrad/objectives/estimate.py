@@ -169,11 +169,18 @@ def site_surrogate(
         check_independent(baseline, site, draw.values)
     result = estimator.surrogate(draw, costs, states.get(site))
     if result.state is not None:
-        states[site] = result.state
+        states[site] = _cut(result.state)
     if result.regression is not None:
         losses.append(result.regression)
     guess = None if isinstance(baseline, NoBaseline) else result.baseline
     return Share(site, result.value.sum() if result.value.dim() else result.value, costs, guess)
+
+
+def _cut(state: State) -> State:
+    """Without a graph: one that grew from step to step would never be freed."""
+    if isinstance(state, tuple):
+        return tuple(_cut(part) for part in state)
+    return state.detach() if isinstance(state, Tensor) and state.requires_grad else state
 
 
 def _draw_and_cost(
