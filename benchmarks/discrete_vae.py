@@ -199,7 +199,7 @@ def report(results: Mapping[str, Any], steps: int, mnist: bool) -> str:
             for name, curve in sorted(known.items(), key=lambda item: item[1]["bounds"][-1])
         ]
         header = ("estimator", "test ELBO", "measured before", "processor seconds", "ms a step")
-        lines += [f"### {network}, {steps} steps", "", table(rows, header), ""]
+        lines += [f"### {network}, {steps} steps", "", "```text", table(rows, header), "```", ""]
         for line in results.get(f"{network} advice", []):
             lines.append(
                 f"Step {line['step']}: `compare` picks {line['picked']}; best by ten times as many draws: "
