@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCE = Path(os.environ.get("MUTANTS_SOURCE", HERE.parent / "src"))
 AT_ONCE = 2
-SECONDS = 300
+SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ MUTANTS = (
     M("average that has seen its own draw", "estimators/baselines.py", "return Guess(average, self._next(average, cost", "return Guess(self._next(average, cost.mean()), self._next(average, cost", "moving average on bernoulli"),
     M("element's average that has seen its own draw", "estimators/baselines.py", "return Guess(average, state.index_put(", "return Guess(self._next(average, cost), state.index_put(", "moving average per element on mixture"),
     M("decay and its complement exchanged", "estimators/baselines.py", "average, fresh, 1 - self.decay", "average, fresh, self.decay", "a moving average is carried"),
-    M("baselines' state forgotten", "objectives/estimate.py", "states[site] = result.state", "pass", "a moving average is carried"),
+    M("baselines' state forgotten", "objectives/estimate.py", "states[site] = _cut(result.state)", "pass", "a moving average is carried"),
     M("network's guess not detached", "estimators/baselines.py", "Guess(value.detach(), None, (cost", "Guess(value, None, (cost", "a network is trained"),
     M("network's input not detached", "estimators/baselines.py", "[_cut(i) for i in inputs]", "[untracked(i) for i in inputs]", "a network is trained"),
     M("network trained away from the cost", "objectives/estimate.py", "surrogate = surrogate - loss", "surrogate = surrogate + loss", "a network is trained"),
@@ -90,6 +90,8 @@ MUTANTS = (
     M("DisARM's pair drawn independently", "estimators/coupled.py", "[neither, apart, apart, both]", "[(1 - row) ** 2, row * (1 - row), row * (1 - row), row**2]", "disarm on bernoulli"),
     M("DisARM without the half", "estimators/coupled.py", "0.5 * (cost[0] - cost[1])", "(cost[0] - cost[1])", "disarm on bernoulli"),
     # ARM, ARMS.
+    M("MuProp's mean not differentiated", "estimators/taylor.py", "draw.log_q[0] + path", "draw.log_q[0] + path.detach()", "muprop on bernoulli"),
+    M("densities between values of coins continued wrongly", "distributions/continued.py", "value * distribution.logits - positive", "value * distribution.logits + positive", "muprop on bernoulli"),
     M("sticks without the chain rule", "estimators/sticks.py", "weight - probs * (before.cumsum(-1) - before)", "weight", "disarm on categorical"),
     M("sticks that fall twice without sigma", "estimators/sticks.py", "(fell[0] - fell[1]) * torch.maximum(heads, 1 - heads)", "fell[0] - fell[1]", "disarm on categorical"),
     M("sticks not needed left out", "estimators/sticks.py", "torch.where(place <= two, heads - fell[1], 0.0)", "0.0", "disarm on categorical"),
@@ -213,7 +215,7 @@ MUTANTS = (
     M("scale of a minibatch forgotten", "language/plates.py", "scale=message.scale * self.factor", "scale=message.scale", "a minibatch estimates"),
     M("mask forgotten", "terms/term.py", "log_prob = masked(log_prob, message.mask)", "pass", "score on masked"),
     M("mask put on the draw's own density", "terms/term.py", "message.plates, sites, raw,", "message.plates, sites, log_prob,", "score on masked"),
-    M("inner mask put on the draw's own density", "terms/term.py", "raw = log_prob if bare is distribution else bare.log_prob(value)", "raw = log_prob", "masks do not touch"),
+    M("inner mask put on the draw's own density", "terms/term.py", "raw = log_prob if bare is distribution else density(bare, value)", "raw = log_prob", "masks do not touch"),
     # Pathwise gradients and closed forms.
     M("sticking the landing at every site", "terms/term.py", "hold = sign < 0 and message.name in fixed", "hold = sign < 0", "score on bernoulli"),
     M("sticking the landing ignored", "terms/term.py", "hold = sign < 0 and message.name in fixed", "hold = False", "sticking the landing has no"),
