@@ -24,7 +24,7 @@ NAMES = {
     "varigrad-run": "ours, `svi.run`",
     "varigrad-background": "ours, `svi.run`",
 }
-HELD_TO = {"target": "DESIGN's target", "numpyro-scan": "NumPyro's scan", "hand-compiled": "1.1 x by hand"}
+HELD_TO = {"target": "the plan's target", "numpyro-scan": "NumPyro's scan", "hand-compiled": "1.1 x by hand"}
 
 
 def peers(python: Path) -> dict[str, str]:
