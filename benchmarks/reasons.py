@@ -10,8 +10,8 @@ _BLAS = (
 )
 
 _PRODUCTS = (
-    "the products alone take 5.4 ms, at 154 GFLOP/s of the 165 that a large one reaches on this machine (2026-11-23, one "
-    "thread); logarithms and exponentials of 784 pixels, and Adam, are the rest"
+    "the products alone take 5.4 ms, at 154 GFLOP/s of the 165 that a large one reaches on this machine "
+    "(2026-11-23, one thread); logarithms and exponentials of 784 pixels, and Adam, are the rest"
 )
 _LAYERS = "the products alone take about 4 ms at the rate of BLAS on this machine (2026-11-23, one thread)"
 
