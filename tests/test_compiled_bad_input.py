@@ -4,7 +4,9 @@ A stand-in for the compiler is enough for nearly all of it: the recorded graph (
 hangs, fails, is killed, or hands out a library that was made before.
 """
 
+import collections
 import contextlib
+import contextvars
 import copy
 import dataclasses
 import functools
@@ -221,10 +223,77 @@ def of_training():
     return lambda: observe(1.0 if net.training else 2.0), lambda: net.train(not net.training)
 
 
+def of_private_state():
+    net = nn.Module()
+    net._scale = 1.0
+    return lambda: observe(net._scale), more(net, "_scale")
+
+
+def of_code():
+    """What a notebook does that reloads its modules."""
+
+    def helper():
+        return 1.0
+
+    return lambda: observe(helper()), lambda: setattr(helper, "__code__", (lambda: 3.0).__code__)
+
+
+def of_an_import():
+    sys.modules["settings_of_a_test"] = settings
+
+    def model():
+        from settings_of_a_test import scale
+
+        observe(scale)
+
+    return model, more(settings, "scale")
+
+
+def of_the_environment():
+    os.environ["SCALE_OF_A_TEST"] = "1.0"
+    return lambda: observe(float(os.environ["SCALE_OF_A_TEST"])), lambda: os.environ.update(SCALE_OF_A_TEST="3.0")
+
+
+def of_a_set():
+    entries = {1.0}
+    return lambda: observe(sum(entries)), lambda: (entries.clear(), entries.add(3.0))
+
+
+def of_a_queue():
+    entries = collections.deque([1.0, 3.0])
+    return lambda: observe(entries[0]), entries.rotate
+
+
+def of_a_context():
+    variable = contextvars.ContextVar("scale", default=1.0)
+    return lambda: observe(variable.get()), lambda: variable.set(3.0)
+
+
+def of_many_entries():
+    entries = [float(i) for i in range(6000)]
+    return lambda: observe(entries[5500]), of_element(entries, 5500)[1]
+
+
+def of_a_distribution():
+    prior = dist.Normal(t(0.0), t(1.0))
+    return lambda: observe(prior.scale), lambda: setattr(prior, "scale", t(3.0))
+
+
+def of_a_large_array():
+    array = np.ones(2000)
+    return lambda: observe(float(array.mean())), lambda: array.fill(3.0)
+
+
 def by_hand(reading):
     """A tensor that Python looks at, written in place."""
     tensor = t([1.0, 1.0])
     return lambda: observe(reading(tensor)), lambda: tensor.add_(1.0)
+
+
+def by_hand_through(alias):
+    """Likewise, where torch does not count it."""
+    tensor = t([1.0, 1.0])
+    return lambda: observe(float(tensor[0])), lambda: alias(tensor).fill(3.0)
 
 
 def of_a_mask():
@@ -268,6 +337,20 @@ CHANGES = {
     "another layer": lambda: of_module(lambda net: setattr(net, "layer", nn.Linear(1, 1, bias=False))),
     "eval mode": of_training,
     "a small array": lambda: (lambda: observe(float(NUMBERS[0])), lambda: NUMBERS.__iadd__(1.0)),
+    "a module's own": of_private_state,
+    "a hook": lambda: of_module(lambda net: net.layer.register_forward_hook(lambda module, given, found: found + 1.0)),
+    "a gradient's hook": lambda: of_module(lambda net: net.layer.weight.register_hook(lambda grad: grad * 0.5)),
+    "a function's code": of_code,
+    "an import": of_an_import,
+    "the environment": of_the_environment,
+    "an element of a set": of_a_set,
+    "the order of a queue": of_a_queue,
+    "a context variable": of_a_context,
+    "one of many entries": of_many_entries,
+    "a distribution": of_a_distribution,
+    "a large array": of_a_large_array,
+    "memory": lambda: of_module(lambda net: setattr(net.buffer, "data", t(3.0))),
+    "a tensor written behind torch's back": lambda: by_hand_through(lambda x: x.numpy()),
     "a tensor read as a number": lambda: by_hand(lambda x: float(x[0])),
     "a tensor that is asked": lambda: by_hand(lambda x: 1.0 if x.sum() < 3 else 2.0),
     "a mask's size": of_a_mask,
@@ -403,6 +486,19 @@ def test_what_nobody_can_watch(kind):
     assert len(said) == 1
     assert sum(f.taken for f in forms(svi)) <= session.CHECKS
     assert losses.isfinite().all()
+
+
+def test_a_draw_that_is_rarely_seen():
+    """The checks would see nothing; the generator's own state tells."""
+    numbers = random.Random(0)
+
+    def model():
+        observe(5.0 if numbers.random() < 0.001 else 1.0)
+
+    with by_graph(), heard() as said:
+        svi = svi_of(model, guide)
+        svi.run(30)
+    assert len(said) == 1 and "the program draws from 'numbers'" in said[0]
 
 
 def test_a_choice_that_is_rarely_made_is_not_frozen():

@@ -1,30 +1,45 @@
 """What a program reads from Python besides its arguments, and whether it is still the same.
 
 A graph holds what Python values were when it was recorded. So the variables a program can see (closures, globals, its
-modules' attributes, classes, what its arguments hold, lists and dictionaries in all of them) are noted then and looked
-at before every call: tensors by identity, since a graph reads them in place, plain values by equality.
+modules' attributes and hooks, classes, code, what its arguments hold, containers in all of them) are noted then and
+looked at before every call: tensors by identity, since a graph reads them in place, plain values by equality.
 """
 
 from __future__ import annotations
 
+import array
+import contextvars
 import functools
+import operator
+import os
 import pickle
 import random
 import sys
 import types
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributions as td
 
-LIMIT = 4000
-"""How many variables are watched; a program that sees more is large enough to be checked by its numbers alone."""
+LIMIT = 20_000
+"""How many variables are watched, the nearest first; what lies beyond is left to the checks of numbers."""
 
 SMALL = 4096
-"""Bytes of a numpy array up to which its numbers are watched; of a larger one only which array it is."""
+"""Bytes of an array up to which its numbers are watched in any case,"""
+
+LARGE = 2**20
+"""and up to which they are if no graph reads them in place; of a larger one only which array it is."""
 
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_MAPPINGS = (dict, types.MappingProxyType)
+_CONTAINERS = (*_MAPPINGS, list, set, deque)
+_HOOKS = {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}
+_IDLE = vars(nn.Module()).keys() - {"training", "_parameters", "_buffers", "_modules", *_HOOKS}
+"""What torch keeps in a module and a call does not depend on."""
 _MISSING = object()
 
 
@@ -37,89 +52,131 @@ class Watch:
 
     def __init__(self, programs: Iterable[object]) -> None:
         self._entries: list[tuple[Any, Any, Any, str]] = []
+        self._contents: list[tuple[Any, tuple[Any, ...], str]] = []
         self._sizes: list[tuple[Any, int, str]] = []
-        self._versions: list[tuple[Tensor, int]] = []
+        self._versions: list[tuple[Tensor, int, bytes | None]] = []
+        self._places: list[tuple[Tensor, Any]] = []
         self._arrays: list[tuple[Any, bytes, str]] = []
+        self._generators: list[tuple[Any, bytes, str]] = []
+        self._left = LIMIT
         self._seen: set[int] = set()
-        for program in programs:
-            self._visit(program, getattr(program, "__name__", type(program).__name__))
+        self._queue = deque((p, getattr(p, "__name__", type(p).__name__)) for p in programs)
+        while self._queue:
+            self._visit(*self._queue.popleft())
         self._randomness = _python_randomness()
 
     def changed(self) -> str:
         """The first variable that is no longer what it was; empty if all are."""
         for container, key, value, name in self._entries:
             now = _look(container, key)
-            if now is not value and not (type(now) in _SIMPLE and type(now) is type(value) and now == value):
+            if now is not value and not _same(now, value):
                 return f"{name} was {_short(value)} and is {_short(now)}"
         for container, size, name in self._sizes:
             if len(container) != size:
                 return f"{name} had {size} entries and has {len(container)}"
-        for tensor, version in self._versions:
-            if tensor._version != version:
+        for container, values, name in self._contents:
+            found = _values(container)
+            if len(found) != len(values):
+                had, has = (len(v) // (2 if isinstance(container, _MAPPINGS) else 1) for v in (values, found))
+                return f"{name} had {had} entries and has {has}"
+            if not all(map(operator.is_, found, values)) and not all(map(_same, found, values)):
+                i = next(i for i, now, then in zip(count(), found, values, strict=False) if not _same(now, then))
+                return f"{_label(container, i, name)} was {_short(values[i])} and is {_short(found[i])}"
+        for tensor, version, numbers in self._versions:
+            if tensor._version != version or (numbers is not None and _numbers(tensor) != numbers):
                 return f"{_short(tensor)}, whose values Python looked at, has been written to"
-        for array, numbers, name in self._arrays:
-            if array.tobytes() != numbers:
+        for tensor, place in self._places:
+            if _place(tensor) != place:
+                return f"{_short(tensor)} lies elsewhere in memory than it did, or has another shape"
+        for numbers_of, numbers, name in self._arrays:
+            if _numbers(numbers_of) != numbers:
                 return f"the numbers in {name} are others"
         return ""
 
-    def hold(self, tensors: Iterable[Tensor]) -> None:
-        """From now on these must not be written to either."""
-        self._versions += [(t, t._version) for t in tensors if not t.is_inference()]
+    def hold(self, constants: Iterable[Tensor], read: Iterable[Tensor]) -> None:
+        """From now on `constants`, which a graph reads in place, have to stay there, and `read` as they are."""
+        self._places += [(t, _place(t)) for t in constants]
+        spans = [(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) for t, _ in self._places]
+        self._arrays = [
+            a
+            for a in self._arrays
+            if len(a[1]) <= SMALL or not any(begin <= _address(a[0]) < begin + size for begin, size in spans)
+        ]
+        for tensor in read:
+            if not tensor.is_inference():
+                self._versions.append((tensor, tensor._version, _numbers(tensor) if tensor.nbytes <= LARGE else None))
 
     def randomness_used(self) -> str:
         """Which of Python's own generators has been drawn from since; empty if none."""
         names = [name for name, state in _python_randomness().items() if state != self._randomness.get(name)]
+        names += [name for generator, state, name in self._generators if pickle.dumps(generator) != state]
         return names[0] if names else ""
 
     def _visit(self, value: Any, name: str) -> None:
-        if len(self._entries) >= LIMIT or id(value) in self._seen:
-            return
-        if isinstance(value, (*_SIMPLE, Tensor, types.ModuleType, types.BuiltinFunctionType)):
+        if self._left <= 0 or id(value) in self._seen or isinstance(value, (*_SIMPLE, types.ModuleType)):
             return
         self._seen.add(id(value))
-        if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
-            if value.nbytes <= SMALL:
-                self._arrays.append((value, value.tobytes(), name))
-            return
-        for container, key, label in _variables(value, name):
-            found = _look(container, key)
-            if found is not _MISSING and not isinstance(found, types.ModuleType):
-                self._entries.append((container, key, found, label))
-                self._visit(found, label)
-        own = value if isinstance(value, (list, dict, set)) else getattr(value, "__dict__", None)
-        if isinstance(own, (list, dict, set)):  # not the view of a class's
-            self._sizes.append((own, len(own), name))
+        if _is_generator(value):
+            self._generators.append((value, pickle.dumps(value), name))
+        elif _is_array(value):
+            if _size(value) <= LARGE:
+                self._arrays.append((value, _numbers(value), name))
+        elif isinstance(value, _CONTAINERS):
+            if not 0 < len(value) <= self._left:
+                self._sizes.append((value, len(value), name))
+            else:
+                values = _values(value)
+                self._contents.append((value, values, name))
+                self._left -= len(values)
+                self._queue += [(v, _label(value, i, name)) for i, v in enumerate(values)]
+        else:
+            for container, key, label in _variables(value, name):
+                found = _look(container, key)
+                if type(container) is not tuple and not isinstance(found, types.ModuleType):
+                    self._entries.append((container, key, found, label))
+                    self._left -= 1
+                self._queue.append((found, label))
+            own = getattr(value, "__dict__", None)
+            library = isinstance(value, td.Distribution) or (
+                isinstance(value, type) and _is_installed(value.__module__)
+            )
+            if isinstance(own, _MAPPINGS) and not library:
+                self._sizes.append((own, len(own), name))
 
 
 def _variables(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
     """`(container, key, name)` of everything that `value` gives access to."""
-    if isinstance(value, types.FunctionType):
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            yield value, "_backward_hooks", f"the hooks of {name}"
+    elif isinstance(value, types.FunctionType):
         if not _is_ours(value.__module__):
             yield from _of_function(value, name)
     elif isinstance(value, types.MethodType):
-        yield (value.__self__, value.__func__), 0, f"self of {name}"
-        yield (value.__self__, value.__func__), 1, name
+        yield from _parts((value.__func__, value.__self__), name)
+    elif isinstance(value, types.BuiltinFunctionType):
+        yield (value.__self__,), 0, f"self of {name}"
     elif isinstance(value, functools.partial):
-        parts = (value.func, *value.args, *value.keywords.values())
-        for i in range(len(parts)):
-            yield parts, i, f"an argument of {name}"
+        yield from _parts((value.func, *value.args, *value.keywords.values()), f"an argument of {name}")
     elif isinstance(value, (property, staticmethod, classmethod)):
         yield (value.fget if isinstance(value, property) else value.__func__,), 0, name
+    elif isinstance(value, contextvars.ContextVar):
+        yield value, None, name
     elif hasattr(value, "__wrapped__"):
         yield (value.__wrapped__,), 0, name
     elif isinstance(value, type):
-        yield from _of_classes(value, name)
+        yield from _of_class(value, name)
+    elif isinstance(value, (tuple, frozenset)):
+        yield from _parts(tuple(value), name)
     elif isinstance(value, nn.Module):
+        for key in vars(value).keys() - _IDLE:
+            yield vars(value), key, f"{name}.{key}"
+        yield from _parts(type(value).__mro__, name)
+    elif isinstance(value, (td.Distribution, td.Transform)):
         for key in vars(value):
-            if not key.startswith("_") or key in ("_parameters", "_buffers", "_modules"):
+            if not key.startswith("_"):  # caches
                 yield vars(value), key, f"{name}.{key}"
-        yield from _of_classes(type(value), name)
-    elif isinstance(value, (list, tuple)):
-        for i in range(min(len(value), LIMIT)):
-            yield value, i, f"{name}[{i}]"
-    elif isinstance(value, dict):
-        for key in list(value)[:LIMIT]:
-            yield value, key, f"{name}[{key!r}]"
+        yield from _parts(type(value).__mro__, name)
     elif not _is_ours(type(value).__module__) or hasattr(value, "program"):
         for key in getattr(value, "__dict__", ()):
             yield vars(value), key, f"{name}.{key}"
@@ -127,7 +184,13 @@ def _variables(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
             slots = vars(kind).get("__slots__", ())
             for key in (slots,) if isinstance(slots, str) else slots:
                 yield value, key, f"{name}.{key}"
-        yield from _of_classes(type(value), name)
+        yield from _parts(type(value).__mro__, name)
+
+
+def _parts(values: tuple[Any, ...], name: str) -> Iterator[tuple[Any, Any, str]]:
+    """Of what cannot change, but be made of what can."""
+    for i in range(len(values)):
+        yield values, i, name
 
 
 def _of_function(function: types.FunctionType, name: str) -> Iterator[tuple[Any, Any, str]]:
@@ -135,15 +198,20 @@ def _of_function(function: types.FunctionType, name: str) -> Iterator[tuple[Any,
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield cell, None, f"{variable!r}"
         yield from _of_module(_look(cell, None), names, variable)
+    package = function.__globals__.get("__package__")
     for variable in names:
         if variable in function.__globals__:
             yield function.__globals__, variable, f"{variable!r}"
             yield from _of_module(function.__globals__[variable], names, variable)
-    for i in range(len(function.__defaults__ or ())):
-        yield function.__defaults__, i, f"a default of {name}"
-    for container in (function.__kwdefaults__ or {}, function.__dict__):
-        for key in container:
-            yield container, key, f"{name}: {key!r}"
+        else:  # imported inside the function
+            yield from _of_module(sys.modules.get(variable), names, variable)
+            yield from _of_module(sys.modules.get(f"{package}.{variable}"), names, variable)
+    if not names.isdisjoint(("environ", "getenv")):
+        yield vars(os.environ), "_data", "os.environ"
+    for key in ("__code__", "__defaults__", "__kwdefaults__"):
+        yield function, key, f"{key} of {name}"
+    for key in vars(function):
+        yield vars(function), key, f"{name}: {key!r}"
 
 
 def _of_module(module: Any, names: set[str], label: str) -> Iterator[tuple[Any, Any, str]]:
@@ -155,12 +223,12 @@ def _of_module(module: Any, names: set[str], label: str) -> Iterator[tuple[Any, 
                 yield from _of_module(vars(module)[key], names - {key}, f"{label}.{key}")
 
 
-def _of_classes(kind: type, name: str) -> Iterator[tuple[Any, Any, str]]:
-    for parent in kind.__mro__:
-        if not _is_installed(parent.__module__):
-            for key in vars(parent):
-                if not key.startswith("__") or key in ("__call__", "__getattr__", "__getitem__"):
-                    yield parent, key, f"{name}.{key}"
+def _of_class(kind: type, name: str) -> Iterator[tuple[Any, Any, str]]:
+    if not _is_installed(kind.__module__):
+        for key, value in vars(kind).items():
+            if not key.startswith("__") or isinstance(value, types.FunctionType):
+                yield kind, key, f"{name}.{key}"
+        yield from _parts(kind.__mro__[1:], name)
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -168,31 +236,87 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
-def _is_ours(module: str | None) -> bool:
-    return (module or "").split(".")[0] in ("varigrad", "torch", "numpy", "builtins", "functools", "collections")
+def _top(module: Any) -> str:
+    return module.split(".")[0] if isinstance(module, str) else ""  # some of Cython's types have none
+
+
+def _is_ours(module: Any) -> bool:
+    return _top(module) in ("varigrad", "torch", "numpy", "builtins")
 
 
 @functools.cache
 def _is_installed(module: str) -> bool:
     """Whether it is a library rather than the user's: what it holds is taken to stay as it is."""
-    top = module.split(".")[0]
+    top = _top(module)
     place = getattr(sys.modules.get(top), "__file__", None) or ""
     return _is_ours(module) or (top != "__main__" and top in sys.stdlib_module_names) or "-packages" in place
 
 
 def _look(container: Any, key: Any) -> Any:
+    if isinstance(container, dict):
+        return container.get(key, _MISSING)
     if type(container) is types.CellType:
         try:
             return container.cell_contents
         except ValueError:
             return _MISSING
-    if isinstance(container, dict):
-        return container.get(key, _MISSING)
+    if isinstance(container, contextvars.ContextVar):
+        return container.get(_MISSING)
     if isinstance(container, type):
         return vars(container).get(key, _MISSING)
     if isinstance(key, str):
         return getattr(container, key, _MISSING)
     return container[key] if key < len(container) else _MISSING
+
+
+def _same(now: Any, then: Any) -> bool:
+    return now is then or (type(now) in _SIMPLE and type(now) is type(then) and now == then)
+
+
+def _values(container: Any) -> tuple[Any, ...]:
+    if isinstance(container, _MAPPINGS):
+        return (*container.values(), *container)
+    return tuple(container)
+
+
+def _label(container: Any, i: int, name: str) -> str:
+    """What to call the i-th of `_values`."""
+    if not isinstance(container, _MAPPINGS):
+        return f"an element of {name}" if isinstance(container, set) else f"{name}[{i}]"
+    return f"{name}[{list(container)[i]!r}]" if i < len(container) else f"a key of {name}"
+
+
+def _is_array(value: Any) -> bool:
+    """Of numpy, or of bytes."""
+    numpy = _top(type(value).__module__) == "numpy" and hasattr(value, "tobytes")
+    return numpy or isinstance(value, (bytearray, memoryview, array.array))
+
+
+def _size(values: Any) -> int:
+    return int(values.nbytes) if hasattr(values, "nbytes") else memoryview(values).nbytes
+
+
+def _numbers(values: Any) -> bytes:
+    if isinstance(values, Tensor):
+        return bytes(values.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return bytes(values) if isinstance(values, bytearray) else bytes(values.tobytes())
+
+
+def _address(values: Any) -> int:
+    """Where the numbers of a large array lie."""
+    interface = getattr(values, "__array_interface__", None)
+    return -1 if interface is None else int(interface["data"][0])
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _is_generator(value: Any) -> bool:
+    """Of random numbers, Python's or numpy's."""
+    numpy = sys.modules.get("numpy")
+    kinds = () if numpy is None else (numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator)
+    return type(value) is random.Random or isinstance(value, kinds)
 
 
 def _python_randomness() -> dict[str, Any]:

@@ -195,7 +195,7 @@ class Step:
         unique = list({id(i): i for i in inputs}.values())
         loose = [b.flat for b in memory.buckets if b.moments]
         others = [a for a in self._arguments if not isinstance(a, Tensor)]
-        watch = Watch((bound.model_program, bound.guide_program, *others))
+        watch = Watch((bound.model_program, bound.guide_program, *bound.parameters(), *others))
         version = bound.version
         recorded = Recorded(self._compute, unique, self._targets, memory.places, buffers, loose)
         if bound.version != version:
@@ -210,7 +210,7 @@ class Step:
                 because="a graph would do so once, and never again",
                 try_="an argument of the program, or a tensor",
             )
-        watch.hold(recorded.graph.read)
+        watch.hold([*recorded.graph.constants, *buffers], recorded.graph.read)
         self.watch = watch
         return recorded
 
