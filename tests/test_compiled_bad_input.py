@@ -33,6 +33,7 @@ from torch import nn
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.capture import compiler
+from varigrad.errors import VarigradError
 from varigrad.inference import session
 from varigrad.inference.session import CaptureWarning
 
@@ -569,6 +570,145 @@ def test_arrays_as_arguments(convert):
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    name: str
+    data: torch.Tensor = dataclasses.field(compare=False)
+
+
+def in_other_memory(svi):
+    data = DATA.clone()
+    losses = [svi.step(data) for _ in range(12)]
+    data.data = torch.arange(3.0)
+    return [*losses, *(svi.step(data) for _ in range(12))]
+
+
+def conjugates(svi):
+    data = torch.complex(DATA, DATA + 1)
+    return [svi.step(d.clone() if i < 6 else d.conj()) for i in range(12) for d in [data]]
+
+
+ARGUMENTS = {
+    "a tensor that is a global too": (
+        lambda data: observe(1.0 + DATA.std(), data),
+        lambda svi: [svi.step(DATA if i < 10 else 2 * DATA) for i in range(20)],
+    ),
+    "a tensor in other memory": (lambda data: observe(1.0, data), in_other_memory),
+    "objects that are equal and differ": (
+        lambda batch: observe(1.0, batch.data),
+        lambda svi: [svi.step(Batch("same", DATA + i)) for i in range(20)],
+    ),
+    "numbers of numpy": (
+        lambda x: observe(1.0 + x),
+        lambda svi: [svi.step(kind(i)) for kind in (np.float64, np.int64) for i in range(20)],
+    ),
+    "numbers that a tensor cannot hold": (
+        lambda x, y: observe(1.0 + 0.001 * (x - y) + x % 7),
+        lambda svi: [svi.step(*((1.7e9 + 100 * i, 1.7e9) if i < 10 else (2**64 + i, 2**64))) for i in range(20)],
+    ),
+    "conjugates": (lambda data: observe(1.0, torch.view_as_real(data.resolve_conj())[:, 1]), conjugates),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_in_disguise(name):
+    model, go = ARGUMENTS[name]
+    with warnings.catch_warnings(action="ignore", category=CaptureWarning):
+        with by_python():
+            expected = go(svi_of(model, guide))
+        with by_graph():
+            found = go(svi_of(model, guide))
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+SPARSE = torch.eye(6).to_sparse()
+
+
+@pytest.mark.parametrize(
+    ("model", "argument", "text"),
+    [
+        (lambda m: observe(1.0, (m @ DATA.unsqueeze(1)).squeeze(1)), lambda: SPARSE, "an argument is torch.sparse_coo"),
+        (lambda m: observe(1.0, (SPARSE @ DATA.unsqueeze(1)).squeeze(1)), lambda: None, "and this tensor is sparse"),
+        (
+            lambda m: observe(1.0 + m),
+            lambda: torch.ones((), requires_grad=True).exp(),
+            "an argument has been computed from what requires a gradient",
+        ),
+    ],
+    ids=["sparse", "sparse global", "with a history"],
+)
+def test_tensors_that_no_library_reads(model, argument, text):
+    expected, found, said, _ = compared(
+        lambda: svi_of(model, guide), lambda svi: [svi.step(argument()) for _ in range(9)]
+    )
+    assert_close(found, expected)
+    assert len(said) == 1 and text in said[0]
+
+
+def test_a_number_that_python_needs_says_so():
+    with by_graph(), heard() as said:
+        svi = svi_of(lambda x: observe(1.0 + math.exp(-x)), guide)
+        for i in range(40):
+            svi.step(0.1 * i)
+    assert len(said) == 1 and "A number among them stays one: " in said[0] and f"{Path(__file__).name}:" in said[0]
+
+
+def grouped(kind, **settings):
+    return lambda parameters: kind([{"params": [p]} for p in parameters], lr=0.01, **settings)
+
+
+@pytest.mark.parametrize(
+    ("optim", "change"),
+    [
+        (grouped(torch.optim.Adam), {"weight_decay": 0.5}),
+        (grouped(torch.optim.Adam), {"maximize": True}),
+        (grouped(torch.optim.SGD), {"momentum": 0.9}),
+        (grouped(torch.optim.SGD, momentum=0.5), {"nesterov": True}),
+    ],
+    ids=lambda x: next(iter(x), None) if isinstance(x, dict) else "",
+)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_optimiser_that_becomes_another(optim, change, groups):
+    def go(svi):
+        losses = [svi.run(8, DATA).losses]
+        for group in svi.optimizer.param_groups[:groups]:
+            group.update(change)
+        return [*losses, svi.run(12, DATA).losses]
+
+    expected, found, said, svi = compared(lambda: svi_of(normal_model, normal_guide, optim=optim), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not said and taken(svi) > 8
+
+
+def test_an_optimisers_hooks():
+    def go(svi):
+        svi.run(8, DATA)
+        calls = []
+        svi.optimizer.register_step_post_hook(lambda *_: calls.append(1))
+        svi.run(12, DATA)
+        return [len(calls)]
+
+    expected, found, _, _ = compared(lambda: svi_of(normal_model, normal_guide), go)
+    assert found == expected == [12]
+
+
+def test_skipping_from_now_on():
+    def model(limit):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.factor("poison", torch.where(z > limit, torch.inf, 0.0 * z))
+
+    def go(svi):
+        losses = [svi.run(10, t(100.0)).losses]
+        svi.skip_nonfinite = True
+        fit = svi.run(40, t(1.3))
+        assert 0 < fit.skipped < 40
+        return [*losses, fit.losses]
+
+    expected, found, said, _ = compared(lambda: svi_of(model, guide), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not said
+
+
 def test_large_arrays_read_by_reference():
     data = np.zeros(2000, dtype=np.float32)
 
@@ -850,6 +990,15 @@ def test_an_interruption():
 
 
 # Two of them
+
+
+def test_two_over_one_objective():
+    """The second brings a source along that compiled steps cannot draw from."""
+    one = svi_of(normal_model, normal_guide)
+    one.step(DATA)
+    vg.SVI(normal_model, normal_guide, vg.optim.Adam(), one.bound, seed=0).step(DATA)
+    with pytest.raises(VarigradError, match="another SVI has been made of the same bound since"):
+        one.step(DATA)
 
 
 def test_two_over_the_same_modules():

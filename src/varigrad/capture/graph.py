@@ -298,6 +298,8 @@ class _Recorder(TorchDispatchMode):
                 if _geometry(other) == geometry:
                     return self._know(tensor, node)
             raise _refusal("a result would be frozen: it comes back some way that a recording does not see")
+        if tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_conj():
+            raise _refusal("a library reads plain memory, and this tensor is sparse, or negated lazily", "a dense copy")
         node = self.graph.placeholder(f"constant_{len(self.constants)}")
         self.constants.append(tensor)
         self._given.add(_memory_of(tensor))

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
 from varigrad.capture.recorded import Place
-from varigrad.inference.updates import Rule
+from varigrad.inference.updates import Rule, traits_of
 
 _ALIGNED = 16
 
@@ -88,6 +88,7 @@ class Memory:
         states: Any,
     ) -> None:
         self.rule, self.optimizer = rule, optimizer
+        self.traits = None if optimizer is None else traits_of(optimizer)
         self.parameters = list(parameters)
         tensors, self._form = flattened(states)
         self.states = [tensor.detach().clone() for tensor in tensors]

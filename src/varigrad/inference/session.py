@@ -7,11 +7,13 @@ matter to a run when the compiler is done: every step sees the numbers it would 
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import time
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +22,11 @@ from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
 from varigrad.distributions.noise import OURS, Kind, Noise, Rows
+from varigrad.errors import VarigradError
 from varigrad.inference.memory import Memory, looked_at
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.step import Host, Step
-from varigrad.inference.updates import rule_of
+from varigrad.inference.updates import rule_of, traits_of
 from varigrad.shapes import table
 
 PATIENCE = 100
@@ -35,6 +38,8 @@ RESTARTS = 3
 CHECKS = 2
 """How many steps in a row Python checks when a library is new, and how many disagreements end its use."""
 _POLL = 0.02
+_PLAIN = (bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
+"""Arguments that are what they look like; of others, one is as good as itself only."""
 
 
 class CaptureWarning(UserWarning):
@@ -86,6 +91,7 @@ class _Call(NamedTuple):
     """The last call, for the next one with the very same tensors."""
 
     args: tuple[Any, ...]
+    described: list[Any]
     surroundings: tuple[Any, ...]
     form: Form
     base: Any
@@ -112,7 +118,8 @@ class Session:
         self._installed: Any = None
         self._first_numbers: dict[Any, list[tuple[int, Any]]] = {}
         self._lifted: dict[Any, set[int]] = {}
-        self._unliftable: set[Any] = set()
+        self._unliftable: dict[Any, str] = {}
+        """Why a number has to stay one, by form of arguments."""
         self._restarts = 0
         self._evicted = 0
         self._version = -1
@@ -124,21 +131,28 @@ class Session:
     def noise(self) -> Noise:
         """Where all draws come from."""
         source = self.host.bound.source
-        assert isinstance(source, Noise)
+        if not isinstance(source, Noise):
+            raise VarigradError(
+                "the objective draws from another source than the one that compiled steps need",
+                because="another SVI has been made of the same bound since",
+                try_="an objective for each SVI: vg.SVI(model, guide, optim, vg.ELBO())",
+            )
         return source
 
     def advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Take at least one and at most `limit` steps with the same arguments."""
         last, around = self._last, _surroundings()
         known = last is not None and not kwargs and len(args) == len(last.args) and around == last.surroundings
-        if last is not None and known and all(map(operator.is_, args, last.args)):
+        known = known and last is not None and all(map(operator.is_, args, last.args))
+        if last is not None and known and [_described(a) for a in args] == last.described:
             form, base, leaves, tree, lifted = last.form, last.base, last.leaves, last.tree, last.lifted
         else:
             leaves, tree = pytree.tree_flatten((args, kwargs))
             base, lifted, key = self._signature(leaves, tree)
             form = self._form(key)
             same = not kwargs and all(type(a) is Tensor for a in args)
-            self._last = _Call(args, around, form, base, leaves, tree, lifted) if same else None
+            described = [_described(a) for a in args] if same else []
+            self._last = _Call(args, described, around, form, base, leaves, tree, lifted) if same else None
         if self._prepare(form, base, leaves, tree, lifted):
             return self._by_graph(form, limit, leaves)
         return self._by_python(form, args, kwargs)
@@ -194,9 +208,11 @@ class Session:
                 self.forms.popitem(last=False)
                 self._evicted += 1
                 if self._evicted == FORMS:
+                    advice = "Try: batches of one size (drop_last=True), padding with a mask, or compile=False"
+                    reason = "".join(f"A number among them stays one: {r}. " for r in self._unliftable.values())
                     self._warn(
                         f"there are more than {2 * FORMS} forms of arguments, and each is recorded and compiled anew. "
-                        "Try: batches of one size (drop_last=True), padding with a mask, or compile=False"
+                        f"{reason or advice}"
                     )
         self.forms.move_to_end(key)
         return form
@@ -209,12 +225,12 @@ class Session:
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 same = first.setdefault(id(leaf), i)
-                shape.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad, same))
-            elif type(leaf) in (int, float):
+                shape.append((_described(leaf), same))
+            elif _is_number(leaf):
                 shape.append(type(leaf))
                 numbers.append((i, leaf))
             else:
-                shape.append(leaf if type(leaf).__hash__ is not None else _Itself(leaf))
+                shape.append(leaf if type(leaf) in _PLAIN else _Itself(leaf))
         base = (tree, tuple(shape), _surroundings())
         if not numbers:
             return base, frozenset(), base
@@ -222,7 +238,7 @@ class Session:
         if base not in self._unliftable:
             before = self._first_numbers.setdefault(base, numbers)
             lifted |= {i for (i, now), (_, then) in zip(numbers, before, strict=True) if now != then}
-        chosen = frozenset(lifted)
+        chosen = frozenset(i for i, now in numbers if i in lifted and _is_held(now))
         return base, chosen, (base, chosen, tuple(n for n in numbers if n[0] not in chosen))
 
     def _prepare(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> bool:
@@ -242,7 +258,7 @@ class Session:
         step = form.step
         if step is None:
             return False
-        change = step.watch.changed()
+        change = step.changed()
         if change:
             form.forget()
             self._restarts += 1
@@ -270,7 +286,7 @@ class Session:
             if not lifted:
                 self._refuse(form, str(error))
                 return
-            self._unliftable.add(base)
+            self._unliftable[base] = str(error)
             self._lifted[base] = set()
         finally:
             torch.default_generator.set_state(generator)
@@ -286,6 +302,8 @@ class Session:
         bound, optimizer, memory = self.host.bound, self.host.current_optimizer, self._memory
         states = bound.estimator_states
         known = memory is not None and memory.optimizer is optimizer and bound.version == self._version
+        if known and memory is not None and optimizer is not None:
+            known = memory.traits == traits_of(optimizer)
         if memory is not None and known and memory is form.memory and self._inside and states is self._installed:
             displaced = memory.displaced()
             if not looked_at(displaced):
@@ -415,6 +433,22 @@ class _Itself:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+
+def _described(leaf: Tensor) -> tuple[Any, ...]:
+    """What a graph takes for granted of a tensor."""
+    layout = leaf.stride() if leaf.layout is torch.strided else leaf.layout
+    return leaf.shape, layout, leaf.dtype, leaf.device, leaf.requires_grad, leaf.grad_fn is None
+
+
+def _is_number(leaf: Any) -> bool:
+    """Of Python or of numpy, and no truth value."""
+    return type(leaf) in (int, float) or (type(leaf).__module__ == "numpy" and isinstance(leaf, Real))
+
+
+def _is_held(number: Any) -> bool:
+    """Whether a tensor has room for it: single precision keeps the units of what is smaller."""
+    return not math.isfinite(number) or bool(abs(number) < (2**24 if isinstance(number, float) else 2**62))
 
 
 def _surroundings() -> tuple[Any, ...]:

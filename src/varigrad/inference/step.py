@@ -75,7 +75,10 @@ class Step:
     ) -> None:
         self.host, self.memory, self.interrupted = host, memory, False
         self._tree, self._lifted = tree, lifted
-        _refuse_devices([*memory.parameters, *(leaf for leaf in leaves if isinstance(leaf, Tensor))])
+        self._settings = host.skip_nonfinite, host.clip_norm
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        _refuse_devices([*memory.parameters, *tensors])
+        _refuse_arguments(tensors)
         demand: dict[Kind, int] = {kind: len(row) for kind, row in rows.items()}
         self.demand = demand
         self.rows = max(1, min(ROWS, NUMBERS // max(sum(demand.values()), 1))) if memory.rule else 1
@@ -100,6 +103,12 @@ class Step:
     def random(self) -> bool:
         """Whether the graph draws from torch's global generator."""
         return self.recorded.graph.random
+
+    def changed(self) -> str:
+        """What is no longer as it was when the step was recorded; empty if all is."""
+        if self._settings != (self.host.skip_nonfinite, self.host.clip_norm):
+            return "skip_nonfinite, or clip_norm"
+        return self.watch.changed()
 
     def run(self, count: int, rows: Rows, leaves: list[Any], check: bool = False) -> tuple[Outcomes, bool]:
         """Take `count` steps, at most `self.rows`, with the given random numbers, `kind -> [count, length]`.
@@ -142,21 +151,24 @@ class Step:
         position = self._positions[i]
         assert position is not None
         if isinstance(leaf, Tensor):
-            leaf = self._apart(leaf)
-            self._arguments[i] = leaf  # for Python, when it checks
-            self.recorded.inputs[position] = leaf.detach()
+            self._arguments[i] = self._own(leaf)  # for Python, when it checks
+            self.recorded.inputs[position] = self._arguments[i].detach()
         else:
             self._arguments[i].fill_(leaf)
 
-    def _apart(self, leaf: Tensor) -> Tensor:
-        """An argument that is a view of what the step overwrites, as a copy."""
-        if leaf.layout is torch.strided and leaf.untyped_storage().data_ptr() in self._overwritten:
-            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-        return leaf
+    def _own(self, leaf: Tensor) -> Tensor:
+        """An argument under a name of its own: the program may see the same tensor some other way, which stays.
+
+        A copy, if it is a view of what the step overwrites.
+        """
+        own = leaf.detach().resolve_conj().resolve_neg()
+        if own.untyped_storage().data_ptr() in self._overwritten:
+            own = own.clone()
+        return own.requires_grad_() if leaf.requires_grad else own
 
     def _argument(self, i: int, leaf: Any) -> Any:
         if i not in self._lifted:
-            return self._apart(leaf) if isinstance(leaf, Tensor) else leaf
+            return self._own(leaf) if isinstance(leaf, Tensor) else leaf
         dtype = torch.int64 if isinstance(leaf, int) else self.memory.parameters[0].dtype
         return torch.tensor(leaf, dtype=dtype)
 
@@ -270,6 +282,18 @@ class Step:
 
 def _is_schedule(weight: Any) -> bool:
     return callable(weight) and not isinstance(weight, Tensor)
+
+
+def _refuse_arguments(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.layout is not torch.strided:
+            raise CaptureError(f"an argument is {tensor.layout}", try_="a dense tensor, or compile=False")
+        if tensor.grad_fn is not None:
+            raise CaptureError(
+                "an argument has been computed from what requires a gradient",
+                because="its history is another one at every call",
+                try_="the same computation inside the program, or .detach()",
+            )
 
 
 def _refuse_devices(tensors: list[Tensor]) -> None:

@@ -35,15 +35,23 @@ class Rule:
 
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
     """The rule of an optimiser; None if it has to run as it is."""
-    kind = _RULES.get(type(optimizer))
-    if kind is None or any(_is_odd(group) for group in optimizer.param_groups):
+    kind, groups = _RULES.get(type(optimizer)), optimizer.param_groups
+    odd = any(group.get(flag) for group in groups for flag in _ODD) or any(isinstance(g["lr"], Tensor) for g in groups)
+    mixed = any(len({bool(group.get(trait)) for group in groups}) > 1 for trait in _ALIKE)
+    if kind is None or odd or mixed or _hooks(optimizer):
         return None
-    return kind(optimizer.param_groups)
+    return kind(groups)
 
 
-def _is_odd(group: dict[str, Any]) -> bool:
-    flags = any(group.get(flag) for flag in ("amsgrad", "maximize", "capturable", "differentiable"))
-    return flags or isinstance(group["lr"], Tensor)
+def traits_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
+    """What a rule is made for, and is not an input of a step: another one needs another rule."""
+    flags = (*_ODD, *_ALIKE, "weight_decay")
+    groups = [tuple(bool(group.get(flag)) for flag in flags) for group in optimizer.param_groups]
+    return (_hooks(optimizer), *groups)
+
+
+def _hooks(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def _adam(groups: Sequence[dict[str, Any]]) -> Rule:
@@ -100,6 +108,10 @@ def _sgd(groups: Sequence[dict[str, Any]]) -> Rule:
 def _flat(values: Any) -> list[float]:
     return [float(x) for v in values for x in (v if isinstance(v, tuple) else (v,))]
 
+
+_ODD = ("amsgrad", "maximize", "capturable", "differentiable")
+_ALIKE = ("nesterov", "momentum", "decoupled_weight_decay")
+"""What has to be the same in all groups."""
 
 _RULES: dict[type, Callable[[Sequence[dict[str, Any]]], Rule]] = {
     FusedAdam: _adam,
