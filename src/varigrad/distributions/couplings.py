@@ -92,6 +92,9 @@ class Coupled(Arithmetic):
         self.site = source.site
         self.source, self.coupling, self.batch, self.axis, self.rounds = source, coupling, tuple(batch), axis, rounds
 
+    def on(self, device: torch.device) -> torch.Generator | None:
+        return self.source.on(device)
+
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
         return self._numbers(shape, like, normal=False)
 

@@ -21,15 +21,22 @@ from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 
 from varigrad.distributions import samplers
-from varigrad.distributions.source import TAKES_GENERATOR, Source
+from varigrad.distributions.source import TAKES_GENERATOR, Source, device_of, generator_on, global_on
 
 Kind = tuple[Any, ...]
-"""`("normal", dtype)`, `("uniform", dtype)`, `("subset", size, count)` or `("quasi", points, dims, dtype, normal)`."""
+"""`("normal", dtype)`, `("uniform", dtype)`, `("subset", size, count)` or `("quasi", points, dims, dtype, normal)`.
+
+The first two name the device as well, last, unless it is the CPU; the others are always drawn there."""
 
 Rows = Mapping[Kind, Tensor]
 
 _UNIT = 16
 """Rows of normals are a multiple of this long: torch makes them sixteen at a time."""
+
+_CHUNK = 4096
+"""And rows on a GPU of this: drawn so many at a time, numbers do not depend on how many are wanted."""
+
+_CPU = torch.device("cpu")
 
 OURS = "a function of the rows"
 
@@ -95,7 +102,7 @@ class Noise(Arithmetic):
     @property
     def demand(self) -> dict[Kind, int]:
         """`kind -> length of its row`."""
-        return {k: -(-n // _UNIT) * _UNIT if k[0] == "normal" else n for k, n in self._taken.items()}
+        return {kind: -(-n // _unit(kind)) * _unit(kind) for kind, n in self._taken.items()}
 
     def measure(self) -> None:
         """Draw afresh from now on, and count how much."""
@@ -109,58 +116,59 @@ class Noise(Arithmetic):
         """Numbers for `count` steps, `kind -> [count, length]`."""
         return {kind: self._fresh(kind, (count, length)) for kind, length in demand.items()}
 
-    def get_state(self) -> dict[Any, Tensor]:
-        """State of every stream."""
+    def get_state(self) -> dict[Any, Any]:
+        """State of every stream, and under "global" of what torch's global generators are lent."""
         self._left = {}
-        assert self.generator is not None
-        return {"global": self.generator.get_state(), **{k: g.get_state() for k, g in self._streams.items()}}
+        return {"global": super().get_state(), **{k: g.get_state() for k, g in self._streams.items()}}
 
-    def set_state(self, state: Mapping[Any, Tensor]) -> None:
+    def set_state(self, state: Mapping[Any, Any]) -> None:
         """Go back to where `get_state` was called."""
-        assert self.generator is not None
-        self.generator.set_state(state["global"])
+        super().set_state(state["global"])
         self._streams, self._left = {}, {}
         for kind, value in state.items():
             if kind != "global":
                 self._stream(kind).set_state(value)
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """Meanwhile torch's global generator goes on where this source's own stands."""
+    def lent(self, device: torch.device = _CPU) -> Iterator[None]:
+        """Meanwhile torch's global generators, the CPU's and that of a GPU, go on where this source's own stand."""
         if self._lent:
             yield
             return
-        assert self.generator is not None
-        own = torch.default_generator
+        places = dict.fromkeys((_CPU, device))
+        pairs: list[tuple[torch.Generator, Any]] = [(global_on(place), self.on(place)) for place in places]
         with _GLOBAL:
-            before = own.get_state()
-            own.set_state(self.generator.get_state())
+            before = [theirs.get_state() for theirs, _ in pairs]
+            for theirs, own in pairs:
+                theirs.set_state(own.get_state())
             self._lent = True
             try:
                 yield
             finally:
                 self._lent = False
-                self.generator.set_state(own.get_state())
-                own.set_state(before)
+                for (theirs, own), state in zip(pairs, before, strict=True):
+                    own.set_state(theirs.get_state())
+                    theirs.set_state(state)
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
-        return self._take(("uniform", like.dtype), shape, like)
+        return self._take(("uniform", like.dtype, *_place(like)), shape)
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        return self._take(("normal", like.dtype), shape, like)
+        return self._take(("normal", like.dtype, *_place(like)), shape)
 
     def quasi(self, points: int, dims: int, like: Tensor, normal: bool) -> Tensor:
-        return self._take(("quasi", points, dims, like.dtype, normal), (points, dims), like)
+        return self._take(("quasi", points, dims, like.dtype, normal), (points, dims)).to(like.device)
 
     def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         self.drawn[self.site] = f"torch.{function.__name__}"
-        with self.lent():
+        with self.lent(device_of(args, kwargs)):
             return function(*args, **kwargs)
 
     def subset(self, size: int, count: int) -> Tensor:
-        return self._take(("subset", size, count), (count,), torch.empty(0, dtype=torch.int64))
+        # A captured step has its rows where its parameters are, and indices have to be there, too.
+        return self._take(("subset", size, count), (count,))
 
-    def _take(self, kind: Kind, shape: Sequence[int], like: Tensor) -> Tensor:
+    def _take(self, kind: Kind, shape: Sequence[int]) -> Tensor:
         if kind[0] != "subset":  # a plate's
             self.drawn.setdefault(self.site, OURS)
         count = math.prod(shape)
@@ -172,29 +180,33 @@ class Noise(Arithmetic):
         else:
             self.overdrawn = self.overdrawn or self._rows is not None
             value = self._measured(kind, count)
-        return value.reshape(tuple(shape)).to(like.device)
+        return value.reshape(tuple(shape))
 
     def _measured(self, kind: Kind, count: int) -> Tensor:
         """The next numbers; all that are taken since `measure` are together those of the row that they will be."""
-        if kind[0] != "normal":
+        unit = _unit(kind)
+        if unit == 1:
             return self._fresh(kind, (1, count))[0]
         left = self._left.get(kind)
         missing = count - (0 if left is None else len(left))
-        fresh = self._fresh(kind, (1, max(0, -(-missing // _UNIT) * _UNIT)))[0]
+        fresh = self._fresh(kind, (1, max(0, -(-missing // unit) * unit)))[0]
         numbers = fresh if left is None else torch.cat([left, fresh])
         self._left[kind] = numbers[count:]
         return numbers[:count]
 
     def _fresh(self, kind: Kind, shape: tuple[int, int]) -> Tensor:
         generator = self._stream(kind)
-        if kind[0] == "normal":
-            return torch.randn(shape, generator=generator, dtype=kind[1])
-        if kind[0] == "uniform":
-            return torch.rand(shape, generator=generator, dtype=kind[1])
+        if kind[0] in ("normal", "uniform"):
+            draw = torch.randn if kind[0] == "normal" else torch.rand
+            like = torch.empty(0, dtype=kind[1], device=_device(kind))
+            own: dict[str, Any] = {"generator": generator, "dtype": like.dtype, "device": like.device}
+            if like.device == _CPU:
+                return draw(shape, **own)
+            return torch.cat([like, *(draw(_CHUNK, **own) for _ in range(math.prod(shape) // _CHUNK))]).reshape(shape)
         plain = Source(generator)
         if kind[0] == "quasi":
             _, points, dims, dtype, normal = kind
-            like = torch.empty(0, dtype=dtype)
+            like = torch.empty(0, dtype=dtype, device=_CPU)
             rows = [plain.quasi(points, dims, like, normal) for _ in range(shape[0] * shape[1] // (points * dims))]
         else:
             _, size, count = kind
@@ -204,10 +216,29 @@ class Noise(Arithmetic):
     def _stream(self, kind: Kind) -> torch.Generator:
         known = self._streams.get(kind)
         if known is None:
-            # Another seed for each kind, the same in every process; torch takes its lower half.
-            seed = int.from_bytes(hashlib.sha256(repr((self.seed, kind)).encode()).digest()[:4], "little")
-            known = self._streams[kind] = torch.Generator().manual_seed(seed)
+            known = self._streams[kind] = generator_on(_device(kind)).manual_seed(self._seed_of(kind))
         return known
+
+    def _seed_of(self, kind: object) -> int:
+        # Another seed for each kind, the same in every process; torch takes its lower half.
+        return int.from_bytes(hashlib.sha256(repr((self.seed, kind)).encode()).digest()[:4], "little")
+
+
+def _place(like: Tensor) -> tuple[str, ...]:
+    """What a kind says of the device."""
+    return () if like.device == _CPU else (str(like.device),)
+
+
+def _device(kind: Kind) -> torch.device:
+    named = kind[0] in ("normal", "uniform") and len(kind) > 2
+    return torch.device(kind[2]) if named else _CPU
+
+
+def _unit(kind: Kind) -> int:
+    """What the length of a row of this kind is a multiple of."""
+    if _device(kind) != _CPU:
+        return _CHUNK
+    return _UNIT if kind[0] == "normal" else 1
 
 
 class _Functional(TorchFunctionMode):

@@ -20,10 +20,10 @@ from varigrad.distributions import families
 
 
 class Source:
-    """Draws from distributions with one generator.
+    """Draws from distributions with one generator; on other devices than its own, with one that descends from it.
 
     Args:
-        generator: the generator to draw from; None means torch's global one.
+        generator: the generator to draw from; None means torch's global ones.
 
     Attributes:
         site: whose draws these are, for sources that keep a record.
@@ -33,6 +33,16 @@ class Source:
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
         self.generator = generator
+        self._elsewhere: dict[str, torch.Generator] = {}
+
+    def on(self, device: torch.device) -> torch.Generator | None:
+        """The generator that draws on a device, made when it is first needed; None for torch's global one there."""
+        if self.generator is None or self.generator.device == device:
+            return self.generator
+        known = self._elsewhere.get(str(device))
+        if known is None:
+            known = self._elsewhere[str(device)] = generator_on(device).manual_seed(self._seed_of(device))
+        return known
 
     def draw(
         self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
@@ -61,16 +71,32 @@ class Source:
             return self._call(distribution.sample)
 
     def get_state(self) -> Any:
-        """Where the generator stands."""
-        return (self.generator or torch.default_generator).get_state()
+        """Where the generators stand: one state, or `{"root": state, device: state}`."""
+        if self.generator is None:
+            return global_state()
+        root = self.generator.get_state()
+        return {"root": root, **{d: g.get_state() for d, g in self._elsewhere.items()}} if self._elsewhere else root
 
     def set_state(self, state: Any) -> None:
         """Go back to where `get_state` was called."""
-        (self.generator or torch.default_generator).set_state(state)
+        if self.generator is None:
+            set_global_state(state)
+            return
+        states = dict(state) if isinstance(state, Mapping) else {"root": state}
+        self.generator.set_state(states.pop("root"))
+        # One that came into being since will do so again, with the same seed.
+        self._elsewhere = {device: generator_on(device) for device in states}
+        for device, own in states.items():
+            self._elsewhere[device].set_state(own)
 
     def fresh_seed(self) -> int:
         """A seed for another source, drawn from this one."""
-        return int(torch.randint(2**62, (), generator=self.generator).item())
+        device = _CPU if self.generator is None else self.generator.device
+        return int(torch.randint(2**62, (), generator=self.generator, device=device).item())
+
+    def _seed_of(self, device: torch.device) -> int:
+        """For the generator of another device."""
+        return self.fresh_seed()
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
         """Numbers in [0, 1), of the given shape, in the dtype and on the device of `like`.
@@ -79,11 +105,11 @@ class Source:
             degree: a promise that the gradient is a polynomial of at most this degree in each of them (a source that
                 enumerates outcomes then needs no more than a few nodes for its exact mean and variance).
         """
-        return torch.rand(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+        return torch.rand(shape, generator=self.on(like.device), dtype=like.dtype, device=like.device)
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal numbers, of the given shape, in the dtype and on the device of `like`."""
-        return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+        return torch.randn(shape, generator=self.on(like.device), dtype=like.dtype, device=like.device)
 
     def quasi(self, points: int, dims: int, like: Tensor, normal: bool) -> Tensor:
         """Scrambled Sobol points, `[points, dims]`, in the dtype and on the device of `like`.
@@ -91,13 +117,13 @@ class Source:
         Each by itself is uniform in the unit cube (or standard normal), and together they lie more evenly than
         independent ones. They are scrambled anew each time. Groups of 21201 dimensions are independent of each other.
         """
-        numbers = torch.cat([_sobol(points, part, self.generator) for part in _parts(dims, SobolEngine.MAXDIM)], -1)
+        numbers = torch.cat([_sobol(points, part, self.on(_CPU)) for part in _parts(dims, SobolEngine.MAXDIM)], -1)
         numbers = torch.special.ndtri(numbers) if normal else numbers
         return numbers.to(like)
 
     def dirichlet(self, concentration: Tensor) -> Tensor:
         """A draw that carries no gradient, `[*batch, categories]`."""
-        return torch._sample_dirichlet(concentration, generator=self.generator)
+        return torch._sample_dirichlet(concentration, generator=self.on(concentration.device))
 
     def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         """Zeros and ones with the given probabilities, in their dtype. Several times faster than `torch.bernoulli`."""
@@ -114,36 +140,68 @@ class Source:
         return (cdf[..., :-1] <= (uniform * cdf[..., -1]).unsqueeze(-1)).sum(-1)
 
     def subset(self, size: int, count: int) -> Tensor:
-        """`count` distinct numbers below `size`, `[count]`, in random order; the cost does not grow with `size`."""
+        """`count` distinct numbers below `size`, `[count]`, in random order; the cost does not grow with `size`.
+
+        They are on the CPU, from where they can index tensors on any device.
+        """
+        own: dict[str, Any] = {"generator": self.on(_CPU), "device": _CPU}
         if count * 4 > size:
-            return torch.randperm(size, generator=self.generator)[:count]
-        drawn = torch.randint(size, (count,), generator=self.generator)
+            return torch.randperm(size, **own)[:count]
+        drawn = torch.randint(size, (count,), **own)
         while True:
             # Duplicates are drawn again: every set of distinct numbers stays equally likely.
             kept, first = torch.unique(drawn, return_inverse=True)
             missing = count - len(kept)
             if missing == 0:
                 return drawn
-            order = torch.full((len(kept),), count).scatter_reduce(0, first, torch.arange(count), "amin")
-            drawn = torch.cat([drawn[order.sort().values], torch.randint(size, (missing,), generator=self.generator)])
+            place = torch.arange(count, device=_CPU)
+            order = torch.full((len(kept),), count, device=_CPU).scatter_reduce(0, first, place, "amin")
+            drawn = torch.cat([drawn[order.sort().values], torch.randint(size, (missing,), **own)])
 
     def _call(self, draw: Any) -> Tensor:
         if self.generator is None:
             return draw()
-        with _Generator(self.generator):
+        with _Generator(self):
             return draw()
+
+
+_CPU = torch.device("cpu")
+
+
+def generator_on(device: torch.device | str) -> torch.Generator:
+    """A new generator that draws on a device."""
+    return torch.Generator(device)
+
+
+def global_on(device: torch.device) -> torch.Generator:
+    """Torch's own generator of a device."""
+    return torch.default_generator if device == _CPU else torch.cuda.default_generators[device.index]
+
+
+def global_state() -> Any:
+    """Where torch's global generators stand: the CPU's state, and the GPUs' where these are in use."""
+    own = torch.default_generator.get_state()
+    return (own, *torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else own
+
+
+def set_global_state(state: Any) -> None:
+    """Go back to where `global_state` was called."""
+    own, *gpus = state if isinstance(state, (tuple, list)) else (state,)
+    torch.default_generator.set_state(own)
+    if gpus:
+        torch.cuda.set_rng_state_all(gpus)
 
 
 def _sobol(points: int, dims: int, generator: torch.Generator | None) -> Tensor:
     """Uniform in (0, 1), `[points, dims]`, in double precision."""
-    seed = int(torch.randint(2**62, (), generator=generator).item())
+    seed = int(torch.randint(2**62, (), generator=generator, device=_CPU).item())
     engine = SobolEngine(dims, scramble=True, seed=seed)
     step = 2.0**-SobolEngine.MAXBIT
     # torch gives the first point in single precision; it is the engine's state.
     first = engine.quasi.double() * step
     grid = torch.cat([first.unsqueeze(0), engine.draw(points, dtype=torch.float64)[1:]])
     # A point of the grid stands for its cell.
-    inside = torch.rand(grid.shape, generator=generator, dtype=torch.float64)
+    inside = torch.rand(grid.shape, generator=generator, dtype=torch.float64, device=_CPU)
     return (grid + step * inside).clamp_min(torch.finfo(torch.float64).tiny)
 
 
@@ -234,18 +292,27 @@ _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
 
 
 class _Generator(TorchFunctionMode):
-    """Gives every random torch function called inside it the same generator."""
+    """Gives every random torch function called inside it the source's generator."""
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, source: Source) -> None:
         super().__init__()
-        self.generator = generator
+        self.source = source
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in TAKES_GENERATOR:
-            kwargs = {**kwargs, "generator": self.generator}
+            kwargs = {**kwargs, "generator": self.source.on(device_of(args, kwargs))}
         elif func in _LIKE:
-            like = args[0]
-            kwargs = {"dtype": like.dtype, "device": like.device, **kwargs, "generator": self.generator}
-            return _LIKE[func](like.shape, **kwargs)
+            device = device_of(args, kwargs)
+            kwargs = {"dtype": args[0].dtype, **kwargs, "device": device, "generator": self.source.on(device)}
+            return _LIKE[func](args[0].shape, **kwargs)
         return func(*args, **kwargs)
+
+
+def device_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
+    """Where a function of torch that is called like this has its result."""
+    device = kwargs.get("device")
+    if device is not None:
+        return torch.empty(0, device=device).device  # "cuda" is one of several
+    like = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+    return torch.get_default_device() if like is None else like.device
