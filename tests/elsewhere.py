@@ -1,4 +1,4 @@
-"""A second device that every machine has: tensors on "meta" that hold numbers, and quarrel with the CPU's as a GPU does.
+"""A second device that every machine has: tensors on "meta" that hold numbers, and mind the CPU's as a GPU does.
 
 Inside `elsewhere()` every operation of torch is seen. One that gets tensors of both devices raises torch's own error,
 where a GPU would: a number without dimensions may come from the CPU where entries are computed one by one, and so may
@@ -50,8 +50,8 @@ class Elsewhere(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if provenance.Tracked in types:
             return NotImplemented  # it knows what to do
-        if func is Tensor.tolist:
-            return args[0].inner.tolist()
+        if func in (Tensor.tolist, Tensor.__format__):
+            return func(args[0].inner, *args[1:])
         return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
 
 
@@ -76,6 +76,7 @@ def elsewhere() -> Iterator[None]:
     with (
         mock.patch.object(source, "generator_on", generator_on),
         mock.patch.object(noise, "generator_on", generator_on),
+        mock.patch.object(noise, "global_on", return_value=torch.default_generator),
         mock.patch.object(provenance, "_shell", _shell),
         _Made(),
         _Seen(),

@@ -136,7 +136,8 @@ class LKJ(TransformedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return torch.eye(self.dim, dtype=self.concentration.dtype).expand(self.batch_shape + self.event_shape)
+        like = self.concentration
+        return torch.eye(self.dim, dtype=like.dtype, device=like.device).expand(self.batch_shape + self.event_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         return type(self)(self.dim, self.concentration.expand(batch_shape))

@@ -101,8 +101,8 @@ class MovingAverage(Baseline):
         fresh = cost if draw.particles is None else cost.mean(draw.particles, keepdim=True)
         if all(i is None for i in here):  # the whole plate: nothing to look up
             return Guess(state, self._next(state, fresh.expand(state.shape)))
-        everywhere = [torch.arange(n) if i is None else i for n, i in zip(shape, here, strict=True)]
-        grid = torch.meshgrid(*everywhere, indexing="ij")
+        everywhere = [range(n) if i is None else i for n, i in zip(shape, here, strict=True)]
+        grid = torch.meshgrid(*(torch.as_tensor(i, device=cost.device) for i in everywhere), indexing="ij")
         average = state[grid]
         return Guess(average, state.index_put(grid, self._next(average, fresh.expand(average.shape))))
 

@@ -179,7 +179,8 @@ class AutoLowRankMultivariateNormal(JointGuide):
         size = len(self.loc)
         rank = self._rank or round(size**0.5)
         # Not nought: the covariance is even in the factor, so its gradient vanishes there.
-        noise = torch.randn(size, rank, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(size, rank, generator=generator, dtype=torch.float64, device=generator.device)
         self.factor = nn.Parameter((noise / rank**0.5).to(self.loc))
 
     def normal(self) -> td.Distribution:

@@ -99,6 +99,17 @@ def by_site(parts: Parts, leaves: Sequence[Tensor]) -> dict[str, list[Tensor | N
 
 
 @contextmanager
+def reseeded(seed: int) -> Iterator[None]:
+    """Inside, torch's global generators start from a seed; afterwards they are where they were."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    with torch.random.fork_rng(list(range(gpus))):
+        torch.default_generator.manual_seed(seed)
+        if gpus:
+            torch.cuda.manual_seed_all(seed)
+        yield
+
+
+@contextmanager
 def undisturbed(bound: Bound, seed: int) -> Iterator[None]:
     """Inside, the bound draws from a source of its own; afterwards its source, the estimators' state, the buffers of
     modules and the generators of torch, numpy and Python are what they were.
@@ -108,9 +119,7 @@ def undisturbed(bound: Bound, seed: int) -> Iterator[None]:
     buffers = {id(b): b for m in programs if isinstance(m, nn.Module) for b in m.buffers()}
     before = {key: b.clone() for key, b in buffers.items()}
     others = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        torch.default_generator.manual_seed(seed)
+    with reseeded(seed):
         bound.source = Source(torch.Generator().manual_seed(seed))
         try:
             yield

@@ -185,7 +185,8 @@ def _scattered(message: Sample | Factor, run: Pass, generator: torch.Generator) 
     if support is None:
         return value
     shape = value.shape[: value.dim() - (support.dim() - 1)]
-    return support[torch.randint(len(support), shape, generator=generator).to(support.device)]
+    index = torch.randint(len(support), shape, generator=generator, device=generator.device)
+    return support[index.to(support.device)]
 
 
 def _changed(message: Sample, value: Tensor, dim: int, changed: Tensor) -> Tensor:
@@ -212,7 +213,7 @@ def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> b
     if plate.name not in {p.name for p in after.plates}:
         return False
     assert plate.dim is not None
-    left = (~changed).nonzero()[:, 0]
+    left = (~changed).nonzero()[:, 0].to(after.log_prob.device)
     a, b = before.log_prob.index_select(plate.dim, left), after.log_prob.index_select(plate.dim, left)
     return not same(a, b)
 

@@ -85,7 +85,7 @@ class Outcomes(Source):
             self._choose(row.tolist()) if rows is None or i // size in rows else int(row.argmax())
             for i, row in enumerate(flat)
         ]
-        return torch.tensor(chosen, dtype=torch.int64).reshape(probs.shape[:-1])
+        return torch.tensor(chosen, dtype=torch.int64, device=probs.device).reshape(probs.shape[:-1])
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
         # n nodes are exact up to degree 2 n - 1, and the variance of a polynomial has twice its degree.
@@ -98,8 +98,8 @@ class Outcomes(Source):
                 "nodes=32, and a look at how far the mean moves",
             )
         nodes, weights = _legendre(count)
-        chosen = self.index(weights.to(like.dtype).expand(*shape, count))
-        return nodes.to(like.dtype)[chosen]
+        chosen = self.index(weights.to(like).expand(*shape, count))
+        return nodes.to(like)[chosen]
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
         raise NotEnumerable("a normal number is no choice among outcomes")

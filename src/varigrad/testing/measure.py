@@ -24,7 +24,7 @@ from varigrad.objectives.borrowed import Borrowed
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.choice import patterns_of
 from varigrad.objectives.elbo import ELBO
-from varigrad.objectives.gradients import leaves_of, samples, undisturbed
+from varigrad.objectives.gradients import leaves_of, reseeded, samples, undisturbed
 from varigrad.objectives.plan import shown
 from varigrad.testing.exact import draws_of, exact_gradient, expected_gradient, options_of
 
@@ -88,8 +88,7 @@ def looked_at(model: Any, guide: Any, args: tuple[Any, ...], at: Bound | None, s
     if at is not None and not isinstance(at, Bound):
         raise VarigradError(f"at must be a bound, got {type(at).__name__}", try_="at=svi.bound, or fit.bound")
     if at is None or at.is_empty:
-        with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(seed)
+        with reseeded(seed):
             if at is None:
                 if modules_of(model) or modules_of(guide):
                     # An automatic guide makes its parameters when it first runs: let a copy of it do that.

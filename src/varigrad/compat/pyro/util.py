@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from varigrad.distributions.source import global_state, set_global_state
+
 
 class ExperimentalWarning(UserWarning):
     """Something that may change without notice."""
@@ -28,12 +30,12 @@ def set_rng_seed(rng_seed: int) -> None:
 
 def get_rng_state() -> dict[str, Any]:
     """The states of torch's, Python's and numpy's generators."""
-    return {"torch": torch.get_rng_state(), "random": random.getstate(), "numpy": np.random.get_state()}
+    return {"torch": global_state(), "random": random.getstate(), "numpy": np.random.get_state()}
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Go back to what `get_rng_state` returned."""
-    torch.set_rng_state(state["torch"])
+    set_global_state(state["torch"])
     random.setstate(state["random"])
     np.random.set_state(state["numpy"])
 

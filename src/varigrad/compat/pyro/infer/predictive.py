@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.compat.pyro.primitives import get_param_store
+from varigrad.distributions.source import global_state, set_global_state
 from varigrad.errors import VarigradError, did_you_mean
 from varigrad.inference.predictive import Predictive as NativePredictive
 from varigrad.language import handlers
@@ -114,12 +115,12 @@ class Predictive(nn.Module):
 
 
 def _quietly(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
-    """One run to see what there is, that leaves torch's generator as it was."""
-    state = torch.get_rng_state()
+    """One run to see what there is, that leaves torch's generators as they were."""
+    state = global_state()
     try:
         return handlers.trace(model)(*args, **kwargs)
     finally:
-        torch.set_rng_state(state)
+        set_global_state(state)
 
 
 def _returning(model: Callable[..., Any]) -> Callable[..., Any]:
