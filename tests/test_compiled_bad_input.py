@@ -18,6 +18,7 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 import warnings
@@ -33,6 +34,7 @@ from torch import nn
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.capture import compiler
+from varigrad.capture.graph import record
 from varigrad.errors import VarigradError
 from varigrad.inference import session
 from varigrad.inference.session import CaptureWarning
@@ -49,6 +51,10 @@ def observe(scale, data=DATA):
     z = vg.sample("z", dist.Normal(0.0, 1.0))
     with vg.plate("data", len(data)):
         vg.sample("x", dist.Normal(z, scale), obs=data)
+
+
+def of_schedule(name, **options):
+    return functools.partial(getattr(torch.optim.lr_scheduler, name), **options)
 
 
 @contextlib.contextmanager
@@ -709,6 +715,55 @@ def test_skipping_from_now_on():
     assert not said
 
 
+SCHEDULED = {
+    "of another optimiser": (
+        {
+            "optim": vg.optim.Optimizer(
+                torch.optim.RMSprop, {"lr": 0.05}, schedule=of_schedule("ExponentialLR", gamma=0.8)
+            )
+        },
+        lambda svi: svi.run(20, DATA).losses,
+    ),
+    "that ends": (
+        {"optim": vg.optim.Adam(lr=0.05, schedule=of_schedule("OneCycleLR", max_lr=0.1, total_steps=15))},
+        lambda svi: [ends(ValueError, svi), svi.state()],
+    ),
+    "that fails": (
+        {"config": vg.ELBO(weights={"x": [1.0 + 0.1 * i for i in range(15)].__getitem__})},
+        lambda svi: [ends(IndexError, svi), svi.state()["bound"]],
+    ),
+    "beside steps that are skipped": (
+        {"config": vg.ELBO(weights={"x": lambda step: math.nan if step == 15 else 1.0}), "skip_nonfinite": True},
+        lambda svi: svi.run(30, DATA).losses,
+    ),
+}
+
+
+def ends(error, svi):
+    with pytest.raises(error):
+        svi.run(40, DATA)
+    return svi.metrics.step
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_a_schedule(name):
+    options, go = SCHEDULED[name]
+    expected, found, said, _ = compared(lambda: svi_of(normal_model, normal_guide, **options), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not said
+
+
+def test_a_parameter_of_the_objective_that_is_another():
+    def go(svi):
+        losses = [svi.run(10, DATA).losses]
+        svi.bound.loc = nn.Parameter(svi.bound.loc.detach() + 1.0)
+        return [*losses, svi.run(10, DATA).losses]
+
+    expected, found, said, _ = compared(lambda: svi_of(normal_model, normal_guide), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not said
+
+
 def test_large_arrays_read_by_reference():
     data = np.zeros(2000, dtype=np.float32)
 
@@ -1147,6 +1202,64 @@ def test_a_compiler_killed_half_way(cache):
     assert len(said) == 1 and "the compiler was killed" in said[0]
     assert losses.isfinite().all()
     assert not [f for f in cache.iterdir() if f.name != "inductor"]
+
+
+def test_a_fork_while_it_compiles(cache):
+    """The fork runs eagerly, and its end does not end the compiler."""
+    script = (
+        "import pathlib, sys, time; time.sleep(1.5);"
+        "pathlib.Path(sys.argv[1], 'failed.txt').write_text('Oops: to the end'); sys.exit(1)"
+    )
+    with worker(script), heard() as said:
+        svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
+        svi.run(session.PATIENCE + 5, DATA)
+        compilation = forms(svi)[0].step.recorded.compilation
+        fork = os.fork()
+        if not fork:
+            forked = compilation.ready() and "forked" in compilation.failure
+            compilation._give_up()
+            os._exit(not forked)
+        assert os.waitpid(fork, 0)[1] == 0
+        compilation._process.wait()
+        svi.run(300, DATA)
+    assert len(said) == 1 and "Oops: to the end" in said[0]
+
+
+def test_nobodys_home(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("VARIGRAD_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(compiler.Path, "home", home)
+    with heard() as said:
+        losses = waiting().run(20, DATA).losses
+    assert_close(losses, python_run(), rtol=1e-4, atol=1e-5)
+    assert len(said) == 1 and "set VARIGRAD_CACHE" in said[0]
+
+
+def test_a_cache_relative_to_where_one_was(tmp_path, monkeypatch):
+    monkeypatch.setenv("VARIGRAD_CACHE", "cache")
+    monkeypatch.chdir(tmp_path)
+    assert compiler.cache_folder() == tmp_path / "cache"
+
+
+def test_validation_is_the_processs():
+    """Two recordings at once in two threads: it comes back."""
+    before = torch.distributions.Distribution._validate_args
+    barrier = threading.Barrier(2)
+
+    def function():
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(0.2)
+        return [torch.ones(()) + 1]
+
+    threads = [threading.Thread(target=record, args=(function, [])) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.distributions.Distribution._validate_args is before
 
 
 def test_a_process_that_ends_while_it_compiles(cache):

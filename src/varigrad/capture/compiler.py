@@ -81,7 +81,12 @@ class Compilation:
         self._start = time.perf_counter()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
-        self._final = cache_folder() / _key(graph, inputs)
+        self._owner = os.getpid()
+        try:
+            self._final = cache_folder() / _key(graph, inputs)
+        except RuntimeError as error:  # nobody's home
+            self.failure = f"there is no place for the cache (set VARIGRAD_CACHE): {error}"
+            return
         if self._final.exists():
             try:
                 self.library = Library(self._final, self._device, True, 0.0)
@@ -128,12 +133,15 @@ class Compilation:
             start_new_session=True,
         )
         # Nobody waits for it any more: at the end of Python, or of this object.
-        self._give_up = weakref.finalize(self, _stop, self._process, self._folder)
+        self._give_up = weakref.finalize(self, _stop, self._process, self._folder, self._owner)
 
     def ready(self, wait: bool = False) -> bool:
         """Whether there is an outcome, good or bad. `wait`: stay until there is."""
         process, folder = self._process, self._folder
         if process is None or folder is None:
+            return True
+        if self._owner != os.getpid():
+            self._process, self.failure = None, "the process has been forked, and its parent waits for the compiler"
             return True
         if wait:
             process.wait()
@@ -168,8 +176,8 @@ def cache_folder() -> Path:
     """Where libraries are kept: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder."""
     given = os.environ.get("VARIGRAD_CACHE")
     if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "varigrad"
+        return Path(given).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "varigrad"
 
 
 def _clear_away(root: Path) -> None:
@@ -205,7 +213,9 @@ def _key(graph: Graph, inputs: Sequence[Tensor]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+def _stop(process: subprocess.Popen[bytes], folder: Path, owner: int) -> None:
+    if owner != os.getpid():  # a fork of it ends
+        return
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)  # with the compiler that it has started
     process.wait()

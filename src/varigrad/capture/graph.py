@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from varigrad.terms.provenance import Tracked
 
 _aten = torch.ops.aten
 _OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+_VALIDATION = threading.RLock()
 _LOOKS = {sys.modules[kind.__module__].__file__ for kind in (td.ContinuousBernoulli, td.Wishart)}
 
 
@@ -348,12 +350,13 @@ class _Recording(TorchFunctionMode):
 @contextmanager
 def _unvalidated() -> Iterator[None]:
     """Distributions of torch itself do not look at values unless they were told to one by one."""
-    before = td.Distribution._validate_args
-    td.Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        td.Distribution.set_default_validate_args(before)
+    with _VALIDATION:  # the setting is the process's: one thread at a time
+        before = td.Distribution._validate_args
+        td.Distribution.set_default_validate_args(False)
+        try:
+            yield
+        finally:
+            td.Distribution.set_default_validate_args(before)
 
 
 _LEAVES = frozenset(

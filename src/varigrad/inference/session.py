@@ -153,9 +153,8 @@ class Session:
             same = not kwargs and all(type(a) is Tensor for a in args)
             described = [_described(a) for a in args] if same else []
             self._last = _Call(args, described, around, form, base, leaves, tree, lifted) if same else None
-        if self._prepare(form, base, leaves, tree, lifted):
-            return self._by_graph(form, limit, leaves)
-        return self._by_python(form, args, kwargs)
+        outcomes = self._by_graph(form, limit, leaves) if self._prepare(form, base, leaves, tree, lifted) else None
+        return self._by_python(form, args, kwargs) if outcomes is None else outcomes
 
     def __getstate__(self) -> dict[str, Any]:
         """Whose steps; a copy records its own."""
@@ -338,26 +337,41 @@ class Session:
                     form.forget()
         self._memory = None
 
-    def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> Outcomes:
+    def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> Outcomes | None:
+        """Steps of the graph; None if its check finds that there can be no graph."""
         host, step, noise = self.host, form.step, self.noise
         assert step is not None
         check = form.taken >= form.check
-        alone = check or (host.scheduler is not None and host.skip_nonfinite)
+        alone = check or ((host.scheduler is not None or step.scheduled) and host.skip_nonfinite)
         count = 1 if alone else min(limit, step.rows, form.check - form.taken)
-        before = (noise.get_state(), *_state_of(host.scheduler)) if count > 1 else None
+        before = (noise.get_state(), *_state_of(host.scheduler)) if count > 1 or check else None
+        ready = step.settle(count)
         with noise.lent() if step.random else contextlib.nullcontext():
-            outcomes, agreed = step.run(count, noise.rows(step.demand, count), leaves, check)
+            try:
+                outcomes, agreed = step.run(ready, noise.rows(step.demand, ready), leaves, check)
+            except CaptureError as error:
+                assert before is not None
+                noise.set_state(before[0])
+                self._refuse(form, str(error))
+                return None
         if check:
             self._judge(form, agreed)
         bad = None if all(outcomes.taken) else outcomes.taken.index(False)
         if bad is not None and not host.skip_nonfinite:
             outcomes = outcomes.first(bad + 1)
         done = len(outcomes.losses)
+        if step.memory.rule is None:
+            host.follow(step.memory.parameters, step.memory.grads, bad is None)
+        form.taken += done
+        host.bound.__dict__["steps"] += sum(outcomes.taken)
+        noise.measure()
+        self.interrupted, step.interrupted = step.interrupted, False
         if before is not None and done < count:
             # As one by one: nothing after the last step has been drawn or scheduled.
             state, schedule, settings = before
             noise.set_state({**state, "global": noise.get_state()["global"]})
             noise.rows(step.demand, done)
+            noise.measure()
             if host.scheduler is not None:
                 host.scheduler.load_state_dict(schedule)
                 for group, own in zip(host.scheduler.optimizer.param_groups, settings, strict=True):
@@ -366,12 +380,6 @@ class Session:
                     host.scheduler.step()
         elif count == 1 and host.scheduler is not None and bad is None:
             host.scheduler.step()
-        if step.memory.rule is None:
-            host.follow(step.memory.parameters, step.memory.grads, bad is None)
-        form.taken += done
-        host.bound.__dict__["steps"] += sum(outcomes.taken)
-        noise.measure()
-        self.interrupted, step.interrupted = step.interrupted, False
         if not done:
             raise KeyboardInterrupt
         return outcomes

@@ -95,9 +95,14 @@ class Step:
         kept = [*flats, *memory.grads, *memory.states]
         self._overwritten = {k.untyped_storage().data_ptr() for k in kept if k.numel()}
         self._arguments = [self._argument(i, leaf) for i, leaf in enumerate(leaves)]
-        self._fill(0, 1)
+        self.settle(1)
         self.recorded = self._record()
         self._positions = [None if not isinstance(a, Tensor) else self.recorded.position(a) for a in self._arguments]
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether weights depend on the step's number."""
+        return bool(self._scheduled)
 
     @property
     def random(self) -> bool:
@@ -110,15 +115,43 @@ class Step:
             return "skip_nonfinite, or clip_norm"
         return self.watch.changed()
 
+    def settle(self, count: int) -> int:
+        """Settings of the coming steps; the scheduler goes ahead when there is more than one.
+
+        Returns:
+            How many steps have theirs: fewer than `count` (at most `self.rows`) where a schedule raises an error, which
+            it will do again when it is that step's turn.
+        """
+        first, scheduler = self.host.bound.steps, self.host.scheduler
+        if scheduler is None and not self._scheduled:
+            row = self._row(first)
+            if row != self._written_row and row:
+                self._numbers.copy_(torch.tensor(row, dtype=torch.float64))
+                self._written_row = row
+            return count
+        rows: list[list[float]] = []
+        ready = 0
+        try:
+            while ready < count:
+                rows.append(self._row(first + ready) or [0.0])
+                if scheduler is not None and count > 1:
+                    scheduler.step()
+                ready += 1
+        except Exception:
+            if not rows:
+                raise
+            ready = max(ready, 1)
+        self._numbers[:ready] = torch.tensor(rows[:ready], dtype=torch.float64)
+        return ready
+
     def run(self, count: int, rows: Rows, leaves: list[Any], check: bool = False) -> tuple[Outcomes, bool]:
-        """Take `count` steps, at most `self.rows`, with the given random numbers, `kind -> [count, length]`.
+        """Take `count` steps that have been settled, with the given random numbers, `kind -> [count, length]`.
 
         Returns:
             Their outcomes (fewer after Ctrl-C), and whether Python agreed (True without a check, which is for one).
         """
         for kind, block in self._noise.items():
             block[:count].copy_(rows[kind])
-        self._fill(self.host.bound.steps, count)
         self._index.zero_()
         for i, leaf in enumerate(leaves):
             if self._positions[i] is not None:
@@ -181,22 +214,6 @@ class Step:
             numbers += rule.numbers(optimizer.param_groups[bucket.group])
         return numbers
 
-    def _fill(self, first: int, count: int) -> None:
-        """Settings of the coming steps; the scheduler goes ahead when there is more than one."""
-        scheduler = self.host.scheduler
-        if scheduler is None and not self._scheduled:
-            row = self._row(first)
-            if row != self._written_row and row:
-                self._numbers.copy_(torch.tensor(row, dtype=torch.float64))
-                self._written_row = row
-            return
-        rows = []
-        for i in range(count):
-            rows.append(self._row(first + i) or [0.0])
-            if scheduler is not None and count > 1:
-                scheduler.step()
-        self._numbers[:count] = torch.tensor(rows, dtype=torch.float64)
-
     def _record(self) -> Recorded:
         memory, bound = self.memory, self.host.bound
         buffers = list({id(b): b for b in bound.buffers() if b.numel()}.values())
@@ -207,7 +224,7 @@ class Step:
         unique = list({id(i): i for i in inputs}.values())
         loose = [b.flat for b in memory.buckets if b.moments]
         others = [a for a in self._arguments if not isinstance(a, Tensor)]
-        watch = Watch((bound.model_program, bound.guide_program, *bound.parameters(), *others))
+        watch = Watch((bound.model_program, bound.guide_program, *(m._parameters for m in bound.modules()), *others))
         version = bound.version
         recorded = Recorded(self._compute, unique, self._targets, memory.places, buffers, loose)
         if bound.version != version:
