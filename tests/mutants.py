@@ -77,7 +77,7 @@ MUTANTS = (
     M("mean over the others divided by K", "estimators/leave_one_out.py", "/ (k - 1)", "/ k", "a constant cancels"),
     M("draws summed, not averaged", "estimators/leave_one_out.py", "* log_q).mean(dim)", "* log_q).sum(dim)", "leave one out on bernoulli"),
     M("particles averaged twice", "estimators/leave_one_out.py", " * cost.shape[draw.particles]", "", "leave one out of particles on bernoulli"),
-    M("weights of the draws sum to K", "estimators/leave_one_out.py", "1 / self.k", "1.0", "leave one out on mixture"),
+    M("weights of the draws sum to K", "estimators/base.py", "1 / count)", "1.0)", "leave one out on mixture"),
     # Enumeration.
     M("enumerated probabilities without gradient", "estimators/enumeration.py", "draw.log_q[1:].exp() * relative", "draw.log_q[1:].exp().detach() * relative + 0 * draw.log_q[1:]", "enumerate on categorical"),
     M("enumerated densities for probabilities", "estimators/enumeration.py", "draw.log_q[1:].exp() * relative", "draw.log_q[1:] * relative", "enumerate on bernoulli"),

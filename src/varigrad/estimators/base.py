@@ -53,6 +53,14 @@ class Lanes:
         """`[lanes, ...]` with every lane holding the draw that belongs there."""
         return value[list(self.source)]
 
+    def drawn(self, *but: int) -> tuple[int, ...]:
+        """The lanes with a draw of their own, except for these."""
+        return tuple(sorted({*self.source} - {*but}))
+
+    def begin(self, distribution: td.Distribution, source: Source) -> Tensor:
+        """`[lanes, ...]` with lane 0 and the lanes of earlier sites drawn; the site's own are to be written."""
+        return self.share(source.draw(distribution, rows=self.drawn(*self.own)))
+
 
 @dataclass(frozen=True, eq=False)
 class Draw:
@@ -144,8 +152,7 @@ class Estimator(ABC):
         """Draw the site. With lanes, the distribution is `[lanes, *plates]`; `state` is what the last step returned."""
         if lanes is None:
             return Draw(distribution, source.draw(distribution, reparameterised=self.pathwise))
-        kept = tuple(sorted(set(lanes.source)))
-        value = source.draw(distribution, reparameterised=self.pathwise, rows=kept)
+        value = source.draw(distribution, reparameterised=self.pathwise, rows=lanes.drawn())
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
@@ -175,3 +182,10 @@ def first(tensor: Tensor, draw: Draw, event_dim: int = 0) -> Tensor:
     if draw.lanes is not None and tensor.dim() == draw.lanes.dims + 1 + event_dim:
         return tensor[0]
     return tensor
+
+
+def equal_weights(draw: Draw) -> Tensor:
+    """`lane_weights` where each of the site's lanes is a draw from its distribution: `[1 + alternatives]`."""
+    assert draw.lanes is not None and draw.log_q is not None
+    count = len(draw.lanes.rows)
+    return draw.log_q.new_full((count,), 1 / count)  # in the precision of the terms

@@ -16,7 +16,7 @@ from torch import distributions as td
 
 from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first
 from varigrad.estimators.coordinates import inner_of
 from varigrad.estimators.sticks import draw_pair, field
 
@@ -57,7 +57,7 @@ class ARM(Estimator):
         return Draw(distribution, lanes.share(value), lanes, noise=uniform)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        return draw.value.new_full((2,), 0.5)
+        return equal_weights(draw)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event = len(draw.distribution.event_shape)
@@ -103,8 +103,7 @@ class DisARM(Estimator):
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        assert draw.log_q is not None
-        return draw.log_q.new_full((2,), 0.5)
+        return equal_weights(draw)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         if _has_categories(draw.distribution):
@@ -167,7 +166,7 @@ class ARMS(Estimator):
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        return draw.value.new_full((self.n,), 1 / self.n)
+        return equal_weights(draw)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event = len(draw.distribution.event_shape)
@@ -216,8 +215,7 @@ def _refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None
 
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor]:
     """Draws for the lanes of earlier sites, `[lanes, *plates, *event]`, and the probabilities in lane 0."""
-    earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.rows)
-    value = source.draw(distribution, rows=earlier)
+    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
     return value, bernoulli_of(distribution).probs[0].detach()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from varigrad.errors import SiteError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.coefficients import coefficients, learnt
 from varigrad.estimators.concrete import is_one_hot, logits_of, refusal, softened, values_of
 from varigrad.estimators.taylor import linear, sum_event, times
@@ -55,8 +55,7 @@ class DoubleControlVariate(Estimator):
         return self.k - 1
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        assert draw.log_q is not None
-        return draw.log_q.new_full((self.k,), 1 / self.k)
+        return equal_weights(draw)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event, one_hot = len(draw.distribution.event_shape), is_one_hot(draw.distribution)

@@ -46,8 +46,7 @@ class Enumerate(Estimator):
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
-        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
-        value = lanes.share(source.draw(distribution, rows=earlier))
+        value = lanes.begin(distribution, source)
         support = distribution.enumerate_support(expand=False)
         event = len(distribution.event_shape)
         support = support.reshape(support.shape[0], *(1,) * lanes.dims, *support.shape[support.dim() - event :])

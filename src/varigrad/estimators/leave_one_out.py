@@ -8,7 +8,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from varigrad.errors import SiteError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ class LeaveOneOut(Estimator):
         return 0 if self.k is None else self.k - 1
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        if self.k is None:
-            return None
-        assert draw.log_q is not None
-        return draw.log_q.new_full((self.k,), 1 / self.k)  # in the precision of the terms
+        return None if self.k is None else equal_weights(draw)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         assert draw.log_q is not None

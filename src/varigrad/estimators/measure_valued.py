@@ -78,8 +78,7 @@ class MeasureValued(Estimator):
             return _SUMMED.draw(distribution, lanes, source, state)
         assert lanes is not None
         # The first alternative's own draw is one more from the distribution of lane 0.
-        rows = tuple(sorted({*lanes.source, lanes.own[0]} - set(lanes.own[1:])))
-        value = source.draw(distribution, rows=rows)
+        value = source.draw(distribution, rows=lanes.drawn(*lanes.own[1:]))
         with torch.no_grad():
             others = family.others(inner, value[0], value[lanes.own[0]], source)
         value = lanes.share(value)

@@ -87,8 +87,7 @@ class Rebar(Estimator):
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
-        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
-        value = lanes.share(source.draw(distribution, rows=earlier))
+        value = lanes.begin(distribution, source)
         inner, _ = inner_of(distribution)
         assert isinstance(inner, (td.Bernoulli, td.OneHotCategorical))
         one_hot = is_one_hot(distribution)

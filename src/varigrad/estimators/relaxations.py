@@ -74,7 +74,7 @@ class Relaxation(Estimator):
         return concrete.refusal(type(self).__name__, distribution)
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
-        rows = None if lanes is None else tuple(sorted(set(lanes.source)))
+        rows = None if lanes is None else lanes.drawn()
         value = source.draw(distribution, rows=rows)
         if torch.is_grad_enabled():  # else the bound's value is all that is wanted: that of the program as it is
             inner, _ = inner_of(distribution)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.coefficients import coefficients, following_units, learnt, units
 from varigrad.estimators.concrete import is_one_hot, logits_of, values_of
 from varigrad.estimators.concrete import refusal as refusal_of_concrete
@@ -80,8 +80,7 @@ class Rodeo(Estimator):
         return self.k - 1
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        assert draw.log_q is not None
-        return draw.log_q.new_full((self.k,), 1 / self.k)
+        return equal_weights(draw)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event = len(draw.distribution.event_shape)

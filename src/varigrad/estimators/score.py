@@ -103,8 +103,7 @@ class SelfCritical(Estimator):
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
-        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
-        value = lanes.share(source.draw(distribution, rows=earlier))
+        value = lanes.begin(distribution, source)
         inner, _ = inner_of(distribution)
         with torch.no_grad():
             # torch's mode of a fair coin is NaN.

@@ -25,8 +25,7 @@ from varigrad.estimators.coordinates import inner_of
 
 def draw_pair(distribution: td.Distribution, lanes: Lanes, source: Source) -> Draw:
     """The draw and its coupled twin; `noise` are their categories, `[2, *plates, *coordinates]`."""
-    earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.rows)
-    value = source.draw(distribution, rows=earlier)
+    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
     inner, _ = inner_of(distribution)
     probs = inner.probs[0].detach()  # type: ignore[attr-defined]
     count = probs.shape[-1]

@@ -63,8 +63,7 @@ class StochasticAD(Estimator):
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
-        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
-        value = lanes.share(source.draw(distribution, rows=earlier))
+        value = lanes.begin(distribution, source)
         with torch.no_grad():
             steps = _steps(distribution, value[0])
             chosen = source.index(_chances(steps.size))

@@ -46,8 +46,7 @@ class MuProp(Estimator):
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
-        earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.own)
-        value = lanes.share(source.draw(distribution, rows=earlier))
+        value = lanes.begin(distribution, source)
         with torch.no_grad():
             value[lanes.own[0]] = distribution.mean[0]
         return Draw(distribution, value, lanes)

@@ -208,8 +208,7 @@ def _one_of(weights: Tensor, otherwise: Tensor, source: Source) -> Tensor:
 
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor, Tensor]:
     """Draws for earlier sites' lanes; all values, `[values, *event]`; their probabilities, `[*plates, values]`."""
-    earlier = tuple(r for r in sorted(set(lanes.source)) if r not in lanes.rows)
-    value = source.draw(distribution, rows=earlier)
+    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
     values = values_of(distribution)
     assert values is not None
     return value, values, _probabilities(distribution, lanes).detach()
