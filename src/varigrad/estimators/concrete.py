@@ -16,9 +16,9 @@ from torch import Tensor
 from torch import distributions as td
 from torch.nn.functional import softplus
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, first
-from varigrad.estimators.coordinates import inner_of
 
 
 def refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None:

@@ -10,16 +10,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.estimators.base import Draw, Lanes
-
-
-def inner_of(distribution: td.Distribution) -> tuple[td.Distribution, int]:
-    """What is inside `.to_event`, and how many dimensions that has declared to be coordinates."""
-    dims = 0
-    while isinstance(distribution, td.Independent):
-        dims += distribution.reinterpreted_batch_ndims
-        distribution = distribution.base_dist
-    return distribution, dims
 
 
 def coordinates(distribution: td.Distribution) -> int:

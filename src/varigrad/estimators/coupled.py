@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first
-from varigrad.estimators.coordinates import inner_of
 from varigrad.estimators.sticks import draw_pair, field
+from varigrad.shapes import sum_rightmost
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class ARM(Estimator):
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event = len(draw.distribution.event_shape)
-        logits = first(bernoulli_of(draw.distribution).logits, draw, event)
+        logits = first(inner_of(draw.distribution)[0].logits, draw, event)
         assert draw.noise is not None
-        return Surrogate(_sum_event((draw.noise - 0.5) * logits, event) * (cost[0] - cost[1]))
+        return Surrogate(sum_rightmost((draw.noise - 0.5) * logits, event) * (cost[0] - cost[1]))
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ class DisARM(Estimator):
         if _has_categories(draw.distribution):
             return Surrogate(field(draw) * (cost[0] - cost[1]))
         event = len(draw.distribution.event_shape)
-        logits = first(bernoulli_of(draw.distribution).logits, draw, event)
+        logits = first(inner_of(draw.distribution)[0].logits, draw, event)
         assert draw.lanes is not None
         value, other = draw.value[0], draw.value[draw.lanes.own[0]]
         sign = 1 - 2 * other
         weight = torch.where(value != other, sign * torch.sigmoid(logits.detach().abs()), torch.zeros_like(sign))
         difference = 0.5 * (cost[0] - cost[1])
-        return Surrogate(_sum_event(weight * logits, event) * difference)
+        return Surrogate(sum_rightmost(weight * logits, event) * difference)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class ARMS(Estimator):
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event = len(draw.distribution.event_shape)
-        bernoulli = bernoulli_of(draw.distribution)
+        bernoulli = inner_of(draw.distribution)[0]
         logits = first(bernoulli.logits, draw, event)
         probs = first(bernoulli.probs, draw, event).detach()
         assert draw.lanes is not None
@@ -181,7 +181,7 @@ class ARMS(Estimator):
         weight = (1 - rare) / (1 - share)
         relative = cost - cost.mean(0, keepdim=True)
         shares = [
-            _sum_event(weight * (draw.value[lane] - probs) * logits, event) * one
+            sum_rightmost(weight * (draw.value[lane] - probs) * logits, event) * one
             for lane, one in zip(draw.lanes.rows, relative, strict=True)
         ]
         return Surrogate(torch.stack(shares).sum(0) / (self.n - 1))
@@ -205,7 +205,7 @@ def _has_categories(distribution: td.Distribution) -> bool:
 
 
 def _refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None:
-    if not isinstance(bernoulli_of(distribution), td.Bernoulli):
+    if not isinstance(inner_of(distribution)[0], td.Bernoulli):
         return (
             f"{name} is for Bernoulli choices, and this is {type(distribution).__name__}",
             "Enumerate() for a small finite support, LeaveOneOut(2) for anything",
@@ -216,15 +216,4 @@ def _refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor]:
     """Draws for the lanes of earlier sites, `[lanes, *plates, *event]`, and the probabilities in lane 0."""
     value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
-    return value, bernoulli_of(distribution).probs[0].detach()
-
-
-def bernoulli_of(distribution: td.Distribution) -> Any:
-    """The Bernoulli inside `.to_event`, or the distribution itself."""
-    while isinstance(distribution, td.Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _sum_event(value: Tensor, event: int) -> Tensor:
-    return value.sum(list(range(-event, 0))) if event else value
+    return value, inner_of(distribution)[0].probs[0].detach()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 
@@ -28,9 +29,7 @@ class Enumerate(Estimator):
     per_element = True
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        inner = distribution
-        while isinstance(inner, td.Independent):
-            inner = inner.base_dist
+        inner, _ = inner_of(distribution)
         name = type(inner).__name__
         if not inner.has_enumerate_support:
             return f"{name} does not have a finite, listed support", "Score(MovingAverage()), or LeaveOneOut(4)"

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import index_in, inner_of, listed
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
-from varigrad.estimators.coordinates import coordinates, inner_of, own_costs, own_densities, place
+from varigrad.estimators.coordinates import coordinates, own_costs, own_densities, place
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class LocalExpectation(Estimator):
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)
-        values, name = values_of(inner), type(inner).__name__
+        values, name = listed(inner), type(inner).__name__
         if values is None:
             return f"{name} does not have a finite, listed support", "Score(MovingAverage()), or LeaveOneOut(4)"
         if len(values) < 2:
@@ -40,7 +41,7 @@ class LocalExpectation(Estimator):
         return None
 
     def alternatives(self, distribution: td.Distribution) -> int:
-        values = values_of(inner_of(distribution)[0])
+        values = listed(inner_of(distribution)[0])
         assert values is not None
         return coordinates(distribution) * (len(values) - 1)
 
@@ -48,13 +49,9 @@ class LocalExpectation(Estimator):
         assert lanes is not None
         value = lanes.begin(distribution, source)
         inner, _ = inner_of(distribution)
-        values = values_of(inner)
+        values = listed(inner)
         assert values is not None
-        drawn = value[0]
-        event = len(inner.event_shape)
-        every = values.reshape(len(values), *(1,) * (drawn.dim() - event), *inner.event_shape)
-        at = (every == drawn).reshape(len(values), *drawn.shape[: drawn.dim() - event], -1).all(-1)
-        position = at.to(torch.int64).argmax(0)
+        position = index_in(values, value[0])
         others = [values[(position + k) % len(values)] for k in range(1, len(values))]
         if others:
             place(value, torch.stack(others), lanes, distribution)
@@ -74,13 +71,3 @@ class LocalExpectation(Estimator):
         # Costs relative to the draw's: the probabilities' gradients sum to zero, rounding errors do not.
         relative = torch.where(log_q == -torch.inf, 0.0, costs - costs[:1])
         return Surrogate((log_q.exp() * relative).sum((0, -1)))
-
-
-def values_of(distribution: td.Distribution) -> Tensor | None:
-    """All values of one choice, `[values, *event]`; None if they are not listed, or not the same everywhere."""
-    if not distribution.has_enumerate_support:
-        return None
-    try:
-        return distribution.enumerate_support(expand=False).reshape(-1, *distribution.event_shape)
-    except (NotImplementedError, RuntimeError):
-        return None

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions import families
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.methods import unmasked
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, first
 from varigrad.estimators.baselines import Baseline, NoBaseline
-from varigrad.estimators.coordinates import inner_of
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
-from varigrad.estimators.coordinates import inner_of
 from varigrad.estimators.taylor import linear, sum_event, times
 
 DECAY = 0.99

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
 from varigrad.estimators.coefficients import following_units, units
 from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform
-from varigrad.estimators.coordinates import inner_of
 from varigrad.estimators.taylor import sum_event, times
 from varigrad.language.messages import evolve
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators import concrete
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
 from varigrad.estimators.concrete import given, is_one_hot, softened, uniform
-from varigrad.estimators.coordinates import inner_of
 
 
 @dataclass(frozen=True)

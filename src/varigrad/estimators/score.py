@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
-from varigrad.estimators.coordinates import inner_of
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Lanes, first
-from varigrad.estimators.coordinates import inner_of
 
 
 def draw_pair(distribution: td.Distribution, lanes: Lanes, source: Source) -> Draw:
     """The draw and its coupled twin; `noise` are their categories, `[2, *plates, *coordinates]`."""
     value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
     inner, _ = inner_of(distribution)
-    probs = inner.probs[0].detach()  # type: ignore[attr-defined]
+    probs = inner.probs[0].detach()
     count = probs.shape[-1]
     pair = source.index(joint(probs).flatten(-2))
     both = torch.stack([pair // count, pair % count])
@@ -51,7 +51,7 @@ def joint(probs: Tensor) -> Tensor:
 def field(draw: Draw) -> Tensor:
     """Half of the bracket above, by the categories' logits and times them, `[*plates]`: differentiate it."""
     inner, dims = inner_of(draw.distribution)
-    logits = first(inner.logits, draw, dims + 1)  # type: ignore[attr-defined]
+    logits = first(inner.logits, draw, dims + 1)
     probs = logits.detach().exp()
     heads, after = _sticks(probs)
     place = torch.arange(probs.shape[-1], device=probs.device)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import inner_of, listed
 from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
-from varigrad.estimators.coordinates import inner_of
-from varigrad.estimators.local import values_of
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class SumAndSample(Estimator):
 
 def _refusal(distribution: td.Distribution, count: int) -> tuple[str, str] | None:
     inner, dims = inner_of(distribution)
-    name, values = type(inner).__name__, values_of(inner)
+    name, values = type(inner).__name__, listed(inner)
     if values is None:
         return f"{name} does not have a finite, listed support", "Score(MovingAverage()), or LeaveOneOut(4)"
     if dims:
@@ -209,14 +208,14 @@ def _one_of(weights: Tensor, otherwise: Tensor, source: Source) -> Tensor:
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor, Tensor]:
     """Draws for earlier sites' lanes; all values, `[values, *event]`; their probabilities, `[*plates, values]`."""
     value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
-    values = values_of(distribution)
+    values = listed(distribution)
     assert values is not None
     return value, values, _probabilities(distribution, lanes).detach()
 
 
 def _probabilities(distribution: td.Distribution, lanes: Lanes) -> Tensor:
     """Of all values in lane 0, `[*plates, values]`."""
-    values = values_of(distribution)
+    values = listed(distribution)
     assert values is not None
     every = values.reshape(len(values), *(1,) * (lanes.dims + 1), *distribution.event_shape)
     return distribution.log_prob(every)[:, 0].exp().movedim(0, -1)

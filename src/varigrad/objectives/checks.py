@@ -12,6 +12,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.delta import Delta
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.methods import filled
 from varigrad.distributions.parts import tensors_of
 from varigrad.errors import (
@@ -400,9 +401,7 @@ def first_bad(terms: Iterable[Term]) -> str | None:
 
 def _unchecked(distribution: td.Distribution) -> bool:
     """Whether the program has said `validate_args=False`."""
-    while isinstance(distribution, td.Independent):
-        distribution = distribution.base_dist
-    return getattr(distribution, "unchecked", False)
+    return getattr(inner_of(distribution)[0], "unchecked", False)
 
 
 def _in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch import distributions as td
 
+from varigrad.distributions.inner import index_in, inner_of, listed
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Plate, Sample
 from varigrad.objectives.run import Layout, LayoutChanged, Pass
@@ -167,15 +167,7 @@ def _patterns(size: int) -> Iterable[Tensor]:
 
 def _finite(message: Sample | Factor) -> Tensor | None:
     """All values of one choice, `[values, *event]` (an event of independent choices: of each); None if not listed."""
-    inner = message.distribution if isinstance(message, Sample) else None
-    while isinstance(inner, td.Independent):
-        inner = inner.base_dist
-    if inner is None or not inner.has_enumerate_support:
-        return None
-    try:
-        return inner.enumerate_support(expand=False).reshape(-1, *inner.event_shape)
-    except (NotImplementedError, RuntimeError):
-        return None
+    return listed(inner_of(message.distribution)[0]) if isinstance(message, Sample) else None
 
 
 def _scattered(message: Sample | Factor, run: Pass, generator: torch.Generator) -> Tensor:
@@ -195,10 +187,7 @@ def _changed(message: Sample, value: Tensor, dim: int, changed: Tensor) -> Tenso
     support = _finite(message)
     if support is not None:
         # The next value of the support, so that it is sure to be another one.
-        event = support.dim() - 1
-        every = support.reshape(len(support), *(1,) * (value.dim() - event), *support.shape[1:])
-        at = (every == value).reshape(len(support), *value.shape[: value.dim() - event], -1).all(-1)
-        other = support[(at.to(torch.int64).argmax(0) + 1) % len(support)]
+        other = support[(index_in(support, value) + 1) % len(support)]
     else:
         other = message.distribution.sample()
     shape = [1] * value.dim()

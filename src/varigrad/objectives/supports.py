@@ -10,6 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.delta import Delta
+from varigrad.distributions.inner import inner_of
 
 
 class Reach(NamedTuple):
@@ -25,8 +26,7 @@ class Reach(NamedTuple):
 
 def reach(distribution: td.Distribution) -> Reach | None:
     """The range of a distribution's values; None where it is no interval, or a point, or not known."""
-    while isinstance(distribution, td.Independent):
-        distribution = distribution.base_dist
+    distribution, _ = inner_of(distribution)
     if isinstance(distribution, Delta):
         return None
     try:

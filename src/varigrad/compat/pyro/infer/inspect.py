@@ -13,6 +13,7 @@ from torch import distributions as td
 
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.distributions.delta import Delta
+from varigrad.distributions.inner import inner_of
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Param, Record, Sample, evolve
 from varigrad.language.runtime import run
@@ -74,7 +75,7 @@ class _Watch:
         plain = statement.message
         assert isinstance(plain, Sample)
         answer = forward(plain)
-        if _is_delta(message.distribution):
+        if isinstance(inner_of(message.distribution)[0], Delta):
             return evolve(answer, value=self.tracker.mark(answer.value, statement, False))
         mask = answer.mask
         hidden = mask is not None and not bool(mask.any())
@@ -292,9 +293,3 @@ def render_model(
             raise VarigradError(f"filename {str(filename)!r} has no suffix", try_="'model.pdf'")
         graph.render(path.with_suffix(""), format=path.suffix[1:], view=False, cleanup=True)
     return graph
-
-
-def _is_delta(distribution: Any) -> bool:
-    while isinstance(distribution, td.Independent):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)

@@ -16,6 +16,7 @@ from varigrad.compat.pyro.infer.autoguide.base import AutoGuide
 from varigrad.compat.pyro.infer.autoguide.utils import deep_getattr, deep_setattr
 from varigrad.compat.pyro.nn.module import PyroParam
 from varigrad.compat.pyro.plates import plate
+from varigrad.distributions.inner import inner_of
 from varigrad.language.messages import Program
 
 _FAMILIES: dict[type, tuple[type, Any]] = {
@@ -41,14 +42,12 @@ class AutoDiscreteParallel(AutoGuide):
             trace = poutine.util.prune_subsample_sites(poutine.trace(self.model).get_trace(*args, **kwargs))
         found: list[tuple[str, type, int, tuple[Any, ...]]] = []
         for name, site in trace.iter_stochastic_nodes():
-            fn, events = site["fn"], 0
+            fn, events = inner_of(site["fn"])
             if site["infer"].get("enumerate") != "parallel":
                 raise NotImplementedError(
                     f"{name!r}: expected to be discrete and marked for enumeration. Try: "
                     "config_enumerate(poutine.block(model, expose=[...]), 'parallel')"
                 )
-            while isinstance(fn, td.Independent):
-                fn, events = fn.base_dist, events + fn.reinterpreted_batch_ndims
             known = next((entry for kind, entry in _FAMILIES.items() if isinstance(fn, kind)), None)
             if known is None:
                 raise NotImplementedError(f"{name!r}: no distribution for a {type(fn).__name__}")

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.compat.pyro import primitives
 from varigrad.compat.pyro.infer.reparam.reparam import Reparam
 from varigrad.compat.pyro.poutine.messages import Dictionary
+from varigrad.distributions.inner import inner_of
 from varigrad.errors import SiteError
 
 
@@ -38,9 +38,7 @@ class LocScaleReparam(Reparam):
 
     def apply(self, msg: Dictionary) -> Dictionary:
         name, fn = msg["name"], msg["fn"]
-        base, events = fn, 0
-        while isinstance(base, td.Independent):
-            base, events = base.base_dist, events + base.reinterpreted_batch_ndims
+        base, events = inner_of(fn)
         if not hasattr(base, "loc") or not hasattr(base, "scale"):
             raise SiteError(f"{type(base).__name__} has no loc and scale", site=name)
         loc, scale = base.loc, base.scale

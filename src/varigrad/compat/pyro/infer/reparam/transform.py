@@ -7,6 +7,7 @@ from torch import distributions as td
 from varigrad.compat.pyro import primitives
 from varigrad.compat.pyro.infer.reparam.reparam import Reparam
 from varigrad.compat.pyro.poutine.messages import Dictionary
+from varigrad.distributions.inner import inner_of
 from varigrad.distributions.methods import Independent
 from varigrad.errors import SiteError
 
@@ -17,8 +18,7 @@ class TransformReparam(Reparam):
     def apply(self, msg: Dictionary) -> Dictionary:
         name, fn = msg["name"], msg["fn"]
         events = len(fn.event_shape)
-        while isinstance(fn, td.Independent):
-            fn = fn.base_dist
+        fn, _ = inner_of(fn)
         if not isinstance(fn, td.TransformedDistribution):
             raise SiteError(f"{type(fn).__name__} is no TransformedDistribution", site=name)
         base = fn.base_dist
