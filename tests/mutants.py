@@ -73,8 +73,8 @@ MUTANTS = (
     M("Sobol points not scrambled", "distributions/source.py", "scramble=True", "scramble=False", "sobol particles"),
     M("Sobol points scrambled once for all", "distributions/source.py", "scramble=True, seed=seed", "scramble=True, seed=1", "sobol particles"),
     # Leave-one-out.
-    M("mean over all draws, its own included", "estimators/leave_one_out.py", "- cost) / (k - 1)", ") / k", "leave one out on categorical"),
-    M("mean over the others divided by K", "estimators/leave_one_out.py", "/ (k - 1)", "/ k", "a constant cancels"),
+    M("mean over all draws, its own included", "estimators/leave_one_out.py", "- value) / (value.shape[dim] - 1)", ") / value.shape[dim]", "leave one out on categorical"),
+    M("mean over the others divided by K", "estimators/leave_one_out.py", "/ (value.shape[dim] - 1)", "/ value.shape[dim]", "a constant cancels"),
     M("draws summed, not averaged", "estimators/leave_one_out.py", "* log_q).mean(dim)", "* log_q).sum(dim)", "leave one out on bernoulli"),
     M("particles averaged twice", "estimators/leave_one_out.py", " * cost.shape[draw.particles]", "", "leave one out of particles on bernoulli"),
     M("weights of the draws sum to K", "estimators/base.py", "1 / count)", "1.0)", "leave one out on mixture"),

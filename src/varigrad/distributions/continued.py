@@ -8,6 +8,7 @@ from torch import distributions as td
 
 from varigrad.distributions.methods import Masked, filled, masked
 from varigrad.distributions.score_only import ScoreOnly
+from varigrad.shapes import sum_rightmost
 
 
 def continued_log_prob(distribution: td.Distribution, value: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def continued_log_prob(distribution: td.Distribution, value: Tensor) -> Tensor:
     """
     if isinstance(distribution, td.Independent):
         inner = continued_log_prob(distribution.base_dist, value)
-        return inner.sum(list(range(-distribution.reinterpreted_batch_ndims, 0)))
+        return sum_rightmost(inner, distribution.reinterpreted_batch_ndims)
     if isinstance(distribution, Masked):
         value = filled(distribution.base, value, distribution.density_mask)
         return masked(continued_log_prob(distribution.base, value), distribution.density_mask)

@@ -54,6 +54,13 @@ def values_of(draw: Draw) -> Tensor:
     return value[list(draw.lanes.rows)]
 
 
+def slopes_of(draw: Draw) -> Tensor:
+    """`[1 + alternatives, *plates, *event]`; zero where the cost has no derivative."""
+    assert draw.slope is not None
+    slope = torch.where(draw.slope.isfinite(), draw.slope, 0.0)
+    return slope.reshape(values_of(draw).shape)
+
+
 def uniform(source: Source, like: Tensor) -> Tensor:
     """Numbers in (0, 1)."""
     finfo = torch.finfo(like.dtype)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.coefficients import coefficients, learnt
-from varigrad.estimators.concrete import is_one_hot, logits_of, refusal, softened, values_of
-from varigrad.estimators.taylor import linear, sum_event, times
+from varigrad.estimators.concrete import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.estimators.leave_one_out import check_draws, others
+from varigrad.estimators.taylor import linear, times
+from varigrad.shapes import sum_rightmost
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DoubleControlVariate(Estimator):
     differentiates = True
 
     def __post_init__(self) -> None:
-        check_draws(self.k, "DoubleControlVariate")
+        check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return refusal("DoubleControlVariate", distribution)
@@ -74,27 +74,4 @@ class DoubleControlVariate(Estimator):
         (alpha,) = coefficients(state, (self.alpha,), plain)
         field = plain + alpha * control
         following = learnt(state, plain, (control,)) if self.train else None
-        return Surrogate(sum_event(field * logits, event), following)
-
-
-def check_draws(k: object, name: str) -> None:
-    """Raise unless there are others to leave in."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 2:
-        raise SiteError(
-            f"k must be a whole number of at least 2, got {k!r}",
-            site=name,
-            because="the baseline of a draw is made of the other draws",
-            try_=f"{name}(2), or MuProp(MovingAverage()) for one draw",
-        )
-
-
-def others(value: Tensor) -> Tensor:
-    """For each draw, the mean over all but itself."""
-    return (value.sum(0) - value) / (len(value) - 1)
-
-
-def slopes_of(draw: Draw) -> Tensor:
-    """`[1 + alternatives, *plates, *event]`; zero where the cost has no derivative."""
-    assert draw.slope is not None
-    slope = torch.where(draw.slope.isfinite(), draw.slope, 0.0)
-    return slope.reshape(values_of(draw).shape)
+        return Surrogate(sum_rightmost(field * logits, event), following)

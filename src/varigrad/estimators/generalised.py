@@ -28,6 +28,7 @@ from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.shapes import sum_rightmost
 
 Made = tuple[Tensor, Tensor]
 """A value, `[*batch, *event]`, and the log-density of its noise, `[*batch]`; both carry derivatives."""
@@ -87,7 +88,7 @@ class Generalised(Estimator):
     def _made(self, distribution: td.Distribution, source: Source) -> Made:
         if isinstance(distribution, td.Independent):
             value, part = self._made(distribution.base_dist, source)
-            return value, part.sum(list(range(-distribution.reinterpreted_batch_ndims, 0)))
+            return value, sum_rightmost(part, distribution.reinterpreted_batch_ndims)
         if isinstance(distribution, td.TransformedDistribution):
             value, part = self._made(distribution.base_dist, source)
             for transform in distribution.transforms:

@@ -38,13 +38,8 @@ class LeaveOneOut(Estimator):
     k: int | None = None
 
     def __post_init__(self) -> None:
-        if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 2):
-            raise SiteError(
-                f"k must be a whole number of at least 2, got {self.k!r}",
-                site="LeaveOneOut",
-                because="the baseline of a draw is made of the other draws",
-                try_="LeaveOneOut(2), or Score(MovingAverage()) for one draw",
-            )
+        if self.k is not None:
+            check_draws(self.k, "LeaveOneOut", "Score(MovingAverage())")
 
     @property
     def across_particles(self) -> bool:  # type: ignore[override]
@@ -75,8 +70,22 @@ class LeaveOneOut(Estimator):
 
 
 def _leave_one_out(cost: Tensor, log_q: Tensor, dim: int) -> Tensor:
-    k = cost.shape[dim]
-    if k == 1:
+    if cost.shape[dim] == 1:
         return (cost * log_q).sum(dim)  # the only particle that has this site: no others, no baseline
-    others = (cost.sum(dim, keepdim=True) - cost) / (k - 1)  # mean over the *other* draws
-    return ((cost - others) * log_q).mean(dim)
+    return ((cost - others(cost, dim)) * log_q).mean(dim)
+
+
+def others(value: Tensor, dim: int = 0) -> Tensor:
+    """For each draw, the mean over all but itself."""
+    return (value.sum(dim, keepdim=True) - value) / (value.shape[dim] - 1)
+
+
+def check_draws(k: object, name: str, one: str) -> None:
+    """Raise unless there are others to leave in; `one` is what serves one draw."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 2:
+        raise SiteError(
+            f"k must be a whole number of at least 2, got {k!r}",
+            site=name,
+            because="the baseline of a draw is made of the other draws",
+            try_=f"{name}(2), or {one} for one draw",
+        )

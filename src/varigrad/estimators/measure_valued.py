@@ -21,6 +21,7 @@ from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.coordinates import coordinates, own_costs, place
 from varigrad.estimators.local import LocalExpectation
+from varigrad.shapes import sum_rightmost
 
 _LISTED = (td.Bernoulli, td.Categorical, td.OneHotCategorical)
 _SUMMED = LocalExpectation()
@@ -105,7 +106,7 @@ class MeasureValued(Estimator):
         last = last.reshape(count, *last.shape[1 : last.dim() - dims], count).diagonal(dim1=0, dim2=-1)
         last = last.reshape(value.shape[1:])
         field = family.field(inner, value[0], last, costs)
-        return Surrogate(field.sum(list(range(-dims, 0))) if dims else field)
+        return Surrogate(sum_rightmost(field, dims))
 
 
 @dataclass(frozen=True)

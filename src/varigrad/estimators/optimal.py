@@ -16,6 +16,7 @@ from varigrad.distributions.methods import unmasked
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, first
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.shapes import sum_rightmost
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class OptimalScore(Estimator):
             weight = (f - constant) * score
             # A logit of minus infinity has no score: it shall not make a NaN of nought.
             part = weight * torch.where(score != 0, parameter, 0.0)
-            parts.append(part.sum(list(range(-dims, 0))) if dims else part)
+            parts.append(sum_rightmost(part, dims))
             following.append(torch.lerp(average, fresh, 1 - self.decay))
         return Surrogate(sum(parts[1:], parts[0]), (guess.state, tuple(following)), guess.regression, guess.value)
 

@@ -13,6 +13,7 @@ from varigrad.distributions.couplings import Coupling
 from varigrad.distributions.parts import is_known
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.shapes import sum_rightmost
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def score_part(distribution: td.Distribution, value: Tensor) -> Tensor:
     """The score part of a partly reparameterised distribution, `[*batch]`, at a draw that carries its gradient."""
     if isinstance(distribution, td.Independent):
         part = score_part(distribution.base_dist, value)
-        return part.sum(list(range(-distribution.reinterpreted_batch_ndims, 0)))
+        return sum_rightmost(part, distribution.reinterpreted_batch_ndims)
     if isinstance(distribution, td.TransformedDistribution):
         for transform in reversed(distribution.transforms):
             value = transform.inv(value)

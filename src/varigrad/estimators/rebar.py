@@ -23,7 +23,8 @@ from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
-from varigrad.estimators.taylor import linear, sum_event, times
+from varigrad.estimators.taylor import linear, times
+from varigrad.shapes import sum_rightmost
 
 DECAY = 0.99
 """Of the averages that eta is computed from."""
@@ -129,7 +130,7 @@ class Rebar(Estimator):
             (uphill,) = torch.autograd.grad(field.square().mean(), log_temperature, retain_graph=True)
             learnt = self._next(learnt, plain, control.detach(), log_temperature.detach(), uphill)
         states = (learnt, guess.state, other.state)
-        return Surrogate(sum_event(field.detach() * logits, event), states, guess.regression)
+        return Surrogate(sum_rightmost(field.detach() * logits, event), states, guess.regression)
 
     def _next(self, state: State, plain: Tensor, control: Tensor, log_temperature: Tensor, uphill: Tensor) -> State:
         """What is learnt from a draw: covariance and variance for eta, log lambda, and its mean squared derivative."""

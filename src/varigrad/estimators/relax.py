@@ -20,8 +20,9 @@ from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
 from varigrad.estimators.coefficients import following_units, units
 from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform
-from varigrad.estimators.taylor import sum_event, times
+from varigrad.estimators.taylor import times
 from varigrad.language.messages import evolve
+from varigrad.shapes import sum_rightmost
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Relax(Estimator):
             score = hard - softened(leaf.detach(), 1.0, one_hot)
             field = times(cost - two, score, event) + path
         loss = (field / units(state, cost)[1]).square().mean()
-        return Surrogate(sum_event(field.detach() * logits, event), following_units(state, cost), loss)
+        return Surrogate(sum_rightmost(field.detach() * logits, event), following_units(state, cost), loss)
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
         return {"": self.network}
@@ -116,7 +117,7 @@ class Lax(Estimator):
             left, steep = cost - control, slope * scale.detach()
             fields = times(left, noise, event) + steep, times(left, noise.square() - 1, event) + steep * noise
         loss = (torch.stack(fields) / units(state, cost)[1]).square().mean()
-        path = sum_event(slope.detach() * (loc + scale * noise), event)
+        path = sum_rightmost(slope.detach() * (loc + scale * noise), event)
         return Surrogate(left.detach() * draw.log_q + path, following_units(state, cost), loss)
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:

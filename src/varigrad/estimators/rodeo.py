@@ -21,10 +21,11 @@ from torch import distributions as td
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.coefficients import coefficients, following_units, learnt, units
-from varigrad.estimators.concrete import is_one_hot, logits_of, values_of
+from varigrad.estimators.concrete import is_one_hot, logits_of, slopes_of, values_of
 from varigrad.estimators.concrete import refusal as refusal_of_concrete
-from varigrad.estimators.double_control import check_draws, others, slopes_of
-from varigrad.estimators.taylor import linear, sum_event, times
+from varigrad.estimators.leave_one_out import check_draws, others
+from varigrad.estimators.taylor import linear, times
+from varigrad.shapes import sum_rightmost
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Rodeo(Estimator):
     differentiates = True
 
     def __post_init__(self) -> None:
-        check_draws(self.k, "Rodeo")
+        check_draws(self.k, "Rodeo", "MuProp(MovingAverage())")
 
     @property
     def apart(self) -> bool:  # type: ignore[override]
@@ -111,7 +112,7 @@ class Rodeo(Estimator):
             scale = following_units(scale, cost)
         if self.train:
             learning = learnt(learning, plain, controls)
-        return Surrogate(sum_event(field * logits, event), (learning, scale), loss)
+        return Surrogate(sum_rightmost(field * logits, event), (learning, scale), loss)
 
     def _of_network(self, steps: _Steps, slope: Tensor, scale: State) -> Tensor:
         """The network's control variate, `[*plates, *event]`; differentiable in its parameters."""

@@ -13,7 +13,8 @@ from torch import distributions as td
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
-from varigrad.estimators.concrete import is_one_hot, logits_of, refusal, softened, values_of
+from varigrad.estimators.concrete import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.shapes import sum_rightmost
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,15 @@ class MuProp(Estimator):
         return Draw(distribution, value, lanes)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
-        assert draw.log_q is not None and draw.slope is not None
+        assert draw.log_q is not None
         event = len(draw.distribution.event_shape)
-        value, logits = values_of(draw).detach(), logits_of(draw)
+        value, logits, slope = values_of(draw).detach(), logits_of(draw), slopes_of(draw)[1]
         # Where the model cannot take the mean, there is nothing to expand.
-        slope = torch.where(draw.slope[1].isfinite(), draw.slope[1], 0.0).reshape(value[1].shape)
         centre = torch.where(cost[1].isfinite(), cost[1], 0.0)
         residual = cost[0] - centre - linear(slope, value[0] - value[1], event, cost[0])
         guess = self.baseline.guess(residual, draw, state)
         mean = softened(logits, 1.0, is_one_hot(draw.distribution))
-        path = sum_event(slope * mean, event)
+        path = sum_rightmost(slope * mean, event)
         return Surrogate((residual - guess.value) * draw.log_q[0] + path, guess.state, guess.regression)
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
@@ -70,14 +70,9 @@ class MuProp(Estimator):
 
 def linear(slope: Tensor, change: Tensor, event: int, cost: Tensor) -> Tensor:
     """How much each cost, `[*plates]`, changes to first order; elements that share a cost change it together."""
-    found = sum_event(slope * change, event)
+    found = sum_rightmost(slope * change, event)
     shared = [d for d in range(-found.dim(), 0) if -d > cost.dim() or cost.shape[d] == 1]
     return found.sum(shared, keepdim=True) if shared else found
-
-
-def sum_event(value: Tensor, event: int) -> Tensor:
-    """Over the rightmost `event` dimensions."""
-    return value.sum(list(range(-event, 0))) if event else value
 
 
 def times(cost: Tensor, score: Tensor, event: int) -> Tensor:
