@@ -81,3 +81,18 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`" (did you mean 'z'?)"` if one of the names is similar, else nothing."""
     near = get_close_matches(name, list(names), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def is_whole(value: object, least: int = 1, most: int | None = None) -> bool:
+    """Whether it is a whole number from `least` to `most` (None: any); True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return value >= least and (most is None or value <= most)
+
+
+def check_whole(
+    name: str, value: object, least: int = 1, *, error: type[VarigradError] = VarigradError, site: str | None = None
+) -> None:
+    """Raise unless it is a whole number of at least `least`."""
+    if not is_whole(value, least):
+        raise error(f"{name} must be a whole number of at least {least}, got {value!r}", site=site)

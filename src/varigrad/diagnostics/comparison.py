@@ -14,7 +14,7 @@ from torch import Tensor
 
 from varigrad.diagnostics.advice import advise
 from varigrad.diagnostics.report import Comparison, Measured, Row
-from varigrad.errors import SiteError, VarigradError, did_you_mean
+from varigrad.errors import SiteError, VarigradError, did_you_mean, is_whole
 from varigrad.estimators.base import Estimator
 from varigrad.language.messages import Sample
 from varigrad.objectives.bound import BiasWarning, Bound
@@ -71,7 +71,7 @@ def compare(
     Raises:
         VarigradError: the budget is no whole number of at least 4, there are no estimators, or a glob names no site.
     """
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < SMALLEST:
+    if not is_whole(budget, SMALLEST):
         raise VarigradError(
             f"budget must be a whole number of at least {SMALLEST}, got {budget!r}",
             because="it is how many gradients are drawn with each estimator, and a variance needs some",

@@ -15,7 +15,7 @@ from torch import distributions as td
 
 from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
-from varigrad.errors import SiteError
+from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first
 from varigrad.estimators.sticks import draw_pair, field
 from varigrad.shapes import sum_rightmost
@@ -141,7 +141,7 @@ class ARMS(Estimator):
     n: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or not 2 <= self.n <= 8:
+        if not is_whole(self.n, 2, 8):
             raise SiteError(
                 f"n must be a whole number from 2 to 8, got {self.n!r}",
                 site="ARMS",

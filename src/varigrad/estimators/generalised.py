@@ -25,7 +25,7 @@ from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.rejection import RejectionGamma
 from varigrad.distributions.source import Source
-from varigrad.errors import SiteError
+from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.shapes import sum_rightmost
@@ -170,7 +170,7 @@ class Rsvi(Generalised):
 
     def __post_init__(self) -> None:
         boost = self.shape_augmentation
-        if isinstance(boost, bool) or not isinstance(boost, int) or boost < 0:
+        if not is_whole(boost, 0):
             raise SiteError(
                 f"shape_augmentation must be a whole number of at least 0, got {boost!r}", site="Rsvi", try_="Rsvi(1)"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.errors import SiteError
+from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 
 
@@ -82,7 +82,7 @@ def others(value: Tensor, dim: int = 0) -> Tensor:
 
 def check_draws(k: object, name: str, one: str) -> None:
     """Raise unless there are others to leave in; `one` is what serves one draw."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 2:
+    if not is_whole(k, 2):
         raise SiteError(
             f"k must be a whole number of at least 2, got {k!r}",
             site=name,

@@ -20,7 +20,7 @@ from torch import distributions as td
 
 from varigrad.distributions.inner import inner_of
 from varigrad.distributions.source import Source
-from varigrad.errors import SiteError
+from varigrad.errors import SiteError, check_whole
 from varigrad.estimators import concrete
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
 from varigrad.estimators.concrete import given, is_one_hot, softened, uniform
@@ -45,7 +45,7 @@ class Annealed:
     def __post_init__(self) -> None:
         _check_positive("start", self.start, "Annealed")
         _check_positive("end", self.end, "Annealed")
-        _check_count("steps", self.steps, "Annealed")
+        check_whole("steps", self.steps, error=SiteError, site="Annealed")
 
     def at(self, step: Tensor) -> Tensor:
         """The temperature of a step, `[]`."""
@@ -168,7 +168,7 @@ class GumbelRao(Relaxation):
     temperature: Temperature = 0.5
 
     def __post_init__(self) -> None:
-        _check_count("k", self.k, "GumbelRao")
+        check_whole("k", self.k, error=SiteError, site="GumbelRao")
         _check_temperature(self.temperature, "GumbelRao")
 
     def value(self, hard: Tensor, logits: Tensor, temperature: Tensor | float, one_hot: bool, source: Source) -> Tensor:
@@ -255,8 +255,3 @@ def _check_positive(what: str, value: object, kind: str) -> None:
 def _check_temperature(value: object, kind: str) -> None:
     if not isinstance(value, Annealed):
         _check_positive("temperature", value, kind)
-
-
-def _check_count(what: str, value: object, kind: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SiteError(f"{what} must be a whole number of at least 1, got {value!r}", site=kind)

@@ -10,7 +10,7 @@ from torch import distributions as td
 
 from varigrad.distributions.inner import inner_of, listed
 from varigrad.distributions.source import Source
-from varigrad.errors import SiteError
+from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 
 
@@ -40,7 +40,7 @@ class UnorderedSet(Estimator):
     per_element = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or not 2 <= self.k <= 8:
+        if not is_whole(self.k, 2, 8):
             raise SiteError(
                 f"k must be a whole number from 2 to 8, got {self.k!r}",
                 site="UnorderedSet",
@@ -129,7 +129,7 @@ class SumAndSample(Estimator):
     per_element = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+        if not is_whole(self.k):
             raise SiteError(
                 f"k must be a whole number of at least 1, got {self.k!r}",
                 site="SumAndSample",

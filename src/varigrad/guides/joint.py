@@ -13,7 +13,7 @@ from torch import distributions as td
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.families import LowRankMultivariateNormal, MultivariateNormal, Normal
 from varigrad.distributions.flattened import Flattened
-from varigrad.errors import PlateError, SiteError, VarigradError
+from varigrad.errors import PlateError, SiteError, VarigradError, check_whole
 from varigrad.guides.base import AutoGuide, Inside, Latent
 from varigrad.language.messages import Program
 from varigrad.language.primitives import sample
@@ -169,8 +169,8 @@ class AutoLowRankMultivariateNormal(JointGuide):
     """
 
     def __init__(self, model: Program, *args: Any, rank: int | None = None, **kwargs: Any) -> None:
-        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-            raise VarigradError(f"rank must be a whole number of at least 1, got {rank!r}")
+        if rank is not None:
+            check_whole("rank", rank)
         self._rank = rank
         super().__init__(model, *args, **kwargs)
 

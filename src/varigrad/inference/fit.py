@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from varigrad import plots
-from varigrad.errors import VarigradError
+from varigrad.errors import VarigradError, check_whole
 from varigrad.inference.looks import Looks
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
@@ -50,8 +50,7 @@ class Fit:
 
     def sample(self, n: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """`n` draws of every latent site from the guide, `[n, *site]`; arguments default to the run's last ones."""
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise VarigradError(f"n must be a whole number of at least 1, got {n!r}")
+        check_whole("n", n)
         args, kwargs = (args, kwargs) if args or kwargs else (self.args, self.kwargs)
         draws: list[dict[str, Tensor]] = []
         with torch.no_grad():

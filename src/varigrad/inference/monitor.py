@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from varigrad.capture.graph import recording
-from varigrad.errors import VarigradError
+from varigrad.errors import VarigradError, check_whole
 from varigrad.inference.looks import Look, Looks
 from varigrad.objectives.borrowed import Borrowed
 from varigrad.objectives.bound import Bound
@@ -47,10 +47,9 @@ class Gradients:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("every", self.every), ("reach", self.reach)):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not whole and not (name == "every" and value is None):
-                raise VarigradError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.every is not None:
+            check_whole("every", self.every)
+        check_whole("reach", self.reach)
         if not isinstance(self.budget, (int, float)) or not 0 < self.budget < 1:
             raise VarigradError(f"budget must be a number between 0 and 1, got {self.budget!r}")
 

@@ -19,6 +19,7 @@ from varigrad.errors import (
     ShapeError,
     SiteError,
     VarigradError,
+    check_whole,
     did_you_mean,
 )
 from varigrad.language.messages import Forward, Indices, Names, Param, Plate, Program, Record, Sample, evolve
@@ -103,10 +104,8 @@ class Predictive:
         given = next(iter(lengths.values()), None)
         if num_samples is None and given is None:
             raise VarigradError("how many predictions?", try_="Predictive(..., num_samples=1000)")
-        if num_samples is not None and (
-            isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1
-        ):
-            raise VarigradError(f"num_samples must be a whole number of at least 1, got {num_samples!r}")
+        if num_samples is not None:
+            check_whole("num_samples", num_samples)
         if num_samples is not None and given is not None and num_samples != given:
             raise ShapeError(
                 f"num_samples is {num_samples}, and there are {given} posterior samples",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import Source
-from varigrad.errors import NonFiniteError, ParameterError, VarigradError
+from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
 from varigrad.inference.fit import Fit
 from varigrad.inference.looks import Looks
 from varigrad.inference.monitor import Gradients, Monitor
@@ -237,16 +237,14 @@ class SVI:
         Raises:
             VarigradError: `steps` is not a whole number of at least 1, the loader is empty, or `monitor` is none.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise VarigradError(f"steps must be a whole number of at least 1, got {steps!r}")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise VarigradError(f"every must be a whole number of at least 1, got {every!r}")
+        check_whole("steps", steps)
+        check_whole("every", every)
         if compile is not None and bool(compile) != (self._session is not None):
             self._use(compile, self.bound.source.fresh_seed())
         if monitor is not None and not isinstance(monitor, Gradients):
             raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
-        if recheck is not None and (isinstance(recheck, bool) or not isinstance(recheck, int) or recheck < 1):
-            raise VarigradError(f"recheck must be a whole number of at least 1, got {recheck!r}")
+        if recheck is not None:
+            check_whole("recheck", recheck)
         losses: list[float] = []
         skipped = 0
         watch = None if monitor is None else self._monitor(monitor)

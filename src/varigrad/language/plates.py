@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.errors import PlateError
+from varigrad.errors import PlateError, is_whole
 from varigrad.language.messages import (
     Factor,
     Forward,
@@ -154,7 +154,7 @@ def _check(name: str, size: object, subsample_size: object, subsample: object, d
     if not isinstance(name, str) or not name:
         raise PlateError(f"a plate's name is a non-empty string, got {name!r}")
     for what, number in (("size", size), ("subsample_size", subsample_size)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+        if number is not None and not is_whole(number):
             raise PlateError(f"{what} must be a positive whole number, got {number!r}", site=name)
     if isinstance(size, int) and isinstance(subsample_size, int) and subsample_size > size:
         raise PlateError(f"subsample_size {subsample_size} is larger than size {size}", site=name)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.source import Source
-from varigrad.errors import ArgumentError, VarigradError
+from varigrad.errors import ArgumentError, VarigradError, check_whole
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
 from varigrad.language.runtime import (
@@ -203,8 +203,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: particles is not a whole number of at least 1.
         """
-        if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
-            raise VarigradError(f"particles must be a whole number of at least 1, got {particles!r}")
+        check_whole("particles", particles)
         with torch.no_grad():
             values = [self.estimate(*args, **kwargs).value for _ in range(particles)]
         return float(torch.stack(values).mean())
@@ -218,8 +217,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: n is not a whole number of at least 1, or there are no parameters.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise VarigradError(f"n must be a whole number of at least 1, got {n!r}")
+        check_whole("n", n)
         if self._layout is None:
             self.init(*args, **kwargs)
         with undisturbed(self, seed), torch.enable_grad():

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from varigrad.distributions.source import Source
-from varigrad.errors import VarigradError
+from varigrad.errors import VarigradError, check_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
@@ -80,8 +80,7 @@ def check_particles_and_estimators(
     Raises:
         VarigradError: particles is not a whole number of at least `at_least`, or an estimator is none.
     """
-    if isinstance(particles, bool) or not isinstance(particles, int) or particles < at_least:
-        raise VarigradError(f"particles must be a whole number of at least {at_least}, got {particles!r}")
+    check_whole("particles", particles, at_least)
     if isinstance(estimators, str) and estimators != "auto":
         raise VarigradError(
             f"estimators must be a mapping or 'auto', got {estimators!r}", try_='{"z*": LeaveOneOut(4)}'

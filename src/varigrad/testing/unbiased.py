@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.errors import VarigradError
+from varigrad.errors import check_whole
 from varigrad.estimators.base import Estimator
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
@@ -59,7 +59,7 @@ def assert_unbiased(
         AssertionError: a parameter's gradient is biased; the text says which, by how much, its standard error and z.
         VarigradError: draws is not a whole number of at least 2, or an estimator cannot serve its site.
     """
-    check_count("draws", draws, 2)
+    check_whole("draws", draws, 2)
     args = args if isinstance(args, tuple) else (args,)
     with looked_at(model, guide, args, at, seed) as at:
         config = at.config if objective is None else objective
@@ -110,9 +110,3 @@ def worst(bound: Bound, bias: Tensor, error: Tensor, z: Tensor, limit: float) ->
             where = f"[{at}]" if score.numel() > 1 else ""
             lines.append(f"the gradient of {name!r}{where} is biased by {b:.4g}, standard error {e:.2g}, z = {s:.1f}")
     return lines
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Raise unless it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise VarigradError(f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.errors import PlateError
+from varigrad.errors import PlateError, check_whole
 from varigrad.language import plates as native
 from varigrad.language.messages import InUse
 from varigrad.language.runtime import apply
@@ -131,8 +131,7 @@ class Markov:
     """
 
     def __init__(self, history: int = 1, keep: bool = False, dim: int | None = None, name: str | None = None) -> None:
-        if isinstance(history, bool) or not isinstance(history, int) or history < 0:
-            raise PlateError(f"history must be a whole number of at least 0, got {history!r}", site=name or "markov")
+        check_whole("history", history, 0, error=PlateError, site=name or "markov")
         self.history, self.keep, self.dim, self.name = history, keep, dim, name
         self.iterable: Any = None
 

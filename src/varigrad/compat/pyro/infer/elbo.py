@@ -20,7 +20,7 @@ from varigrad.compat.pyro.infer.util import torch_item
 from varigrad.compat.pyro.params.param_store import Asking
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.distributions.source import Source
-from varigrad.errors import PlateError, VarigradError
+from varigrad.errors import PlateError, check_whole
 from varigrad.inference.compiled import Compiled, compiled
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
@@ -73,8 +73,7 @@ class ELBO:
         self._graphs: WeakKeyDictionary[Bound, Compiled] = WeakKeyDictionary()
         self._minus: Tensor | None = None
         self._generation = get_param_store().generation
-        if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
-            raise VarigradError(f"num_particles must be a whole number of at least 1, got {num_particles!r}")
+        check_whole("num_particles", num_particles)
 
     def native(self) -> Native:
         """The native objective."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from varigrad.compat.pyro import poutine
-from varigrad.errors import VarigradError
+from varigrad.errors import VarigradError, check_whole
 from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import Handled
 
@@ -38,8 +38,7 @@ def config_enumerate(
         if value not in options:
             raise VarigradError(f"{what} must be one of {options}, got {value!r}")
     if num_samples is not None:
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-            raise VarigradError(f"num_samples must be a whole number of at least 1, got {num_samples!r}")
+        check_whole("num_samples", num_samples)
         if default == "sequential":
             raise VarigradError("num_samples goes with default='parallel'")
     handler = partial(_mark, {"enumerate": default, "expand": expand, "num_samples": num_samples, "tmc": tmc})

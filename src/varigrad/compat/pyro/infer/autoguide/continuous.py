@@ -17,6 +17,7 @@ from varigrad.compat.pyro.distributions import constraints, transforms
 from varigrad.compat.pyro.infer.autoguide.base import Inside, ModelGuide
 from varigrad.compat.pyro.infer.autoguide.initialization import InitFunction, init_to_feasible, init_to_median
 from varigrad.distributions.flattened import Flattened
+from varigrad.errors import is_whole
 from varigrad.guides.joint import JointGuide
 from varigrad.language.messages import Program
 
@@ -163,7 +164,7 @@ class AutoLowRankMultivariateNormal(AutoContinuous):
         init_scale: float = 0.1,
         rank: int | None = None,
     ) -> None:
-        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        if rank is not None and not is_whole(rank):
             raise ValueError(f"Expected rank > 0 but got {rank}")
         self.__dict__.update(_init_scale=_positive(init_scale), rank=rank)
         super().__init__(model, init_loc_fn)
