@@ -34,19 +34,23 @@ def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
     return solved(square + more.diag_embed(), belief * believed - cross)[:-1]
 
 
-def learnt(state: State, plain: Tensor, controls: Sequence[Tensor]) -> State:
+def learnt(
+    state: State, plain: Tensor, controls: Sequence[Tensor], worth: float = 1.0, fading: float = FADING
+) -> State:
     """Past draws and this one: `[n]`, `[n, n]` and `[n]`, the weight of the start, for the controls and a constant.
 
     Args:
         state: what the last step returned.
         plain, controls: gradients of one shape; means are taken over all entries.
+        worth: how many draws the start counts as much as, at first.
+        fading: what is left of that after each draw.
     """
     stacked = torch.stack([plain, *controls, torch.ones_like(plain)]).detach().reshape(2 + len(controls), -1)
     products = stacked @ stacked.mT / stacked.shape[1]
     cross, square = products[1:, 0], products[1:, 1:]
     if state is None:
-        return cross, square, square.diagonal()  # the start counts as much as the first draw, and is soon forgotten
-    return DECAY * state[0].to(cross) + cross, DECAY * state[1].to(cross) + square, FADING * state[2].to(cross)
+        return cross, square, worth * square.diagonal()
+    return DECAY * state[0].to(cross) + cross, DECAY * state[1].to(cross) + square, fading * state[2].to(cross)
 
 
 def solved(square: Tensor, right: Tensor) -> Tensor:

@@ -22,12 +22,10 @@ from varigrad.distributions.source import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.coefficients import DECAY, coefficients, learnt
 from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
 from varigrad.estimators.taylor import linear, times
 from varigrad.shapes import sum_rightmost
-
-DECAY = 0.99
-"""Of the averages that eta is computed from."""
 
 COLDEST, HOTTEST = 0.05, 20.0
 
@@ -43,7 +41,7 @@ class Rebar(Estimator):
     with `.to_event`, in models that are differentiable in it. Three evaluations and two derivatives, of second order
     while the temperature is trained. Unbiased.
 
-    With `train`, :math:`\eta` is the least-squares coefficient from decaying averages of past draws and
+    With `train`, :math:`\eta` is the least-squares coefficient from decaying sums over past draws and
     :math:`\log \lambda` goes down the derivative of the squared gradient (by the site's logits, which stands for
     their variance).
 
@@ -95,7 +93,7 @@ class Rebar(Estimator):
         logits, hard = inner.logits[0].detach(), value[0]
         log_temperature = logits.new_tensor(math.log(self.temperature))
         if self.train:
-            log_temperature = (log_temperature if state is None else state[0][2].to(logits)).detach().requires_grad_()
+            log_temperature = (log_temperature if state is None else state[1][0].to(logits)).detach().requires_grad_()
         noise = uniform(source, logits)
         free = given(hard, logits, uniform(source, logits), one_hot) - logits
         relaxed = torch.stack([free + logits, given(hard, logits, noise, one_hot)])
@@ -119,29 +117,27 @@ class Rebar(Estimator):
         (path,) = torch.autograd.grad((slope[1] * one - slope[2] * two).sum(), leaf, create_graph=self.train)
         # Costs come without a derivative: put back the one by the temperature.
         relaxed = cost[2] + linear(slope[2].detach(), two - two.detach(), event, cost[2])
-        learnt, *inner = (None, None, None) if state is None else state
+        learning, heat, *inner = (None, None, None, None) if state is None else state
         guess = self.baseline.guess(cost[0], draw, inner[0])
         other = self.baseline.guess(cost[2], draw, inner[1])
         plain = times(cost[0] - guess.value, score, event)
         control = path - times(relaxed - other.value, score, event)
-        eta = self.eta if learnt is None else -learnt[0] / learnt[1]
+        (eta,) = coefficients(learning, (self.eta,), plain)
         field = plain + eta * control
         if self.train:
             (uphill,) = torch.autograd.grad(field.square().mean(), log_temperature, retain_graph=True)
-            learnt = self._next(learnt, plain, control.detach(), log_temperature.detach(), uphill)
-        states = (learnt, guess.state, other.state)
+            # Slowly: weight and temperature go downhill together, and a weight in haste may end in a worse valley.
+            learning = learnt(learning, plain, (control,), 1 / (1 - DECAY), DECAY)
+            heat = self._cooled(heat, log_temperature.detach(), uphill)
+        states = (learning, heat, guess.state, other.state)
         return Surrogate(sum_rightmost(field.detach() * logits, event), states, guess.regression)
 
-    def _next(self, state: State, plain: Tensor, control: Tensor, log_temperature: Tensor, uphill: Tensor) -> State:
-        """What is learnt from a draw: covariance and variance for eta, log lambda, and its mean squared derivative."""
-        cross, square = (plain * control).mean(), control.square().mean() + torch.finfo(plain.dtype).tiny
-        # What was asked for counts as much as the first draw.
-        known = (-self.eta * square, square, None, uphill.square()) if state is None else state
-        steepness = torch.lerp(known[3], uphill.square(), 1 - DECAY)
-        step = self.rate * uphill / (steepness.sqrt() + torch.finfo(plain.dtype).tiny)
-        following = (log_temperature - step).clamp(math.log(COLDEST), math.log(HOTTEST))
-        weight = 1 - DECAY
-        return torch.lerp(known[0], cross, weight), torch.lerp(known[1], square, weight), following, steepness
+    def _cooled(self, heat: State, log_temperature: Tensor, uphill: Tensor) -> State:
+        """The next step's log lambda, and the mean squared derivative by it."""
+        fresh = uphill.square()
+        steepness = fresh if heat is None else torch.lerp(heat[1], fresh, 1 - DECAY)
+        step = self.rate * uphill / (steepness.sqrt() + torch.finfo(fresh.dtype).tiny)
+        return (log_temperature - step).clamp(math.log(COLDEST), math.log(HOTTEST)), steepness
 
     def parameters_of_baselines(self) -> Mapping[str, Any]:
         return self.baseline.modules()
