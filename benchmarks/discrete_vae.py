@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import varigrad as vg
-from varigrad import distributions as dist
+from benchmarks.coin_vae import Choice, CoinVAE
 from varigrad import plots
 from varigrad.estimators import (
     DisARM,
@@ -50,32 +50,13 @@ BEFORE = {"MovingAverage": -140.3, "LeaveOneOut(2)": -133.7, "DisARM": -132.9, "
 """Nats per image after 4000 steps, as measured before without this package."""
 
 
-Choice = Callable[[Tensor], Estimator]
-"""The estimator, given what the encoder sees."""
-
-
-class DiscreteVAE(nn.Module):
-    """Coins for each image; `deep` networks have two hidden layers of 200."""
-
-    def __init__(self, mean: Tensor, deep: bool, choice: Choice) -> None:
-        super().__init__()
-        self.choice = choice
-        pixels = len(mean)
-        self.encoder, self.decoder = layers(pixels, COINS, deep), layers(COINS, pixels, deep)
-        self.prior = nn.Parameter(torch.zeros(COINS))
-        self.register_buffer("mean", mean)
-        with torch.no_grad():
-            self.decoder[-1].bias.copy_(mean.clamp(0.001, 0.999).logit())
-
-    def model(self, images: Tensor) -> None:
-        with vg.plate("images", len(images)):
-            z = vg.sample("z", dist.Bernoulli(logits=self.prior).to_event(1))
-            vg.sample("x", dist.Bernoulli(logits=self.decoder(2 * z - 1)).to_event(1), obs=images)
-
-    def guide(self, images: Tensor) -> None:
-        with vg.plate("images", len(images)):
-            seen = images - self.mean
-            vg.sample("z", dist.Bernoulli(logits=self.encoder(seen)).to_event(1), estimator=self.choice(seen))
+def vae_of(mean: Tensor, deep: bool, choice: Choice) -> CoinVAE:
+    """With the decoder's bias from the data's mean, `[pixels]`."""
+    pixels = len(mean)
+    vae = CoinVAE(COINS, layers(pixels, COINS, deep), layers(COINS, pixels, deep), mean, choice)
+    with torch.no_grad():
+        vae.decoder[-1].bias.copy_(mean.clamp(0.001, 0.999).logit())
+    return vae
 
 
 def layers(inputs: int, outputs: int, deep: bool) -> nn.Sequential:
@@ -133,7 +114,7 @@ def batches(images: int) -> Iterator[Tensor]:
 
 def svi_of(mean: Tensor, deep: bool, choice: Choice, first: Tensor, compiled: bool) -> vg.SVI:
     torch.manual_seed(0)  # the same weights to start from
-    vae = DiscreteVAE(mean, deep, choice)
+    vae = vae_of(mean, deep, choice)
     return vg.SVI(vae.model, vae.guide, vg.optim.Adam(lr=1e-3), seed=0, compile="wait" if compiled else False).init(
         first
     )

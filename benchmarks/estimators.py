@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 from tqdm import tqdm
 
 import varigrad as vg
-from varigrad import distributions as dist
+from benchmarks.coin_vae import CoinVAE
 from varigrad.estimators import ARM, DisARM, Estimator, LeaveOneOut, MovingAverage, MuProp, Rebar, Score
 from varigrad.shapes import table
 
@@ -32,40 +32,28 @@ ETA, TEMPERATURE = 1.0, 0.5
 Step = Callable[[], Any]
 
 
-class VAE(nn.Module):
-    """The parameters of both sides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder, self.decoder = nn.Linear(64, COINS), nn.Linear(COINS, 64)
-        self.prior = nn.Parameter(torch.zeros(COINS))
-
-    def model(self, images: Tensor) -> None:
-        with vg.plate("images", len(images)):
-            z = vg.sample("z", dist.Bernoulli(logits=self.prior).to_event(1))
-            vg.sample("x", dist.Bernoulli(logits=self.decoder(2 * z - 1)).to_event(1), obs=images)
-
-    def guide(self, images: Tensor) -> None:
-        with vg.plate("images", len(images)):
-            vg.sample("z", dist.Bernoulli(logits=self.encoder(images)).to_event(1))
-
-    def cost(self, b: Tensor, logits: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the coins cost, `[..., images]`: the model's part, the guide's density, their difference."""
-        prior = (b * self.prior - softplus(self.prior)).sum(-1)
-        pixels = self.decoder(2 * b - 1)
-        model = prior - cross_entropy(pixels, images.expand_as(pixels), reduction="none").sum(-1)
-        log_q = (b * logits - softplus(logits)).sum(-1)
-        return model, log_q, (model - log_q).detach()
+def vae_of() -> CoinVAE:
+    """The same one every time."""
+    torch.manual_seed(0)
+    return CoinVAE(COINS, nn.Linear(64, COINS), nn.Linear(COINS, 64))
 
 
-def average(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
+def cost_of(vae: CoinVAE, b: Tensor, logits: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the coins cost, `[..., images]`: the model's part, the guide's density, their difference."""
+    prior = (b * vae.prior - softplus(vae.prior)).sum(-1)
+    pixels = vae.decoder(2 * b - 1)
+    model = prior - cross_entropy(pixels, images.expand_as(pixels), reduction="none").sum(-1)
+    log_q = (b * logits - softplus(logits)).sum(-1)
+    return model, log_q, (model - log_q).detach()
+
+
+def average(vae: CoinVAE, images: Tensor) -> Callable[[], Tensor]:
     baseline = torch.zeros(())
 
     def surrogate() -> Tensor:
         logits = vae.encoder(images)
         b = (torch.rand_like(logits) < logits.sigmoid()).float()
-        model, log_q, cost = vae.cost(b, logits, images)
+        model, log_q, cost = cost_of(vae, b, logits, images)
         value = model.sum() + ((cost - baseline) * log_q).sum()
         baseline.lerp_(cost.mean(), 0.1)
         return value
@@ -74,11 +62,11 @@ def average(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
 
 
 def leave_one_out(k: int) -> Any:
-    def build(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
+    def build(vae: CoinVAE, images: Tensor) -> Callable[[], Tensor]:
         def surrogate() -> Tensor:
             logits = vae.encoder(images)
             b = (torch.rand(k, *logits.shape) < logits.sigmoid()).float()
-            model, log_q, cost = vae.cost(b, logits, images)
+            model, log_q, cost = cost_of(vae, b, logits, images)
             return model.mean(0).sum() + ((cost - cost.mean(0)) * log_q).sum() / (k - 1)
 
         return surrogate
@@ -89,12 +77,12 @@ def leave_one_out(k: int) -> Any:
 def pair(weigh: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
     """Antithetic pairs: ARM and DisARM differ in the weight for each logit."""
 
-    def build(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
+    def build(vae: CoinVAE, images: Tensor) -> Callable[[], Tensor]:
         def surrogate() -> Tensor:
             logits = vae.encoder(images)
             u, p = torch.rand_like(logits), logits.detach().sigmoid()
             b = torch.stack([u > 1 - p, u < p]).float()
-            model, _, cost = vae.cost(b, logits, images)
+            model, _, cost = cost_of(vae, b, logits, images)
             field = weigh(u, b, logits.detach())
             return model.mean(0).sum() + ((cost[0] - cost[1]) * (field * logits).sum(-1)).sum()
 
@@ -111,12 +99,12 @@ def _disarm(u: Tensor, b: Tensor, logits: Tensor) -> Tensor:
     return 0.5 * (1 - 2 * b[1]) * (b[0] != b[1]) * logits.abs().sigmoid()
 
 
-def muprop(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
+def muprop(vae: CoinVAE, images: Tensor) -> Callable[[], Tensor]:
     def surrogate() -> Tensor:
         logits = vae.encoder(images)
         p = logits.detach().sigmoid()
         both = torch.stack([(torch.rand_like(p) < p).float(), p]).requires_grad_()
-        model, log_q, cost = vae.cost(both, logits, images)
+        model, log_q, cost = cost_of(vae, both, logits, images)
         (slope,) = torch.autograd.grad((model - log_q)[1].sum(), both, retain_graph=True)
         residual = cost[0] - cost[1] - (slope[1] * (both[0].detach() - p)).sum(-1)
         own = (both[0].detach() * logits - softplus(logits)).sum(-1)
@@ -125,7 +113,7 @@ def muprop(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
     return surrogate
 
 
-def rebar(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
+def rebar(vae: CoinVAE, images: Tensor) -> Callable[[], Tensor]:
     def surrogate() -> Tensor:
         logits = vae.encoder(images)
         leaf = logits.detach().requires_grad_()
@@ -135,7 +123,7 @@ def rebar(vae: VAE, images: Tensor) -> Callable[[], Tensor]:
         again = leaf + torch.where(b > 0, v * p + 1 - p, v * (1 - p)).logit(eps=1e-6)
         soft = torch.stack([z, again]).div(TEMPERATURE).sigmoid()
         lanes = torch.cat([b[None], soft.detach()]).requires_grad_()
-        model, log_q, cost = vae.cost(lanes, logits, images)
+        model, log_q, cost = cost_of(vae, lanes, logits, images)
         (slope,) = torch.autograd.grad((model - log_q)[1:].sum(), lanes, retain_graph=True)
         (path,) = torch.autograd.grad((slope[1] * soft[0] - slope[2] * soft[1]).sum(), leaf)
         field = (cost[0] - ETA * cost[2])[:, None] * (b - p.detach()) + ETA * path
@@ -157,7 +145,7 @@ BY_HAND: Mapping[str, tuple[Estimator, Any]] = {
 
 def systems(estimator: Estimator, build: Any, images: Tensor) -> dict[str, Step]:
     """A step of each."""
-    vae = VAE()
+    vae = vae_of()
     optimiser = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
     surrogate = build(vae, images)
 
@@ -167,7 +155,7 @@ def systems(estimator: Estimator, build: Any, images: Tensor) -> dict[str, Step]
         optimiser.step()
 
     elbo = vg.ELBO(estimators={"z": estimator})
-    one, two = VAE(), VAE()
+    one, two = vae_of(), vae_of()
     eager = vg.SVI(one.model, one.guide, vg.optim.Adam(lr=1e-3), elbo, seed=0).init(images)
     fast = vg.SVI(two.model, two.guide, vg.optim.Adam(lr=1e-3), elbo, seed=0, compile="wait").init(images)
     # As people write them: a loop by hand is a loop of calls, a compiled run is one.

@@ -286,8 +286,11 @@ class _Pilot:
                     warm_up(bound, self.args, networks)
                 elif bound.estimator_states:
                     samples(bound, STEPS_FOR_STATE, self.args, self.kwargs)
-            except (VarigradError, NotImplementedError, RuntimeError):
-                continue  # it cannot serve here: the plan of a run that asks for it by name says why
+            except (VarigradError, RuntimeError):
+                # It cannot serve here; the plan of a run that asks for it by name says why. torch has no narrower error
+                # for what a program cannot do that an estimator asks of it (half a coin for an index, a dimension more,
+                # a second derivative); and the program itself has run before, under the rule's estimators.
+                continue
             yield _Contender(choice, bound, cost)
 
 
