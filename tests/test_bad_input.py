@@ -39,7 +39,7 @@ from varigrad.estimators import (
 )
 from varigrad.inference.svi import GradientWarning
 from varigrad.objectives.bound import BiasWarning
-from varigrad.objectives.checks import SupportWarning
+from varigrad.objectives.pair_checks import SupportWarning
 
 nan, inf = float("nan"), float("inf")
 positive = dist.constraints.positive

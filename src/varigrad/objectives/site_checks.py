@@ -1,0 +1,176 @@
+"""What can be wrong with one site: its distribution's parameters, its value, their shapes and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions.inner import inner_of
+from varigrad.distributions.methods import filled
+from varigrad.distributions.parts import tensors_of
+from varigrad.errors import ConstraintError, ShapeError, SiteError, SupportError
+from varigrad.language.messages import Factor, Sample
+from varigrad.language.runtime import plate_shape
+from varigrad.shapes import broadcasts, table
+from varigrad.terms.term import check_batch
+
+
+def check_device(message: Sample) -> None:
+    """A site's distribution and value are on one device (scalars on the CPU go with any)."""
+    assert message.value is not None
+    tensors, _ = tensors_of(message.distribution)
+    there = next((t for t in tensors if t.dim() or t.device.type != "cpu"), None)
+    value = message.value
+    if there is None or there.device == value.device or (value.dim() == 0 and value.device.type == "cpu"):
+        return
+    raise SiteError(
+        f"its distribution is on {there.device} (parameter of shape {tuple(there.shape)}), its value on {value.device} "
+        f"(shape {tuple(value.shape)})",
+        site=message.name,
+        try_=f"data.to({str(there.device)!r}), or svi.bound.to(device) for the parameters",
+    )
+
+
+def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
+    """The shapes of a site's distribution, value and plates fit together, and its log-density can be computed."""
+    if isinstance(message, Factor):
+        check_batch(message, message.log_factor.shape, plate_shape(message), message.log_factor.dim())
+        return
+    distribution, value = message.distribution, message.value
+    assert value is not None
+    batch, event = distribution.batch_shape, len(distribution.event_shape)
+    given = value.shape[: value.dim() - event]
+    for shape in (batch, given):
+        check_batch(message, torch.Size(shape), plate_shape(message), len(shape))
+    try:
+        torch.broadcast_shapes(batch, given)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"its value has batch shape {tuple(given)}, its distribution {tuple(batch)}{table_of(guide, model)}",
+            site=message.name,
+            try_="data and parameters of the plates' sizes (or 1)",
+        ) from error
+    if message.mask is not None and message.observed:
+        value = filled(distribution, value, message.mask)
+    try:
+        distribution.log_prob(value)
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        whole = not value.is_floating_point()
+        raise SiteError(
+            f"{type(distribution).__name__}.log_prob failed on a value of shape {tuple(value.shape)} and dtype "
+            f"{value.dtype}: {error or type(error).__name__}",
+            site=message.name,
+            try_="data.float()" if whole else "values of the dtype and device of the distribution's parameters",
+        ) from error
+
+
+def check_parameters(message: Sample) -> None:
+    """Every parameter of the distribution is finite and inside its domain."""
+    for owner in _layers(message.distribution):
+        try:
+            declared = owner.arg_constraints
+        except NotImplementedError:
+            continue
+        for name, constraint in declared.items():
+            if name not in vars(owner) or constraints.is_dependent(constraint):
+                continue
+            value = getattr(owner, name)
+            if not isinstance(value, Tensor):
+                continue
+            bad = ~constraint.check(value)
+            if value.is_floating_point():
+                # A logarithm of nought is a number here: a category that never occurs.
+                broken = value.isnan() if "log" in name else ~value.isfinite()
+                event = value.dim() - bad.dim()
+                bad = bad | (broken.flatten(-event).any(-1) if event else broken)
+            if bool(bad.any()):
+                raise ConstraintError(
+                    f"parameter {name!r} of {type(owner).__name__} is {example_of(value, bad)}, outside {constraint}",
+                    site=message.name,
+                    because=f"{int(bad.sum())} of {bad.numel()} entries are outside",
+                    try_="param(..., constraint=...), or a positive link such as softplus or exp",
+                )
+
+
+def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
+    """An observed value has the distribution's shape and lies in its support; masked elements are exempt."""
+    distribution, value, name = message.distribution, message.value, message.name
+    assert value is not None
+    event = distribution.event_shape
+    shape = tuple(value.shape)
+    if value.dim() < len(event) or (event and not broadcasts(value.shape[value.dim() - len(event) :], event)):
+        raise ShapeError(
+            f"the observation has shape {shape}, the event shape is {tuple(event)}{table_of(guide, model)}",
+            site=name,
+            try_="data whose last dimensions are the event",
+        )
+    ok = in_support(distribution, value)
+    if ok is None:
+        return
+    if message.mask is not None:
+        ok = ok | ~message.mask
+    if not bool(ok.all()):
+        bad = ~ok
+        first = tuple(int(i) for i in bad.nonzero()[0])
+        raise SupportError(
+            f"the observation has {int(bad.sum())} of {bad.numel()} values outside the support of "
+            f"{type(distribution).__name__}, the first at index {first}: {example_of(value, bad)}",
+            site=name,
+            because="NaN, infinite and impossible values have no density",
+            try_="clean data, or mask=/obs_mask= for what is missing",
+        )
+
+
+def _unchecked(distribution: td.Distribution) -> bool:
+    """Whether the program has said `validate_args=False`."""
+    return getattr(inner_of(distribution)[0], "unchecked", False)
+
+
+def in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:
+    """Where the value is in the support, `[*batch]`; None where that is not known or not to be asked."""
+    if _unchecked(distribution):
+        return None
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return None
+    if support is None or constraints.is_dependent(support):
+        return None
+    ok = support.check(value)
+    if value.is_floating_point():
+        finite = value.isfinite()
+        event = value.dim() - ok.dim()
+        ok = ok & (finite.flatten(-event).all(-1) if event > 0 else finite)
+    return ok
+
+
+def _layers(distribution: td.Distribution) -> Iterable[td.Distribution]:
+    yield distribution
+    for part in vars(distribution).values():
+        if isinstance(part, td.Distribution):
+            yield from _layers(part)
+
+
+def example_of(value: Tensor, bad: Tensor) -> str:
+    """The first element of a value, `[*batch, *event]`, that is `bad`, `[*batch]`."""
+    event = value.dim() - bad.dim()
+    if event < 0:
+        return "of the wrong shape"
+    rows = value.expand(bad.shape + value.shape[bad.dim() :])[bad]
+    row = rows[0]
+    return f"{row.item():g}" if row.numel() == 1 else f"{row.tolist()}"[:80]
+
+
+def table_of(guide: dict[str, Sample], model: dict[str, Sample]) -> str:
+    """The shapes of all sites, for errors about one."""
+    rows = []
+    for program, sites in (("guide", guide), ("model", model)):
+        for name, m in sites.items():
+            d = m.distribution
+            value = tuple(m.value.shape) if m.value is not None else ""
+            rows.append((program, name, type(d).__name__, tuple(d.batch_shape), tuple(d.event_shape), value))
+    return "\n" + table(rows, ("program", "site", "distribution", "batch", "event", "value")) + "\n"
