@@ -123,9 +123,12 @@ def _spelt_out(tensor: Tensor, index: Any) -> Any:
     return Elsewhere(torch.tensor(index)) if isinstance(index, list) else index
 
 
+_PROGRAMS = {f"varigrad.testing.{file}" for file in ("case", "finite", "closed")}
+
+
 def _is_users(frame: Any) -> bool:
     name = frame.f_globals.get("__name__", "")
-    return name == "varigrad.testing.programs" or name.split(".")[0] not in ("torch", "varigrad", "elsewhere")
+    return name in _PROGRAMS or name.split(".")[0] not in ("torch", "varigrad", "elsewhere")
 
 
 class _Seen(TorchDispatchMode):

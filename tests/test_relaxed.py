@@ -26,8 +26,8 @@ from varigrad.estimators import (
 )
 from varigrad.estimators.coefficients import coefficients
 from varigrad.testing import exact_gradient, expected_gradient, gradient_of, largest_difference
+from varigrad.testing.case import Case
 from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
-from varigrad.testing.programs import Case
 
 
 def t(*values):

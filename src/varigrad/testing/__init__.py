@@ -1,5 +1,6 @@
 """Tools for testing gradients: exact expectations, a registry of programs, a conformance suite, score-only twins."""
 
+from varigrad.testing.case import Case as Case
 from varigrad.testing.conformance import Conformance as Conformance
 from varigrad.testing.conformance import Verdict as Verdict
 from varigrad.testing.conformance import check_case as check_case
@@ -14,5 +15,4 @@ from varigrad.testing.fakes import NonreparameterizedDirichlet as Nonreparameter
 from varigrad.testing.fakes import NonreparameterizedGamma as NonreparameterizedGamma
 from varigrad.testing.fakes import NonreparameterizedNormal as NonreparameterizedNormal
 from varigrad.testing.programs import PROGRAMS as PROGRAMS
-from varigrad.testing.programs import Case as Case
 from varigrad.testing.unbiased import assert_unbiased as assert_unbiased

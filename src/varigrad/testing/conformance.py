@@ -21,6 +21,7 @@ from varigrad.estimators.base import Estimator
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.shapes import table
+from varigrad.testing.case import Case
 from varigrad.testing.exact import (
     Gradient,
     Moments,
@@ -31,7 +32,7 @@ from varigrad.testing.exact import (
     gradient_of,
     largest_difference,
 )
-from varigrad.testing.programs import PROGRAMS, Case
+from varigrad.testing.programs import PROGRAMS
 
 EXACT_TOLERANCE = 1e-9
 QUADRATURE_TOLERANCE = 1e-6
