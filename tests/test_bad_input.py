@@ -37,7 +37,7 @@ from varigrad.estimators import (
     Score,
     ValueBaseline,
 )
-from varigrad.inference.svi import GradientWarning
+from varigrad.inference.descent import GradientWarning
 from varigrad.objectives.bound import BiasWarning
 from varigrad.objectives.pair_checks import SupportWarning
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
+from varigrad.inference.descent import Descent
 from varigrad.inference.fit import Fit
 from varigrad.inference.looks import Looks
 from varigrad.inference.monitor import Gradients, Monitor
@@ -30,10 +31,6 @@ from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
 
 Compile = bool | Literal["wait"]
-
-
-class GradientWarning(UserWarning):
-    """A parameter is not reached by any gradient."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +99,12 @@ class SVI:
         seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
         if isinstance(objective, type) or not (isinstance(objective, Bound) or hasattr(objective, "bind")):
             raise VarigradError(f"objective must be an ELBO(...) or a bound, got {objective!r}", try_="vg.ELBO()")
-        self.optim = optim
-        self.skip_nonfinite = skip_nonfinite
         if isinstance(objective, Bound):
             self.bound = objective
         else:
             self.bound = objective.bind(model, guide, None)
-        self._optimizer: torch.optim.Optimizer | None = None
-        self.scheduler: Any = None
         self.metrics: Metrics | None = None
-        self._version = -1
-        self._minus: Tensor | None = None
-        self._leaves: list[nn.Parameter] = []
+        self._descent = Descent(self.bound, optim, skip_nonfinite)
         self._session: Session | None = None
         self._looks: Looks | None = None
         self._use(compile, seed)
@@ -127,14 +118,28 @@ class SVI:
             self._session = None
             self.bound.source = Source(torch.Generator().manual_seed(seed))
             return
-        self._session = Session(self, compile == "wait")
+        self._session = Session(self._descent, compile == "wait")
         self.bound.source = Noise(seed)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The optimiser of torch, with its state up to date; None before the first step."""
         self._publish()
-        return self._optimizer
+        return self._descent.current_optimizer
+
+    @property
+    def scheduler(self) -> Any:
+        """The optimiser's scheduler; None if it has none, or before the first step."""
+        return self._descent.scheduler
+
+    @property
+    def skip_nonfinite(self) -> bool:
+        """Whether steps that are not finite are left out; may be set."""
+        return self._descent.skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip: bool) -> None:
+        self._descent.skip_nonfinite = skip
 
     def explain(self) -> str:
         """What is compiled and what is not, and why: a row for each form of the arguments."""
@@ -150,7 +155,7 @@ class SVI:
         "auto"; called by the first step if you do not.
         """
         self._begin(args, kwargs)
-        self._follow_parameters()
+        self._descent.follow_parameters()
         return self
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -182,7 +187,7 @@ class SVI:
         changed = {s: c.key for s, c in before.items()} != {s: c.key for s, c in now.items()}
         if self._session is not None and changed:
             self._publish()
-            self._session = Session(self, self._session.wait)
+            self._session = Session(self._descent, self._session.wait)
         return plan
 
     def step(self, *args: Any, **kwargs: Any) -> float:
@@ -295,9 +300,10 @@ class SVI:
     def state(self) -> dict[str, Any]:
         """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks."""
         self._publish()
+        optimizer = self._descent.current_optimizer
         return {
             "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
-            "optimizer": None if self._optimizer is None else _copied(self._optimizer.state_dict()),
+            "optimizer": None if optimizer is None else _copied(optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
             "generator": self.bound.source.get_state(),
             "looks": None if self._looks is None else self._looks.state(),
@@ -319,77 +325,27 @@ class SVI:
             raise ParameterError(
                 f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
             ) from error
-        self._follow_parameters()
-        assert self._optimizer is not None
+        self._descent.follow_parameters()
+        optimizer = self._descent.current_optimizer
+        assert optimizer is not None
         if state["optimizer"] is not None:
-            self._optimizer.load_state_dict(_copied(state["optimizer"]))
+            optimizer.load_state_dict(_copied(state["optimizer"]))
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(_copied(state["scheduler"]))
         self.bound.source.set_state(state["generator"])
         looks = state.get("looks")  # states of older versions have none
         self._looks = None if looks is None else Looks.from_state(looks)
 
-    def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
-        """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""
-        first = self.metrics is None
-        result = self.bound.estimate(*args, **kwargs)
-        if self.bound.version != self._version:
-            self._follow_parameters()
-        if not result.surrogate.requires_grad:
-            raise ParameterError(
-                "no parameter influences the objective",
-                because="nothing in it requires a gradient",
-                try_="param(...) or module(...) in the guide, and requires_grad left on",
-            )
-        grads = torch.autograd.grad(result.surrogate, self._leaves, self._downhill(result.surrogate), allow_unused=True)
-        for leaf, grad in zip(self._leaves, grads, strict=True):
-            leaf.grad = grad
-        if first:
-            self._warn_unreached(grads)
-        self._new_states = result.state
-        if isinstance(self.optim, Optimizer) and self.optim.clip_norm is not None:
-            norm = float(nn.utils.clip_grad_norm_(self._leaves, self.optim.clip_norm))
-        else:
-            norm = _norm([g for g in grads if g is not None])
-        return -result.value.item(), norm
-
-    def _downhill(self, like: Tensor) -> Tensor:
-        """Minus one: optimisers minimise, objectives are maximised."""
-        if self._minus is None or self._minus.dtype != like.dtype or self._minus.device != like.device:
-            self._minus = like.new_tensor(-1.0)
-        return self._minus
-
-    def _step_with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
-        """Line-search optimisers evaluate several times: always on the same random numbers."""
-        assert self._optimizer is not None
-        source = self.bound.source
-        before = source.get_state()
-        seen: list[tuple[float, float]] = []
-
-        def closure() -> float:
-            source.set_state(before)
-            seen.append(self._differentiate(args, kwargs))
-            return seen[-1][0]
-
-        self._optimizer.step(closure)
-        loss, norm = seen[0]
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
-            self._accept()
-        return Outcomes([loss], [norm], [finite])
-
     def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """At least one step and at most `limit`, with the same arguments."""
-        if self._optimizer is None:
+        if self._descent.current_optimizer is None:
             if self.bound.is_empty:
                 self._begin(args, kwargs)
-            self._follow_parameters()
-        if isinstance(self._optimizer, torch.optim.LBFGS):
-            outcomes = self._step_with_closure(args, kwargs)
-        elif self._session is not None:
-            outcomes = self._session.advance(limit, args, kwargs)
+            self._descent.follow_parameters()
+        if self._session is None or self._descent.by_line_search:
+            outcomes = self._descent.by_python(args, kwargs)
         else:
-            outcomes = self.by_python(args, kwargs)
+            outcomes = self._session.advance(limit, args, kwargs)
         loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
         number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
         self.metrics = Metrics(number, loss, norm, not taken)
@@ -402,102 +358,12 @@ class SVI:
             )
         return outcomes
 
-    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
-        """One step; parameters are left alone if loss or gradient is not finite."""
-        assert self._optimizer is not None
-        loss, norm = self._differentiate(args, kwargs)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
-            self._optimizer.step()
-            self._accept()
-        return Outcomes([loss], [norm], [finite])
-
-    @property
-    def current_optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimiser as it stands, for whoever captures the steps."""
-        return self._optimizer
-
-    @property
-    def clip_norm(self) -> float | None:
-        """Limit of the gradient's norm."""
-        return self.optim.clip_norm if isinstance(self.optim, Optimizer) else None
-
-    def reached(self) -> list[nn.Parameter]:
-        """The parameters that the last gradient reached."""
-        return [p for p in self._leaves if p.grad is not None]
-
-    def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
-        """Take a step of the optimiser along gradients that were computed elsewhere."""
-        if finite and self._optimizer is not None:
-            found = {id(p): g for p, g in zip(parameters, grads, strict=True)}
-            for leaf in self._leaves:
-                leaf.grad = found.get(id(leaf))
-            self._optimizer.step()
-
-    def _accept(self) -> None:
-        self.bound.advance(self._new_states)
-        if self.scheduler is not None:
-            self.scheduler.step()
-
-    def _follow_parameters(self) -> None:
-        """Give the optimiser the parameters that have come into being."""
-        named = [(n, p) for n, p in self.bound.named_parameters() if p.requires_grad]
-        if not named:
-            raise ParameterError(
-                "there is nothing to optimise",
-                because="neither model nor guide declares a parameter that requires a gradient",
-                try_="param(name, init) or module(name, net) in the guide",
-            )
-        known = {id(p) for p in self._leaves}
-        new = [(n, p) for n, p in named if id(p) not in known]
-        if self._optimizer is None:
-            if isinstance(self.optim, Optimizer):
-                self._optimizer = self.optim.build(named)
-                self.scheduler = self.optim.schedule(self._optimizer) if self.optim.schedule else None
-            else:
-                self._optimizer = self.optim([p for _, p in named])
-            _check_foreign(self._optimizer, {id(p) for p in self.bound.parameters()})
-        elif new:
-            groups = self.optim.groups(new) if isinstance(self.optim, Optimizer) else [{"params": [p for _, p in new]}]
-            for group in groups:
-                self._optimizer.add_param_group(group)
-        self._leaves = [p for _, p in named]
-        self._version = self.bound.version
-
-    def _warn_unreached(self, grads: tuple[Tensor | None, ...]) -> None:
-        names = {id(p): n for n, p in self.bound.named_parameters()}
-        for leaf, grad in zip(self._leaves, grads, strict=True):
-            if grad is None:
-                warnings.warn(
-                    f"parameter {names[id(leaf)]!r} is not reached by any gradient: it will not be learnt. "
-                    "Is it used, detached, or turned into a Python number?",
-                    GradientWarning,
-                    stacklevel=4,
-                )
-
 
 def _doctor() -> Any:
     # Brings the tools for testing along, which those who leave nothing to be decided need not wait for.
     from varigrad.diagnostics import pilot
 
     return pilot
-
-
-def _norm(grads: list[Tensor]) -> float:
-    """The norm of the whole gradient."""
-    if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
-        return math.hypot(*[torch.linalg.vector_norm(g).item() if g.dim() else g.item() for g in grads])
-    norms = torch._foreach_norm(grads)
-    return torch.stack([n.to(norms[0]) for n in norms]).norm().item()
-
-
-def _check_foreign(optimizer: torch.optim.Optimizer, own: set[int]) -> None:
-    for group in optimizer.param_groups:
-        if any(id(p) not in own for p in group["params"]):
-            raise ParameterError(
-                "the optimiser holds parameters that are not the objective's",
-                try_="lambda parameters: torch.optim.Adam(parameters, ...)",
-            )
 
 
 def _blanked(outcomes: Outcomes) -> list[float]:
