@@ -7,27 +7,25 @@ matter to a run when the compiler is done: every step sees the numbers it would 
 from __future__ import annotations
 
 import contextlib
-import math
 import operator
 import time
 import warnings
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
-from varigrad.distributions.noise import OURS, Kind, Noise, Rows
+from varigrad.distributions.noise import Noise
 from varigrad.errors import VarigradError
+from varigrad.inference.forms import Form, explained
 from varigrad.inference.memory import Memory, looked_at
 from varigrad.inference.outcomes import Outcomes
+from varigrad.inference.signatures import Signatures, described, surroundings
 from varigrad.inference.step import Host, Step
 from varigrad.inference.updates import rule_of, traits_of
-from varigrad.shapes import table
 
 PATIENCE = 100
 """Eager steps before a program is recorded: a short run never pays for it."""
@@ -38,60 +36,17 @@ RESTARTS = 3
 CHECKS = 2
 """How many steps in a row Python checks when a library is new, and how many disagreements end its use."""
 _POLL = 0.02
-_PLAIN = (bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
-"""Arguments that are what they look like; of others, one is as good as itself only."""
 
 
 class CaptureWarning(UserWarning):
     """A step that was to be compiled runs eagerly, and why."""
 
 
-@dataclass(eq=False)
-class Form:
-    """One form of call (shapes, types, Python values), and how far it has come.
-
-    Attributes:
-        seen, taken: steps by Python and by graph.
-        demand: how many random numbers a step takes.
-        drawn: who draws each site, as a `Noise` tells.
-        rows: those of the last eager step.
-        check: the graph's step that Python checks next.
-        agreed, disagreed: outcomes of the checks since the library came.
-        refusal: why it will always run eagerly.
-        seconds: how long the recording took.
-        parameters, memory: those that the gradient reaches, and where they are kept.
-    """
-
-    seen: int = 0
-    taken: int = 0
-    parameters: tuple[nn.Parameter, ...] = ()
-    memory: Memory | None = None
-    demand: dict[Kind, int] | None = None
-    drawn: dict[str, str] = field(default_factory=dict)
-    rows: Rows | None = None
-    step: Step | None = None
-    check: int = 0
-    agreed: int = 0
-    disagreed: int = 0
-    refusal: str = ""
-    seconds: float = 0.0
-    polled: float = 0.0
-
-    @property
-    def reached(self) -> frozenset[int]:
-        """The ids of the parameters."""
-        return frozenset(map(id, self.parameters))
-
-    def forget(self) -> None:
-        """Record it again."""
-        self.step, self.taken, self.check, self.agreed, self.disagreed = None, 0, 0, 0, 0
-
-
 class _Call(NamedTuple):
     """The last call, for the next one with the very same tensors."""
 
     args: tuple[Any, ...]
-    described: list[Any]
+    shapes: list[Any]
     surroundings: tuple[Any, ...]
     form: Form
     base: Any
@@ -116,10 +71,7 @@ class Session:
         self._inside = False
         self._last: _Call | None = None
         self._installed: Any = None
-        self._first_numbers: dict[Any, list[tuple[int, Any]]] = {}
-        self._lifted: dict[Any, set[int]] = {}
-        self._unliftable: dict[Any, str] = {}
-        """Why a number has to stay one, by form of arguments."""
+        self._signatures = Signatures()
         self._restarts = 0
         self._evicted = 0
         self._version = -1
@@ -141,18 +93,18 @@ class Session:
 
     def advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Take at least one and at most `limit` steps with the same arguments."""
-        last, around = self._last, _surroundings()
+        last, around = self._last, surroundings()
         known = last is not None and not kwargs and len(args) == len(last.args) and around == last.surroundings
         known = known and last is not None and all(map(operator.is_, args, last.args))
-        if last is not None and known and [_described(a) for a in args] == last.described:
+        if last is not None and known and [described(a) for a in args] == last.shapes:
             form, base, leaves, tree, lifted = last.form, last.base, last.leaves, last.tree, last.lifted
         else:
             leaves, tree = pytree.tree_flatten((args, kwargs))
-            base, lifted, key = self._signature(leaves, tree)
+            base, lifted, key = self._signatures.of(leaves, tree)
             form = self._form(key)
             same = not kwargs and all(type(a) is Tensor for a in args)
-            described = [_described(a) for a in args] if same else []
-            self._last = _Call(args, described, around, form, base, leaves, tree, lifted) if same else None
+            shapes = [described(a) for a in args] if same else []
+            self._last = _Call(args, shapes, around, form, base, leaves, tree, lifted) if same else None
         outcomes = self._by_graph(form, limit, leaves) if self._prepare(form, base, leaves, tree, lifted) else None
         return self._by_python(form, args, kwargs) if outcomes is None else outcomes
 
@@ -172,32 +124,7 @@ class Session:
 
     def explain(self) -> str:
         """What is compiled, what is not, and why."""
-        rows = []
-        for number, form in enumerate(self.forms.values()):
-            step = form.step
-            compilation = None if step is None else step.recorded.compilation
-            library = None if compilation is None else compilation.library
-            if form.refusal:
-                state = f"eager: {form.refusal}"
-            elif step is None:
-                state = f"eager so far ({form.seen} steps of {PATIENCE} before it is recorded)"
-            elif library is None:
-                state = "recorded, being compiled"
-            else:
-                origin = "found in the cache" if library.found else f"compiled in {library.seconds:.1f} s"
-                state = f"{origin}, {library.kernels} kernels"
-            size = "" if step is None else f"{step.recorded.graph.size} operations in {form.seconds:.2f} s"
-            draws = "" if form.demand is None else _demand_text(form.demand, step)
-            rows.append((number, state, size, draws, f"{form.seen} + {form.taken}"))
-        if not rows:
-            return "no step has been taken"
-        found = [table(rows, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))]
-        for number, form in enumerate(self.forms.values()):
-            for who in dict.fromkeys(form.drawn.values()):
-                sites = ", ".join(site for site, how in form.drawn.items() if how == who)
-                how = "our own functional samplers" if who == OURS else f"{who}, which has no functional form"
-                found.append(f"form {number}, drawn by {how}: {sites}")
-        return "\n".join(found)
+        return explained(self.forms.values(), PATIENCE)
 
     def _form(self, key: Any) -> Form:
         form = self.forms.get(key)
@@ -208,37 +135,14 @@ class Session:
                 self._evicted += 1
                 if self._evicted == FORMS:
                     advice = "Try: batches of one size (drop_last=True), padding with a mask, or compile=False"
-                    reason = "".join(f"A number among them stays one: {r}. " for r in self._unliftable.values())
+                    reasons = self._signatures.unliftable.values()
+                    reason = "".join(f"A number among them stays one: {r}. " for r in reasons)
                     self._warn(
                         f"there are more than {2 * FORMS} forms of arguments, and each is recorded and compiled anew. "
                         f"{reason or advice}"
                     )
         self.forms.move_to_end(key)
         return form
-
-    def _signature(self, leaves: list[Any], tree: Any) -> tuple[Any, frozenset[int], Any]:
-        """What a graph is recorded for. Numbers that differ from the first call's are left out: they become inputs."""
-        first: dict[int, int] = {}
-        shape: list[Any] = []
-        numbers: list[tuple[int, Any]] = []
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor):
-                same = first.setdefault(id(leaf), i)
-                shape.append((_described(leaf), same))
-            elif _is_number(leaf):
-                shape.append(type(leaf))
-                numbers.append((i, leaf))
-            else:
-                shape.append(leaf if type(leaf) in _PLAIN else _Itself(leaf))
-        base = (tree, tuple(shape), _surroundings())
-        if not numbers:
-            return base, frozenset(), base
-        lifted = self._lifted.setdefault(base, set())
-        if base not in self._unliftable:
-            before = self._first_numbers.setdefault(base, numbers)
-            lifted |= {i for (i, now), (_, then) in zip(numbers, before, strict=True) if now != then}
-        chosen = frozenset(i for i, now in numbers if i in lifted and _is_held(now))
-        return base, chosen, (base, chosen, tuple(n for n in numbers if n[0] not in chosen))
 
     def _prepare(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> bool:
         """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
@@ -285,8 +189,7 @@ class Session:
             if not lifted:
                 self._refuse(form, str(error))
                 return
-            self._unliftable[base] = str(error)
-            self._lifted[base] = set()
+            self._signatures.lift_none(base, str(error))
         finally:
             torch.default_generator.set_state(generator)
             self.noise.set_state(own)
@@ -430,51 +333,9 @@ class Session:
             warnings.warn(text, CaptureWarning, stacklevel=7)
 
 
-@dataclass(eq=False)
-class _Itself:
-    """An argument that is only equal to itself, kept, so that no other one is given its id."""
-
-    value: Any
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and other.value is self.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-def _described(leaf: Tensor) -> tuple[Any, ...]:
-    """What a graph takes for granted of a tensor."""
-    layout = leaf.stride() if leaf.layout is torch.strided else leaf.layout
-    return leaf.shape, layout, leaf.dtype, leaf.device, leaf.requires_grad, leaf.grad_fn is None
-
-
-def _is_number(leaf: Any) -> bool:
-    """Of Python or of numpy, and no truth value."""
-    return type(leaf) in (int, float) or (type(leaf).__module__ == "numpy" and isinstance(leaf, Real))
-
-
-def _is_held(number: Any) -> bool:
-    """Whether a tensor has room for it: single precision keeps the units of what is smaller."""
-    return not math.isfinite(number) or bool(abs(number) < (2**24 if isinstance(number, float) else 2**62))
-
-
-def _surroundings() -> tuple[Any, ...]:
-    """What torch does otherwise in the same operations."""
-    mixed = torch.is_autocast_enabled("cpu")
-    return torch.get_default_dtype(), torch.get_autocast_dtype("cpu") if mixed else None
-
-
 def _state_of(scheduler: Any) -> tuple[Any, Any]:
     """The scheduler's own, and the settings that it changes."""
     if scheduler is None:
         return None, None
     groups = [{k: v for k, v in group.items() if k != "params"} for group in scheduler.optimizer.param_groups]
     return dict(scheduler.state_dict()), groups
-
-
-def _demand_text(demand: dict[Kind, int], step: Step | None) -> str:
-    texts = [f"{n} {kind[0]}" for kind, n in demand.items()]
-    if step is not None and step.random:
-        texts.append("torch's own")
-    return ", ".join(texts) or "none"

@@ -1,0 +1,91 @@
+"""Forms of call, and how far each has come: from Python's steps to a recorded one to a library."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from varigrad.distributions.noise import OURS, Kind, Rows
+from varigrad.inference.memory import Memory
+from varigrad.inference.step import Step
+from varigrad.shapes import table
+
+
+@dataclass(eq=False)
+class Form:
+    """One form of call (shapes, types, Python values), and how far it has come.
+
+    Attributes:
+        seen, taken: steps by Python and by graph.
+        demand: how many random numbers a step takes.
+        drawn: who draws each site, as a `Noise` tells.
+        rows: those of the last eager step.
+        check: the graph's step that Python checks next.
+        agreed, disagreed: outcomes of the checks since the library came.
+        refusal: why it will always run eagerly.
+        seconds: how long the recording took.
+        parameters, memory: those that the gradient reaches, and where they are kept.
+    """
+
+    seen: int = 0
+    taken: int = 0
+    parameters: tuple[nn.Parameter, ...] = ()
+    memory: Memory | None = None
+    demand: dict[Kind, int] | None = None
+    drawn: dict[str, str] = field(default_factory=dict)
+    rows: Rows | None = None
+    step: Step | None = None
+    check: int = 0
+    agreed: int = 0
+    disagreed: int = 0
+    refusal: str = ""
+    seconds: float = 0.0
+    polled: float = 0.0
+
+    @property
+    def reached(self) -> frozenset[int]:
+        """The ids of the parameters."""
+        return frozenset(map(id, self.parameters))
+
+    def forget(self) -> None:
+        """Record it again."""
+        self.step, self.taken, self.check, self.agreed, self.disagreed = None, 0, 0, 0, 0
+
+
+def explained(forms: Collection[Form], patience: int) -> str:
+    """What is compiled, what is not, and why: a row for each form, and who draws in it."""
+    rows = []
+    for number, form in enumerate(forms):
+        step = form.step
+        compilation = None if step is None else step.recorded.compilation
+        library = None if compilation is None else compilation.library
+        if form.refusal:
+            state = f"eager: {form.refusal}"
+        elif step is None:
+            state = f"eager so far ({form.seen} steps of {patience} before it is recorded)"
+        elif library is None:
+            state = "recorded, being compiled"
+        else:
+            origin = "found in the cache" if library.found else f"compiled in {library.seconds:.1f} s"
+            state = f"{origin}, {library.kernels} kernels"
+        size = "" if step is None else f"{step.recorded.graph.size} operations in {form.seconds:.2f} s"
+        draws = "" if form.demand is None else _demand_text(form.demand, step)
+        rows.append((number, state, size, draws, f"{form.seen} + {form.taken}"))
+    if not rows:
+        return "no step has been taken"
+    found = [table(rows, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))]
+    for number, form in enumerate(forms):
+        for who in dict.fromkeys(form.drawn.values()):
+            sites = ", ".join(site for site, how in form.drawn.items() if how == who)
+            how = "our own functional samplers" if who == OURS else f"{who}, which has no functional form"
+            found.append(f"form {number}, drawn by {how}: {sites}")
+    return "\n".join(found)
+
+
+def _demand_text(demand: dict[Kind, int], step: Step | None) -> str:
+    texts = [f"{n} {kind[0]}" for kind, n in demand.items()]
+    if step is not None and step.random:
+        texts.append("torch's own")
+    return ", ".join(texts) or "none"

@@ -1,0 +1,94 @@
+"""What tells one form of call from another: shapes, types, and Python values that do not change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PLAIN = (bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
+"""Arguments that are what they look like; of others, one is as good as itself only."""
+
+
+class Signatures:
+    """What graphs are recorded for; numbers that change from call to call are lifted: they become inputs.
+
+    Attributes:
+        unliftable: why a number has to stay one, by form of arguments.
+    """
+
+    def __init__(self) -> None:
+        self.unliftable: dict[Any, str] = {}
+        self._first_numbers: dict[Any, list[tuple[int, Any]]] = {}
+        self._lifted: dict[Any, set[int]] = {}
+
+    def of(self, leaves: list[Any], tree: Any) -> tuple[Any, frozenset[int], Any]:
+        """What the arguments have in common with those of other calls, which numbers are lifted, and both: the form.
+
+        Numbers that differ from the first call's are lifted.
+        """
+        first: dict[int, int] = {}
+        shape: list[Any] = []
+        numbers: list[tuple[int, Any]] = []
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                same = first.setdefault(id(leaf), i)
+                shape.append((described(leaf), same))
+            elif _is_number(leaf):
+                shape.append(type(leaf))
+                numbers.append((i, leaf))
+            else:
+                shape.append(leaf if type(leaf) in _PLAIN else _Itself(leaf))
+        base = (tree, tuple(shape), surroundings())
+        if not numbers:
+            return base, frozenset(), base
+        lifted = self._lifted.setdefault(base, set())
+        if base not in self.unliftable:
+            before = self._first_numbers.setdefault(base, numbers)
+            lifted |= {i for (i, now), (_, then) in zip(numbers, before, strict=True) if now != then}
+        chosen = frozenset(i for i, now in numbers if i in lifted and _is_held(now))
+        return base, chosen, (base, chosen, tuple(n for n in numbers if n[0] not in chosen))
+
+    def lift_none(self, base: Any, reason: str) -> None:
+        """From now on, in calls of this form."""
+        self.unliftable[base] = reason
+        self._lifted[base] = set()
+
+
+@dataclass(eq=False)
+class _Itself:
+    """An argument that is only equal to itself, kept, so that no other one is given its id."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def described(leaf: Tensor) -> tuple[Any, ...]:
+    """What a graph takes for granted of a tensor."""
+    layout = leaf.stride() if leaf.layout is torch.strided else leaf.layout
+    return leaf.shape, layout, leaf.dtype, leaf.device, leaf.requires_grad, leaf.grad_fn is None
+
+
+def _is_number(leaf: Any) -> bool:
+    """Of Python or of numpy, and no truth value."""
+    return type(leaf) in (int, float) or (type(leaf).__module__ == "numpy" and isinstance(leaf, Real))
+
+
+def _is_held(number: Any) -> bool:
+    """Whether a tensor has room for it: single precision keeps the units of what is smaller."""
+    return not math.isfinite(number) or bool(abs(number) < (2**24 if isinstance(number, float) else 2**62))
+
+
+def surroundings() -> tuple[Any, ...]:
+    """What torch does otherwise in the same operations."""
+    mixed = torch.is_autocast_enabled("cpu")
+    return torch.get_default_dtype(), torch.get_autocast_dtype("cpu") if mixed else None
