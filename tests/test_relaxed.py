@@ -25,6 +25,7 @@ from varigrad.estimators import (
     Surrogate,
 )
 from varigrad.estimators.coefficients import coefficients
+from varigrad.objectives import BiasWarning
 from varigrad.testing import exact_gradient, expected_gradient, gradient_of, largest_difference
 from varigrad.testing.case import Case
 from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
@@ -49,7 +50,40 @@ def coin_model(mean):
     return model
 
 
+def without_gradients(z):
+    with torch.no_grad():
+        return 3 * z - 1
+
+
+def beside_a_half(z):
+    return torch.stack([z, 0.5 + 0 * z], -1)
+
+
+@torch.jit.script
+def scripted(z: torch.Tensor) -> torch.Tensor:
+    return 3 * z.round() - 1
+
+
+class Square(torch.autograd.Function):
+    """Gradients are switched off inside, and yet there is one."""
+
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return z * z
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+
 STEPS = {
+    "no_grad": without_gradients,
+    "the decorator": torch.no_grad()(lambda z: 3 * z - 1),
+    "the index of a maximum": lambda z: TABLE[beside_a_half(z).max(-1).indices],
+    "the order": lambda z: TABLE[beside_a_half(z).sort(-1)[1][..., 0]],
+    "remainder": lambda z: (1.7 * z) % 1.0,
+    "scripted": scripted,
     "index": lambda z: TABLE[z.long()],
     "comparison": lambda z: torch.where(z > 0.5, 2.0, -1.0).double(),
     "rounding": lambda z: 3 * z.round() - 1,
@@ -58,11 +92,45 @@ STEPS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("how", STEPS)
 def test_rebar_refuses_what_has_no_derivative(how):
     with pytest.raises(SiteError, match="Rebar cannot serve this site") as caught:
         vg.ELBO(estimators={"z": Rebar()})(coin_model(STEPS[how]), coin_guide)
     assert "'z'" in str(caught.value) and "Try: " in str(caught.value)
+
+
+@pytest.mark.parametrize("how", sorted(STEPS.keys() - {"index", "number"}))
+def test_pathwise_is_not_the_default_there(how):
+    def guide():
+        vg.sample("z", dist.Normal(vg.param("t", lambda: t(0.7)), t(1.0)))
+
+    def model():
+        z = vg.sample("z", dist.Normal(t(0.3), t(1.0)))
+        vg.sample("x", dist.Normal(STEPS[how](z), t(1.0)), obs=t(0.8))
+
+    with pytest.warns(BiasWarning, match="'z': Pathwise was asked for"):
+        vg.ELBO(estimators={"z": Pathwise()})(model, guide).init()
+    assert "comparison" in vg.ELBO()(model, guide).plan()["z"].why
+
+
+RIGHT = {
+    "a function of one's own": lambda z: 3 * Square.apply(z),
+    "the order's values": lambda z: beside_a_half(z).sort(-1).values[..., 0],
+    "noted on the way": lambda z: (vg.deterministic("seen", z.detach()), 3 * z)[1],
+}
+
+
+@pytest.mark.parametrize("how", RIGHT)
+def test_pathwise_is_right_there(how):
+    def guide():
+        vg.sample("z", dist.Normal(vg.param("t", lambda: t(0.7)), t(1.0)))
+
+    def model():
+        z = vg.sample("z", dist.Normal(t(0.3), t(1.0)))
+        vg.sample("x", dist.Normal(RIGHT[how](z), t(1.0)), obs=t(0.8))
+
+    assert vg.ELBO()(model, guide).plan()["z"].estimator == "Pathwise()"
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")

@@ -329,13 +329,18 @@ class Bound(Parameters):
                 because="an objective by itself does not measure",
                 try_="vg.SVI(model, guide, optim, ELBO(estimators='auto')), or vg.decide(bound, data)",
             )
+        differentiable = torch.is_grad_enabled()
         with torch.no_grad():
             self._kinked = frozenset()
-            seen = self._explore(args, kwargs)
-            kinked = frozenset(t.site for t in seen.tracker.escapes.kinked if SEVERED not in t.crossed)
-            if kinked:
-                self._kinked = kinked
+            with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self._explore(args, kwargs)
+            escapes = seen.tracker.escapes
+            kinked = frozenset(t.site for t in escapes.kinked if SEVERED not in t.crossed)
+            lost = frozenset(t.site for t in escapes.lost if SEVERED not in t.crossed)
+            if kinked or lost:
+                self._kinked = kinked | lost
+                with torch.set_grad_enabled(differentiable):
+                    seen = self._explore(args, kwargs)
             if check:
                 check_pass(seen)
                 check_particles(seen, self.config.particles)
@@ -368,7 +373,8 @@ class Bound(Parameters):
             if site.suspect and "default" not in site.why:
                 warnings.warn(
                     f"{site.name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
-                    "conversion, whose jumps a pathwise gradient misses. Try: Score(MovingAverage())",
+                    "conversion, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
+                    "no_grad, an index). Try: Score(MovingAverage())",
                     BiasWarning,
                     stacklevel=4,
                 )

@@ -127,8 +127,11 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
         because = None
         if name in kinked:
             because = "its value is compared, rounded, converted or used as an index, which has no derivative"
-        elif _reaches(escapes.held, name):
-            because = "its value is detached, so not all of its effect can be differentiated"
+        elif _reaches(escapes.held | escapes.lost, name):
+            because = (
+                "its value is detached, used under torch.no_grad() or made an index, so not all of its effect can be "
+                "differentiated"
+            )
         elif _reaches(escapes.provenance, name):
             because = (
                 "its value leaves torch (a number, a branch, numpy, the validation of raw torch.distributions), so "

@@ -43,7 +43,8 @@ class Choice:
 PATHWISE = Choice(Pathwise(), "default: it has rsample, and its costs are differentiable in it")
 SCORE = Choice(Score(MovingAverage()), "default: it has no rsample to differentiate through")
 KINKED = Choice(
-    Score(MovingAverage()), "default: it has rsample, but a comparison, rounding or conversion of its value was seen"
+    Score(MovingAverage()),
+    "default: it has rsample, but a comparison, rounding or conversion of its value was seen, or a lost derivative",
 )
 
 

@@ -46,7 +46,12 @@ _SHAPE_TELLS = frozenset(
 )
 
 # Steps: the derivative is zero wherever it exists, and the jumps that it misses are part of the true gradient.
-_KINKS = frozenset("round floor ceil trunc fix sign sgn heaviside floor_divide __floordiv__ frac histc".split())  # noqa: SIM905
+_KINKS = frozenset(
+    """round floor ceil trunc fix sign sgn heaviside floor_divide __floordiv__ __rfloordiv__ frac histc fmod remainder
+    __mod__ __rmod__ __imod__""".split()  # noqa: SIM905
+)
+
+_SWITCHES = frozenset(("no_grad", "inference_mode", "set_grad_enabled"))
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
@@ -54,7 +59,7 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 class Escapes:
     """What has left torch during one run of a program; later statements count as downstream of it."""
 
-    __slots__ = ("active", "held", "kinked", "provenance", "watch")
+    __slots__ = ("active", "differentiable", "held", "kinked", "lost", "provenance", "watch")
 
     def __init__(self, watch: bool = False) -> None:
         self.provenance: Provenance = NOTHING
@@ -64,6 +69,9 @@ class Escapes:
         self.kinked: Provenance = NOTHING
         self.held: Provenance = NOTHING
         """What lost its derivative: by `detach`, `.data` or a copy."""
+        self.differentiable = watch and torch.is_grad_enabled()
+        self.lost: Provenance = NOTHING
+        """What a density depends on that lost its derivative, `no_grad` and the indices of `sort` among the ways."""
 
     def add(self, provenance: Provenance) -> None:
         """Something with this provenance has left."""
@@ -90,6 +98,8 @@ class Tracked(Tensor):
     _plain: Tensor
     _provenance: Provenance
     _escapes: Escapes | None
+    _lost: Provenance = NOTHING
+    """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
 
     @classmethod
     def __torch_function__(
@@ -118,19 +128,27 @@ class Tracked(Tensor):
                 or _functorch_level() is not None
             ):
                 escapes.add(provenance)
+            lost = NOTHING
             if escapes is not None and escapes.watch:
+                lost = get_lost(*inputs)
                 if _is_kink(name, plain_args, result) or (kwargs and kwargs.get("rounding_mode")):
                     escapes.kinked |= provenance
                 if name in ("detach", "detach_") or func == _DATA:
                     escapes.held |= provenance
+                    lost |= provenance
+                elif escapes.differentiable and not torch.is_grad_enabled() and _users_choice():
+                    lost |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
                     if plain is result:  # an in-place call answers with the very object it was given
                         if type(given) is Tracked:
                             given._provenance |= provenance
+                            given._lost |= lost
                         return given
-                return _shell(result, provenance, escapes)
+                return _shell(result, provenance, escapes, lost)
             marked = _marked(result, provenance, escapes)
+            if escapes is not None and escapes.watch:
+                _lose(marked, lost, provenance)
             if marked is result and escapes is not None:
                 escapes.add(provenance)
             return marked
@@ -149,8 +167,12 @@ class Tracked(Tensor):
                 return result  # the run is over: this is its backward pass, nobody asks any more
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
+            if escapes is not None and escapes.watch and _is_kink(func._schema.name.split("::")[1], args, result):
+                escapes.kinked |= provenance
             tells = func._schema.is_mutable or torch.Tag.dynamic_output_shape in func.tags
             marked = _marked(result, provenance, escapes)
+            if escapes is not None and escapes.watch:
+                _lose(marked, get_lost(*inputs), NOTHING)
             if escapes is not None and (tells or marked is result):
                 escapes.add(provenance)
             return marked
@@ -191,6 +213,15 @@ def get_provenance(*tensors: object) -> Provenance:
     return result
 
 
+def get_lost(*tensors: object) -> Provenance:
+    """That part of their provenance which no derivative goes back to, as far as it was watched."""
+    result = NOTHING
+    for tensor in tensors:
+        if type(tensor) is Tracked and tensor._lost:
+            result |= tensor._lost
+    return result
+
+
 def leaving(function: Callable[[], Any], tensors: Iterable[object]) -> tuple[Any, Provenance]:
     """What a function answers, and what leaves torch meanwhile of the run that the tensors belong to."""
     escapes = next((t._escapes for t in tensors if type(t) is Tracked and t._escapes is not None), None)
@@ -221,11 +252,13 @@ def _plain(tensor: Tracked) -> Tensor:
         return tensor.as_subclass(Tensor)
 
 
-def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None) -> Tensor:
+def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING) -> Tensor:
     shell = plain.as_subclass(Tracked)
     shell._plain = plain
     shell._provenance = provenance
     shell._escapes = escapes
+    if lost:
+        shell._lost = lost
     return shell
 
 
@@ -266,6 +299,30 @@ def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any
         unmarked = all(m is r for m, r in zip(marked, result, strict=True))
         return result if unmarked else type(result)(marked)
     return result
+
+
+def _lose(marked: Any, lost: Provenance, provenance: Provenance) -> None:
+    """Note what results have lost: indices beside values (`sort`, `max`) their whole provenance."""
+    parts = marked if isinstance(marked, (tuple, list)) else (marked,)
+    values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)
+    for part in parts:
+        if type(part) is Tracked:
+            index = values and not part._plain.is_floating_point()
+            part._lost |= lost | provenance if index else lost
+
+
+def _users_choice() -> bool:
+    """Whether it was the user who switched gradients off, not torch or a function with a derivative of its own."""
+    frame, inner = sys._getframe(2), None
+    while frame is not None:
+        code, module = frame.f_code, str(frame.f_globals.get("__name__"))
+        if module == "torch.autograd.function":
+            return False
+        if code.co_name == "decorate_context" or not _SWITCHES.isdisjoint(code.co_names):
+            culprit = inner if code.co_name == "decorate_context" and inner is not None else module
+            return culprit.split(".")[0] not in ("torch", "varigrad")
+        frame, inner = frame.f_back, module  # type: ignore[assignment]
+    return True
 
 
 def _mask_index(index: Any) -> bool:

@@ -22,6 +22,7 @@ from varigrad.terms.provenance import (
     Escapes,
     Provenance,
     Tracked,
+    get_lost,
     get_provenance,
     track_provenance,
     untracked,
@@ -76,6 +77,9 @@ class Tracker:
         if escaped:
             upstream = frozenset(Token(t.site, self.plates[t.site]) for t in escaped)
         changes: dict[str, object] = {}
+        if self.escapes.watch:
+            parts = [message.log_factor] if isinstance(message, Factor) else tensors_of(message.distribution)[0]
+            self.escapes.lost |= get_lost(*parts, getattr(message, "value", None), message.mask, message.scale)
         if isinstance(message, Factor):
             upstream |= get_provenance(message.log_factor)
             changes["log_factor"] = untracked(message.log_factor)
