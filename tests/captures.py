@@ -19,11 +19,14 @@ NEVER = 10**9
 class Uncompiled:
     """Stands in for a compilation that is done at once: the library is the recorded graph itself."""
 
-    kernels, found, seconds, failure = 0, False, 0.0, ""
+    kernels, found, seconds, failure, maker = 0, False, 0.0, "", "nobody"
 
     def __init__(self, graph, inputs):
         self.library = self
-        self.run = lambda values: graph.module(*values)
+        self.module = graph.module
+
+    def run(self, values, count=1):
+        return [self.module(*values) for _ in range(count)][-1]
 
     def ready(self, wait=False):
         return True

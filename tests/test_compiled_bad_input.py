@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import os
 import pickle
@@ -1020,15 +1021,15 @@ def test_an_interruption():
 
         def __init__(self, graph, inputs):
             super().__init__(graph, inputs)
-            whole = self.run
+            whole = self.module
 
-            def run(values):
+            def module(*values):
                 Interrupted.runs += 1
                 if Interrupted.runs == 30:
                     raise KeyboardInterrupt
-                whole(values)
+                whole(*values)
 
-            self.run = run
+            self.module = module
 
     with by_graph(kind=Interrupted):
         svi = svi_of(normal_model, normal_guide)
@@ -1357,6 +1358,7 @@ def test_a_graph_that_does_not_pickle(cache, monkeypatch):
     def impossible(*args):
         raise TypeError("cannot pickle 'thing'")
 
+    monkeypatch.setattr(compiler, "_small", lambda graph: None)
     monkeypatch.setattr(compiler, "pickle", types.SimpleNamespace(dumps=impossible))
     with heard() as said:
         losses = waiting().run(20, DATA).losses
@@ -1372,13 +1374,14 @@ def test_a_damaged_entry_is_built_again(damage, cache):
         svi.run(3, DATA)
         with by_graph():
             recorded = _recorded()
-    entry = cache / compiler._key(recorded.graph, recorded.inputs)
+    entry = cache / compiler._key(recorded.graph, recorded.inputs, compiler._small(recorded.graph))
     if damage == "a file":
         entry.write_text("rubbish")
     else:
         entry.mkdir()
         (entry / "step.so").write_bytes(b"rubbish" * 1000)
-        (entry / "done.json").write_text('{"library": "step.so", "kernels": 1}')
+        report = {"maker": "C", "library": "step.so", "kernels": 1, "bytes": 64, "products": False}
+        (entry / "done.json").write_text(json.dumps(report))
         if damage == "no report":
             (entry / "done.json").unlink()
         elif damage == "half a report":
@@ -1402,7 +1405,7 @@ def _recorded():
 
 
 def test_without_a_compiler(cache, tmp_path, monkeypatch):
-    """The real worker, and no g++ on the path."""
+    """The real worker, and neither cc nor g++ on the path."""
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.delenv("CXX", raising=False)
@@ -1416,9 +1419,10 @@ def test_without_a_compiler(cache, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_with_a_compiler_that_breaks(cache, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
-    broken = tmp_path / "bin" / "g++"
-    broken.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
-    broken.chmod(0o755)
+    for name in ("cc", "g++"):
+        broken = tmp_path / "bin" / name
+        broken.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+        broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     with heard() as said:
         losses = waiting().run(20, DATA).losses

@@ -1,6 +1,7 @@
-"""Compiled graphs: built by Inductor in another process, kept on disk, loaded in a millisecond.
+"""Compiled graphs: built in another process, kept on disk, loaded in a millisecond.
 
-A library is found again by what it was made from: the operations, shapes, torch, processor and number of threads; never
+Small ones become C of our own, which is there in half a second; large ones, and what C cannot say, are Inductor's. A
+library is found again by what it was made from: the operations, shapes, torch, processor and number of threads; never
 by the program's name. It appears in the cache by a rename, whole or not at all.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
 import pickle
+import platform
 import shutil
 import signal
 import socket
@@ -20,14 +23,16 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from varigrad.capture.c.program import Program, Unsupported, work, written
 from varigrad.capture.graph import Graph, packed
+from varigrad.capture.worker import C_OPTIONS
 
 OPTIONS: dict[str, Any] = {
     "aot_inductor.allow_stack_allocation": True,
@@ -37,29 +42,91 @@ OPTIONS: dict[str, Any] = {
     "cpp.vec_isa_ok": True,
 }
 
+ALIGNED = 64
+"""Bytes: as long as vectors are."""
+
+KILLED = "the compiler was killed"
+
 DAY = 86_400.0
 """Seconds after which nobody is compiling any more."""
 
 
-class Library:
-    """A compiled graph: takes and returns lists of tensors.
+SMALL = 2**22
+"""Graphs that compute at most so many numbers are written as C."""
+
+
+class Library(Protocol):
+    """A compiled graph.
 
     Attributes:
-        kernels: how many loops' functions it is made of.
+        maker: who made it.
+        kernels: how many functions it is made of.
         found: whether it came from the cache.
         seconds: how long it took to build.
     """
 
-    def __init__(self, folder: Path, device: str, found: bool, seconds: float) -> None:
-        report = json.loads((folder / "done.json").read_text())
+    maker: str
+    kernels: int
+    found: bool
+    seconds: float
+
+    def run(self, inputs: list[Tensor], count: int = 1) -> Any:
+        """Compute, `count` times in a row, and overwrite what the graph overwrites; returns its results if it has any.
+
+        Raises:
+            IndexError: the program refers to an entry that does not exist.
+        """
+
+
+class ByInductor:
+    """A library of Inductor's."""
+
+    maker = "Inductor"
+
+    def __init__(self, folder: Path, report: Mapping[str, Any], device: str) -> None:
         kind: Any = torch._C._aoti.AOTIModelContainerRunnerCpu
         if device == "cuda":
             kind = torch._C._aoti.AOTIModelContainerRunnerCuda
         self._runner = kind(str(folder / report["library"]), 1)
-        self.run = self._runner.run
         # Never unloaded, like Python's own extensions: what a library has made may outlive whoever loaded it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
-        self.kernels, self.found, self.seconds = int(report["kernels"]), found, seconds
+        self.kernels, self.found, self.seconds = int(report["kernels"]), False, 0.0
+
+    def run(self, inputs: list[Tensor], count: int = 1) -> Any:
+        for _ in range(count - 1):
+            self._runner.run(inputs)
+        return self._runner.run(inputs)
+
+
+class InC:
+    """A library made of our own C."""
+
+    maker = "C"
+
+    def __init__(self, folder: Path, report: Mapping[str, Any]) -> None:
+        library = ctypes.CDLL(str(folder / report["library"]))
+        self._run = library.run
+        self._run.argtypes, self._run.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long), ctypes.c_int
+        products = blas()
+        if report["products"]:
+            if products is None:
+                raise OSError("torch's BLAS cannot be called")
+            library.use(*products)
+        room = torch.zeros(int(report["bytes"]) + ALIGNED, dtype=torch.uint8)
+        self._own = room[-room.data_ptr() % ALIGNED :]
+        self.kernels, self.found, self.seconds = int(report["kernels"]), False, 0.0
+
+    def run(self, inputs: list[Tensor], count: int = 1) -> None:
+        places = (ctypes.c_void_p * len(inputs))(*[i.data_ptr() for i in inputs])
+        if self._run(self._own.data_ptr(), places, count):
+            raise IndexError("an index in the program is out of range")
+
+
+def _loaded(folder: Path, device: str, found: bool, seconds: float) -> Library:
+    report = json.loads((folder / "done.json").read_text())
+    library: Library = InC(folder, report) if report["maker"] == InC.maker else ByInductor(folder, report, device)
+    library.found, library.seconds = found, seconds
+    return library
 
 
 class Compilation:
@@ -82,20 +149,26 @@ class Compilation:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
         self._owner = os.getpid()
+        self._graph, self._inputs = graph, inputs
+        self._start_with(_small(graph) if self._device == "cpu" else None)
+
+    def _start_with(self, program: Program | None) -> None:
+        """Find the library, or begin to make it: from C, or else by Inductor."""
+        self._program = program
         try:
-            self._final = cache_folder() / _key(graph, inputs)
+            self._final = cache_folder() / _key(self._graph, self._inputs, program)
         except RuntimeError as error:  # nobody's home
             self.failure = f"there is no place for the cache (set VARIGRAD_CACHE): {error}"
             return
         if self._final.exists():
             try:
-                self.library = Library(self._final, self._device, True, 0.0)
+                self.library = _loaded(self._final, self._device, True, 0.0)
                 return
-            except (OSError, RuntimeError, ValueError, KeyError):  # a damaged entry is built again
+            except (OSError, RuntimeError, ValueError, KeyError, AttributeError):  # a damaged entry is built again
                 shutil.rmtree(self._final, ignore_errors=True)
                 self._final.unlink(missing_ok=True)
         try:
-            self._begin(graph, inputs)
+            self._begin()
         except OSError as error:
             self.failure = f"the cache at {cache_folder()} cannot be written: {error}"
         except Exception as error:  # whatever pickle cannot take
@@ -103,18 +176,23 @@ class Compilation:
         if self.failure and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _begin(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+    def _begin(self) -> None:
         root = cache_folder()
         root.mkdir(parents=True, exist_ok=True)
         _clear_away(root)
         self._folder = Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
-        job = {
-            "graph": packed(graph.module.graph),
-            "inputs": [(tuple(i.shape), i.stride(), i.dtype, str(i.device)) for i in inputs],
-            "threads": torch.get_num_threads(),
-            "options": OPTIONS,
-        }
-        (self._folder / "graph.pickle").write_bytes(pickle.dumps(job))
+        if self._program is not None:
+            report = {"bytes": self._program.bytes, "products": self._program.products, "kernels": self._program.loops}
+            (self._folder / "report.json").write_bytes(json.dumps(report).encode())
+            (self._folder / "step.c").write_bytes(self._program.text.encode())
+        else:
+            job = {
+                "graph": packed(self._graph.module.graph),
+                "inputs": [(tuple(i.shape), i.stride(), i.dtype, str(i.device)) for i in self._inputs],
+                "threads": torch.get_num_threads(),
+                "options": OPTIONS,
+            }
+            (self._folder / "graph.pickle").write_bytes(pickle.dumps(job))
         paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **os.environ,
@@ -137,31 +215,37 @@ class Compilation:
 
     def ready(self, wait: bool = False) -> bool:
         """Whether there is an outcome, good or bad. `wait`: stay until there is."""
-        process, folder = self._process, self._folder
-        if process is None or folder is None:
-            return True
-        if self._owner != os.getpid():
-            self._process, self.failure = None, "the process has been forked, and its parent waits for the compiler"
-            return True
-        if wait:
-            process.wait()
-        if process.poll() is None:
-            return False
+        while self._process is not None:
+            if self._owner != os.getpid():
+                self._process, self.failure = None, "the process has been forked, and its parent waits for the compiler"
+                return True
+            if wait:
+                self._process.wait()
+            if self._process.poll() is None:
+                return False
+            self._finish(self._process.returncode)
+            if self.failure not in ("", KILLED) and self._program is not None:  # then not in C
+                self.failure = ""
+                self._start_with(None)
+        return True
+
+    def _finish(self, code: int) -> None:
+        folder = self._folder
+        assert folder is not None
         self._process = None
         self._give_up.detach()
         seconds = time.perf_counter() - self._start
         try:
-            if process.returncode != 0:
+            if code != 0:
                 self.failure = _last_words(folder)
-                return True
+                return
             with contextlib.suppress(OSError):  # another process was quicker: the same library lies there
                 folder.rename(self._final)
-            self.library = Library(self._final, self._device, False, seconds)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            self.library = _loaded(self._final, self._device, False, seconds)
+        except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
             self.failure = f"the library cannot be loaded: {error}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return True
 
 
 def _last_words(folder: Path) -> str:
@@ -169,7 +253,7 @@ def _last_words(folder: Path) -> str:
     lines = path.read_text().strip().splitlines() if path.exists() else []
     if any("InvalidCxxCompiler" in line or "No working C++ compiler" in line for line in lines):
         return "there is no C++ compiler (install g++)"
-    return next((line for line in reversed(lines) if line and not line[0].isspace()), "the compiler was killed")
+    return next((line for line in reversed(lines) if line and not line[0].isspace()), KILLED)
 
 
 def cache_folder() -> Path:
@@ -200,17 +284,43 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _key(graph: Graph, inputs: Sequence[Tensor]) -> str:
-    described = [(tuple(i.shape), i.stride(), str(i.dtype), str(i.device)) for i in inputs]
-    parts = (
-        graph.module.code,
-        described,
-        torch.__version__,
-        torch.backends.cpu.get_cpu_capability(),
-        torch.get_num_threads(),
-        sorted(OPTIONS.items()),
-    )
+def _small(graph: Graph) -> Program | None:
+    """A graph in C, if it is small and C can say it."""
+    if work(graph.module.graph) > SMALL:
+        return None
+    try:
+        return written(graph.module.graph, products=blas() is not None)
+    except Unsupported:
+        return None
+
+
+def _key(graph: Graph, inputs: Sequence[Tensor], program: Program | None) -> str:
+    if program is not None:
+        parts: tuple[Any, ...] = (program.text, C_OPTIONS, _processor())
+    else:
+        described = [(tuple(i.shape), i.stride(), str(i.dtype), str(i.device)) for i in inputs]
+        options = sorted(OPTIONS.items())
+        parts = (graph.module.code, described, torch.__version__, _processor(), torch.get_num_threads(), options)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _processor() -> str:
+    """What a library may use: a cache may be shared by machines that differ."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
+
+
+@functools.cache
+def blas() -> tuple[ctypes.c_void_p, ctypes.c_void_p] | None:
+    """Where torch's products of matrices are, of single and double precision; None if it does not show them."""
+    for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        with contextlib.suppress(OSError, AttributeError):
+            loaded = ctypes.CDLL(str(library))
+            return ctypes.cast(loaded.sgemm_, ctypes.c_void_p), ctypes.cast(loaded.dgemm_, ctypes.c_void_p)
+    return None
 
 
 def _stop(process: subprocess.Popen[bytes], folder: Path, owner: int) -> None:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
+from varigrad.capture.c.program import GEOMETRY, Geometry
 from varigrad.capture.rewritten import rewritten
 from varigrad.errors import VarigradError
 from varigrad.terms.provenance import Tracked
@@ -279,6 +280,7 @@ class _Recorder(TorchDispatchMode):
 
     def _know(self, tensor: Tensor, node: fx.Node) -> fx.Node:
         self._alive.append(tensor)  # or another might be given its id
+        node.meta.setdefault(GEOMETRY, _geometry(tensor))
         return self._nodes.setdefault(id(tensor), node)
 
     def _make(self, tensor: Tensor, node: fx.Node) -> fx.Node:
@@ -326,8 +328,12 @@ def _memory_of(tensor: Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
 
 
-def _geometry(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+def _geometry(tensor: Tensor) -> Geometry:
+    with torch._C.DisableTorchFunction():
+        kind, shape = tensor.dtype, tuple(tensor.shape)
+        if tensor.layout is not torch.strided:
+            return Geometry(_memory_of(tensor), 0, shape, (), kind)
+        return Geometry(_memory_of(tensor), tensor.storage_offset(), shape, tensor.stride(), kind)
 
 
 class _Recording(TorchFunctionMode):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from varigrad.capture.c.program import GEOMETRY
 from varigrad.capture.compiler import Compilation
 from varigrad.capture.graph import CaptureError, Graph, record
 
@@ -70,13 +72,14 @@ class Recorded:
         """Where one of the inputs stands in `inputs`; None if it was no input of its own."""
         return self._index.get(id(tensor))
 
-    def run(self) -> None:
-        """Compute, and overwrite the targets."""
+    def run(self, count: int = 1) -> None:
+        """Compute, and overwrite the targets; so many times in a row."""
         library = None if self.compilation is None else self.compilation.library
         if library is not None:
-            library.run(self.inputs)
+            library.run(self.inputs, count)
         else:
-            self.graph.module(*self.inputs)
+            for _ in range(count):
+                self.graph.module(*self.inputs)
 
     def state(self) -> list[Tensor]:
         """Copies of all that `run` changes, torch's global generator included."""
@@ -176,6 +179,9 @@ def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places
             with nodes.inserting_before(first):
                 part = nodes.call_function(_aten.slice.Tensor, (by_tensor[id(flat)], 0, start, start + tensor.numel()))
                 view = nodes.call_function(_aten.view.default, (part, list(tensor.shape)))
+            lies = node.meta[GEOMETRY]
+            part.meta[GEOMETRY] = replace(lies, shape=(tensor.numel(),), stride=(1,))
+            view.meta[GEOMETRY] = lies
             node.replace_all_uses_with(view)
             nodes.erase_node(node)
     end = next(n for n in nodes.nodes if n.op == "output")
@@ -183,7 +189,8 @@ def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places
     with nodes.inserting_before(end):
         for target, result in zip(targets, results, strict=True):
             if isinstance(result, fx.Node):
-                nodes.call_function(_aten.copy_.default, (by_tensor[id(target)], result))
+                written = nodes.call_function(_aten.copy_.default, (by_tensor[id(target)], result))
+                written.meta[GEOMETRY] = by_tensor[id(target)].meta[GEOMETRY]
         end.args = ([],)
     graph.module.recompile()
     return kept

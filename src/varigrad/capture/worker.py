@@ -1,7 +1,7 @@
 """The process that compiles: `python worker.py FOLDER PARENT`, apart so that steps go on meanwhile.
 
-Reads `FOLDER/graph.pickle` and leaves `FOLDER/done.json` beside the library, or `FOLDER/failed.txt`. Ends with its
-parent, however that ends.
+Reads `FOLDER/step.c` or, for Inductor, `FOLDER/graph.pickle`, and leaves `FOLDER/done.json` beside the library, or
+`FOLDER/failed.txt`. Ends with its parent, however that ends.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import platform
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,29 +21,46 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from varigrad.capture.graph import unpacked
+C_OPTIONS = (
+    "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-std=gnu11",
+    "-fPIC", "-shared", "-w",
+)  # fmt: skip
 
 
 def main(folder: Path, parent: int) -> None:
     """Compile what lies in the folder, for the process of this number."""
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
     try:
-        report = build(folder)
+        report = build_c(folder) if (folder / "step.c").exists() else build(folder)
     except BaseException:
         (folder / "failed.txt").write_text(traceback.format_exc())
         raise
     (folder / "done.json").write_text(json.dumps(report))
+    if os.getppid() != parent:
+        shutil.rmtree(folder)  # nobody is there to take it
+
+
+def build_c(folder: Path) -> dict[str, Any]:
+    """Have the C compiler write the library; returns its name, and what is known of it."""
+    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "cc")
+    libraries = ["-lm"]
+    if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc":
+        libraries = ["-lmvec", "-lm"]
+    command = [compiler, *C_OPTIONS, str(folder / "step.c"), "-o", str(folder / "step.so"), *libraries]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the user's own compiler
+    return {**json.loads((folder / "report.json").read_text()), "maker": "C", "library": "step.so"}
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """Write the library; returns its name, and how many kernels it is made of."""
+    """Have Inductor write the library; returns its name, and how many kernels it is made of."""
+    import torch
+    import torch._inductor as inductor
+
+    from varigrad.capture.graph import unpacked
+
     job = pickle.loads((folder / "graph.pickle").read_bytes())  # noqa: S301 - written by our own parent
     torch.set_num_threads(job["threads"])
     inputs = tuple(torch.empty_strided(s, t, dtype=kind, device=where) for s, t, kind, where in job["inputs"])
-    import torch._inductor as inductor
-
     try:
         found = inductor.aot_compile(unpacked(job["graph"]), inputs, options=job["options"])
     except Exception:  # torch's own in-place functions (dropout's) do not take tensors that live on the stack
@@ -55,7 +74,7 @@ def build(folder: Path) -> dict[str, Any]:
             shutil.move(produced, folder / produced.name.replace(stem, "step"))
     shutil.rmtree(library.parent, ignore_errors=True)
     (folder / "graph.pickle").unlink()
-    return {"library": "step.so", "kernels": kernels}
+    return {"maker": "Inductor", "library": "step.so", "kernels": kernels}
 
 
 def _end_with(parent: int, folder: Path) -> None:

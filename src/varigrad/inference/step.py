@@ -164,8 +164,7 @@ class Step:
             if count > 1 and not self.host.skip_nonfinite and (self.recorded.written or self.random):
                 before = self.recorded.state()
             try:
-                for _ in range(count):
-                    self.recorded.run()
+                self.recorded.run(count)
             except KeyboardInterrupt:
                 if count == 1:
                     raise
@@ -175,8 +174,7 @@ class Step:
         if not all(taken):
             if before is not None:  # stop at the first one that fails
                 self.recorded.go_back(before)
-                for _ in range(taken.index(0.0) + 1):
-                    self.recorded.run()
+                self.recorded.run(taken.index(0.0) + 1)
             self._alive.fill_(True)
         return Outcomes(losses, norms, list(map(bool, taken))), agreed
 

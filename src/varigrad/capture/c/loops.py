@@ -1,0 +1,296 @@
+"""Loops over the elements of tensors, written as C; those over the same elements, one after the other, become one.
+
+A value that only its own loop needs never reaches memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.int64: "int64_t",
+    torch.int32: "int32_t",
+    torch.uint8: "uint8_t",
+    torch.bool: "_Bool",
+}
+_LONG = 160
+"""Lines of a C function: compilers take more than twice the time for one twice as long."""
+_ALIGNED = 64
+
+
+class Unsupported(Exception):
+    """A graph that cannot be written as loops, and why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies.
+
+    Attributes:
+        memory: the name of an input, or of one of the program's own buffers.
+        offset, stride: in elements.
+        kind: of an element.
+    """
+
+    memory: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    kind: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def to(self, shape: Sequence[int]) -> Place:
+        """Broadcast to a shape."""
+        missing = len(shape) - len(self.shape)
+        stride = (0,) * missing + tuple(
+            0 if own == 1 else s for own, s in zip(self.shape, self.stride, strict=True)
+        )
+        return replace(self, shape=tuple(shape), stride=stride)
+
+    def part(self, dim: int, start: int, length: int, step: int = 1) -> Place:
+        """`length` entries along a dimension."""
+        shape, stride = list(self.shape), list(self.stride)
+        offset = self.offset + start * stride[dim]
+        shape[dim], stride[dim] = length, stride[dim] * step
+        return replace(self, offset=offset, shape=tuple(shape), stride=tuple(stride))
+
+    def entry(self, dim: int, i: int) -> Place:
+        """One entry along a dimension, without it."""
+        return self.part(dim, i, 1).without(dim)
+
+    def without(self, *dims: int) -> Place:
+        """Its first entries along some dimensions, without these."""
+        kept = [d for d in range(len(self.shape)) if d not in dims]
+        return replace(self, shape=tuple(self.shape[d] for d in kept), stride=tuple(self.stride[d] for d in kept))
+
+
+Address = tuple[int, tuple[int, ...]]
+"""Offset, and a stride for each of a loop's dimensions."""
+
+
+@dataclass
+class _Line:
+    text: str
+    addresses: tuple[Address, ...] = ()
+    stores: str = ""
+    """The memory it writes, where that is all it does."""
+
+
+@dataclass
+class Loop:
+    """Statements for every element of a shape."""
+
+    shape: tuple[int, ...]
+    lines: list[_Line] = field(default_factory=list)
+    values: dict[tuple[str, Address], str] = field(default_factory=dict)
+    loads: dict[str, set[Address]] = field(default_factory=dict)
+    writes: dict[str, set[Address]] = field(default_factory=dict)
+    vector: bool = True
+
+    def text(self, loaded: set[str]) -> list[str]:
+        """As C, without what goes to memory that nobody reads."""
+        lines = [line for line in self.lines if not line.stores or line.stores in loaded]
+        if not lines:
+            return []
+        sizes, groups = self._collapsed({a for line in lines for a in line.addresses})
+        body = [line.text.format(*(_index(a, groups) for a in line.addresses)) for line in lines]
+        if not sizes:
+            return ["{", *body, "}"]
+        heads = [f"for (int64_t i{d} = 0; i{d} < {n}; i{d}++)" for d, n in enumerate(sizes)]
+        if self.vector and sizes[-1] > 3:
+            heads.insert(-1, "\n#pragma omp simd\n")
+        return [" ".join(heads), "{", *body, "}"]
+
+    def _collapsed(self, addresses: set[Address]) -> tuple[list[int], list[int]]:
+        """Sizes of as few dimensions as possible, and the last of this loop's that each stands for."""
+        sizes, groups = list(self.shape), list(range(len(self.shape)))
+        for d in reversed(range(len(sizes) - 1)):
+            inner, outer = groups[d + 1], groups[d]
+            if all(s[outer] == s[inner] * sizes[d + 1] for _, s in addresses):
+                sizes[d : d + 2] = [sizes[d] * sizes[d + 1]]
+                groups.pop(d)
+        return sizes, groups
+
+
+def _index(address: Address, groups: Sequence[int]) -> str:
+    offset, stride = address
+    terms = [f"i{i} * {stride[d]}" if stride[d] != 1 else f"i{i}" for i, d in enumerate(groups) if stride[d]]
+    return " + ".join(([str(offset)] if offset or not terms else []) + terms)
+
+
+class Writer:
+    """Collects the loops of a program.
+
+    Attributes:
+        sizes, kinds: bytes of each buffer, and what is in it.
+        loaded: memories that somebody reads.
+        products: whether there is a BLAS to call.
+        multiplies: whether it is called.
+    """
+
+    def __init__(self, products: bool) -> None:
+        self.sizes: dict[str, int] = {}
+        self.kinds: dict[str, torch.dtype] = {}
+        self.loaded: set[str] = set()
+        self.products, self.multiplies = products, False
+        self._pieces: list[Loop | list[str]] = []
+        self._loop: Loop | None = None
+        self._names = 0
+
+    def name(self) -> str:
+        """One that is not in use."""
+        self._names += 1
+        return f"v{self._names}"
+
+    def buffer(self, shape: Sequence[int], stride: Sequence[int], kind: torch.dtype) -> Place:
+        """New memory for a tensor."""
+        if kind not in TYPES:
+            raise Unsupported(f"tensors of {kind}")
+        memory = f"b{len(self.sizes)}"
+        extent = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if math.prod(shape) else 0
+        self.sizes[memory], self.kinds[memory] = extent * kind.itemsize, kind
+        return Place(memory, 0, tuple(shape), tuple(stride), kind)
+
+    def like(self, shape: Sequence[int], kind: torch.dtype) -> Place:
+        """New memory, one element after the other."""
+        stride = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
+        return self.buffer(shape, stride, kind)
+
+    def write(
+        self,
+        out: Place,
+        operands: Sequence[Place],
+        express: Callable[[Loop, list[str]], str],
+        whole: Sequence[str] = (),
+    ) -> None:
+        """`out[i] = express(operands[i])` for every element.
+
+        Args:
+            operands: of shapes that broadcast to `out`'s.
+            express: from the names of the operands' elements, a value of `out`'s type.
+            whole: memories that it reads anywhere.
+        """
+        if not out.numel:
+            return
+        keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
+        target = (out.memory, _address(out))
+        loop = self._fitting(tuple(n for n in out.shape if n != 1), keys, target, whole)
+        names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
+        value = self.name()
+        text = express(loop, names)
+        loop.lines.append(_Line(f"const {TYPES[out.kind]} {value} = {text};"))
+        self._forget(loop, target)
+        loop.values[target] = value
+        loop.writes.setdefault(out.memory, set()).add(target[1])
+        loop.lines.append(_Line(f"{out.memory}[{{0}}] = {value};", (target[1],), out.memory))
+        self.loaded.update(whole)
+
+    def position(self, loop: Loop, shape: Sequence[int], dim: int) -> str:
+        """Where the loop stands along a dimension of the shape that it is for."""
+        value = self.name()
+        stride = tuple(int(d == dim) for d, n in enumerate(shape) if n != 1)
+        loop.lines.append(_Line(f"const int64_t {value} = {{0}};", ((0, stride),)))
+        return value
+
+    def look_up(self, loop: Loop, place: Place, jumps: Sequence[tuple[str, int, int]]) -> str:
+        """An element of `place`, of the loop's shape, from where the jumps lead: `(index, entries, stride)` each."""
+        value = self.name()
+        address = _address(place)
+        text = "".join(f" + {self.checked(loop, i, n)} * {s}" for i, n, s in jumps)
+        loop.lines.append(_Line(f"const {TYPES[place.kind]} {value} = {place.memory}[{{0}}{text}];", (address,)))
+        return value
+
+    def checked(self, loop: Loop, index: str, count: int) -> str:
+        """An index that is there."""
+        value = self.name()
+        loop.vector = False
+        loop.lines.append(_Line(f"const int64_t {value} = checked({index}, {count}, bad);"))
+        return value
+
+    def scatter(
+        self, out: Place, operands: Sequence[Place], express: Callable[[Loop, list[str]], tuple[str, str, str]]
+    ) -> None:
+        """A loop that writes where it is told: `express` gives jump, operator and value for a place in `out`."""
+        self.end()
+        loop = self._begin(tuple(n for n in out.shape if n != 1))
+        loop.vector = False
+        keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
+        names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
+        jump, operator, value = express(loop, names)
+        loop.lines.append(_Line(f"{out.memory}[{{0}} + {jump}] {operator} {value};", (_address(out),), out.memory))
+        self.end()
+
+    def lines(self, lines: Sequence[str], reads: Sequence[str]) -> None:
+        """Statements of one's own."""
+        self.end()
+        self._pieces.append(list(lines))
+        self.loaded.update(reads)
+
+    def end(self) -> None:
+        """What comes is not part of the loop."""
+        if self._loop is not None:
+            self._pieces.append(self._loop)
+        self._loop = None
+
+    def functions(self, kept: set[str]) -> list[list[str]]:
+        """The bodies of functions to be called one after the other.
+
+        Args:
+            kept: memories to be written although nobody reads them here.
+        """
+        self.end()
+        found: list[list[str]] = [[]]
+        for piece in self._pieces:
+            text = piece.text(self.loaded | kept) if isinstance(piece, Loop) else piece
+            if found[-1] and len(found[-1]) + len(text) > _LONG:
+                found.append([])
+            found[-1] += text
+        return found
+
+    def _begin(self, shape: tuple[int, ...]) -> Loop:
+        self._loop = Loop(shape)
+        return self._loop
+
+    def _fitting(
+        self, shape: tuple[int, ...], reads: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str]
+    ) -> Loop:
+        """The loop in hand if it is over these elements, and none of its turns depends on another one."""
+        loop = self._loop
+        if loop is not None and loop.shape == shape and len(loop.lines) < _LONG:
+            if not shape:
+                return loop
+            others = {a for a in loop.loads.get(target[0], set()) | loop.writes.get(target[0], set()) if a != target[1]}
+            torn = any(a != address for m, address in reads for a in loop.writes.get(m, ()))
+            if not others and not torn and not any(m in loop.writes for m in whole):
+                return loop
+        self.end()
+        return self._begin(shape)
+
+    def _load(self, loop: Loop, key: tuple[str, Address], kind: torch.dtype) -> str:
+        known = loop.values.get(key)
+        if known is None:
+            memory, address = key
+            known = loop.values[key] = self.name()
+            loop.lines.append(_Line(f"const {TYPES[kind]} {known} = {memory}[{{0}}];", (address,)))
+            loop.loads.setdefault(memory, set()).add(address)
+            self.loaded.add(memory)
+        return known
+
+    def _forget(self, loop: Loop, target: tuple[str, Address]) -> None:
+        """What is written may be part of what was read."""
+        for key in [k for k in loop.values if k[0] == target[0]]:
+            del loop.values[key]
+
+
+def _address(place: Place) -> Address:
+    return place.offset, tuple(s for s, n in zip(place.stride, place.shape, strict=True) if n != 1)

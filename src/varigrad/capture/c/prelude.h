@@ -1,0 +1,90 @@
+/* What the loops of a step are written in: torch's functions that C lacks, and vectors of those that it has. */
+#include <math.h>
+#include <stdint.h>
+#include <stdbool.h>
+
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#define VECTOR __attribute__((simd("notinbranch")))
+VECTOR float expf(float); VECTOR double exp(double);
+VECTOR float logf(float); VECTOR double log(double);
+VECTOR float powf(float, float); VECTOR double pow(double, double);
+VECTOR float sinf(float); VECTOR double sin(double);
+VECTOR float cosf(float); VECTOR double cos(double);
+#if __GLIBC_PREREQ(2, 35)
+VECTOR float expm1f(float); VECTOR double expm1(double);
+VECTOR float log1pf(float); VECTOR double log1p(double);
+VECTOR float tanhf(float); VECTOR double tanh(double);
+VECTOR float erff(float); VECTOR double erf(double);
+#endif
+#endif
+
+#define WRAP(i, n) ((i) < 0 ? (i) + (n) : (i))
+/* An index, or 0 where there is no such entry: that is noted, and the step fails. */
+static inline int64_t checked(int64_t i, int64_t n, long *bad) {
+    if (i < 0 || i >= n) { *bad = 1; return 0; }
+    return i;
+}
+
+static inline double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+static inline float sigmoidf(float x) { return 1 / (1 + expf(-x)); }
+static inline double softplus(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
+static inline float softplusf(float x) { return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x))); }
+static inline double larger(double a, double b) { return a != a || a > b ? a : b; }
+static inline float largerf(float a, float b) { return a != a || a > b ? a : b; }
+static inline double smaller(double a, double b) { return a != a || a < b ? a : b; }
+static inline float smallerf(float a, float b) { return a != a || a < b ? a : b; }
+static inline double xlogy(double x, double y) { return y != y ? NAN : x == 0 ? 0 : x * log(y); }
+static inline float xlogyf(float x, float y) { return y != y ? NAN : x == 0 ? 0 : x * logf(y); }
+static inline double xlog1py(double x, double y) { return y != y ? NAN : x == 0 ? 0 : x * log1p(y); }
+static inline float xlog1pyf(float x, float y) { return y != y ? NAN : x == 0 ? 0 : x * log1pf(y); }
+static inline double signum(double x) { return x != x ? 0 : (x > 0) - (x < 0); }
+static inline float signumf(float x) { return x != x ? 0 : (x > 0) - (x < 0); }
+static inline double logaddexp(double a, double b) { return a == b && isinf(a) ? a : larger(a, b) + log1p(exp(-fabs(a - b))); }
+static inline float logaddexpf(float a, float b) { return logaddexp(a, b); }
+
+/* The C library's also writes a global variable. */
+double lgamma_r(double, int *);
+static inline double loggamma(double x) { int sign; return lgamma_r(x, &sign); }
+static inline float loggammaf(float x) { return loggamma(x); }
+
+/* psi: reflection, the recurrence up to 10, then the asymptotic series (Abramowitz and Stegun 6.3.18). */
+static double digamma(double x) {
+    double y = 0;
+    if (x == 0) return copysign(INFINITY, -x);
+    if (x < 0) {
+        if (x == floor(x)) return NAN;
+        y = -M_PI / tan(M_PI * (x - floor(x)));
+        x = 1 - x;
+    }
+    while (x < 10) { y -= 1 / x; x += 1; }
+    double z = 1 / (x * x);
+    return y + log(x) - 0.5 / x
+        - z * (1. / 12 - z * (1. / 120 - z * (1. / 252 - z * (1. / 240 - z * (1. / 132 - z * 691. / 32760)))));
+}
+static inline float digammaf(float x) { return digamma(x); }
+
+/* psi': likewise (6.4.12). */
+static double trigamma(double x) {
+    double y = 0, sign = 1;
+    if (x < 0.5) {
+        double s = M_PI / sin(M_PI * x);
+        y = s * s;
+        sign = -1;
+        x = 1 - x;
+    }
+    double t = 0;
+    while (x < 10) { t += 1 / (x * x); x += 1; }
+    double z = 1 / (x * x);
+    t += 0.5 * z + (1 + z * (1. / 6 - z * (1. / 30 - z * (1. / 42 - z * (1. / 30 - z * 5. / 66))))) / x;
+    return y + sign * t;
+}
+static inline float trigammaf(float x) { return trigamma(x); }
+
+/* BLAS in Fortran's way: everything by address, columns first. Whose it is, is said after loading. */
+typedef void (*Product)();
+static Product sgemm, dgemm;
+void use(Product single, Product real) { sgemm = single; dgemm = real; }
+#define product(gemm, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc) \
+    (gemm)(&(char){ta}, &(char){tb}, &(int){m}, &(int){n}, &(int){k}, ONE(c), a, &(int){lda}, b, &(int){ldb}, \
+           sizeof *(c) == 4 ? (void *)&(float){beta} : (void *)&(double){beta}, c, &(int){ldc})
+#define ONE(c) (sizeof *(c) == 4 ? (void *)&(float){1} : (void *)&(double){1})
