@@ -27,7 +27,6 @@ SAME: Mapping[str, str] = {
     "clamp_max": "smaller@({0}, {1})",
     "clamp_min": "larger@({0}, {1})",
     "clone": "{0}",
-    "contiguous": "{0}",
     "copy": "{1}",
     "cos": "cos@({0})",
     "cosh": "cosh@({0})",
@@ -63,7 +62,6 @@ SAME: Mapping[str, str] = {
     "sinh": "sinh@({0})",
     "special_xlog1py": "xlog1py@({0}, {1})",
     "sqrt": "sqrt@({0})",
-    "square": "{0} * {0}",
     "tan": "tan@({0})",
     "tanh": "tanh@({0})",
     "tanh_backward": "{0} * (1 - {1} * {1})",
@@ -88,8 +86,6 @@ INTEGER: Mapping[str, str] = {
 
 BITS: Mapping[str, str] = {
     "__and__": "{0} & {1}",
-    "__or__": "{0} | {1}",
-    "__xor__": "{0} ^ {1}",
     "bitwise_and": "{0} & {1}",
     "bitwise_or": "{0} | {1}",
     "bitwise_xor": "{0} ^ {1}",
@@ -100,7 +96,6 @@ COMPARED: Mapping[str, str] = {
     "eq": "{0} == {1}",
     "ge": "{0} >= {1}",
     "gt": "{0} > {1}",
-    "isfinite": "isfinite((double){0})",
     "isinf": "isinf((double){0})",
     "isnan": "{0} != {0}",
     "le": "{0} <= {1}",

@@ -95,7 +95,8 @@ class Loop:
     values: dict[tuple[str, Address], str] = field(default_factory=dict)
     loads: dict[str, set[Address]] = field(default_factory=dict)
     writes: dict[str, set[Address]] = field(default_factory=dict)
-    vector: bool = True
+    checks: bool = False
+    """Whether it may find that there is no such entry."""
 
     def text(self, loaded: set[str]) -> list[str]:
         """As C, without what goes to memory that nobody reads."""
@@ -104,12 +105,13 @@ class Loop:
             return []
         sizes, groups = self._collapsed({a for line in lines for a in line.addresses})
         body = [line.text.format(*(_index(a, groups) for a in line.addresses)) for line in lines]
+        end = ["if (*bad) return;"] if self.checks else []
         if not sizes:
-            return ["{", *body, "}"]
+            return ["{", *body, "}", *end]
         heads = [f"for (int64_t i{d} = 0; i{d} < {n}; i{d}++)" for d, n in enumerate(sizes)]
-        if self.vector and sizes[-1] > 3:
-            heads.insert(-1, "\n#pragma omp simd\n")
-        return [" ".join(heads), "{", *body, "}"]
+        if not self.checks and sizes[-1] > 3:
+            heads.insert(-1, "#pragma omp simd")
+        return [*heads, "{", *body, "}", *end]
 
     def _collapsed(self, addresses: set[Address]) -> tuple[list[int], list[int]]:
         """Sizes of as few dimensions as possible, and the last of this loop's that each stands for."""
@@ -213,7 +215,7 @@ class Writer:
     def checked(self, loop: Loop, index: str, count: int) -> str:
         """An index that is there."""
         value = self.name()
-        loop.vector = False
+        loop.checks = True
         loop.lines.append(_Line(f"const int64_t {value} = checked({index}, {count}, bad);"))
         return value
 
@@ -223,11 +225,10 @@ class Writer:
         """A loop that writes where it is told: `express` gives jump, operator and value for a place in `out`."""
         self.end()
         loop = self._begin(tuple(n for n in out.shape if n != 1))
-        loop.vector = False
         keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
         names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
         jump, operator, value = express(loop, names)
-        loop.lines.append(_Line(f"{out.memory}[{{0}} + {jump}] {operator} {value};", (_address(out),), out.memory))
+        loop.lines.append(_Line(f"if (!*bad) {out.memory}[{{0}} + {jump}] {operator} {value};", (_address(out),), out.memory))
         self.end()
 
     def lines(self, lines: Sequence[str], reads: Sequence[str]) -> None:
@@ -264,9 +265,13 @@ class Writer:
     def _fitting(
         self, shape: tuple[int, ...], reads: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str]
     ) -> Loop:
-        """The loop in hand if it is over these elements, and none of its turns depends on another one."""
+        """The loop in hand if it is over these elements, and none of its turns depends on another one.
+
+        An input is not written before all is known to be there.
+        """
         loop = self._loop
-        if loop is not None and loop.shape == shape and len(loop.lines) < _LONG:
+        outside = target[0] not in self.sizes
+        if loop is not None and loop.shape == shape and len(loop.lines) < _LONG and not (loop.checks and outside):
             if not shape:
                 return loop
             others = {a for a in loop.loads.get(target[0], set()) | loop.writes.get(target[0], set()) if a != target[1]}

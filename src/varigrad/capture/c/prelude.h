@@ -53,7 +53,7 @@ static double digamma(double x) {
     if (x == 0) return copysign(INFINITY, -x);
     if (x < 0) {
         if (x == floor(x)) return NAN;
-        y = -M_PI / tan(M_PI * (x - floor(x)));
+        y = -M_PI / tan(M_PI * (x - trunc(x)));
         x = 1 - x;
     }
     while (x < 10) { y -= 1 / x; x += 1; }

@@ -164,6 +164,9 @@ class _Translation:
         name = _name(node)
         if not name.endswith("_") or name.endswith("__"):
             raise Unsupported(f"{node.target}")
+        if name in ("squeeze_", "t_", "transpose_", "unsqueeze_"):
+            self.places[node] = self.places[node.args[0]] = self._view(node, node.args[0])
+            return
         place = self.places[node.args[0]]
         self.places[node] = place
         source = node.args[1] if len(node.args) > 1 else None

@@ -155,10 +155,6 @@ def _mm(w: Writer, out: Out, a: Place, b: Place) -> None:
     _product(w, _only(out), a, b)
 
 
-def _mv(w: Writer, out: Out, a: Place, x: Place) -> None:
-    _product(w, _column(_only(out)), a, _column(x))
-
-
 def _dot(w: Writer, out: Out, a: Place, b: Place) -> None:
     _product(w, _column(_column(_only(out))), _row(a), _column(b))
 
@@ -284,8 +280,7 @@ def _sliced(x: Place, dim: int, start: Any, end: Any, step: int) -> Place:
 def _index_select(w: Writer, out: Out, x: Place, dim: int, index: Place) -> None:
     found = _only(out)
     dim %= len(x.shape)
-    flat = index if index.shape else _column(index)
-    at = flat.to([n if d == dim else 1 for d, n in enumerate(found.shape)])
+    at = _trailing(index if index.shape else _column(index), len(x.shape) - dim - 1)
     _look_up(w, found, x.part(dim, 0, 1).to(found.shape), [(at, x.shape[dim], x.stride[dim])])
 
 
@@ -350,8 +345,7 @@ def _index_add(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Pl
 
 def _put(w: Writer, out: Place, dim: int, index: Place, source: Place, operator: str) -> None:
     dim %= len(out.shape)
-    flat = index if index.shape else _column(index)
-    at = flat.to([n if d == dim else 1 for d, n in enumerate(source.shape)])
+    at = _trailing(index if index.shape else _column(index), len(out.shape) - dim - 1)
     base = Place(out.memory, out.offset, source.shape, _but(out.stride, dim), out.kind)
     _scatter_to(w, base, [(at, out.shape[dim], out.stride[dim])], source, operator)
 
@@ -472,9 +466,7 @@ RULES: Mapping[str, Rule] = {
     "mean": _mean,
     "min": _min,
     "mm": _mm,
-    "mv": _mv,
     "new_empty": _empty,
-    "new_empty_strided": _empty,
     "prod": _prod,
     "scatter": _scatter,
     "scatter_add": _scatter_add,

@@ -1,0 +1,286 @@
+"""Graphs in C: every operation that the tables know gives what torch gives."""
+
+import math
+
+import pytest
+import torch
+from captures import assert_close
+from torch.nn import functional as F  # noqa: N812
+
+from varigrad.capture import compiler
+from varigrad.capture.c import elementwise, shaped
+from varigrad.capture.c.loops import Unsupported
+from varigrad.capture.c.program import written
+from varigrad.capture.recorded import Recorded
+
+aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path))
+
+
+def recorded(functions, inputs):
+    """Functions of the inputs as one graph, what they give in Python, and where the graph writes it."""
+
+    def results():
+        return [r for f in functions for r in listed(f(*inputs))]
+
+    expected = results()
+    targets = [torch.zeros_like(e, memory_format=torch.contiguous_format) for e in expected]
+    return Recorded(results, [*inputs, *targets], targets, {}), expected, targets
+
+
+def listed(result):
+    return [r.clone() for r in result] if isinstance(result, (tuple, list)) else [result.clone()]
+
+
+def check(functions, inputs):
+    step, expected, found = recorded(functions, inputs)
+    written(step.graph.module.graph)  # says what it lacks
+    compilation = step.compile()
+    compilation.ready(wait=True)
+    assert compilation.library is not None and compilation.library.maker == "C", compilation.failure
+    step.run()
+    wrong, left = [], iter(zip(expected, found, strict=True))
+    for i, function in enumerate(functions):
+        for _ in listed(function(*inputs)):
+            e, f = next(left)
+            try:
+                assert_close(f, e, rtol=3e-5 if e.dtype == torch.float32 else 1e-12, atol=1e-6)
+            except AssertionError as error:
+                wrong.append((i, str(error)[:300], e, f))
+    assert not wrong, wrong
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.5, -2.5, 20.5, -20.5, 1e-6, -1e-6, 88.0, -104.0, math.inf, -math.inf, math.nan]
+
+REAL = [
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "digamma", "erf", "erfc", "exp",
+    "exp2", "expm1", "floor", "isinf", "isnan", "lgamma", "log", "log10", "log1p", "log2", "logical_not",
+    "neg", "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sgn", "sin", "sinh", "sqrt", "tan",
+    "tanh", "trunc",
+]  # fmt: skip
+PAIRS = [
+    "add", "atan2", "div", "eq", "ge", "gt", "le", "logaddexp", "logical_and", "logical_or", "logical_xor", "lt",
+    "maximum", "minimum", "mul", "ne", "pow", "sub", "xlogy", "special_xlog1py",
+]  # fmt: skip
+
+
+def functions_of_one_number(kind):
+    x = torch.tensor([*SPECIAL, *torch.linspace(-3.1, 3.3, 37).tolist()], dtype=kind)
+    return [lambda v, name=name: getattr(aten, name)(v) for name in REAL], [x]
+
+
+def functions_of_two_numbers(kind):
+    x = torch.tensor(SPECIAL, dtype=kind)
+    a, b = x.repeat_interleave(len(x)), x.repeat(len(x))
+    return [lambda a, b, name=name: getattr(aten, name)(a, b) for name in PAIRS], [a, b]
+
+
+def numbers_beside_tensors(kind):
+    x, n, flags = torch.linspace(-2.1, 2, 12).reshape(3, 4), torch.arange(-6, 6).reshape(3, 4), torch.arange(12).reshape(3, 4) % 2 == 0
+    return (
+        [
+            *(lambda x, n, m, p=p: x.abs() ** p for p in (0.5, 1, 2, 3, 4, -0.5, -1, -2, 1.7, 0)),
+            lambda x, n, m: 2.0**x,
+            lambda x, n, m: 3 - x,
+            lambda x, n, m: torch.sub(x, n, alpha=2),
+            lambda x, n, m: torch.add(x, x, alpha=-0.3),
+            lambda x, n, m: x + n,
+            lambda x, n, m: n / 3,
+            lambda x, n, m: n * m,
+            lambda x, n, m: n + 2 * n - 1,
+            lambda x, n, m: m & ~m | (n > 2),
+            lambda x, n, m: n > 0.5,
+            lambda x, n, m: x > n,
+            lambda x, n, m: x == 0,
+            lambda x, n, m: torch.where(m, x, 0.0),
+            lambda x, n, m: torch.where(m, n, x),
+            lambda x, n, m: x.masked_fill(m, -math.inf),
+            lambda x, n, m: x.clamp(-1, 0.5),
+            lambda x, n, m: x.clamp(min=0.1),
+            lambda x, n, m: n.clamp(-2, 3),
+            lambda x, n, m: n.clamp(max=1),
+            lambda x, n, m: n.abs().sign(),
+            lambda x, n, m: x.to(torch.float64) + 1,
+            lambda x, n, m: x.to(torch.int64),
+            lambda x, n, m: n.to(torch.float32),
+            lambda x, n, m: x.to(torch.bool),
+            lambda x, n, m: m.to(torch.uint8),
+            lambda x, n, m: F.softplus(5 * x, beta=3.0, threshold=10),
+            lambda x, n, m: F.binary_cross_entropy_with_logits(x, m.float(), reduction="none"),
+            lambda x, n, m: torch.lerp(x, x + 1, 0.3),
+            lambda x, n, m: torch.lerp(x, x + 1, x.abs()),
+            lambda x, n, m: torch.addcmul(x, x, x, value=0.1),
+            lambda x, n, m: torch.addcdiv(x, x, x.abs() + 1, value=0.1),
+            lambda x, n, m: torch.polygamma(1, x),
+            lambda x, n, m: torch.polygamma(1, x.abs() + 0.1),
+            lambda x, n, m: torch.div(5 * x, 2, rounding_mode="trunc"),
+            lambda x, n, m: torch.xlogy(2.0, x.abs()),
+            lambda x, n, m: aten.sigmoid_backward(x, x.sigmoid()),
+            lambda x, n, m: aten.tanh_backward(x, x.tanh()),
+            lambda x, n, m: aten.threshold_backward(x, x, 0),
+            lambda x, n, m: aten.softplus_backward(x, 9 * x, 2.0, 10.0),
+            lambda x, n, m: torch.ones_like(n) + torch.zeros(4) + torch.full((3, 1), 2.5) + x.new_zeros(4) + x.new_ones(1),
+            lambda x, n, m: torch.scalar_tensor(3.0) * x,
+            lambda x, n, m: torch.arange(4) + torch.arange(1, 9, 2) + n,
+            lambda x, n, m: torch.arange(0.5, 4.4) * x,
+            lambda x, n, m: torch.eye(4)[:3] + x,
+            lambda x, n, m: [n & 5, n | 8, m ^ (n > 2), n ^ 3, torch.clamp_max(x, 0.3)],
+            lambda x, n, m: [torch.empty(3).fill_(2), torch.empty_like(x).zero_(), x.new_empty(2).fill_(x[0, 1])],
+            lambda x, n, m: [torch.full_like(x, 2), torch.zeros_like(n), x.new_full((2,), 0.3), torch.clamp_min(n, 1)],
+            lambda x, n, m: aten.reshape(x.t() * 2, [12]),
+        ],
+        [x, n, flags],
+    )  # fmt: skip
+
+
+def shapes(kind):
+    """Broadcast, transposed, strided, without elements or dimensions."""
+    x, y, row, point = torch.randn(3, 4), torch.randn(5, 8)[::2, ::2].t(), torch.randn(4), torch.randn(())
+    return (
+        [
+            lambda x, y, row, p: x + row + p,
+            lambda x, y, row, p: x.t() + y.contiguous()[:, 2:] * 2,
+            lambda x, y, row, p: (x.t() * 2).t() + y.t(),
+            lambda x, y, row, p: x[:, :, None] * y[None],
+            lambda x, y, row, p: (x * 2)[1:, ::2].expand(2, 2, 2).sum(0),
+            lambda x, y, row, p: (x.reshape(2, 6) + 1).reshape(4, 3) * p,
+            lambda x, y, row, p: torch.cat([x + 1, x[:0], row[None] * 2, x], 0),
+            lambda x, y, row, p: torch.cat([x, y.t()[:3]], -1),
+            lambda x, y, row, p: torch.stack([p, p * 2, row[1], x.sum()]) * 3,
+            lambda x, y, row, p: torch.stack([x, x * 2], 1),
+            lambda x, y, row, p: [u * 2 for u in (x + 1).unbind(1)],
+            lambda x, y, row, p: [u + 1 for u in torch.split(x * 2, 3, 1)],
+            lambda x, y, row, p: x.flip(0, 1) + (x * 2).flip(1),
+            lambda x, y, row, p: x.tril() + x.triu(1) + torch.ones(3, 4).tril(-1),
+            lambda x, y, row, p: (x[:0] + 1).sum() + p,
+            lambda x, y, row, p: (x * 3).permute(1, 0).contiguous() + 1,
+            lambda x, y, row, p: aten.select_backward(row, [3, 4], 0, -1),
+            lambda x, y, row, p: aten.slice_backward(x[:, :2], [3, 5], 1, 1, 5, 2),
+            lambda x, y, row, p: torch.select_scatter(x, row, 0, 1),
+            lambda x, y, row, p: torch.slice_scatter(x, x[:, :2] * 2, 1, 1, 3),
+            lambda x, y, row, p: x.diagonal() * 2,
+            lambda x, y, row, p: (x + 0.0).fill_(2).mul_(x).add_(p).squeeze().clamp_(-1, 1),
+            lambda x, y, row, p: (x * 1).copy_(row),
+        ],
+        [x, y, row, point],
+    )  # fmt: skip
+
+
+def reductions(kind):
+    x = torch.randn(3, 4, 11, dtype=kind)
+    x[0, 1, 2], x[1, 2, 3], x[2, 0] = math.nan, math.inf, -math.inf
+    plain, few, flags = torch.randn(3, 4, 11, dtype=kind), torch.randn(5, 2, dtype=kind), torch.randn(3, 4, 11) > 1
+    return (
+        [
+            *(lambda x, y, f, m, d=d: y.sum(d) for d in (0, 1, 2, (0, 2), (0, 1, 2))),
+            *(lambda x, y, f, m, d=d: y.mean(d, keepdim=True) for d in (0, (1, 2))),
+            lambda x, y, f, m: [y.sum(), x.sum(), f.sum(-1), f.sum(), f.sum(0), y[0, 0, 0].sum(), m.sum(), y.mean()],
+            *(lambda x, y, f, m, d=d: [*x.max(d), *x.min(d), x.amax(d), x.amin(d), x.argmax(d), x.argmin(d)] for d in (0, 1, 2)),
+            lambda x, y, f, m: [x.argmax(1, keepdim=True), y.max(), y.min(), y.argmax(), y.amax((0, 1), keepdim=True)],
+            lambda x, y, f, m: [m.any(), m.all(), m.any(1), m.all(2, keepdim=True), f.prod(), f.prod(1)],
+            *(lambda x, y, f, m, d=d: [x.logsumexp(d), y.logsumexp(d, keepdim=True)] for d in (0, -1, (0, 1))),
+            *(lambda x, y, f, m, d=d: [x.softmax(d), y.softmax(d), x.log_softmax(d), y.log_softmax(d)] for d in (0, 1, 2)),
+            *(lambda x, y, f, m, d=d: [y.cumsum(d), m.cumsum(d)] for d in (0, 1, 2)),
+            lambda x, y, f, m: aten._softmax_backward_data(y, y.softmax(1), 1, kind),
+            lambda x, y, f, m: aten._log_softmax_backward_data(y, y.log_softmax(1), 1, kind),
+            lambda x, y, f, m: [y[0, 0, 0].softmax(0), y[0, 0, 0].cumsum(0), y[0, 0, 0].logsumexp(0), y[0, 0, 0].argmax()],
+        ],
+        [x, plain, few, flags],
+    )  # fmt: skip
+
+
+def products(kind):
+    a, b, big, wide, vector = torch.randn(3, 4), torch.randn(4, 9), torch.randn(70, 30), torch.randn(30, 90), torch.randn(30)
+    return (
+        [
+            lambda a, b, c, d, v: [a @ b, b.t() @ a.t(), a @ b[:, :1], a[:1] @ b, (b.t() @ a.t()).t() * 2],
+            lambda a, b, c, d, v: [c @ d, d.t() @ c.t(), (c * 2).t() @ c, c @ c.t(), torch.addmm(d[0], c, d)],
+            lambda a, b, c, d, v: [c @ v, v @ d, v @ v, torch.addmm(d[:1], c[::2], d), c[:, ::2] @ d[::2]],
+            lambda a, b, c, d, v: [torch.bmm(c.reshape(7, 10, 30), d.expand(7, 30, 90)), c[:1] @ d[:, :60], c @ d[:, :1]],
+            lambda a, b, c, d, v: torch.addmm(b[0], a, b),
+        ],
+        [a, b, big, wide, vector],
+    )  # fmt: skip
+
+
+def look_ups(kind):
+    x, table, index, one = torch.randn(4, 9), torch.randn(12, 5), torch.tensor([2, 0, 3]), torch.tensor(1)
+    places = torch.tensor([[0, 3, 8], [1, 1, 2], [5, 0, 0], [8, 7, 6]])
+    return (
+        [
+            lambda x, t, i, o, p: [x.index_select(0, i), x.index_select(1, o.reshape(1)), x[0].index_select(0, i)],
+            lambda x, t, i, o, p: [x.gather(1, p), x.gather(0, i.expand(2, 3)), t[p], t[i, i - 1], x[:, i - 4], t[p, 2:]],
+            lambda x, t, i, o, p: [F.embedding(p, t), aten.embedding_dense_backward(t[p], p, 12, -1, False)],
+            lambda x, t, i, o, p: [x.index_copy(0, i, x[:3] * 2), x.index_add(1, i, x[:, :3])],
+            lambda x, t, i, o, p: [x.scatter(1, p, x[:, 1:4]), x.scatter(1, p, 2.5), x.scatter_add(1, p, x[:, 1:4])],
+            lambda x, t, i, o, p: [t.index_put((p,), t[p] * 2, True), t.index_put((i, i), t[0, :3]), t.index_put((i - 12,), t[0])],
+            lambda x, t, i, o, p: [x[i], x[:, :4].gather(1, i.clamp(max=3)[[0, 1, 2, 0], None]), (x[:3] * 2)[o]],
+            lambda x, t, i, o, p: x.scatter_add(0, i[None].expand(2, 3), x[2:, :3]),
+        ],
+        [x, table, index, one, places],
+    )  # fmt: skip
+
+
+CASES = [
+    functions_of_one_number, functions_of_two_numbers, numbers_beside_tensors, shapes, reductions, products, look_ups,
+]  # fmt: skip
+KINDS = {
+    "single": torch.float32,
+    "double": torch.float64,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda f: f.__name__)
+def test_as_torch_has_it(case, kind):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(KINDS[kind])
+    try:
+        check(*case(KINDS[kind]))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_every_operation_is_tested():
+    """An entry of the tables that nobody has compared with torch's is a guess."""
+    known = {*elementwise.SAME, *elementwise.COMPARED, *elementwise.BITS, *elementwise._SPECIAL, *shaped.RULES}
+    for case in CASES:
+        nodes = recorded(*case(torch.float32))[0].graph.module.graph.nodes
+        names = {n.target._schema.name.removeprefix("aten::") for n in nodes if hasattr(n.target, "_schema")}
+        known -= names | {name.removesuffix("_") for name in names}
+    assert not known
+
+
+def test_an_entry_that_is_not_there():
+    """Fails before anything is overwritten."""
+    table, index = torch.randn(20), torch.tensor([3, 19])
+    target = torch.zeros(2)
+    step = Recorded(lambda: [table.index_select(0, index) * 2], [table, index, target], [target], {})
+    step.compile().ready(wait=True)
+    step.run()
+    before = target.clone()
+    index[1] = 20
+    with pytest.raises(IndexError):
+        step.run()
+    assert torch.equal(target, before)
+    index[1] = 0
+    step.run()
+    assert torch.equal(target, table[index] * 2)
+
+
+def test_what_c_cannot_say_is_left_to_inductor():
+    x, target = torch.eye(3) * 4, torch.zeros(3, 3)
+    step = Recorded(lambda: [torch.linalg.cholesky(x)], [x, target], [target], {})
+    with pytest.raises(Unsupported, match="linalg_cholesky"):
+        written(step.graph.module.graph)
+    assert compiler._small(step.graph) is None
+
+
+def test_a_large_graph_is_left_to_inductor():
+    x, target = torch.randn(300, 300), torch.zeros(300, 300)
+    assert compiler._small(Recorded(lambda: [x @ x], [x, target], [target], {}).graph) is None
+    assert compiler._small(Recorded(lambda: [x + x], [x, target], [target], {}).graph) is not None
