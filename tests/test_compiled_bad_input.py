@@ -1221,7 +1221,7 @@ def test_a_fork_while_it_compiles(cache):
             compilation._give_up()
             os._exit(not forked)
         assert os.waitpid(fork, 0)[1] == 0
-        compilation._process.wait()
+        compilation.ready(wait=True)
         svi.run(300, DATA)
     assert len(said) == 1 and "Oops: to the end" in said[0]
 

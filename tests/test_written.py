@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from captures import assert_close
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from varigrad.capture import compiler
 from varigrad.capture.c import elementwise, shaped
@@ -54,7 +54,25 @@ def check(functions, inputs):
     assert not wrong, wrong
 
 
-SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.5, -2.5, 20.5, -20.5, 1e-6, -1e-6, 88.0, -104.0, math.inf, -math.inf, math.nan]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    2.5,
+    -2.5,
+    20.5,
+    -20.5,
+    1e-6,
+    -1e-6,
+    88.0,
+    -104.0,
+    math.inf,
+    -math.inf,
+    math.nan,
+]
 
 REAL = [
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "digamma", "erf", "erfc", "exp",
@@ -80,7 +98,11 @@ def functions_of_two_numbers(kind):
 
 
 def numbers_beside_tensors(kind):
-    x, n, flags = torch.linspace(-2.1, 2, 12).reshape(3, 4), torch.arange(-6, 6).reshape(3, 4), torch.arange(12).reshape(3, 4) % 2 == 0
+    x, n, flags = (
+        torch.linspace(-2.1, 2, 12).reshape(3, 4),
+        torch.arange(-6, 6).reshape(3, 4),
+        torch.arange(12).reshape(3, 4) % 2 == 0,
+    )
     return (
         [
             *(lambda x, n, m, p=p: x.abs() ** p for p in (0.5, 1, 2, 3, 4, -0.5, -1, -2, 1.7, 0)),
@@ -123,14 +145,15 @@ def numbers_beside_tensors(kind):
             lambda x, n, m: aten.tanh_backward(x, x.tanh()),
             lambda x, n, m: aten.threshold_backward(x, x, 0),
             lambda x, n, m: aten.softplus_backward(x, 9 * x, 2.0, 10.0),
-            lambda x, n, m: torch.ones_like(n) + torch.zeros(4) + torch.full((3, 1), 2.5) + x.new_zeros(4) + x.new_ones(1),
+            lambda x, n, m: torch.ones_like(n) + torch.zeros(4) + torch.full((3, 1), 2.5) + x.new_ones(1),
             lambda x, n, m: torch.scalar_tensor(3.0) * x,
             lambda x, n, m: torch.arange(4) + torch.arange(1, 9, 2) + n,
             lambda x, n, m: torch.arange(0.5, 4.4) * x,
             lambda x, n, m: torch.eye(4)[:3] + x,
-            lambda x, n, m: [n & 5, n | 8, m ^ (n > 2), n ^ 3, torch.clamp_max(x, 0.3)],
+            lambda x, n, m: [n & 5, n | 8, m ^ (n > 2), n ^ 3],
+            lambda x, n, m: [torch.clamp_max(x, 0.3), torch.clamp_min(n, 1)],
             lambda x, n, m: [torch.empty(3).fill_(2), torch.empty_like(x).zero_(), x.new_empty(2).fill_(x[0, 1])],
-            lambda x, n, m: [torch.full_like(x, 2), torch.zeros_like(n), x.new_full((2,), 0.3), torch.clamp_min(n, 1)],
+            lambda x, n, m: [torch.full_like(x, 2), torch.zeros_like(n), x.new_full((2,), 0.3) + x.new_zeros(2)],
             lambda x, n, m: aten.reshape(x.t() * 2, [12]),
         ],
         [x, n, flags],
@@ -179,28 +202,36 @@ def reductions(kind):
             *(lambda x, y, f, m, d=d: y.sum(d) for d in (0, 1, 2, (0, 2), (0, 1, 2))),
             *(lambda x, y, f, m, d=d: y.mean(d, keepdim=True) for d in (0, (1, 2))),
             lambda x, y, f, m: [y.sum(), x.sum(), f.sum(-1), f.sum(), f.sum(0), y[0, 0, 0].sum(), m.sum(), y.mean()],
-            *(lambda x, y, f, m, d=d: [*x.max(d), *x.min(d), x.amax(d), x.amin(d), x.argmax(d), x.argmin(d)] for d in (0, 1, 2)),
+            *(lambda x, y, f, m, d=d: [*x.max(d), *x.min(d), x.amax(d), x.amin(d)] for d in (0, 1, 2)),
+            *(lambda x, y, f, m, d=d: [x.argmax(d), x.argmin(d)] for d in (0, 1, 2)),
             lambda x, y, f, m: [x.argmax(1, keepdim=True), y.max(), y.min(), y.argmax(), y.amax((0, 1), keepdim=True)],
             lambda x, y, f, m: [m.any(), m.all(), m.any(1), m.all(2, keepdim=True), f.prod(), f.prod(1)],
             *(lambda x, y, f, m, d=d: [x.logsumexp(d), y.logsumexp(d, keepdim=True)] for d in (0, -1, (0, 1))),
-            *(lambda x, y, f, m, d=d: [x.softmax(d), y.softmax(d), x.log_softmax(d), y.log_softmax(d)] for d in (0, 1, 2)),
+            *(lambda x, y, f, m, d=d: [x.softmax(d), y.softmax(d)] for d in (0, 1, 2)),
+            *(lambda x, y, f, m, d=d: [x.log_softmax(d), y.log_softmax(d)] for d in (0, 1, 2)),
             *(lambda x, y, f, m, d=d: [y.cumsum(d), m.cumsum(d)] for d in (0, 1, 2)),
             lambda x, y, f, m: aten._softmax_backward_data(y, y.softmax(1), 1, kind),
             lambda x, y, f, m: aten._log_softmax_backward_data(y, y.log_softmax(1), 1, kind),
-            lambda x, y, f, m: [y[0, 0, 0].softmax(0), y[0, 0, 0].cumsum(0), y[0, 0, 0].logsumexp(0), y[0, 0, 0].argmax()],
+            lambda x, y, f, m: [p(y[0, 0, 0]) for p in (lambda v: v.softmax(0), lambda v: v.cumsum(0), torch.argmax)],
         ],
         [x, plain, few, flags],
     )  # fmt: skip
 
 
 def products(kind):
-    a, b, big, wide, vector = torch.randn(3, 4), torch.randn(4, 9), torch.randn(70, 30), torch.randn(30, 90), torch.randn(30)
+    a, b, big, wide, vector = (
+        torch.randn(3, 4),
+        torch.randn(4, 9),
+        torch.randn(70, 30),
+        torch.randn(30, 90),
+        torch.randn(30),
+    )
     return (
         [
             lambda a, b, c, d, v: [a @ b, b.t() @ a.t(), a @ b[:, :1], a[:1] @ b, (b.t() @ a.t()).t() * 2],
             lambda a, b, c, d, v: [c @ d, d.t() @ c.t(), (c * 2).t() @ c, c @ c.t(), torch.addmm(d[0], c, d)],
             lambda a, b, c, d, v: [c @ v, v @ d, v @ v, torch.addmm(d[:1], c[::2], d), c[:, ::2] @ d[::2]],
-            lambda a, b, c, d, v: [torch.bmm(c.reshape(7, 10, 30), d.expand(7, 30, 90)), c[:1] @ d[:, :60], c @ d[:, :1]],
+            lambda a, b, c, d, v: [torch.bmm(c.reshape(7, 10, 30), d.expand(7, 30, 90)), c[:1] @ d, c @ d[:, :1]],
             lambda a, b, c, d, v: torch.addmm(b[0], a, b),
         ],
         [a, b, big, wide, vector],
@@ -213,11 +244,12 @@ def look_ups(kind):
     return (
         [
             lambda x, t, i, o, p: [x.index_select(0, i), x.index_select(1, o.reshape(1)), x[0].index_select(0, i)],
-            lambda x, t, i, o, p: [x.gather(1, p), x.gather(0, i.expand(2, 3)), t[p], t[i, i - 1], x[:, i - 4], t[p, 2:]],
+            lambda x, t, i, o, p: [x.gather(1, p), x.gather(0, i.expand(2, 3)), t[p], t[i, i - 1], x[:, i - 4]],
             lambda x, t, i, o, p: [F.embedding(p, t), aten.embedding_dense_backward(t[p], p, 12, -1, False)],
             lambda x, t, i, o, p: [x.index_copy(0, i, x[:3] * 2), x.index_add(1, i, x[:, :3])],
             lambda x, t, i, o, p: [x.scatter(1, p, x[:, 1:4]), x.scatter(1, p, 2.5), x.scatter_add(1, p, x[:, 1:4])],
-            lambda x, t, i, o, p: [t.index_put((p,), t[p] * 2, True), t.index_put((i, i), t[0, :3]), t.index_put((i - 12,), t[0])],
+            lambda x, t, i, o, p: [t.index_put((p,), t[p] * 2, True), t.index_put((i, i), t[0, :3])],
+            lambda x, t, i, o, p: [t.index_put((i - 12,), t[0]), t[p, 2:]],
             lambda x, t, i, o, p: [x[i], x[:, :4].gather(1, i.clamp(max=3)[[0, 1, 2, 0], None]), (x[:3] * 2)[o]],
             lambda x, t, i, o, p: x.scatter_add(0, i[None].expand(2, 3), x[2:, :3]),
         ],

@@ -333,7 +333,7 @@ def _geometry(tensor: Tensor) -> Geometry:
         kind, shape = tensor.dtype, tuple(tensor.shape)
         if tensor.layout is not torch.strided:
             return Geometry(_memory_of(tensor), 0, shape, (), kind)
-        return Geometry(_memory_of(tensor), tensor.storage_offset(), shape, tensor.stride(), kind)
+        return Geometry(_memory_of(tensor), int(tensor.storage_offset()), shape, tensor.stride(), kind)
 
 
 class _Recording(TorchFunctionMode):

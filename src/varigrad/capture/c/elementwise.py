@@ -32,7 +32,7 @@ SAME: Mapping[str, str] = {
     "cosh": "cosh@({0})",
     "detach": "{0}",
     "digamma": "digamma@({0})",
-        "erf": "erf@({0})",
+    "erf": "erf@({0})",
     "erfc": "erfc@({0})",
     "exp": "exp@({0})",
     "exp2": "exp2@({0})",

@@ -52,9 +52,7 @@ class Place:
     def to(self, shape: Sequence[int]) -> Place:
         """Broadcast to a shape."""
         missing = len(shape) - len(self.shape)
-        stride = (0,) * missing + tuple(
-            0 if own == 1 else s for own, s in zip(self.shape, self.stride, strict=True)
-        )
+        stride = (0,) * missing + tuple(0 if own == 1 else s for own, s in zip(self.shape, self.stride, strict=True))
         return replace(self, shape=tuple(shape), stride=stride)
 
     def part(self, dim: int, start: int, length: int, step: int = 1) -> Place:
@@ -228,7 +226,9 @@ class Writer:
         keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
         names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
         jump, operator, value = express(loop, names)
-        loop.lines.append(_Line(f"if (!*bad) {out.memory}[{{0}} + {jump}] {operator} {value};", (_address(out),), out.memory))
+        loop.lines.append(
+            _Line(f"if (!*bad) {out.memory}[{{0}} + {jump}] {operator} {value};", (_address(out),), out.memory)
+        )
         self.end()
 
     def lines(self, lines: Sequence[str], reads: Sequence[str]) -> None:
@@ -263,7 +263,11 @@ class Writer:
         return self._loop
 
     def _fitting(
-        self, shape: tuple[int, ...], reads: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str]
+        self,
+        shape: tuple[int, ...],
+        reads: Sequence[tuple[str, Address]],
+        target: tuple[str, Address],
+        whole: Sequence[str],
     ) -> Loop:
         """The loop in hand if it is over these elements, and none of its turns depends on another one.
 

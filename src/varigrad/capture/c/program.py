@@ -75,7 +75,7 @@ def work(graph: fx.Graph) -> int:
         found = node.meta.get(GEOMETRY)
         if node.op == "call_function" and found is not None:
             factor = 1
-            if getattr(node.target, "_schema", None) is not None and _name(node) in ("mm", "addmm", "bmm", "mv", "dot"):
+            if _name(node) in ("mm", "addmm", "bmm", "dot"):
                 factor = next(n for n in node.args if GEOMETRY in n.meta).meta[GEOMETRY].shape[-1]
             total += math.prod(found.shape) * factor
     return total
@@ -125,21 +125,22 @@ class _Translation:
 
     def _operation(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
-            of, i = node.args
-            assert isinstance(of, fx.Node)
+            of = _operand(node)
+            i: Any = node.args[1]
             found = self.places[of]
-            self.places[node] = found[i] if isinstance(found, list) else self._view(node, of.args[0])
+            self.places[node] = found[i] if isinstance(found, list) else self._view(node, _operand(of))
             return
         if GEOMETRY not in node.meta:  # several results
-            if all(a.alias_info is not None for a in node.target._schema.returns):
+            if all(a.alias_info is not None for a in _schema(node).returns):
                 self.places[node] = None  # parts of its operand: `_view` finds them
                 return
-            self.places[node] = [None] * len(node.target._schema.returns)
+            self.places[node] = [None] * len(_schema(node).returns)
             for user in node.users:
-                self.places[node][user.args[1]] = self._new(user)
+                number: Any = user.args[1]
+                self.places[node][number] = self._new(user)
             self._write(node, self.places[node])
             return
-        if node.target._schema.is_mutable:
+        if _schema(node).is_mutable:
             self._mutation(node)
             return
         first = next(iter(node.all_input_nodes), None)
@@ -147,7 +148,7 @@ class _Translation:
             self.places[node] = self._view(node, first)
             return
         if _name(node) == "index_copy" and self._goes_home(node):
-            self.places[node] = self.places[node.args[0]]  # written when it is copied to where it came from
+            self.places[node] = self.places[_operand(node)]  # written when it is copied to where it came from
             return
         self.places[node] = self._new(node)
         self._write(node, [self.places[node]])
@@ -165,12 +166,17 @@ class _Translation:
         if not name.endswith("_") or name.endswith("__"):
             raise Unsupported(f"{node.target}")
         if name in ("squeeze_", "t_", "transpose_", "unsqueeze_"):
-            self.places[node] = self.places[node.args[0]] = self._view(node, node.args[0])
+            self.places[node] = self.places[_operand(node)] = self._view(node, _operand(node))
             return
-        place = self.places[node.args[0]]
+        place = self.places[_operand(node)]
         self.places[node] = place
         source = node.args[1] if len(node.args) > 1 else None
-        if name == "copy_" and isinstance(source, fx.Node) and _name(source) == "index_copy" and self._goes_home(source):
+        if (
+            name == "copy_"
+            and isinstance(source, fx.Node)
+            and _name(source) == "index_copy"
+            and self._goes_home(source)
+        ):
             self._write(source, [place])
             return
         self._write(node, [place], name[:-1])
@@ -280,9 +286,23 @@ def _rank(kind: torch.dtype) -> int:
     return 2 if kind.is_floating_point else int(kind != torch.bool)
 
 
+def _schema(node: fx.Node) -> Any:
+    found = getattr(node.target, "_schema", None)
+    if found is None:
+        raise Unsupported(f"{node.target}")
+    return found
+
+
 def _name(node: fx.Node) -> str:
     schema = getattr(node.target, "_schema", None)
     return "" if schema is None else schema.name.removeprefix("aten::")
+
+
+def _operand(node: fx.Node) -> fx.Node:
+    """The first one."""
+    found = node.args[0]
+    assert isinstance(found, fx.Node)
+    return found
 
 
 def _geometry(node: Any) -> Geometry:
@@ -301,7 +321,7 @@ def _shares(node: fx.Node, other: fx.Node) -> bool:
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """By the names in the schema, in its order."""
     found = {}
-    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for i, argument in enumerate(_schema(node).arguments):
         if i < len(node.args):
             found[argument.name] = node.args[i]
         else:

@@ -303,9 +303,7 @@ def _index(w: Writer, out: Out, x: Place, indices: Sequence[Place | None]) -> No
     _look_up(w, found, base, jumps, wraps=True)
 
 
-def _advanced(
-    result: Place, x: Place, indices: Sequence[Place | None]
-) -> tuple[Place, list[tuple[Place, int, int]]]:
+def _advanced(result: Place, x: Place, indices: Sequence[Place | None]) -> tuple[Place, list[tuple[Place, int, int]]]:
     """`x[indices]`: where it begins, of the result's shape, and the jumps from there."""
     places = [d for d, i in enumerate(indices) if i is not None]
     given = [i for i in indices if i is not None]
@@ -319,9 +317,7 @@ def _advanced(
     return Place(x.memory, x.offset, result.shape, stride, x.kind), jumps
 
 
-def _look_up(
-    w: Writer, out: Place, base: Place, jumps: Sequence[tuple[Place, int, int]], wraps: bool = False
-) -> None:
+def _look_up(w: Writer, out: Place, base: Place, jumps: Sequence[tuple[Place, int, int]], wraps: bool = False) -> None:
     def express(loop: Loop, names: list[str]) -> str:
         found = [(f"WRAP({i}, {n})" if wraps else i, n, s) for i, (_, n, s) in zip(names, jumps, strict=True)]
         return w.look_up(loop, base, found)
@@ -544,7 +540,7 @@ def _fold(
 
 
 def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequence[str]) -> None:
-    """Lines for each row along a dimension: `{all}` opens a loop over it, `{x}`, `{z}` are entries, `{y}` the result."""
+    """Lines for each row along a dimension: `{all}` opens a loop over it, `{x}` and `{z}` are entries, `{y}` the result."""
     if not out.shape:
         out, given, dim = _column(out), [_column(g) for g in given], 0
     dim %= len(out.shape)
