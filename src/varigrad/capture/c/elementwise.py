@@ -86,6 +86,7 @@ INTEGER: Mapping[str, str] = {
 
 BITS: Mapping[str, str] = {
     "__and__": "{0} & {1}",
+    "__rshift__": "{0} >> {1}",
     "bitwise_and": "{0} & {1}",
     "bitwise_or": "{0} | {1}",
     "bitwise_xor": "{0} ^ {1}",
@@ -187,6 +188,7 @@ _SPECIAL: Mapping[str, Callable[[Mapping[str, Any], torch.dtype], str | None]] =
     "polygamma": _polygamma,
     "pow": _power,
     "round": lambda values, _: None if values.get("decimals") else "rint@({0})",
+    "remainder": lambda _, kind: "modulo@({0}, {1})" if kind.is_floating_point else "modulo_of_whole({0}, {1})",
     "rsub": _reversed,
     "scalar_tensor": lambda *_: "{0}",
     "softplus": lambda *_: "{0} * {1} > {2} ? {0} : log1p@(exp@({0} * {1})) / {1}",

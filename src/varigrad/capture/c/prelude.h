@@ -37,6 +37,10 @@ static inline double xlogy(double x, double y) { return y != y ? NAN : x == 0 ? 
 static inline float xlogyf(float x, float y) { return y != y ? NAN : x == 0 ? 0 : x * logf(y); }
 static inline double xlog1py(double x, double y) { return y != y ? NAN : x == 0 ? 0 : x * log1p(y); }
 static inline float xlog1pyf(float x, float y) { return y != y ? NAN : x == 0 ? 0 : x * log1pf(y); }
+/* With the sign of the divisor. */
+static inline double modulo(double a, double b) { double r = fmod(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
+static inline float modulof(float a, float b) { float r = fmodf(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
+static inline int64_t modulo_of_whole(int64_t a, int64_t b) { int64_t r = b ? a % b : 0; return r && (r < 0) != (b < 0) ? r + b : r; }
 static inline double signum(double x) { return x != x ? 0 : (x > 0) - (x < 0); }
 static inline float signumf(float x) { return x != x ? 0 : (x > 0) - (x < 0); }
 static inline double logaddexp(double a, double b) { return a == b && isinf(a) ? a : larger(a, b) + log1p(exp(-fabs(a - b))); }

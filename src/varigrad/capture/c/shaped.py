@@ -151,6 +151,12 @@ def _cumsum(w: Writer, out: Out, x: Place, dim: int, dtype: Any = None) -> None:
     _rows(w, found, [x], dim, [f"{wide} total = 0;", "{all}", "{ total += {x}; {y} = total; }"])
 
 
+def _cumprod(w: Writer, out: Out, x: Place, dim: int, dtype: Any = None) -> None:
+    found = _only(out)
+    wide = "double" if found.kind.is_floating_point else "int64_t"
+    _rows(w, found, [x], dim, [f"{wide} product = 1;", "{all}", "{ product *= {x}; {y} = product; }"])
+
+
 def _mm(w: Writer, out: Out, a: Place, b: Place) -> None:
     _product(w, _only(out), a, b)
 
@@ -244,6 +250,15 @@ def _flip(w: Writer, out: Out, x: Place, dims: Sequence[int]) -> None:
     for d in dims:
         x = x.part(d % len(x.shape), x.shape[d] - 1, x.shape[d], -1)
     _copy(w, _only(out), x)
+
+
+def _diag_embed(w: Writer, out: Out, x: Place, offset: int = 0, dim1: int = -2, dim2: int = -1) -> None:
+    found = _only(out)
+    if offset or (dim1, dim2) != (-2, -1):
+        raise Unsupported("a diagonal of this form")
+    _fill(w, found)
+    stride = (*found.stride[:-2], found.stride[-2] + found.stride[-1])
+    _copy(w, Place(found.memory, found.offset, x.shape, stride, found.kind), x)
 
 
 def _select_backward(w: Writer, out: Out, grad: Place, sizes: Any, dim: int, index: int) -> None:
@@ -443,7 +458,9 @@ RULES: Mapping[str, Rule] = {
     "argmin": _argmin,
     "bmm": _bmm,
     "cat": _cat,
+    "cumprod": _cumprod,
     "cumsum": _cumsum,
+    "diag_embed": _diag_embed,
     "dot": _dot,
     "embedding": _embedding,
     "embedding_dense_backward": _embedding_backward,
@@ -540,7 +557,7 @@ def _fold(
 
 
 def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequence[str]) -> None:
-    """Lines for each row along a dimension: `{all}` opens a loop over it, `{x}` and `{z}` are entries, `{y}` the result."""
+    """Lines for each row along a dimension: `{all}` opens a loop over it, `{x}`, `{z}` are operands, `{y}` the result."""
     if not out.shape:
         out, given, dim = _column(out), [_column(g) for g in given], 0
     dim %= len(out.shape)
