@@ -1263,7 +1263,16 @@ def test_validation_is_the_processs():
     assert torch.distributions.Distribution._validate_args is before
 
 
-def test_a_process_that_ends_while_it_compiles(cache):
+@pytest.fixture
+def slow(tmp_path, monkeypatch):
+    """A C compiler that takes its time."""
+    compiler = tmp_path / "slow"
+    compiler.write_text("#!/bin/sh\nsleep 60\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+
+
+def test_a_process_that_ends_while_it_compiles(cache, slow):
     """Its compiler ends with it, and what is left does nobody any harm."""
     script = (
         "import torch, programs_for_svi as p, varigrad as vg\n"
@@ -1288,7 +1297,7 @@ def test_a_process_that_ends_while_it_compiles(cache):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_while_it_compiles(cache):
+def test_a_process_that_is_killed_while_it_compiles(cache, slow):
     """It can tell its compiler nothing; that one finds out, and leaves nothing."""
     script = (
         "import os, signal, torch, programs_for_svi as p, varigrad as vg\n"

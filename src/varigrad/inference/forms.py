@@ -69,7 +69,7 @@ def explained(forms: Collection[Form], patience: int) -> str:
             state = "recorded, being compiled"
         else:
             origin = "found in the cache" if library.found else f"compiled in {library.seconds:.1f} s"
-            state = f"{origin}, {library.kernels} kernels"
+            state = f"{origin} ({library.maker}), {library.kernels} kernels"
         size = "" if step is None else f"{step.recorded.graph.size} operations in {form.seconds:.2f} s"
         draws = "" if form.demand is None else _demand_text(form.demand, step)
         rows.append((number, state, size, draws, f"{form.seen} + {form.taken}"))

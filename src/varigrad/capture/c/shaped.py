@@ -557,7 +557,7 @@ def _fold(
 
 
 def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequence[str]) -> None:
-    """Lines for each row along a dimension: `{all}` opens a loop over it, `{x}`, `{z}` are operands, `{y}` the result."""
+    """Lines for each row along a dimension: `{all}` is a loop over it, `{x}`, `{z}` are operands, `{y}` the result."""
     if not out.shape:
         out, given, dim = _column(out), [_column(g) for g in given], 0
     dim %= len(out.shape)
