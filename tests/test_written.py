@@ -8,9 +8,9 @@ from captures import assert_close
 from torch.nn import functional as F
 
 from varigrad.capture import compiler
-from varigrad.capture.c import elementwise, shaped
-from varigrad.capture.c.loops import Unsupported
-from varigrad.capture.c.program import written
+from varigrad.capture.c import elementwise
+from varigrad.capture.c.places import Unsupported
+from varigrad.capture.c.program import RULES, written
 from varigrad.capture.recorded import Recorded
 
 aten = torch.ops.aten
@@ -280,7 +280,7 @@ def test_as_torch_has_it(case, kind):
 
 def test_every_operation_is_tested():
     """An entry of the tables that nobody has compared with torch's is a guess."""
-    known = {*elementwise.SAME, *elementwise.COMPARED, *elementwise.BITS, *elementwise._SPECIAL, *shaped.RULES}
+    known = {*elementwise.SAME, *elementwise.COMPARED, *elementwise.BITS, *elementwise._SPECIAL, *RULES}
     for case in CASES:
         nodes = recorded(*case(torch.float32))[0].graph.module.graph.nodes
         names = {n.target._schema.name.removeprefix("aten::") for n in nodes if hasattr(n.target, "_schema")}

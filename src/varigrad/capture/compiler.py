@@ -30,7 +30,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from varigrad.capture.c.program import Program, Unsupported, work, written
+from varigrad.capture.c.places import Unsupported
+from varigrad.capture.c.program import Program, work, written
 from varigrad.capture.graph import Graph, packed
 from varigrad.capture.worker import C_OPTIONS
 

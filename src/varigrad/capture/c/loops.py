@@ -7,69 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
-TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.int64: "int64_t",
-    torch.int32: "int32_t",
-    torch.uint8: "uint8_t",
-    torch.bool: "_Bool",
-}
+from varigrad.capture.c.places import TYPES, Place, Unsupported
+
 _LONG = 160
 """Lines of a C function: compilers take more than twice the time for one twice as long."""
 _ALIGNED = 64
-
-
-class Unsupported(Exception):
-    """A graph that cannot be written as loops, and why."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor lies.
-
-    Attributes:
-        memory: the name of an input, or of one of the program's own buffers.
-        offset, stride: in elements.
-        kind: of an element.
-    """
-
-    memory: str
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    kind: torch.dtype
-
-    @property
-    def numel(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-    def to(self, shape: Sequence[int]) -> Place:
-        """Broadcast to a shape."""
-        missing = len(shape) - len(self.shape)
-        stride = (0,) * missing + tuple(0 if own == 1 else s for own, s in zip(self.shape, self.stride, strict=True))
-        return replace(self, shape=tuple(shape), stride=stride)
-
-    def part(self, dim: int, start: int, length: int, step: int = 1) -> Place:
-        """`length` entries along a dimension."""
-        shape, stride = list(self.shape), list(self.stride)
-        offset = self.offset + start * stride[dim]
-        shape[dim], stride[dim] = length, stride[dim] * step
-        return replace(self, offset=offset, shape=tuple(shape), stride=tuple(stride))
-
-    def entry(self, dim: int, i: int) -> Place:
-        """One entry along a dimension, without it."""
-        return self.part(dim, i, 1).without(dim)
-
-    def without(self, *dims: int) -> Place:
-        """Its first entries along some dimensions, without these."""
-        kept = [d for d in range(len(self.shape)) if d not in dims]
-        return replace(self, shape=tuple(self.shape[d] for d in kept), stride=tuple(self.stride[d] for d in kept))
 
 
 Address = tuple[int, tuple[int, ...]]
@@ -303,3 +249,24 @@ class Writer:
 
 def _address(place: Place) -> Address:
     return place.offset, tuple(s for s, n in zip(place.stride, place.shape, strict=True) if n != 1)
+
+
+Out = Sequence[Place | None]
+"""Where results go; None for one that nobody wants."""
+
+
+def only(out: Out) -> Place:
+    """The one result."""
+    found = out[0]
+    assert found is not None
+    return found
+
+
+def copy(w: Writer, out: Place, x: Place) -> None:
+    """`out[i] = x[i]`, broadcast and converted."""
+    w.write(out, [x], lambda _, names: names[0])
+
+
+def fill(w: Writer, out: Place) -> None:
+    """`out[i] = 0`."""
+    w.write(out, [], lambda *_: "0")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from varigrad.capture.c import elementwise, shaped
-from varigrad.capture.c.loops import TYPES, Loop, Place, Unsupported, Writer
+from varigrad.capture.c import elementwise, entries, products, reductions
+from varigrad.capture.c.loops import Loop, Writer
+from varigrad.capture.c.places import TYPES, Place, Unsupported
 
 GEOMETRY = "geometry"
 """The key under which a node's `meta` says how its tensor lay in memory when the graph was recorded."""
+
+RULES: Mapping[str, Callable[..., None]] = {**reductions.RULES, **products.RULES, **entries.RULES}
+"""How operations that look beyond one element are written: `rule(writer, out, *arguments)`."""
 
 _PRELUDE = Path(__file__).with_name("prelude.h")
 _IGNORED = ("dtype", "layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "implicit")
@@ -197,7 +201,7 @@ class _Translation:
             return
         values = _arguments(node)
         places = {k: self._placed(v) for k, v in values.items()}
-        rule = shaped.RULES.get(name)
+        rule = RULES.get(name)
         if rule is not None:
             given = [v for k, v in places.items() if k not in _IGNORED]
             try:
