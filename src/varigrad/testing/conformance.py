@@ -140,7 +140,8 @@ def check_case(
                 return found
     except SiteError:
         return Verdict(name, vectorize is None, "refused", 0, 0.0, 0.0)
-    particles = 100 if bound.side_by_side else 10
+    # One particle always counts as side by side: many do not, if they are not allowed to.
+    particles = 100 if bound.side_by_side and vectorize is None else 10
     bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
     if case.exact is None:
         _, gradient = exact_gradient(bound, *case.args)
