@@ -1,4 +1,4 @@
-"""One function of tensors, recorded, compiled in the background, and held to what Python computes."""
+"""One function of tensors, recorded, compiled in the background or replayed, and held to what Python computes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, fx
 from varigrad.capture.c.program import GEOMETRY
 from varigrad.capture.compiler import Compilation
 from varigrad.capture.graph import CaptureError, Graph, record
+from varigrad.capture.replayed import Replayed
+from varigrad.distributions.source import global_state, set_global_state
 
 _aten = torch.ops.aten
 
@@ -60,12 +62,13 @@ class Recorded:
         others = [i for i, keep in zip(inputs, kept, strict=True) if keep and not any(i is t for t in targets)]
         _refuse_shared_memory([*others, *constants], self.targets)
         self.inputs += constants
-        self.compilation: Compilation | None = None
+        self.compilation: Compilation | Replayed | None = None
 
-    def compile(self) -> Compilation:
-        """Begin to compile, if that has not begun."""
+    def compile(self) -> Compilation | Replayed:
+        """Begin to compile, if that has not begun; on a GPU graphs are replayed."""
         if self.compilation is None:
-            self.compilation = Compilation(self.graph, self.inputs)
+            kind = Replayed if any(i.is_cuda for i in self.inputs) else Compilation
+            self.compilation = kind(self.graph, self.inputs)
         return self.compilation
 
     def position(self, tensor: Tensor) -> int | None:
@@ -81,34 +84,34 @@ class Recorded:
             for _ in range(count):
                 self.graph.module(*self.inputs)
 
-    def state(self) -> list[Tensor]:
-        """Copies of all that `run` changes, torch's global generator included."""
+    def state(self) -> list[Any]:
+        """Copies of all that `run` changes, torch's global generators included."""
         changed = [t.detach().clone() for t in self.targets + self.written]
-        return [*changed, torch.default_generator.get_state()]
+        return [*changed, global_state()]
 
-    def go_back(self, state: Sequence[Tensor]) -> None:
+    def go_back(self, state: Sequence[Any]) -> None:
         """To where `state()` was called."""
-        *changed, generator = state
+        *changed, generators = state
         _restore(self.targets + self.written, changed)
-        torch.default_generator.set_state(generator)
+        set_global_state(generators)
 
     def agrees(self) -> bool:
         """Run, after the same in Python. The targets then hold the results: Python's where the two differ."""
         found = self.targets + self.written
         before = [f.detach().clone() for f in found]
-        generator = torch.default_generator.get_state() if self.graph.random else None
+        generators = global_state() if self.graph.random else None
 
         def by_python() -> list[Tensor]:
-            if generator is not None:
-                torch.default_generator.set_state(generator)
+            if generators is not None:
+                set_global_state(generators)
             results = [*self.function(), *self.written]
             results = [r.detach().clone() for r in results]
             _restore(found, before)
             return results
 
         expected = by_python()
-        if generator is not None:
-            torch.default_generator.set_state(generator)
+        if generators is not None:
+            set_global_state(generators)
         self.run()
         got = [f.detach().clone() for f in found]
         compared = [i for i, f in enumerate(found) if id(f) not in self._loose]

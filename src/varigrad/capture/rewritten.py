@@ -23,7 +23,9 @@ _aten = torch.ops.aten
 def rewritten(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Tensor] | None:
     """How to compute `func(*args, **kwargs)` otherwise; None where it is best left as it is."""
     rule = _RULES.get(func)
-    return None if rule is None or kwargs else rule(*args)
+    if rule is None or kwargs or args[0].device.type != "cpu":  # a GPU's operations are not fused
+        return None
+    return rule(*args)
 
 
 def _mv(matrix: Tensor, vector: Tensor) -> Callable[[], Tensor]:

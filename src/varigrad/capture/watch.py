@@ -104,7 +104,8 @@ class Watch:
         ]
         for tensor in read:
             if not tensor.is_inference():
-                self._versions.append((tensor, tensor._version, _numbers(tensor) if tensor.nbytes <= LARGE else None))
+                cheap = tensor.is_cpu and tensor.nbytes <= LARGE  # a GPU would have to be waited for at every step
+                self._versions.append((tensor, tensor._version, _numbers(tensor) if cheap else None))
 
     def randomness_used(self) -> str:
         """Which of Python's own generators has been drawn from since; empty if none."""

@@ -37,7 +37,8 @@ class Compiled(nn.Module):
         if not torch.is_grad_enabled():
             return self.bound(*args, **kwargs)
         loss, grads = self.gradient(*args, **kwargs)
-        return _Attach.apply(torch.tensor(loss, dtype=next(iter(grads)).dtype), tuple(grads.values()), *grads)
+        first = next(iter(grads))
+        return _Attach.apply(first.new_tensor(loss), tuple(grads.values()), *grads)
 
     def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
         """The loss, and its gradient by parameter (tensors that the next call overwrites)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from varigrad.capture.replayed import Replayed
 from varigrad.distributions.noise import OURS, Kind, Rows
 from varigrad.inference.memory import Memory
 from varigrad.inference.step import Step
@@ -67,6 +68,8 @@ def explained(forms: Collection[Form], patience: int) -> str:
             state = f"eager so far ({form.seen} steps of {patience} before it is recorded)"
         elif library is None:
             state = "recorded, being compiled"
+        elif isinstance(library, Replayed):
+            state = library.how
         else:
             origin = "found in the cache" if library.found else f"compiled in {library.seconds:.1f} s"
             state = f"{origin} ({library.maker}), {library.kernels} kernels"

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
 from varigrad.capture.recorded import Place
+from varigrad.inference.adam import FusedAdam
 from varigrad.inference.updates import Rule, traits_of
 
 _ALIGNED = 16
@@ -48,7 +49,7 @@ class Bucket:
         self.flat, *self.moments = (like.detach().new_zeros(end) for _ in range(1 + moments))
         if not moves:
             self.flat = like.detach().view(-1)
-        self.count = torch.tensor(count, dtype=torch.float64)
+        self.count = torch.tensor(count, dtype=torch.float64, device=like.device)
 
     def views(self, flat: Tensor) -> Iterator[Tensor]:
         """The part of a flat tensor that belongs to each parameter."""
@@ -195,7 +196,9 @@ class Memory:
                 state[name] = kept[i]
             bucket.count.fill_(age)
             if type(self.optimizer) is not torch.optim.SGD:
-                state.setdefault("step", torch.zeros((), dtype=torch.float32))
+                fused = type(self.optimizer) is FusedAdam or self.optimizer.param_groups[bucket.group].get("fused")
+                place = p.device if fused else "cpu"  # where its kernel wants it
+                state.setdefault("step", torch.zeros((), dtype=torch.float32, device=place))
 
 
 def looked_at(displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from varigrad.capture.graph import CaptureError
 from varigrad.distributions.noise import Noise
+from varigrad.distributions.source import global_state, set_global_state
 from varigrad.errors import VarigradError
 from varigrad.inference.forms import Form, explained
 from varigrad.inference.memory import Memory, looked_at
@@ -182,7 +183,7 @@ class Session:
     def _record(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> None:
         start = time.perf_counter()
         assert form.rows is not None and self._memory is not None
-        generator, own = torch.default_generator.get_state(), self.noise.get_state()
+        generators, own = global_state(), self.noise.get_state()
         try:
             form.step = Step(self.host, self._memory, form.rows, leaves, tree, lifted)
         except CaptureError as error:
@@ -191,7 +192,7 @@ class Session:
                 return
             self._signatures.lift_none(base, str(error))
         finally:
-            torch.default_generator.set_state(generator)
+            set_global_state(generators)
             self.noise.set_state(own)
             self.noise.measure()
             form.seconds = time.perf_counter() - start
@@ -249,7 +250,7 @@ class Session:
         count = 1 if alone else min(limit, step.rows, form.check - form.taken)
         before = (noise.get_state(), *_state_of(host.scheduler)) if count > 1 or check else None
         ready = step.settle(count)
-        with noise.lent() if step.random else contextlib.nullcontext():
+        with noise.lent(step.device) if step.random else contextlib.nullcontext():
             try:
                 outcomes, agreed = step.run(ready, noise.rows(step.demand, ready), leaves, check)
             except CaptureError as error:
@@ -311,7 +312,8 @@ class Session:
         else:
             form.rows = {kind: rows[0] for kind, rows in noise.rows(form.demand, 1).items()}
             noise.use(form.rows)
-        with noise.lent():
+        first = next(self.host.bound.parameters(), None)
+        with noise.lent() if first is None else noise.lent(first.device):
             outcome = self.host.by_python(args, kwargs)
         if form.demand is None:
             form.demand, form.drawn = noise.demand, noise.drawn

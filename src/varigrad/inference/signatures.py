@@ -90,5 +90,6 @@ def _is_held(number: Any) -> bool:
 
 def surroundings() -> tuple[Any, ...]:
     """What torch does otherwise in the same operations."""
-    mixed = torch.is_autocast_enabled("cpu")
-    return torch.get_default_dtype(), torch.get_autocast_dtype("cpu") if mixed else None
+    places = ("cpu", "cuda")
+    mixed = [torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else None for place in places]
+    return torch.get_default_dtype(), *mixed

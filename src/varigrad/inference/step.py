@@ -77,20 +77,21 @@ class Step:
         self._tree, self._lifted = tree, lifted
         self._settings = host.skip_nonfinite, host.clip_norm
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        _refuse_devices([*memory.parameters, *tensors])
+        self.device = _device_of([*memory.parameters, *tensors])
         _refuse_arguments(tensors)
         demand: dict[Kind, int] = {kind: len(row) for kind, row in rows.items()}
         self.demand = demand
         self.rows = max(1, min(ROWS, NUMBERS // max(sum(demand.values()), 1))) if memory.rule else 1
-        self._noise = {kind: row.repeat(self.rows, 1) for kind, row in rows.items()}
-        self._index = torch.zeros((), dtype=torch.int64)
-        self._alive = torch.ones((), dtype=torch.bool)
+        self._noise = {kind: row.to(self.device).repeat(self.rows, 1) for kind, row in rows.items()}
+        self._index = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._alive = torch.ones((), dtype=torch.bool, device=self.device)
         self._scheduled: list[tuple[str, Any]] = [
             (k, w) for k, w in host.bound.config.weights.items() if _is_schedule(w)
         ]
         self._written_row: list[float] | None = None
-        self._numbers = torch.zeros(self.rows, max(len(self._row(0)), 1), dtype=torch.float64)
-        self._metrics = torch.zeros(self.rows, 3, dtype=torch.float64)
+        own: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
+        self._numbers = torch.zeros(self.rows, max(len(self._row(0)), 1), **own)
+        self._metrics = torch.zeros(self.rows, 3, **own)
         flats = [m for b in memory.buckets for m in (b.flat, *b.moments)]
         kept = [*flats, *memory.grads, *memory.states]
         self._overwritten = {k.untyped_storage().data_ptr() for k in kept if k.numel()}
@@ -201,7 +202,7 @@ class Step:
         if i not in self._lifted:
             return self._own(leaf) if isinstance(leaf, Tensor) else leaf
         dtype = torch.int64 if isinstance(leaf, int) else self.memory.parameters[0].dtype
-        return torch.tensor(leaf, dtype=dtype)
+        return torch.tensor(leaf, dtype=dtype, device=self.device)
 
     def _row(self, step: int) -> list[float]:
         """The numbers that may change from step to step: weights that are schedules, the optimiser's settings."""
@@ -237,7 +238,9 @@ class Step:
                 because="a graph would do so once, and never again",
                 try_="an argument of the program, or a tensor",
             )
-        watch.hold([*recorded.graph.constants, *buffers], recorded.graph.read)
+        # A replay has the CPU's numbers in it as they were.
+        elsewhere = [c for c in recorded.graph.constants if c.device != self.device]
+        watch.hold([*recorded.graph.constants, *buffers], [*recorded.graph.read, *elsewhere])
         self.watch = watch
         return recorded
 
@@ -311,7 +314,18 @@ def _refuse_arguments(tensors: list[Tensor]) -> None:
             )
 
 
-def _refuse_devices(tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        if tensor.device.type != "cpu":
-            raise CaptureError(f"a tensor lies on {tensor.device}", because="steps are compiled for the CPU so far")
+def _device_of(tensors: list[Tensor]) -> torch.device:
+    """Where all of them lie."""
+    device = tensors[0].device
+    other = next((t.device for t in tensors if t.device != device), None)
+    if other is not None:
+        raise CaptureError(
+            f"one parameter or argument lies on {device}, another on {other}",
+            because="a captured step works on one device",
+            try_=f".to({str(device)!r})",
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise CaptureError(
+            f"the parameters lie on {device}", because="steps are captured on the CPU and on CUDA so far"
+        )
+    return device
