@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 
-from varigrad.capture.graph import _indexed, _write
+from varigrad.capture import graph
 from varigrad.distributions import noise, source
 from varigrad.terms import provenance
 
@@ -50,9 +50,16 @@ class Elsewhere(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if provenance.Tracked in types:
             return NotImplemented  # it knows what to do
-        if func in (Tensor.tolist, Tensor.__format__):
+        if func in _OF_NUMBERS and isinstance(args[0], Elsewhere):
             return func(args[0].inner, *args[1:])
+        if func == _SET_DATA:
+            args[0].inner = args[1].inner
+            return None
         return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
+
+
+_OF_NUMBERS = {Tensor.tolist, Tensor.__format__, Tensor.untyped_storage, Tensor.data_ptr}
+_SET_DATA = Tensor.data.__set__
 
 
 def moved(tensor: Tensor) -> Tensor:
@@ -78,6 +85,7 @@ def elsewhere() -> Iterator[None]:
         mock.patch.object(noise, "generator_on", generator_on),
         mock.patch.object(noise, "global_on", return_value=torch.default_generator),
         mock.patch.object(provenance, "_shell", _shell),
+        mock.patch.object(graph, "_memory_of", _memory_of),
         _Made(),
         _Seen(),
     ):
@@ -97,9 +105,9 @@ class _Made(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.__getitem__:
-            return _indexed(args[0], _spelt_out(*args))
+            return graph._indexed(args[0], _spelt_out(*args))
         if func is Tensor.__setitem__:
-            return _write(args[0], _spelt_out(*args[:2]), args[2])
+            return graph._write(args[0], _spelt_out(*args[:2]), args[2])
         device = kwargs.get("device")
         if func in _device_constructors() and device is None and _is_users(sys._getframe(1)):
             device, kwargs = PLACE, {**kwargs, "device": PLACE}
@@ -111,7 +119,7 @@ class _Made(TorchFunctionMode):
         if isinstance(data, Tensor):
             return data.to(**{"dtype": data.dtype, **kwargs})
         own = {"dtype": None if like is None else like.dtype, **kwargs, "device": _CPU}
-        return Elsewhere(torch.tensor(data, **own))
+        return _of(data, **own)
 
 
 def _spelt_out(tensor: Tensor, index: Any) -> Any:
@@ -120,13 +128,20 @@ def _spelt_out(tensor: Tensor, index: Any) -> Any:
         return index
     if isinstance(index, tuple):
         return tuple(_spelt_out(tensor, i) for i in index)
-    return Elsewhere(torch.tensor(index)) if isinstance(index, list) else index
+    return _of(index) if isinstance(index, list) else index
+
+
+def _of(data: Any, **options: Any) -> Tensor:
+    with _disable_current_modes():  # a GPU's tensor comes into being where nobody looks
+        return Elsewhere(torch.tensor(data, **options))
 
 
 _PROGRAMS = {f"varigrad.testing.{file}" for file in ("case", "finite", "closed")}
 
 
 def _is_users(frame: Any) -> bool:
+    while frame.f_code.co_name == "__torch_function__":  # another mode's
+        frame = frame.f_back
     name = frame.f_globals.get("__name__", "")
     return name in _PROGRAMS or name.split(".")[0] not in ("torch", "varigrad", "elsewhere")
 
@@ -176,6 +191,13 @@ def _refuse_mixture(func: Any, args: Any, kwargs: Any, there: list[Tensor]) -> N
     for tensor in pytree.tree_leaves((args, kwargs)):
         if isinstance(tensor, Tensor) and not isinstance(tensor, Elsewhere) and (tensor.dim() or not one_by_one):
             raise RuntimeError(f"Expected all tensors to be on the same device, but found meta and cpu ({func})")
+
+
+def _memory_of(tensor: Tensor) -> int:
+    return _memory_of_plain(tensor.inner if isinstance(tensor, Elsewhere) else tensor)
+
+
+_memory_of_plain = graph._memory_of
 
 
 def _shell(plain: Tensor, names: Any, escapes: Any) -> Tensor:

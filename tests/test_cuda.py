@@ -1,32 +1,41 @@
 """GPUs: the laws again on one, where there is one; and on any machine that nothing mixes devices (`elsewhere.py`)."""
 
+import io
+import math
+
 import pytest
 import torch
+from captures import assert_close, by_graph, by_python, forms, same, svi_of, taken
 from elsewhere import PLACE, elsewhere
 from test_laws import BIASED, ESTIMATORS
 
 import varigrad as vg
 from varigrad import distributions as dist
+from varigrad.capture import recorded, replayed
+from varigrad.capture.replayed import Replayed
+from varigrad.compat import pyro
 from varigrad.distributions.noise import Noise
-from varigrad.distributions.source import Source
+from varigrad.distributions.source import Source, global_state
 from varigrad.errors import SiteError
 from varigrad.guides import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
+from varigrad.inference import session, step
+from varigrad.inference.session import CaptureWarning
 from varigrad.testing import PROGRAMS, check_case
 from varigrad.testing.conformance import _warm
 
 EVERY = {**ESTIMATORS, **BIASED}
-FEW = {"bernoulli", "categorical", "normal"}
+FEW = {"bernoulli", "normal"}
 
 
-def _cases():
+def _cases(often=("score",)):
     for name in EVERY:
         for program in PROGRAMS:
-            quick = name in ("score", "pathwise") or program in FEW
+            quick = name in often or program in FEW
             marks = [] if quick else [pytest.mark.slow]
             yield pytest.param(name, program, marks=marks, id=f"{name}-{program}")
 
 
-@pytest.mark.parametrize(("name", "program"), list(_cases()))
+@pytest.mark.parametrize(("name", "program"), list(_cases(("score", "pathwise"))))
 def test_nothing_mixes_devices(name, program):
     """Every estimator on every program, with all that the program makes elsewhere; the plan is that of the CPU."""
     estimator, case = EVERY[name], PROGRAMS[program]
@@ -145,3 +154,242 @@ def test_rows_elsewhere_are_the_same_however_many_are_drawn():
         normal, uniform = blocks.values()
         assert torch.equal(normal[0, :5006], torch.cat(pieces[:2]))
         assert torch.equal(uniform[0, :7], pieces[2])
+
+
+# Captured steps, without a GPU: a CUDA graph is stood in for by what it would run, on the very tensors that it would
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """How often there was a capture, and a replay."""
+    counts = {"captures": 0, "replays": 0}
+
+    def captured(run):
+        def replay():
+            counts["replays"] += 1
+            run()
+
+        counts["captures"] += 1
+        return replay
+
+    monkeypatch.setattr(replayed, "aside", lambda run: run())
+    monkeypatch.setattr(replayed, "captured", captured)
+    return counts
+
+
+@pytest.mark.parametrize(("name", "program"), list(_cases()))
+def test_captured_steps_mix_no_devices(name, program, captures, monkeypatch):
+    monkeypatch.setattr(step, "_device_of", lambda tensors: tensors[0].device)
+    estimator, case = EVERY[name], PROGRAMS[program]
+    config = vg.ELBO(1 if estimator.coupling is None and not estimator.across_particles else 2, {"z*": estimator})
+    try:
+        _warm(config, case, 0)
+    except SiteError:
+        return
+    if program in ("control_flow", "sites_that_come_and_go"):
+        return  # these run eagerly, here as there
+    with elsewhere(), by_graph(2, Replayed):
+        svi = svi_of(case.model, case.guide, config)
+        svi.run(8, *case.args)
+        assert taken(svi) == 6
+        note = forms(svi)[0].step.recorded.compilation.note
+    if program in ("poisson", "binomial", "negative_binomial"):
+        assert note == "it draws from torch's global generator"
+    else:
+        assert (note, captures) == ("", {"captures": 1, "replays": 4})
+
+
+def _mean(x):
+    m = vg.sample("m", dist.Normal(0.0, 1.0))
+    with vg.plate("n", 4):
+        vg.sample("x", dist.Normal(m, 1.0), obs=x)
+
+
+def test_another_tensor_is_copied_to_where_the_graph_reads(captures):
+    first, second, third = torch.randn(3, 4)
+    batches = [first] * 6 + [second, first, third, first, second, second]
+    kept = torch.stack(batches)
+    with by_python():
+        svi = svi_of(_mean, AutoNormal(_mean))
+        expected = [svi.step(x) for x in batches]
+    with by_graph(2, Replayed):
+        svi = svi_of(_mean, AutoNormal(_mean))
+        found = [svi.step(x) for x in batches]
+    assert_close(found, expected)
+    assert taken(svi) == 10
+    assert captures == {"captures": 2, "replays": 8}  # the data's own memory at first
+    assert torch.equal(torch.stack(batches), kept)  # nobody's data are written into
+
+
+def test_what_cannot_be_captured_runs_operation_by_operation(monkeypatch):
+    def refuse(run):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(replayed, "aside", lambda run: run())
+    monkeypatch.setattr(replayed, "captured", refuse)
+    x = torch.randn(4)
+    with by_graph(2, Replayed):
+        svi = svi_of(_mean, AutoNormal(_mean))
+        svi.run(10, x)
+    assert taken(svi) == 8
+    assert "run operation by operation: operation not permitted when stream is capturing" in svi.explain()
+
+
+def test_a_graph_with_randomness_of_its_own_is_not_replayed(captures):
+    def model():
+        vg.sample("z", dist.Poisson(3.0))
+
+    def guide():
+        vg.sample("z", dist.Poisson(vg.param("rate", 2.0, dist.constraints.positive)))
+
+    with by_graph(2, Replayed):
+        svi = svi_of(model, guide)
+        svi.run(8)
+    assert taken(svi) == 6
+    assert "run operation by operation: it draws from torch's global generator" in svi.explain()
+    assert not captures["captures"]
+
+
+def test_steps_on_two_devices_run_eagerly():
+    def model():
+        vg.sample("a", dist.Normal(0.0, 1.0))
+        vg.sample("b", dist.Normal(torch.zeros(()), 1.0))
+
+    def guide():
+        vg.sample("a", dist.Normal(vg.param("here", 0.0), 1.0))
+        vg.sample("b", dist.Normal(vg.param("there", lambda: torch.zeros(())), 1.0))
+
+    with elsewhere(), by_graph(2, Replayed):
+        svi = svi_of(model, guide)
+        with pytest.warns(CaptureWarning, match="one parameter or argument lies on"):
+            svi.run(4)
+    assert "a captured step works on one device" in svi.explain()
+
+
+# On a GPU, and on the other device for as much as it can say of the tests themselves
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+LAWS = [
+    ("score", "chain"), ("moving_average_per_element", "nested_plates"), ("leave_one_out", "categorical"),
+    ("enumerate", "mixture"), ("disarm", "bernoulli"), ("rebar", "bernoulli"), ("measure_valued", "poisson"),
+    ("pathwise", "gamma"), ("pathwise", "plate_of_normals_under_a_switch"), ("sobol", "normal"),
+]  # fmt: skip
+
+
+@pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=GPU)])
+def place(request, monkeypatch):
+    """The default device."""
+    if request.param == "cuda":
+        with torch.device("cuda"):
+            yield request.param
+        return
+    monkeypatch.setattr(step, "_device_of", lambda tensors: tensors[0].device)
+    monkeypatch.setattr(recorded, "Compilation", Replayed)
+    monkeypatch.setattr(replayed, "aside", lambda run: run())
+    monkeypatch.setattr(replayed, "captured", lambda run: run)
+    monkeypatch.setattr(session, "PATIENCE", 2)
+    with elsewhere(), PLACE:
+        yield request.param
+
+
+@GPU
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "program"), LAWS)
+def test_the_mean_on_a_gpu_is_the_exact_gradient(name, program):
+    with torch.device("cuda"):
+        verdict = check_case(ESTIMATORS[name], program, PROGRAMS[program])
+    assert verdict.how != "refused"
+    assert verdict.passed, verdict
+
+
+def _patient(monkeypatch, steps):
+    monkeypatch.setattr(session, "PATIENCE", steps)
+
+
+def test_captured_is_eager(place, monkeypatch):
+    model, x, y = _regression()
+    _patient(monkeypatch, 10**9)
+    svi = svi_of(model, AutoNormal(model))
+    expected = svi.run(40, x, y).losses
+    _patient(monkeypatch, 2)
+    svi = svi_of(model, AutoNormal(model))
+    found = svi.run(40, x, y).losses
+    assert_close(found, expected, 1e-4, 1e-4)
+    assert taken(svi) == 38
+    assert "replayed by a CUDA graph" in svi.explain()
+
+
+def test_a_replay_is_the_recorded_graph(place, monkeypatch):
+    model, x, y = _regression()
+    _patient(monkeypatch, 2)
+    batches = [(x + i % 3, y) for i in range(20)]
+    kept = [b.clone() for b, _ in batches]
+    svi = svi_of(model, AutoNormal(model))
+    found = [svi.step(*b) for b in batches]
+    assert "replayed by a CUDA graph" in svi.explain()
+    assert all(torch.equal(b, k) for (b, _), k in zip(batches, kept, strict=True))
+
+    def refuse(run):
+        raise RuntimeError("not now")
+
+    monkeypatch.setattr(replayed, "captured", refuse)
+    svi = svi_of(model, AutoNormal(model))
+    assert_close(found, [svi.step(*b) for b in batches], 1e-5, 1e-5)
+    assert "run operation by operation: not now" in svi.explain()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_checkpoint_goes_on_bit_for_bit(compile, place, monkeypatch):
+    _patient(monkeypatch, 10**9)
+    model, x, y = _regression()
+
+    def fresh(seed):
+        return vg.SVI(model, AutoNormal(model), vg.optim.Adam(lr=0.1), seed=seed, compile=compile)
+
+    svi = fresh(0)
+    svi.run(5, x, y)
+    state = svi.state()
+    if place == "cuda":
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        state = torch.load(file, weights_only=False)
+    after = svi.run(5, x, y).losses
+    other = fresh(1)
+    other.init(x, y)
+    other.load_state(state)
+    assert torch.equal(other.run(5, x, y).losses, after)
+
+
+def test_draws_by_torch(place, monkeypatch):
+    """Those without a functional form: from torch's global generators, lent the run's state and given back."""
+    _patient(monkeypatch, 2)
+
+    def model():
+        vg.sample("z", dist.Poisson(torch.tensor(3.0)))
+
+    def guide():
+        vg.sample("z", dist.Poisson(vg.param("rate", lambda: torch.tensor(2.0), dist.constraints.positive)))
+
+    before = global_state()
+    losses = [svi_of(model, guide).run(10).losses for _ in range(2)]
+    assert torch.equal(*losses)
+    assert same(before, global_state())
+
+
+def test_programs_of_pyro(place):
+    pyro.clear_param_store()
+
+    def model(data):
+        p = pyro.sample("p", pyro.distributions.Beta(torch.tensor(2.0), torch.tensor(2.0)))
+        with pyro.plate("n", len(data), subsample_size=4) as chosen:
+            pyro.sample("x", pyro.distributions.Bernoulli(p), obs=data[chosen])
+
+    def guide(data):
+        a = pyro.param("a", torch.tensor(1.0), constraint=pyro.distributions.constraints.positive)
+        pyro.sample("p", pyro.distributions.Beta(a, torch.tensor(1.0)))
+
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO())
+    data = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    assert all(math.isfinite(svi.step(data)) for _ in range(5))
+    assert pyro.param("a").device.type == torch.empty(0).device.type

@@ -97,7 +97,7 @@ class Noise(Arithmetic):
         self._taken: dict[Kind, int] = {}
         self._left: dict[Kind, Tensor] = {}
         self._rows: Rows | None = None
-        self._lent = False
+        self._lent: set[torch.device] = set()
 
     @property
     def demand(self) -> dict[Kind, int]:
@@ -132,22 +132,20 @@ class Noise(Arithmetic):
     @contextmanager
     def lent(self, device: torch.device = _CPU) -> Iterator[None]:
         """Meanwhile torch's global generators, the CPU's and that of a GPU, go on where this source's own stand."""
-        if self._lent:
-            yield
-            return
-        places = dict.fromkeys((_CPU, device))
+        places = [place for place in dict.fromkeys((_CPU, device)) if place not in self._lent]
         pairs: list[tuple[torch.Generator, Any]] = [(global_on(place), self.on(place)) for place in places]
         with _GLOBAL:
             before = [theirs.get_state() for theirs, _ in pairs]
             for theirs, own in pairs:
                 theirs.set_state(own.get_state())
-            self._lent = True
+            self._lent.update(places)
             try:
                 yield
             finally:
-                self._lent = False
-                for (theirs, own), state in zip(pairs, before, strict=True):
+                self._lent.difference_update(places)
+                for theirs, own in pairs:
                     own.set_state(theirs.get_state())
+                for (theirs, _), state in zip(pairs, before, strict=True):
                     theirs.set_state(state)
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
