@@ -13,7 +13,6 @@ import warnings
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
