@@ -393,3 +393,4 @@ def test_programs_of_pyro(place):
     data = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
     assert all(math.isfinite(svi.step(data)) for _ in range(5))
     assert pyro.param("a").device.type == torch.empty(0).device.type
+    pyro.clear_param_store()
