@@ -24,7 +24,7 @@ from varigrad.capture import compiler
 from varigrad.capture.recorded import Recorded
 from varigrad.inference.step import Step
 
-NAMES = ("coin", "gaussian_mixture", "vae")
+NAMES = ("coin", "gaussian_mixture", "vae", "belief_net")
 KERNELS = 4
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 
@@ -37,13 +37,15 @@ class Anatomy:
         step: all of it, in `svi.run`.
         numbers: drawing its random numbers.
         graph: the compiled graph, which consists of
-        call: what a compiled graph costs that does nothing, with as many inputs,
+        call: what a compiled graph costs that does nothing, with as many inputs, by as many steps a call,
         products: its matrix products, alone,
         optimiser: Adam on as many parameters, compiled alone, without its call,
         and the rest.
         flop: operations in matrix products.
         inputs, parameters: how many tensors go in; how many numbers are learnt.
-        kernels: `name -> microseconds` of the graph's functions, the slowest ones, from a build with marks in it.
+        maker: the compiler.
+        kernels: `name -> microseconds` of the graph's functions, the slowest ones, from a build of Inductor's with
+            marks in it; empty for C.
     """
 
     workload: str
@@ -57,6 +59,7 @@ class Anatomy:
     flop: int
     inputs: int
     parameters: int
+    maker: str
     kernels: Mapping[str, float]
 
     @property
@@ -76,21 +79,24 @@ def dissect(name: str, threads: int, seconds: float) -> Anatomy:
     svi, step, args = _compiled_step(name)
     noise, inputs = svi._session.noise, len(step.recorded.inputs)
     products, flop = _products(step.recorded)
-    whole = max(step.rows, 100)
-    call = _timed(_nothing(inputs), seconds)
+    whole = max(20 * step.rows, 100)
+    library = step.recorded.compile().library
+    assert library is not None
+    call = _timed(_nothing(inputs, step.rows), seconds) / step.rows
     return Anatomy(
         name,
         threads,
         _timed(lambda: svi.run(whole, *args, progress=False), seconds) / whole,
         _timed(lambda: noise.rows(step.demand, step.rows), seconds) / step.rows,
-        _timed(lambda: _row_by_row(step), seconds) / step.rows,
+        _timed(lambda: _all_rows(step), seconds) / step.rows,
         call,
         _timed(products, seconds) if flop else 0.0,
-        max(0.0, _timed(_optimiser(step), seconds) - call),
+        max(0.0, _timed(_optimiser(step), seconds) / step.rows - call),
         flop,
         inputs,
         sum(p.numel() for p in step.memory.parameters),
-        _kernels(name),
+        library.maker,
+        {} if library.maker == "C" else _kernels(name),
     )
 
 
@@ -113,11 +119,10 @@ def _compiled_step(name: str) -> tuple[Any, Step, tuple[Any, ...]]:
     return svi, step, programs.args
 
 
-def _row_by_row(step: Step) -> None:
+def _all_rows(step: Step) -> None:
     """The graph alone, for every row of its random numbers."""
     step._index.zero_()
-    for _ in range(step.rows):
-        step.recorded.run()
+    step.recorded.run(step.rows)
 
 
 def _kernels(name: str) -> dict[str, float]:
@@ -128,9 +133,9 @@ def _kernels(name: str) -> dict[str, float]:
     finally:
         for mark in marks:
             compiler.OPTIONS.pop(mark)
-    _row_by_row(step)
+    _all_rows(step)
     with profile(activities=[ProfilerActivity.CPU]) as found:
-        _row_by_row(step)
+        _all_rows(step)
     times = {e.key: e.self_cpu_time_total / step.rows for e in found.key_averages()}
     slowest = sorted(times, key=lambda key: -times[key])[:KERNELS]
     return {key.removeprefix("graph_0_cpp_"): round(times[key], 2) for key in slowest}
@@ -158,11 +163,12 @@ def _compiled(function: Callable[[], list[Tensor]], inputs: list[Tensor], target
     return recorded
 
 
-def _nothing(inputs: int) -> Callable[[], None]:
-    """A compiled call that counts, and looks at no other of its inputs."""
+def _nothing(inputs: int, rows: int) -> Callable[[], None]:
+    """Compiled steps that count, and look at no other of their inputs."""
     count = torch.zeros((), dtype=torch.int64)
     others = [torch.zeros(16) for _ in range(inputs - 1)]
-    return _compiled(lambda: [count + 1], [count, *others], [count]).run
+    recorded = _compiled(lambda: [count + 1], [count, *others], [count])
+    return lambda: recorded.run(rows)
 
 
 def _optimiser(step: Step) -> Callable[[], None]:
@@ -179,8 +185,8 @@ def _optimiser(step: Step) -> Callable[[], None]:
             value, moments = rule.update(kept[0], grad, kept[1:-1], kept[-1], numbers)
             return [value, *moments, kept[-1] + 1]
 
-        functions.append(_compiled(update, [*kept, numbers, grad], kept).run)
-    return lambda: [function() for function in functions]  # type: ignore[return-value]
+        functions.append(_compiled(update, [*kept, numbers, grad], kept))
+    return lambda: [function.run(step.rows) for function in functions]  # type: ignore[return-value]
 
 
 class _Products(fx.Interpreter):

@@ -32,6 +32,18 @@ class Uncompiled:
         return True
 
 
+class InC(Uncompiled):
+    """In C, at once, where C can say it; else the recorded graph."""
+
+    def __init__(self, graph, inputs):
+        super().__init__(graph, inputs)
+        if compiler._small(graph) is not None:
+            compilation = compiler.Compilation(graph, inputs)
+            assert compilation.ready(wait=True)
+            assert compilation.library.maker == "C", compilation.failure
+            self.library = compilation.library
+
+
 @contextlib.contextmanager
 def by_graph(patience=2, kind=Uncompiled):
     """Programs are recorded after `patience` steps; their graphs are run as they are."""

@@ -1,17 +1,25 @@
 """Graphs in C: every operation that the tables know gives what torch gives."""
 
+import contextlib
 import math
+import warnings
 
 import pytest
 import torch
-from captures import assert_close
+from captures import InC, assert_close, svi_of
+from test_capture import both, steps
+from test_laws import ESTIMATORS
 from torch.nn import functional as F
 
+import varigrad as vg
 from varigrad.capture import compiler
 from varigrad.capture.c import elementwise
 from varigrad.capture.c.places import Unsupported
 from varigrad.capture.c.program import RULES, written
 from varigrad.capture.recorded import Recorded
+from varigrad.errors import SiteError
+from varigrad.inference.session import CaptureWarning
+from varigrad.testing import PROGRAMS
 
 aten = torch.ops.aten
 
@@ -286,6 +294,20 @@ def test_every_operation_is_tested():
         names = {n.target._schema.name.removeprefix("aten::") for n in nodes if hasattr(n.target, "_schema")}
         known -= names | {name.removesuffix("_") for name in names}
     assert not known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs(program):
+    """Steps of a score function estimator, and of another one, in C and in Python."""
+    case, other = PROGRAMS[program], list(ESTIMATORS)[list(PROGRAMS).index(program) % len(ESTIMATORS)]
+    for estimator in (ESTIMATORS["score"], ESTIMATORS[other]):
+        config = vg.ELBO(2, {"z*": estimator})
+        with contextlib.suppress(SiteError), warnings.catch_warnings(action="ignore", category=CaptureWarning):
+            config(case.model, case.guide).init(*case.args)(*case.args)
+            go = steps(9, *case.args)
+            expected, found, _ = both(lambda: svi_of(case.model, case.guide, config), go, kind=InC)
+            assert_close(found, expected)
 
 
 def test_an_entry_that_is_not_there():
