@@ -1,6 +1,6 @@
-"""Loops over the elements of tensors, written as C; those over the same elements, one after the other, become one.
+"""Loops over the elements of tensors, written as C; those over the same elements become one wherever they may.
 
-A value that only its own loop needs never reaches memory.
+A statement joins an earlier loop if nothing in between minds. What only its own loop needs never reaches memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from varigrad.capture.c.places import TYPES, Place, Unsupported
 
 _LONG = 160
 """Lines of a C function: compilers take more than twice the time for one twice as long."""
-_ALIGNED = 64
+_BACK = 48
+"""How many pieces back a statement looks for its loop."""
+_CHECKS = "an index without an entry"
+"""A memory of its own, as it were: checks write it, and what is seen from outside is written only after them."""
 
 
 Address = tuple[int, tuple[int, ...]]
@@ -31,16 +34,49 @@ class _Line:
 
 
 @dataclass
-class Loop:
-    """Statements for every element of a shape."""
+class Piece:
+    """A part of a program: the memories that it reads and writes."""
+
+    reads: set[str]
+    writes: set[str]
+
+    def minds(self, reads: set[str], writes: set[str]) -> bool:
+        """Whether something that reads and writes these has to stay on its side."""
+        return not (self.writes.isdisjoint(reads | writes) and self.reads.isdisjoint(writes))
+
+
+@dataclass
+class Lines(Piece):
+    """Statements as they are."""
+
+    lines: list[str]
+
+    def text(self, loaded: set[str]) -> list[str]:
+        """As C."""
+        return self.lines
+
+
+@dataclass
+class Loop(Piece):
+    """Statements for every element of a shape.
+
+    Attributes:
+        values: names of elements that are at hand, by memory and address.
+        found, stored: addresses read and written, by memory.
+    """
 
     shape: tuple[int, ...]
     lines: list[_Line] = field(default_factory=list)
     values: dict[tuple[str, Address], str] = field(default_factory=dict)
-    loads: dict[str, set[Address]] = field(default_factory=dict)
-    writes: dict[str, set[Address]] = field(default_factory=dict)
-    checks: bool = False
-    """Whether it may find that there is no such entry."""
+    found: dict[str, set[Address]] = field(default_factory=dict)
+    stored: dict[str, set[Address]] = field(default_factory=dict)
+    shut: bool = False
+    """Whether it is complete."""
+
+    @property
+    def checks(self) -> bool:
+        """Whether it may find that there is no such entry."""
+        return _CHECKS in self.writes
 
     def text(self, loaded: set[str]) -> list[str]:
         """As C, without what goes to memory that nobody reads."""
@@ -56,6 +92,28 @@ class Loop:
         if not self.checks and sizes[-1] > 3:
             heads.insert(-1, "#pragma omp simd")
         return [*heads, "{", *body, "}", *end]
+
+    def takes(
+        self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str], outside: bool
+    ) -> bool:
+        """Whether a statement can come at the end: it touches what others do at the same places, or not at all.
+
+        Args:
+            outside: whether what it writes is seen from outside, and so not before all checks.
+        """
+        if self.shut or len(self.lines) > _LONG or (outside and self.checks):
+            return False
+        memory, address = target
+        if not self.shape:
+            return True
+        there = self.found.get(memory, set()) | self.stored.get(memory, set())
+        torn = any(other != a for m, a in keys for other in self.stored.get(m, ()))
+        return (
+            there <= {address}
+            and not torn
+            and memory not in self.reads - set(self.found)
+            and not (self.writes.intersection(whole))
+        )
 
     def _collapsed(self, addresses: set[Address]) -> tuple[list[int], list[int]]:
         """Sizes of as few dimensions as possible, and the last of this loop's that each stands for."""
@@ -89,8 +147,7 @@ class Writer:
         self.kinds: dict[str, torch.dtype] = {}
         self.loaded: set[str] = set()
         self.products, self.multiplies = products, False
-        self._pieces: list[Loop | list[str]] = []
-        self._loop: Loop | None = None
+        self._pieces: list[Loop | Lines] = []
         self._names = 0
 
     def name(self) -> str:
@@ -137,7 +194,9 @@ class Writer:
         loop.lines.append(_Line(f"const {TYPES[out.kind]} {value} = {text};"))
         self._forget(loop, target)
         loop.values[target] = value
-        loop.writes.setdefault(out.memory, set()).add(target[1])
+        loop.stored.setdefault(out.memory, set()).add(target[1])
+        loop.reads.update(whole)
+        loop.writes.add(out.memory)
         loop.lines.append(_Line(f"{out.memory}[{{0}}] = {value};", (target[1],), out.memory))
         self.loaded.update(whole)
 
@@ -159,7 +218,7 @@ class Writer:
     def checked(self, loop: Loop, index: str, count: int) -> str:
         """An index that is there."""
         value = self.name()
-        loop.checks = True
+        loop.writes.add(_CHECKS)
         loop.lines.append(_Line(f"const int64_t {value} = checked({index}, {count}, bad);"))
         return value
 
@@ -167,27 +226,18 @@ class Writer:
         self, out: Place, operands: Sequence[Place], express: Callable[[Loop, list[str]], tuple[str, str, str]]
     ) -> None:
         """A loop that writes where it is told: `express` gives jump, operator and value for a place in `out`."""
-        self.end()
-        loop = self._begin(tuple(n for n in out.shape if n != 1))
+        loop = self._added(Loop(set(), {out.memory}, tuple(n for n in out.shape if n != 1)))
         keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
         names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
         jump, operator, value = express(loop, names)
-        loop.lines.append(
-            _Line(f"if (!*bad) {out.memory}[{{0}} + {jump}] {operator} {value};", (_address(out),), out.memory)
-        )
-        self.end()
+        text = f"if (!*bad) {out.memory}[{{0}} + {jump}] {operator} {value};"
+        loop.lines.append(_Line(text, (_address(out),), out.memory))
+        loop.shut = True
 
-    def lines(self, lines: Sequence[str], reads: Sequence[str]) -> None:
+    def lines(self, lines: Sequence[str], reads: Sequence[str], writes: Sequence[str]) -> None:
         """Statements of one's own."""
-        self.end()
-        self._pieces.append(list(lines))
-        self.loaded.update(reads)
-
-    def end(self) -> None:
-        """What comes is not part of the loop."""
-        if self._loop is not None:
-            self._pieces.append(self._loop)
-        self._loop = None
+        self._pieces.append(Lines(set(reads), set(writes), list(lines)))
+        self.loaded.update(reads, writes)
 
     def functions(self, kept: set[str]) -> list[list[str]]:
         """The bodies of functions to be called one after the other.
@@ -195,41 +245,40 @@ class Writer:
         Args:
             kept: memories to be written although nobody reads them here.
         """
-        self.end()
         found: list[list[str]] = [[]]
         for piece in self._pieces:
-            text = piece.text(self.loaded | kept) if isinstance(piece, Loop) else piece
+            text = piece.text(self.loaded | kept)
             if found[-1] and len(found[-1]) + len(text) > _LONG:
                 found.append([])
             found[-1] += text
         return found
 
-    def _begin(self, shape: tuple[int, ...]) -> Loop:
-        self._loop = Loop(shape)
-        return self._loop
+    def _added(self, loop: Loop, place: int | None = None) -> Loop:
+        self._pieces.insert(len(self._pieces) if place is None else place, loop)
+        return loop
 
     def _fitting(
         self,
         shape: tuple[int, ...],
-        reads: Sequence[tuple[str, Address]],
+        keys: Sequence[tuple[str, Address]],
         target: tuple[str, Address],
         whole: Sequence[str],
     ) -> Loop:
-        """The loop in hand if it is over these elements, and none of its turns depends on another one.
+        """The latest loop over these elements that a statement can join; a new one if there is none.
 
-        An input is not written before all is known to be there.
+        None of a loop's turns depends on another one. Numbers by themselves come as early as they can, out of the way.
         """
-        loop = self._loop
-        outside = target[0] not in self.sizes
-        if loop is not None and loop.shape == shape and len(loop.lines) < _LONG and not (loop.checks and outside):
-            if not shape:
-                return loop
-            others = {a for a in loop.loads.get(target[0], set()) | loop.writes.get(target[0], set()) if a != target[1]}
-            torn = any(a != address for m, address in reads for a in loop.writes.get(m, ()))
-            if not others and not torn and not any(m in loop.writes for m in whole):
-                return loop
-        self.end()
-        return self._begin(shape)
+        reads, writes = {memory for memory, _ in keys}.union(whole), {target[0]}
+        if target[0] not in self.sizes:
+            reads.add(_CHECKS)
+        place = len(self._pieces)
+        for piece in reversed(self._pieces[-_BACK:]):
+            if isinstance(piece, Loop) and piece.shape == shape and piece.takes(keys, target, whole, _CHECKS in reads):
+                return piece
+            if piece.minds(reads, writes):
+                break
+            place -= 1
+        return self._added(Loop(set(), set(), shape), None if shape else place)
 
     def _load(self, loop: Loop, key: tuple[str, Address], kind: torch.dtype) -> str:
         known = loop.values.get(key)
@@ -237,7 +286,8 @@ class Writer:
             memory, address = key
             known = loop.values[key] = self.name()
             loop.lines.append(_Line(f"const {TYPES[kind]} {known} = {memory}[{{0}}];", (address,)))
-            loop.loads.setdefault(memory, set()).add(address)
+            loop.found.setdefault(memory, set()).add(address)
+            loop.reads.add(memory)
             self.loaded.add(memory)
         return known
 

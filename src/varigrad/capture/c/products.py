@@ -50,7 +50,7 @@ def _product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = No
     else:  # row by row
         lines = [rows, "{", "#pragma omp simd", columns, f"{c} = {first};", terms]
         lines += ["#pragma omp simd", columns, f"{c} += {term};", "}"]
-    w.lines(lines, [a.memory, b.memory, out.memory, *([] if start is None else [start.memory])])
+    w.lines(lines, [a.memory, b.memory, *([] if start is None else [start.memory])], [out.memory])
 
 
 def _by_library(w: Writer, out: Place, a: Place, b: Place, start: Place | None) -> bool:
@@ -72,7 +72,7 @@ def _by_library(w: Writer, out: Place, a: Place, b: Place, start: Place | None) 
     name = "sgemm" if out.kind == torch.float32 else "dgemm"
     starts = [f"{p.memory} + {p.offset}" for p in (b, a, out)]
     call = f"product({name}, {words[0]}, {words[2]}, {n}, {m}, {k}, {starts[0]}, {words[1]}, {starts[1]}, {words[3]}, "
-    w.lines([f"{call}{int(start is not None)}, {starts[2]}, {leading});"], [p.memory for p in (a, b, out)])
+    w.lines([f"{call}{int(start is not None)}, {starts[2]}, {leading});"], [a.memory, b.memory], [out.memory])
     w.multiplies = True
     return True
 

@@ -11,6 +11,8 @@ from varigrad.capture.c.places import TYPES, Place, Unsupported, column, element
 
 FEW = 8
 """So many terms are written out."""
+LONG = 4096
+"""Sums of as many are left to double precision."""
 
 
 def _sum(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> None:
@@ -32,8 +34,25 @@ def _total(w: Writer, out: Place, x: Place, dim: Any, keepdim: bool, count: int)
         cast = f"({TYPES[out.kind]})"
         w.write(out, terms, lambda _, names: "(" + (" + ".join(cast + n for n in names) or "0") + ")" + over)
         return
+    if dims and x.stride[dims[-1]] != 1 and math.prod(x.shape[d] for d in dims) < LONG and out.numel >= FEW:
+        _added_up(w, out, x, dims, over)
+        return
     inner = ["#pragma omp simd reduction(+:total)", "{all}", "total += {x};"]
     _fold(w, out, x, dims, [f"{wide} total = 0;"], inner, f"total{over}")
+
+
+def _added_up(w: Writer, out: Place, x: Place, dims: Sequence[int], over: str) -> None:
+    """Row after row is added to the result, where the entries of a sum are far apart in memory."""
+    names = [f"i{d}" for d in range(len(x.shape))]
+    kept = [d for d in range(len(x.shape)) if d not in dims]
+    inside = [head(names[d], x.shape[d]) for d in kept]
+    inside.insert(-1, "#pragma omp simd")
+    total = element(out, *(names[d] for d in kept))
+    lines = [*inside, f"{total} = 0;", *(head(names[d], x.shape[d]) for d in dims), *inside]
+    lines.append(f"{total} += {element(x, *names)};")
+    if over:
+        lines += [*inside, f"{total} = {total}{over};"]
+    w.lines(lines, [x.memory], [out.memory])
 
 
 def _any(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
@@ -202,7 +221,7 @@ def _fold(
         lines.append(f"{element(out, *at)} = {value};")
     if second is not None:
         lines.append(f"{element(second, *at)} = at;")
-    w.lines([*lines, "}"], [x.memory, *(o.memory for o in (out, second) if o is not None)])
+    w.lines([*lines, "}"], [x.memory], [o.memory for o in (out, second) if o is not None])
 
 
 def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequence[str]) -> None:
@@ -224,7 +243,7 @@ def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequenc
         for word, meaning in words.items():
             line = line.replace(word, meaning)
         lines.append(line)
-    w.lines([*lines, "}"], [g.memory for g in given] + [out.memory])
+    w.lines([*lines, "}"], [g.memory for g in given], [out.memory])
 
 
 RULES: Mapping[str, Callable[..., None]] = {
