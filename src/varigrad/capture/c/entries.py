@@ -118,7 +118,7 @@ def _look_up(w: Writer, out: Place, base: Place, jumps: Sequence[tuple[Place, in
         found = [(f"WRAP({i}, {n})" if wraps else i, n, s) for i, (_, n, s) in zip(names, jumps, strict=True)]
         return w.look_up(loop, base, found)
 
-    w.write(out, [place for place, _, _ in jumps], express, whole=[base.memory])
+    w.write(out, [place for place, _, _ in jumps], express, whole=[base.memory], here=True)
 
 
 def _index_copy(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Place) -> None:
@@ -194,7 +194,7 @@ def _scatter_to(
 def _arange(w: Writer, out: Out, *numbers: Any) -> None:
     found = only(out)
     start, _, step = (0, *numbers, 1) if len(numbers) == 1 else (*numbers, 1)[:3]
-    w.write(found, [], lambda loop, _: f"{start!r} + {step!r} * {w.position(loop, found.shape, 0)}")
+    w.write(found, [], lambda loop, _: f"{start!r} + {step!r} * {w.position(loop, found.shape, 0)}", here=True)
 
 
 def _eye(w: Writer, out: Out, *sizes: int) -> None:
@@ -217,7 +217,7 @@ def _triangle(w: Writer, out: Place, inside: Callable[[str, str], str], x: Place
         row, column = w.position(loop, out.shape, dims - 2), w.position(loop, out.shape, dims - 1)
         return f"({inside(row, column)}) ? {names[0] if names else '1'} : 0"
 
-    w.write(out, [] if x is None else [x], express)
+    w.write(out, [] if x is None else [x], express, here=True)
 
 
 def _empty(w: Writer, out: Out, *rest: Any) -> None:

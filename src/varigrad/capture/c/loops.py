@@ -15,6 +15,8 @@ from varigrad.capture.c.places import TYPES, Place, Unsupported
 
 _LONG = 160
 """Lines of a C function: compilers take more than twice the time for one twice as long."""
+INPUT = "x"
+"""What the names of inputs begin with."""
 _BACK = 48
 """How many pieces back a statement looks for its loop."""
 _CHECKS = "an index without an entry"
@@ -31,6 +33,14 @@ class _Line:
     addresses: tuple[Address, ...] = ()
     stores: str = ""
     """The memory it writes, where that is all it does."""
+
+    def format(self, groups: Sequence[int]) -> str:
+        """With its indices, by the names of a loop's counters."""
+        return self.text.format(*(_index(a, groups) for a in self.addresses))
+
+
+_AFTER: Address = (-1, ())
+"""Where a loop writes when it is through."""
 
 
 @dataclass
@@ -63,6 +73,8 @@ class Loop(Piece):
     Attributes:
         values: names of elements that are at hand, by memory and address.
         found, stored: addresses read and written, by memory.
+        split: the number of dimensions that come before those that are summed; None if none are.
+        totals: names of the sums; what becomes of them.
     """
 
     shape: tuple[int, ...]
@@ -72,6 +84,8 @@ class Loop(Piece):
     stored: dict[str, set[Address]] = field(default_factory=dict)
     shut: bool = False
     """Whether it is complete."""
+    split: int | None = None
+    totals: dict[str, _Line] = field(default_factory=dict)
 
     @property
     def checks(self) -> bool:
@@ -83,27 +97,31 @@ class Loop(Piece):
         lines = [line for line in self.lines if not line.stores or line.stores in loaded]
         if not lines:
             return []
-        sizes, groups = self._collapsed({a for line in lines for a in line.addresses})
-        body = [line.text.format(*(_index(a, groups) for a in line.addresses)) for line in lines]
+        totals = {name: line for name, line in self.totals.items() if line.stores in loaded}
+        sizes, groups = self._collapsed({a for line in (*lines, *totals.values()) for a in line.addresses})
+        body = [line.format(groups) for line in lines]
         end = ["if (*bad) return;"] if self.checks else []
         if not sizes:
             return ["{", *body, "}", *end]
         heads = [f"for (int64_t i{d} = 0; i{d} < {n}; i{d}++)" for d, n in enumerate(sizes)]
         if not self.checks and sizes[-1] > 3:
-            heads.insert(-1, "#pragma omp simd")
-        return [*heads, "{", *body, "}", *end]
+            heads.insert(-1, f"#pragma omp simd reduction(+:{', '.join(totals)})" if totals else "#pragma omp simd")
+        if not totals:
+            return [*heads, "{", *body, "}", *end]
+        outer = sum(g < (self.split or 0) for g in groups)
+        start = [f"double {name} = 0;" for name in totals]
+        last = [line.format(groups) for line in totals.values()]
+        return [*heads[:outer], "{", *start, *heads[outer:], "{", *body, "}", *last, "}", *end]
 
-    def takes(
-        self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str], outside: bool
-    ) -> bool:
-        """Whether a statement can come at the end: it touches what others do at the same places, or not at all.
+    def over(self, shape: tuple[int, ...], split: int | None) -> bool:
+        """Whether it is over these elements, and sums what is to be summed."""
+        return self.shape == shape and (split is None or self.split in (None, split))
 
-        Args:
-            outside: whether what it writes is seen from outside, and so not before all checks.
-        """
-        if self.shut or len(self.lines) > _LONG or (outside and self.checks):
-            return False
+    def takes(self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str]) -> bool:
+        """Whether a statement can come at the end: it touches what others do at the same places, or not at all."""
         memory, address = target
+        if self.shut or len(self.lines) > _LONG or (self.checks and memory.startswith(INPUT)):
+            return False
         if not self.shape:
             return True
         there = self.found.get(memory, set()) | self.stored.get(memory, set())
@@ -117,10 +135,11 @@ class Loop(Piece):
 
     def _collapsed(self, addresses: set[Address]) -> tuple[list[int], list[int]]:
         """Sizes of as few dimensions as possible, and the last of this loop's that each stands for."""
+        border = -1 if self.split is None else self.split - 1
         sizes, groups = list(self.shape), list(range(len(self.shape)))
         for d in reversed(range(len(sizes) - 1)):
             inner, outer = groups[d + 1], groups[d]
-            if all(s[outer] == s[inner] * sizes[d + 1] for _, s in addresses):
+            if outer != border and all(s[outer] == s[inner] * sizes[d + 1] for _, s in addresses):
                 sizes[d : d + 2] = [sizes[d] * sizes[d + 1]]
                 groups.pop(d)
         return sizes, groups
@@ -175,6 +194,7 @@ class Writer:
         operands: Sequence[Place],
         express: Callable[[Loop, list[str]], str],
         whole: Sequence[str] = (),
+        here: bool = False,
     ) -> None:
         """`out[i] = express(operands[i])` for every element.
 
@@ -182,12 +202,13 @@ class Writer:
             operands: of shapes that broadcast to `out`'s.
             express: from the names of the operands' elements, a value of `out`'s type.
             whole: memories that it reads anywhere.
+            here: whether it asks where it is, so that a loop over another shape will not do.
         """
         if not out.numel:
             return
+        shape = tuple(n for n in out.shape if n != 1)
         keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
-        target = (out.memory, _address(out))
-        loop = self._fitting(tuple(n for n in out.shape if n != 1), keys, target, whole)
+        loop, (target, *keys) = self._fitting(shape, keys, (out.memory, _address(out)), whole, fixed=here)
         names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
         value = self.name()
         text = express(loop, names)
@@ -199,6 +220,21 @@ class Writer:
         loop.writes.add(out.memory)
         loop.lines.append(_Line(f"{out.memory}[{{0}}] = {value};", (target[1],), out.memory))
         self.loaded.update(whole)
+
+    def total(self, out: Place, x: Place, kept: int, over: str) -> None:
+        """`out[i] = sum(x[i]) over`, where all but the first dimensions are summed, in double precision."""
+        shape = tuple(n for n in x.shape if n != 1)
+        split = sum(n != 1 for n in x.shape[:kept])
+        key = (x.memory, _address(x))
+        loop, (_, key) = self._fitting(shape, [key], (out.memory, _AFTER), (), split, fixed=split > 0)
+        name, value = self.name(), self._load(loop, key, x.kind)
+        offset, stride = _address(out)
+        address = (offset, (*stride, *(0 for _ in loop.shape[split:])))
+        loop.lines.append(_Line(f"{name} += {value};", (), out.memory))
+        loop.totals[name] = _Line(f"{out.memory}[{{0}}] = {name}{over};", (address,), out.memory)
+        loop.stored[out.memory] = {_AFTER}
+        loop.writes.add(out.memory)
+        loop.split = split
 
     def position(self, loop: Loop, shape: Sequence[int], dim: int) -> str:
         """Where the loop stands along a dimension of the shape that it is for."""
@@ -263,22 +299,36 @@ class Writer:
         keys: Sequence[tuple[str, Address]],
         target: tuple[str, Address],
         whole: Sequence[str],
-    ) -> Loop:
+        split: int | None = None,
+        fixed: bool = False,
+    ) -> tuple[Loop, list[tuple[str, Address]]]:
         """The latest loop over these elements that a statement can join; a new one if there is none.
 
         None of a loop's turns depends on another one. Numbers by themselves come as early as they can, out of the way.
+
+        Args:
+            fixed: whether the loop has to have the very shape.
+
+        Returns:
+            The loop, and for its shape the target and the keys.
         """
         reads, writes = {memory for memory, _ in keys}.union(whole), {target[0]}
-        if target[0] not in self.sizes:
+        if target[0].startswith(INPUT):
             reads.add(_CHECKS)
         place = len(self._pieces)
         for piece in reversed(self._pieces[-_BACK:]):
-            if isinstance(piece, Loop) and piece.shape == shape and piece.takes(keys, target, whole, _CHECKS in reads):
-                return piece
+            if isinstance(piece, Loop):
+                found = _for_shape([target, *keys], shape, shape if fixed else piece.shape)
+                if (
+                    found
+                    and piece.over(shape if fixed else piece.shape, split)
+                    and piece.takes(found[1:], found[0], whole)
+                ):
+                    return piece, found
             if piece.minds(reads, writes):
                 break
             place -= 1
-        return self._added(Loop(set(), set(), shape), None if shape else place)
+        return self._added(Loop(set(), set(), shape), None if shape else place), [target, *keys]
 
     def _load(self, loop: Loop, key: tuple[str, Address], kind: torch.dtype) -> str:
         known = loop.values.get(key)
@@ -295,6 +345,25 @@ class Writer:
         """What is written may be part of what was read."""
         for key in [k for k in loop.values if k[0] == target[0]]:
             del loop.values[key]
+
+
+def _for_shape(
+    keys: Sequence[tuple[str, Address]], shape: tuple[int, ...], other: tuple[int, ...]
+) -> list[tuple[str, Address]]:
+    """The same addresses for a loop over another shape, if each goes in equal steps through its memory; else none."""
+    if shape == other:
+        return list(keys)
+    if math.prod(shape) != math.prod(other) or not shape:
+        return []
+    found = []
+    for memory, (offset, stride) in keys:
+        step = stride[-1] if stride else 0
+        if (offset, stride) != _AFTER:
+            if any(s != step * math.prod(shape[d + 1 :]) for d, s in enumerate(stride)):
+                return []
+            stride = tuple(step * math.prod(other[d + 1 :]) for d in range(len(other)))
+        found.append((memory, (offset, stride)))
+    return found
 
 
 def _address(place: Place) -> Address:

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from varigrad.capture.c import elementwise, entries, products, reductions
-from varigrad.capture.c.loops import Loop, Writer
+from varigrad.capture.c.loops import INPUT, Loop, Writer
 from varigrad.capture.c.places import TYPES, Place, Unsupported
 
 GEOMETRY = "geometry"
@@ -102,7 +102,7 @@ class _Translation:
         writer = self.writer
         functions = writer.functions({p.memory for p in self.inputs})
         lines = [_PRELUDE.read_text()]
-        lines += [f"#define x{i} (({TYPES[p.kind]} *)x[{i}])" for i, p in enumerate(self.inputs)]
+        lines += [f"#define {INPUT}{i} (({TYPES[p.kind]} *)x[{i}])" for i, p in enumerate(self.inputs)]
         total = 0
         for memory, size in writer.sizes.items():
             if memory in writer.loaded:
@@ -123,7 +123,7 @@ class _Translation:
         g = _geometry(node)
         if g.kind not in TYPES:
             raise Unsupported(f"tensors of {g.kind}")
-        place = Place(f"x{len(self.inputs)}", 0, g.shape, g.stride, g.kind)
+        place = Place(f"{INPUT}{len(self.inputs)}", 0, g.shape, g.stride, g.kind)
         self.inputs.append(place)
         self.places[node] = place
 

@@ -37,6 +37,10 @@ def _total(w: Writer, out: Place, x: Place, dim: Any, keepdim: bool, count: int)
     if dims and x.stride[dims[-1]] != 1 and math.prod(x.shape[d] for d in dims) < LONG and out.numel >= FEW:
         _added_up(w, out, x, dims, over)
         return
+    kept = len(x.shape) - len(dims)
+    if out.kind.is_floating_point and dims == list(range(kept, len(x.shape))):
+        w.total(out, x, kept, over)
+        return
     inner = ["#pragma omp simd reduction(+:total)", "{all}", "total += {x};"]
     _fold(w, out, x, dims, [f"{wide} total = 0;"], inner, f"total{over}")
 
