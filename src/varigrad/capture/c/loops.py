@@ -113,9 +113,9 @@ class Loop(Piece):
         last = [line.format(groups) for line in totals.values()]
         return [*heads[:outer], "{", *start, *heads[outer:], "{", *body, "}", *last, "}", *end]
 
-    def over(self, shape: tuple[int, ...], split: int | None) -> bool:
-        """Whether it is over these elements, and sums what is to be summed."""
-        return self.shape == shape and (split is None or self.split in (None, split))
+    def sums(self, split: int | None) -> bool:
+        """Whether it can sum over the dimensions after these, if any are to be summed."""
+        return split is None or self.split in (None, split)
 
     def takes(self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str]) -> bool:
         """Whether a statement can come at the end: it touches what others do at the same places, or not at all."""
@@ -317,13 +317,9 @@ class Writer:
             reads.add(_CHECKS)
         place = len(self._pieces)
         for piece in reversed(self._pieces[-_BACK:]):
-            if isinstance(piece, Loop):
-                found = _for_shape([target, *keys], shape, shape if fixed else piece.shape)
-                if (
-                    found
-                    and piece.over(shape if fixed else piece.shape, split)
-                    and piece.takes(found[1:], found[0], whole)
-                ):
+            if isinstance(piece, Loop) and (piece.shape == shape or not fixed):
+                found = _for_shape([target, *keys], shape, piece.shape)
+                if found and piece.sums(split) and piece.takes(found[1:], found[0], whole):
                     return piece, found
             if piece.minds(reads, writes):
                 break
