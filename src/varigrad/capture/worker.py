@@ -11,6 +11,7 @@ import os
 import pickle
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -42,11 +43,13 @@ def main(folder: Path, parent: int) -> None:
 
 def build_c(folder: Path) -> dict[str, Any]:
     """Have the C compiler write the library; returns its name, and what is known of it."""
-    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "cc")
+    compiler = shlex.split(os.environ.get("CC", ""))
+    if not compiler:
+        compiler = [next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "cc")]
     libraries = ["-lm"]
     if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc":
         libraries = ["-lmvec", "-lm"]
-    command = [compiler, *C_OPTIONS, str(folder / "step.c"), "-o", str(folder / "step.so"), *libraries]
+    command = [*compiler, *C_OPTIONS, str(folder / "step.c"), "-o", str(folder / "step.so"), *libraries]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the user's own compiler
     return {**json.loads((folder / "report.json").read_text()), "maker": "C", "library": "step.so"}
 
