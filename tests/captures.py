@@ -37,7 +37,7 @@ class InC(Uncompiled):
 
     def __init__(self, graph, inputs):
         super().__init__(graph, inputs)
-        if compiler._small(graph) is not None:
+        if compiler._in_c(graph) is not None:
             compilation = compiler.Compilation(graph, inputs)
             assert compilation.ready(wait=True)
             assert compilation.library.maker == "C", compilation.failure

@@ -738,6 +738,7 @@ def own_random(data):
     vg.sample("x", dist.Normal(z + noise.sum(), 1.0), obs=data[0])
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("model", [branching, converting, checking, own_random])
 def test_what_cannot_be_captured_says_where_and_runs_eagerly(model):
     lines, first = inspect.getsourcelines(model)

@@ -1367,7 +1367,7 @@ def test_a_graph_that_does_not_pickle(cache, monkeypatch):
     def impossible(*args):
         raise TypeError("cannot pickle 'thing'")
 
-    monkeypatch.setattr(compiler, "_small", lambda graph: None)
+    monkeypatch.setattr(compiler, "_in_c", lambda graph: None)
     monkeypatch.setattr(compiler, "pickle", types.SimpleNamespace(dumps=impossible))
     with heard() as said:
         losses = waiting().run(20, DATA).losses
@@ -1383,7 +1383,7 @@ def test_a_damaged_entry_is_built_again(damage, cache):
         svi.run(3, DATA)
         with by_graph():
             recorded = _recorded()
-    entry = cache / compiler._key(recorded.graph, recorded.inputs, compiler._small(recorded.graph))
+    entry = cache / compiler._key(recorded.graph, recorded.inputs, compiler._in_c(recorded.graph))
     if damage == "a file":
         entry.write_text("rubbish")
     else:

@@ -332,10 +332,13 @@ def test_what_c_cannot_say_is_left_to_inductor():
     step = Recorded(lambda: [torch.linalg.cholesky(x)], [x, target], [target], {})
     with pytest.raises(Unsupported, match="linalg_cholesky"):
         written(step.graph.module.graph)
-    assert compiler._small(step.graph) is None
+    assert compiler._in_c(step.graph) is None
 
 
-def test_a_large_graph_is_left_to_inductor():
+def test_a_large_graph_for_several_threads_is_left_to_inductor(monkeypatch):
     x, target = torch.randn(300, 300), torch.zeros(300, 300)
-    assert compiler._small(Recorded(lambda: [x @ x], [x, target], [target], {}).graph) is None
-    assert compiler._small(Recorded(lambda: [x + x], [x, target], [target], {}).graph) is not None
+    product = Recorded(lambda: [x @ x], [x, target], [target], {}).graph
+    assert compiler._in_c(product) is not None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert compiler._in_c(product) is None
+    assert compiler._in_c(Recorded(lambda: [x + x], [x, target], [target], {}).graph) is not None

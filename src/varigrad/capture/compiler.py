@@ -1,7 +1,7 @@
 """Compiled graphs: built in another process, kept on disk, loaded in a millisecond.
 
-Small ones become C of our own, which is there in half a second; large ones, and what C cannot say, are Inductor's. A
-library is found again by what it was made from: the operations, shapes, torch, processor and number of threads; never
+They become C of our own, which is there in half a second; large ones for several threads, and what C cannot say, are
+Inductor's. A library is found again by what it was made from: the operations, shapes, torch, processor and number of threads; never
 by the program's name. It appears in the cache by a rename, whole or not at all.
 """
 
@@ -53,7 +53,9 @@ DAY = 86_400.0
 
 
 SMALL = 2**22
-"""Graphs that compute at most so many numbers are written as C."""
+"""Graphs that compute at most so many numbers have nothing for a second thread to do."""
+ROOM = 2**28
+"""Bytes of results in between for which C, which uses no memory twice, is still the right choice."""
 
 
 class Library(Protocol):
@@ -151,7 +153,7 @@ class Compilation:
         self._folder: Path | None = None
         self._owner = os.getpid()
         self._graph, self._inputs = graph, inputs
-        self._start_with(_small(graph) if self._device == "cpu" else None)
+        self._start_with(_in_c(graph) if self._device == "cpu" else None)
 
     def _start_with(self, program: Program | None) -> None:
         """Find the library, or begin to make it: from C, or else by Inductor."""
@@ -285,14 +287,15 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _small(graph: Graph) -> Program | None:
-    """A graph in C, if it is small and C can say it."""
-    if work(graph.module.graph) > SMALL:
+def _in_c(graph: Graph) -> Program | None:
+    """A graph in C, if one thread is enough for it and C can say it."""
+    if torch.get_num_threads() > 1 and work(graph.module.graph) > SMALL:
         return None
     try:
-        return written(graph.module.graph, products=blas() is not None)
+        program = written(graph.module.graph, products=blas() is not None)
     except Unsupported:
         return None
+    return program if program.bytes <= ROOM else None
 
 
 def _key(graph: Graph, inputs: Sequence[Tensor], program: Program | None) -> str:

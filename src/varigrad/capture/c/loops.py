@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from varigrad.capture.c.places import TYPES, Place, Unsupported
+from varigrad.capture.c.places import TYPES, VALUES, Place, Unsupported
 
 _LONG = 160
 """Lines of a C function: compilers take more than twice the time for one twice as long."""
@@ -212,7 +212,7 @@ class Writer:
         names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
         value = self.name()
         text = express(loop, names)
-        loop.lines.append(_Line(f"const {TYPES[out.kind]} {value} = {text};"))
+        loop.lines.append(_Line(f"const {VALUES[out.kind]} {value} = {text};"))
         self._forget(loop, target)
         loop.values[target] = value
         loop.stored.setdefault(out.memory, set()).add(target[1])
@@ -248,7 +248,7 @@ class Writer:
         value = self.name()
         address = _address(place)
         text = "".join(f" + {self.checked(loop, i, n)} * {s}" for i, n, s in jumps)
-        loop.lines.append(_Line(f"const {TYPES[place.kind]} {value} = {place.memory}[{{0}}{text}];", (address,)))
+        loop.lines.append(_Line(f"const {VALUES[place.kind]} {value} = {place.memory}[{{0}}{text}];", (address,)))
         return value
 
     def checked(self, loop: Loop, index: str, count: int) -> str:
@@ -331,7 +331,7 @@ class Writer:
         if known is None:
             memory, address = key
             known = loop.values[key] = self.name()
-            loop.lines.append(_Line(f"const {TYPES[kind]} {known} = {memory}[{{0}}];", (address,)))
+            loop.lines.append(_Line(f"const {VALUES[kind]} {known} = {memory}[{{0}}];", (address,)))
             loop.found.setdefault(memory, set()).add(address)
             loop.reads.add(memory)
             self.loaded.add(memory)

@@ -16,6 +16,9 @@ TYPES = {
     torch.uint8: "uint8_t",
     torch.bool: "_Bool",
 }
+"""How numbers are kept,"""
+VALUES = {**TYPES, torch.bool: "int"}
+"""and how they are computed with: compilers make no vectors of truth values beside doubles."""
 
 
 class Unsupported(Exception):
