@@ -1,8 +1,8 @@
 """Compiled graphs: built in another process, kept on disk, loaded in a millisecond.
 
 They become C of our own, which is there in half a second; large ones for several threads, and what C cannot say, are
-Inductor's. A library is found again by what it was made from: the operations, shapes, torch, processor and number of threads; never
-by the program's name. It appears in the cache by a rename, whole or not at all.
+Inductor's. A library is found again by what it was made from (the operations, shapes, torch, processor and number of
+threads), never by the program's name. It appears in the cache by a rename, whole or not at all.
 """
 
 from __future__ import annotations
