@@ -8,10 +8,15 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import json
+import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +25,21 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.systems import svi_of
 from benchmarks.workloads import WORKLOADS
-from varigrad.capture import compiler
+from varigrad.capture import compiler, worker
+from varigrad.capture.c.loops import Writer
+from varigrad.capture.c.program import written
 from varigrad.capture.recorded import Recorded
-from varigrad.inference.step import Step
+from varigrad.inference.step import ROWS, Step
 
 NAMES = ("coin", "gaussian_mixture", "vae", "belief_net")
 KERNELS = 4
+_CLOCK = """
+#include <time.h>
+static double spent[100000];
+static double now(void)
+{ struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1e6 + t.tv_nsec * 1e-3; }
+double spent_on(int i) { return spent[i]; }
+"""
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 
 
@@ -44,8 +58,8 @@ class Anatomy:
         flop: operations in matrix products.
         inputs, parameters: how many tensors go in; how many numbers are learnt.
         maker: the compiler.
-        kernels: `name -> microseconds` of the graph's functions, the slowest ones, from a build of Inductor's with
-            marks in it; empty for C.
+        kernels: `name -> microseconds` of the graph's functions, the slowest ones, from a build with marks in it; in C,
+            of its loops, by how many turns they take. (Marks take 0.05 us each.)
     """
 
     workload: str
@@ -79,7 +93,7 @@ def dissect(name: str, threads: int, seconds: float) -> Anatomy:
     svi, step, args = _compiled_step(name)
     noise, inputs = svi._session.noise, len(step.recorded.inputs)
     products, flop = _products(step.recorded)
-    whole = max(20 * step.rows, 100)
+    whole = 20 * step.rows if step.rows == ROWS else step.rows  # small steps: so many that a call costs nothing
     library = step.recorded.compile().library
     assert library is not None
     call = _timed(_nothing(inputs, step.rows), seconds) / step.rows
@@ -96,7 +110,7 @@ def dissect(name: str, threads: int, seconds: float) -> Anatomy:
         inputs,
         sum(p.numel() for p in step.memory.parameters),
         library.maker,
-        {} if library.maker == "C" else _kernels(name),
+        _loops(step) if library.maker == "C" else _kernels(name),
     )
 
 
@@ -139,6 +153,43 @@ def _kernels(name: str) -> dict[str, float]:
     times = {e.key: e.self_cpu_time_total / step.rows for e in found.key_averages()}
     slowest = sorted(times, key=lambda key: -times[key])[:KERNELS]
     return {key.removeprefix("graph_0_cpp_"): round(times[key], 2) for key in slowest}
+
+
+def _loops(step: Step) -> dict[str, float]:
+    """What the loops of a step in C take, alike ones together."""
+    graph = step.recorded.graph.module.graph
+    whole = Writer.functions
+    Writer.functions = lambda self, kept: [t for p in self._pieces if (t := p.text(self.loaded | kept))]  # type: ignore[method-assign]
+    try:
+        program = written(graph)
+    finally:
+        Writer.functions = whole  # type: ignore[method-assign]
+    text = program.text.replace("int run(char *own", _CLOCK + "int run(char *own")
+    text = re.sub(r"f(\d+)\(own, x, &bad\);", r"{ double t = now(); f\1(own, x, &bad); spent[\1] += now() - t; }", text)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "step.c").write_text(text)
+        report = {"bytes": program.bytes, "products": program.products, "kernels": program.loops}
+        (folder / "report.json").write_text(json.dumps(report))
+        library = compiler.InC(folder, worker.build_c(folder))
+        spent = ctypes.CDLL(str(folder / "step.so")).spent_on
+        spent.restype = ctypes.c_double
+        step._index.zero_()
+        library.run(step.recorded.inputs, step.rows)
+    found: dict[str, float] = {}
+    for number, body in re.findall(r"void f(\d+)\(.*?\)\n\{\n(.*?)\n\}\nstatic|\Z", text, re.DOTALL):
+        if number:
+            label = _label(body)
+            found[label] = found.get(label, 0.0) + spent(int(number)) / step.rows
+    slowest = sorted(found, key=lambda label: -found[label])[:KERNELS]
+    return {label: round(found[label], 2) for label in slowest}
+
+
+def _label(body: str) -> str:
+    if "product(" in body:
+        return "products, by BLAS"
+    sizes = re.findall(r"< (\d+); [im]", body)
+    return f"loops over {' x '.join(dict.fromkeys(sizes))}" if sizes else "numbers by themselves"
 
 
 def _timed(function: Callable[[], object], seconds: float) -> float:

@@ -27,7 +27,7 @@ from benchmarks.workloads import WORKLOADS, find
 SYSTEMS = (
     "pyro", "numpyro-call", "numpyro-scan", "hand-compiled", "varigrad", "varigrad-step", "varigrad-run",
 )  # fmt: skip
-FULL = Effort(rounds=11, seconds=0.7, warm_up=1.0)
+FULL = Effort(rounds=11, seconds=0.4, warm_up=1.0)
 QUICK = Effort(rounds=3, seconds=0.1, warm_up=0.1)
 AT_MOST = {"numpyro-scan": 1.0, "hand-compiled": 1.1}
 """How many times another system's time ours may be."""

@@ -185,7 +185,7 @@ def anatomy(part: Mapping[str, Any]) -> list[str]:
         found.append([r["workload"], str(r["threads"]), *times, rate, large])
     kernels = [
         f"* `{r['workload']}`, {r['threads']} thread{'s'[: r['threads'] > 1]}: "
-        + "; ".join(f"{us:.1f} us `{_short(name)}`" for name, us in r.get("kernels", {}).items())
+        + "; ".join(f"{us:.2f} us `{_short(name)}`" for name, us in r.get("kernels", {}).items())
         for r in part["rows"]
     ]
     return [where(part), "", *table(header, found), "", "The slowest functions of the graphs:", "", *kernels, ""]
