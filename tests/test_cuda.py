@@ -7,6 +7,7 @@ import pytest
 import torch
 from captures import assert_close, by_graph, by_python, forms, same, svi_of, taken
 from elsewhere import PLACE, elsewhere
+from test_capture import EAGER
 from test_laws import BIASED, ESTIMATORS
 
 import varigrad as vg
@@ -51,7 +52,8 @@ def test_nothing_mixes_devices(name, program):
         found = there.estimate(*case.args)
         assert found.surrogate.device == PLACE
         torch.autograd.grad(found.surrogate, list(there.parameters()), allow_unused=True)
-        assert str(there.plan(*case.args)) == plan
+        if program not in EAGER:  # their plans depend on what they draw, and they draw something else there
+            assert str(there.plan(*case.args)) == plan
 
 
 @pytest.mark.parametrize(("name", "program"), [("score", "chain"), ("enumerate", "one_hot"), ("disarm", "bernoulli")])
