@@ -36,7 +36,7 @@ class Plan:
     rounds: int
 
 
-FULL = Plan((100, 1_000, 10_000, 100_000), plainly=1_000, rounds=2)
+FULL = Plan((100, 1_000, 10_000, 100_000), plainly=1_000, rounds=1)
 QUICK = Plan((100, 1_000, 10_000), plainly=1_000, rounds=1)
 
 
