@@ -4,9 +4,9 @@ What it was held to: "target" (the plan's microseconds), "numpyro-scan" or "hand
 """
 
 _BLAS = (
-    "three quarters of the step are two products of the data (2 MB) with a vector, in MKL: 110 us alone (2026-11-24, one "
-    "thread). Loops of our own took 90 us alone but no less within a step, where the data have left the cache. A copy of "
-    "the data by columns would need 74, but could go stale"
+    "three quarters of the step are two products of the data (2 MB) with a vector, in MKL: 110 us alone (2026-11-24, "
+    "one thread). Loops of our own took 90 us alone but no less within a step, where the data have left the cache. A "
+    "copy of the data by columns would need 74, but could go stale"
 )
 
 _PRODUCTS = (
