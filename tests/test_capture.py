@@ -747,8 +747,8 @@ def test_what_cannot_be_captured_says_where_and_runs_eagerly(model):
     line = first + next(i for i, text in enumerate(lines) if "# here" in text)
     with pytest.warns(CaptureWarning, match=f"test_capture.py:{line}: ") as seen:
         expected, found, svi = both(lambda: svi_of(model, guide), steps(12, DATA))
-    assert len(seen) == 1
-    assert ". Try: " in str(seen[0].message) and "; because " in str(seen[0].message)
+    (ours,) = (each for each in seen if each.category is CaptureWarning)  # torch's own comes once in a process
+    assert ". Try: " in str(ours.message) and "; because " in str(ours.message)
     assert same(found, expected)
     assert f"test_capture.py:{line}" in svi.explain() and "eager" in svi.explain()
 
