@@ -159,17 +159,17 @@ def _loops(step: Step) -> dict[str, float]:
     """What the loops of a step in C take, alike ones together."""
     graph = step.recorded.graph.module.graph
     whole = Writer.functions
-    Writer.functions = lambda self, kept: [t for p in self._pieces if (t := p.text(self.loaded | kept))]  # type: ignore[method-assign]
+    Writer.functions = lambda self, kept: [b for p in self._pieces for b in p.bodies(self, self.loaded | kept)]  # type: ignore[method-assign]
     try:
-        program = written(graph)
+        program = written(graph, parts=torch.get_num_threads())
     finally:
         Writer.functions = whole  # type: ignore[method-assign]
     text = program.text.replace("int run(char *own", _CLOCK + "int run(char *own")
-    text = re.sub(r"f(\d+)\(own, x, &bad\);", r"{ double t = now(); f\1(own, x, &bad); spent[\1] += now() - t; }", text)
+    text = re.sub(r"(f(\d+)\(own, x, &bad\)|share\(f(\d+), own, x\));", _clocked, text)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "step.c").write_text(text)
-        report = {"bytes": program.bytes, "products": program.products, "kernels": program.loops}
+        report = {"bytes": program.bytes, "calls": program.calls, "kernels": program.loops}
         (folder / "report.json").write_text(json.dumps(report))
         library = compiler.InC(folder, worker.build_c(folder))
         spent = ctypes.CDLL(str(folder / "step.so")).spent_on
@@ -185,10 +185,15 @@ def _loops(step: Step) -> dict[str, float]:
     return {label: round(found[label], 2) for label in slowest}
 
 
+def _clocked(call: re.Match[str]) -> str:
+    number = call[2] or call[3]
+    return f"{{ double t = now(); {call[1]}; spent[{number}] += now() - t; }}"
+
+
 def _label(body: str) -> str:
     if "product(" in body:
         return "products, by BLAS"
-    sizes = re.findall(r"< (\d+); [im]", body)
+    sizes = re.findall(r"< (?:FIRST\()?(\d+)[^;]*; [im]", body)
     return f"loops over {' x '.join(dict.fromkeys(sizes))}" if sizes else "numbers by themselves"
 
 

@@ -1389,7 +1389,7 @@ def test_a_damaged_entry_is_built_again(damage, cache):
     else:
         entry.mkdir()
         (entry / "step.so").write_bytes(b"rubbish" * 1000)
-        report = {"maker": "C", "library": "step.so", "kernels": 1, "bytes": 64, "products": False}
+        report = {"maker": "C", "library": "step.so", "kernels": 1, "bytes": 64, "calls": False}
         (entry / "done.json").write_text(json.dumps(report))
         if damage == "no report":
             (entry / "done.json").unlink()

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import warnings
 
 import pytest
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 import varigrad as vg
 from varigrad.capture import compiler
-from varigrad.capture.c import elementwise
+from varigrad.capture.c import elementwise, loops
 from varigrad.capture.c.places import Unsupported
 from varigrad.capture.c.program import RULES, written
 from varigrad.capture.recorded import Recorded
@@ -275,15 +276,144 @@ KINDS = {
 }
 
 
+@contextlib.contextmanager
+def by_default(kind):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=lambda f: f.__name__)
 def test_as_torch_has_it(case, kind):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(KINDS[kind])
-    try:
+    with by_default(KINDS[kind]):
         check(*case(KINDS[kind]))
-    finally:
-        torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Three of them, for whom no loop is too short."""
+    if compiler.team() is None:
+        pytest.skip("torch does not show its threads")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(loops, "SHARED", 1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda f: f.__name__)
+def test_shared_among_threads(case, threads):
+    with by_default(torch.float64):
+        functions, inputs = case(torch.float64)
+        assert shared(recorded(functions, inputs)[0])
+        check(functions, inputs)
+
+
+def test_large_loops_shared_among_threads(threads):
+    """Cut between the lines of the cache, or between rows; sums are added up in the same order every time."""
+    x, y = torch.randn(70, 10_001, dtype=torch.float64), torch.randn(70, 1, dtype=torch.float64)
+    functions = [
+        lambda x, y: [x.exp(), x.sum(), (x * y).square().sum(), x.sum(1), x.sum(0), (x * y).mean(1).exp().sum()],
+        lambda x, y: [x.softmax(0), x.softmax(1), x.amax(1), x.argmin(0), x.logsumexp(0), (x > y).any(1), x.cumsum(1)],
+        lambda x, y: [x.reshape(-1) * 2, x.t() + 1, x[:, ::3] - y, (x @ x.t()).abs().log1p().sum(), x.prod(1)],
+    ]
+    check(functions, [x, y])
+    step, _, found = recorded(functions, [x, y])
+    step.compile().ready(wait=True)
+    assert shared(step) > 10
+    step.run()
+    before = [f.clone() for f in found]
+    for _ in range(20):
+        step.run()
+        assert all(torch.equal(f, b) for f, b in zip(found, before, strict=True))
+
+
+def put_together(kind):
+    """Parts of a whole that are written there, with or without their sign; parts that cannot be."""
+    a, b, x, y = torch.randn(40, 30), torch.randn(30, 50), torch.randn(40, 50), torch.randn(7)
+
+    def parts(a, b, x, y):
+        product = a @ b
+        return [-product.t().detach(), -y, y.exp(), (a.t() @ x).neg()]
+
+    def wholes(a, b, x, y):
+        first, second, third, fourth = parts(a, b, x, y)
+        whole = torch.cat([first.t().reshape(-1), second, third, fourth.reshape(-1)])
+        again = torch.cat([second, third[2:], third])
+        return [whole, whole.square().sum(), third * 2, whole[:5], again, torch.cat([first.t(), x]), first.sum(), third]
+
+    def changed(a, b, x, y):
+        first, second, _, fourth = parts(a, b, x, y)
+        second.mul_(3)
+        whole = torch.cat([fourth.reshape(-1), second])
+        other = fourth + 1
+        joined = torch.cat([other, other])
+        joined.mul_(2)
+        return [whole, fourth, second, joined, other, -first, (-(a @ b)).t().contiguous()]
+
+    def apart(a, b, x, y):
+        product = a @ b
+        return [-product, product, torch.cat([y.double(), y.to(torch.float64)]), torch.cat([y.reshape(7, 1), x[:7]], 1)]
+
+    return [wholes, changed, apart], [a, b, x, y]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_put_together(kind):
+    with by_default(KINDS[kind]):
+        functions, inputs = put_together(kind)
+        check(functions, inputs)
+        text = written(recorded(functions[:1], inputs)[0].graph.module.graph).text
+        assert len(re.findall(r"#define b\d+ \(b\d+ \+ \d+\)", text)) == 4
+        assert len(re.findall(r"product\(.*, -1, 0, ", text)) == 2
+
+
+def constants(kind):
+    x = torch.randn(5, 3)
+
+    def numbers(x):
+        one, none, half = torch.ones_like(x), torch.zeros(3), torch.full((), 0.5)
+        whole = torch.full((4,), 3, dtype=torch.int64)
+        kept = none.clone()
+        none += x[0]
+        return [-one * x, none, kept + x, half / 3 * x, whole / 2 + 0 * x[0, 0], whole * 2, (one * 2).sum() * x, -half]
+
+    def written_over(x):
+        some = torch.zeros(5, 3)
+        before = some + x
+        some[1] = x[0]
+        flags = torch.ones(3, dtype=torch.bool)
+        return [before, some, some * 2, flags & (x[0] > 0), ~flags, flags * 0.5, torch.zeros(0).sum() - x]
+
+    def looked_up(x):
+        table, at = torch.full((6,), 2.5), torch.tensor(1) * 2
+        return [table[at.reshape(1)] * x, table.scatter(0, at.reshape(1), 7.0), table @ table, torch.zeros(9) - x[0, 0]]
+
+    return [numbers, written_over, looked_up], [x]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_that_never_change(kind):
+    with by_default(KINDS[kind]):
+        check(*constants(kind))
+
+
+def shared(step):
+    """How many functions of its program are."""
+    return written(step.graph.module.graph, parts=3).text.count("int part)\n{")
+
+
+def test_what_does_not_show_its_threads_gets_one(monkeypatch):
+    """A large graph is then left to Inductor, which brings its own."""
+    monkeypatch.setattr(compiler, "team", lambda: None)
+    x, target = torch.randn(300, 300), torch.zeros(300, 300)
+    product = Recorded(lambda: [x @ x], [x, target], [target], {}).graph
+    total = Recorded(lambda: [x + x], [x, target], [target], {}).graph
+    assert compiler._in_c(product) is not None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert compiler._in_c(product) is None
+    assert compiler._in_c(total) is not None and "PARTS 1" in compiler._in_c(total).text
 
 
 def test_every_operation_is_tested():
@@ -333,12 +463,3 @@ def test_what_c_cannot_say_is_left_to_inductor():
     with pytest.raises(Unsupported, match="linalg_cholesky"):
         written(step.graph.module.graph)
     assert compiler._in_c(step.graph) is None
-
-
-def test_a_large_graph_for_several_threads_is_left_to_inductor(monkeypatch):
-    x, target = torch.randn(300, 300), torch.zeros(300, 300)
-    product = Recorded(lambda: [x @ x], [x, target], [target], {}).graph
-    assert compiler._in_c(product) is not None
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert compiler._in_c(product) is None
-    assert compiler._in_c(Recorded(lambda: [x + x], [x, target], [target], {}).graph) is not None

@@ -110,11 +110,8 @@ class InC:
         library = ctypes.CDLL(str(folder / report["library"]))
         self._run = library.run
         self._run.argtypes, self._run.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long), ctypes.c_int
-        products = blas()
-        if report["products"]:
-            if products is None:
-                raise OSError("torch's BLAS cannot be called")
-            library.use(*products)
+        if report["calls"]:
+            library.use(*(ctypes.cast(f, ctypes.c_void_p) for f in (*blas(), team())))
         room = torch.zeros(int(report["bytes"]) + ALIGNED, dtype=torch.uint8)
         self._own = room[-room.data_ptr() % ALIGNED :]
         self.kernels, self.found, self.seconds = int(report["kernels"]), False, 0.0
@@ -185,7 +182,7 @@ class Compilation:
         _clear_away(root)
         self._folder = Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
         if self._program is not None:
-            report = {"bytes": self._program.bytes, "products": self._program.products, "kernels": self._program.loops}
+            report = {"bytes": self._program.bytes, "calls": self._program.calls, "kernels": self._program.loops}
             (self._folder / "report.json").write_bytes(json.dumps(report).encode())
             (self._folder / "step.c").write_bytes(self._program.text.encode())
         else:
@@ -288,11 +285,14 @@ def _is_running(pid: int) -> bool:
 
 
 def _in_c(graph: Graph) -> Program | None:
-    """A graph in C, if one thread is enough for it and C can say it."""
-    if torch.get_num_threads() > 1 and work(graph.module.graph) > SMALL:
-        return None
+    """A graph in C, if C can say it, and can call the threads that it needs."""
+    threads = torch.get_num_threads()
+    if threads > 1 and team() is None:
+        if work(graph.module.graph) > SMALL:
+            return None
+        threads = 1
     try:
-        program = written(graph.module.graph, products=blas() is not None)
+        program = written(graph.module.graph, products=None not in blas(), parts=threads)
     except Unsupported:
         return None
     return program if program.bytes <= ROOM else None
@@ -317,13 +317,21 @@ def _processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
 
 
+def blas() -> tuple[Any, Any]:
+    """BLAS's products of matrices that torch has, of single and double precision; None where it does not show them."""
+    return _of_torch("sgemm_"), _of_torch("dgemm_")
+
+
+def team() -> Any:
+    """How the threads that torch uses are made to call a function; None where it does not show that."""
+    return _of_torch("GOMP_parallel")
+
+
 @functools.cache
-def blas() -> tuple[ctypes.c_void_p, ctypes.c_void_p] | None:
-    """Where torch's products of matrices are, of single and double precision; None if it does not show them."""
+def _of_torch(name: str) -> Any:
     for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
         with contextlib.suppress(OSError, AttributeError):
-            loaded = ctypes.CDLL(str(library))
-            return ctypes.cast(loaded.sgemm_, ctypes.c_void_p), ctypes.cast(loaded.dgemm_, ctypes.c_void_p)
+            return getattr(ctypes.CDLL(str(library)), name)
     return None
 
 

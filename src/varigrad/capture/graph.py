@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from varigrad.capture.c.program import GEOMETRY, Geometry
+from varigrad.capture.c.nodes import GEOMETRY, Geometry
 from varigrad.capture.rewritten import rewritten
 from varigrad.errors import VarigradError
 from varigrad.terms.provenance import Tracked

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from varigrad.capture.c.program import GEOMETRY
+from varigrad.capture.c.nodes import GEOMETRY
 from varigrad.capture.compiler import Compilation
 from varigrad.capture.graph import CaptureError, Graph, record
 from varigrad.capture.replayed import Replayed

@@ -6,17 +6,19 @@ A statement joins an earlier loop if nothing in between minds. What only its own
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from varigrad.capture.c.places import TYPES, VALUES, Place, Unsupported
+from varigrad.capture.c.places import TYPES, VALUES, Place, Unsupported, head
 
 _LONG = 160
 """Lines of a C function: compilers take more than twice the time for one twice as long."""
 INPUT = "x"
 """What the names of inputs begin with."""
+SHARED = 2**17
+"""Loops that compute fewer numbers are over before a second thread has begun."""
 _BACK = 48
 """How many pieces back a statement looks for its loop."""
 _CHECKS = "an index without an entry"
@@ -56,14 +58,22 @@ class Piece:
 
 
 @dataclass
+class Body:
+    """Of a C function; of one that is `shared`, for one part of the work."""
+
+    lines: list[str]
+    shared: bool = False
+
+
+@dataclass
 class Lines(Piece):
     """Statements as they are."""
 
-    lines: list[str]
+    body: Body
 
-    def text(self, loaded: set[str]) -> list[str]:
+    def bodies(self, writer: Writer, wanted: set[str]) -> list[Body]:
         """As C."""
-        return self.lines
+        return [self.body]
 
 
 @dataclass
@@ -92,32 +102,32 @@ class Loop(Piece):
         """Whether it may find that there is no such entry."""
         return _CHECKS in self.writes
 
-    def text(self, loaded: set[str]) -> list[str]:
-        """As C, without what goes to memory that nobody reads."""
-        lines = [line for line in self.lines if not line.stores or line.stores in loaded]
+    def bodies(self, writer: Writer, wanted: set[str]) -> list[Body]:
+        """As C, without what goes to memory that nobody wants."""
+        lines = [line for line in self.lines if not line.stores or line.stores in wanted]
         if not lines:
             return []
-        totals = {name: line for name, line in self.totals.items() if line.stores in loaded}
+        totals = {name: line for name, line in self.totals.items() if line.stores in wanted}
         sizes, groups = self._collapsed({a for line in (*lines, *totals.values()) for a in line.addresses})
-        body = [line.format(groups) for line in lines]
-        end = ["if (*bad) return;"] if self.checks else []
-        if not sizes:
-            return ["{", *body, "}", *end]
-        heads = [f"for (int64_t i{d} = 0; i{d} < {n}; i{d}++)" for d, n in enumerate(sizes)]
-        if not self.checks and sizes[-1] > 3:
+        body = ["{", *(line.format(groups) for line in lines), "}"]
+        outer = sum(g < (self.split or 0) for g in groups) if totals else len(sizes)
+        shared = None if self.checks else writer.shared(math.prod(sizes) * len(lines), sizes[: outer or len(sizes)])
+        heads = [head(f"i{d}", n, d == shared) for d, n in enumerate(sizes)]
+        if not self.checks and sizes and sizes[-1] > 3:
             heads.insert(-1, f"#pragma omp simd reduction(+:{', '.join(totals)})" if totals else "#pragma omp simd")
         if not totals:
-            return [*heads, "{", *body, "}", *end]
-        outer = sum(g < (self.split or 0) for g in groups)
+            return [Body([*heads, *body, *(["if (*bad) return;"] if self.checks else [])], shared is not None)]
         start = [f"double {name} = 0;" for name in totals]
         last = [line.format(groups) for line in totals.values()]
-        return [*heads[:outer], "{", *start, *heads[outer:], "{", *body, "}", *last, "}", *end]
+        if outer or shared is None:
+            return [Body([*heads[:outer], "{", *start, *heads[outer:], *body, *last, "}"], shared is not None)]
+        return _in_parts(writer, list(totals), [*heads, *body], last)
 
     def sums(self, split: int | None) -> bool:
         """Whether it can sum over the dimensions after these, if any are to be summed."""
         return split is None or self.split in (None, split)
 
-    def takes(self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Sequence[str]) -> bool:
+    def takes(self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Iterable[str]) -> bool:
         """Whether a statement can come at the end: it touches what others do at the same places, or not at all."""
         memory, address = target
         if self.shut or len(self.lines) > _LONG or (self.checks and memory.startswith(INPUT)):
@@ -145,6 +155,17 @@ class Loop(Piece):
         return sizes, groups
 
 
+def _in_parts(writer: Writer, totals: Sequence[str], lines: Sequence[str], last: Sequence[str]) -> list[Body]:
+    """Sums over what is shared out: each part has its own, and these are added up in their order."""
+    own = writer.like((writer.parts, len(totals)), torch.float64).memory
+    writer.loaded.add(own)
+    start = [f"double {name} = 0;" for name in totals]
+    kept = [f"{own}[part * {len(totals)} + {i}] = {name};" for i, name in enumerate(totals)]
+    added = [f"{name} += {own}[part * {len(totals)} + {i}];" for i, name in enumerate(totals)]
+    end = ["{", *start, head("part", writer.parts), "{", *added, "}", *last, "}"]
+    return [Body([*start, *lines, *kept], shared=True), Body(end)]
+
+
 def _index(address: Address, groups: Sequence[int]) -> str:
     offset, stride = address
     terms = [f"i{i} * {stride[d]}" if stride[d] != 1 else f"i{i}" for i, d in enumerate(groups) if stride[d]]
@@ -159,13 +180,18 @@ class Writer:
         loaded: memories that somebody reads.
         products: whether there is a BLAS to call.
         multiplies: whether it is called.
+        parts: in how many parts large loops are shared out.
+        inside: memories that lie in another one, and where.
+        constants: memories that hold one number everywhere, the same in every step.
     """
 
-    def __init__(self, products: bool) -> None:
+    def __init__(self, products: bool, parts: int) -> None:
         self.sizes: dict[str, int] = {}
         self.kinds: dict[str, torch.dtype] = {}
         self.loaded: set[str] = set()
-        self.products, self.multiplies = products, False
+        self.products, self.multiplies, self.parts = products, False, parts
+        self.inside: dict[str, tuple[str, int]] = {}
+        self.constants: dict[str, str] = {}
         self._pieces: list[Loop | Lines] = []
         self._names = 0
 
@@ -182,6 +208,22 @@ class Writer:
         extent = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if math.prod(shape) else 0
         self.sizes[memory], self.kinds[memory] = extent * kind.itemsize, kind
         return Place(memory, 0, tuple(shape), tuple(stride), kind)
+
+    def within(self, whole: Place, offset: int, shape: Sequence[int], stride: Sequence[int]) -> Place:
+        """Memory for a tensor in that of another one, of which nothing else is written there."""
+        place = self.buffer(shape, stride, whole.kind)
+        self.inside[place.memory] = (whole.memory, whole.offset + offset)
+        return place
+
+    def lies(self, part: Place, target: Place) -> bool:
+        """Whether one need not be copied to the other."""
+        memory, offset = self.inside.get(part.memory, ("", 0))
+        return replace(part, memory=memory, offset=part.offset + offset) == target
+
+    def seen(self, memories: Iterable[str]) -> set[str]:
+        """Who reads these sees what lies in them."""
+        found = set(memories)
+        return found | {memory for memory, (whole, _) in self.inside.items() if whole in found}
 
     def like(self, shape: Sequence[int], kind: torch.dtype) -> Place:
         """New memory, one element after the other."""
@@ -207,19 +249,26 @@ class Writer:
         if not out.numel:
             return
         shape = tuple(n for n in out.shape if n != 1)
-        keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
+        variable = [o for o in operands if o.memory not in self.constants]
+        keys = [(o.memory, _address(o.to(out.shape))) for o in variable]
         loop, (target, *keys) = self._fitting(shape, keys, (out.memory, _address(out)), whole, fixed=here)
-        names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
+        loads = iter([self._load(loop, key, o.kind) for key, o in zip(keys, variable, strict=True)])
         value = self.name()
-        text = express(loop, names)
+        text = express(loop, [self.constants.get(o.memory) or next(loads) for o in operands])
         loop.lines.append(_Line(f"const {VALUES[out.kind]} {value} = {text};"))
         self._forget(loop, target)
+        if (
+            not (variable or here or whole)
+            and out.numel * out.kind.itemsize == self.sizes.get(out.memory)
+            and len(text) < _LONG
+        ):
+            self.constants[out.memory] = f"(({VALUES[out.kind]})({text}))"
         loop.values[target] = value
         loop.stored.setdefault(out.memory, set()).add(target[1])
-        loop.reads.update(whole)
+        loop.reads.update(self.seen(whole))
         loop.writes.add(out.memory)
         loop.lines.append(_Line(f"{out.memory}[{{0}}] = {value};", (target[1],), out.memory))
-        self.loaded.update(whole)
+        self.loaded.update(self.seen(whole))
 
     def total(self, out: Place, x: Place, kept: int, over: str) -> None:
         """`out[i] = sum(x[i]) over`, where all but the first dimensions are summed, in double precision."""
@@ -232,6 +281,7 @@ class Writer:
         address = (offset, (*stride, *(0 for _ in loop.shape[split:])))
         loop.lines.append(_Line(f"{name} += {value};", (), out.memory))
         loop.totals[name] = _Line(f"{out.memory}[{{0}}] = {name}{over};", (address,), out.memory)
+        self.constants.pop(out.memory, None)
         loop.stored[out.memory] = {_AFTER}
         loop.writes.add(out.memory)
         loop.split = split
@@ -262,6 +312,7 @@ class Writer:
         self, out: Place, operands: Sequence[Place], express: Callable[[Loop, list[str]], tuple[str, str, str]]
     ) -> None:
         """A loop that writes where it is told: `express` gives jump, operator and value for a place in `out`."""
+        self.constants.pop(out.memory, None)
         loop = self._added(Loop(set(), {out.memory}, tuple(n for n in out.shape if n != 1)))
         keys = [(o.memory, _address(o.to(out.shape))) for o in operands]
         names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
@@ -270,23 +321,38 @@ class Writer:
         loop.lines.append(_Line(text, (_address(out),), out.memory))
         loop.shut = True
 
-    def lines(self, lines: Sequence[str], reads: Sequence[str], writes: Sequence[str]) -> None:
+    def lines(self, lines: Sequence[str], reads: Sequence[str], writes: Sequence[str], shared: bool = False) -> None:
         """Statements of one's own."""
-        self._pieces.append(Lines(set(reads), set(writes), list(lines)))
-        self.loaded.update(reads, writes)
+        self._pieces.append(Lines(self.seen(reads), set(writes), Body(list(lines), shared)))
+        self.loaded.update(self.seen(reads), writes)
+        for memory in writes:
+            self.constants.pop(memory, None)
 
-    def functions(self, kept: set[str]) -> list[list[str]]:
-        """The bodies of functions to be called one after the other.
+    def shared(self, work: int, sizes: Sequence[int]) -> int | None:
+        """Which of a loop's dimensions to share out; None for so little work that others would come too late.
+
+        Args:
+            work: how many numbers the loop computes.
+        """
+        if self.parts == 1 or work < SHARED or not sizes:
+            return None
+        enough = (d for d, n in enumerate(sizes) if n >= 16 * self.parts)
+        found = next(enough, max(range(len(sizes)), key=sizes.__getitem__))
+        return found if sizes[found] >= 2 * self.parts else None
+
+    def functions(self, kept: set[str]) -> list[Body]:
+        """What is to be called one after the other.
 
         Args:
             kept: memories to be written although nobody reads them here.
         """
-        found: list[list[str]] = [[]]
+        found = [Body([])]
         for piece in self._pieces:
-            text = piece.text(self.loaded | kept)
-            if found[-1] and len(found[-1]) + len(text) > _LONG:
-                found.append([])
-            found[-1] += text
+            for body in piece.bodies(self, self.loaded | kept):
+                long = len(found[-1].lines) + len(body.lines) > _LONG and found[-1].lines
+                if long or found[-1].shared or body.shared:
+                    found.append(Body([], body.shared))
+                found[-1].lines += body.lines
         return found
 
     def _added(self, loop: Loop, place: int | None = None) -> Loop:
@@ -312,14 +378,15 @@ class Writer:
         Returns:
             The loop, and for its shape the target and the keys.
         """
-        reads, writes = {memory for memory, _ in keys}.union(whole), {target[0]}
+        reads, writes = self.seen({memory for memory, _ in keys}.union(whole)), {target[0]}
         if target[0].startswith(INPUT):
             reads.add(_CHECKS)
         place = len(self._pieces)
         for piece in reversed(self._pieces[-_BACK:]):
             if isinstance(piece, Loop) and (piece.shape == shape or not fixed):
                 found = _for_shape([target, *keys], shape, piece.shape)
-                if found and piece.sums(split) and piece.takes(found[1:], found[0], whole):
+                parts = self.seen(memory for memory, _ in keys) - {memory for memory, _ in keys}
+                if found and piece.sums(split) and piece.takes(found[1:], found[0], {*parts, *whole}):
                     return piece, found
             if piece.minds(reads, writes):
                 break
@@ -333,12 +400,13 @@ class Writer:
             known = loop.values[key] = self.name()
             loop.lines.append(_Line(f"const {VALUES[kind]} {known} = {memory}[{{0}}];", (address,)))
             loop.found.setdefault(memory, set()).add(address)
-            loop.reads.add(memory)
-            self.loaded.add(memory)
+            loop.reads |= self.seen([memory])
+            self.loaded |= self.seen([memory])
         return known
 
     def _forget(self, loop: Loop, target: tuple[str, Address]) -> None:
         """What is written may be part of what was read."""
+        self.constants.pop(target[0], None)
         for key in [k for k in loop.values if k[0] == target[0]]:
             del loop.values[key]
 

@@ -84,11 +84,29 @@ static double trigamma(double x) {
 }
 static inline float trigammaf(float x) { return trigamma(x); }
 
-/* BLAS in Fortran's way: everything by address, columns first. Whose it is, is said after loading. */
+/* Where BLAS is, and OpenMP's way to have threads call a function: said after loading. */
 typedef void (*Product)();
+typedef void (*Team)(void (*)(void *), void *, unsigned, unsigned);
 static Product sgemm, dgemm;
-void use(Product single, Product real) { sgemm = single; dgemm = real; }
-#define product(gemm, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc) \
-    (gemm)(&(char){ta}, &(char){tb}, &(int){m}, &(int){n}, &(int){k}, ONE(c), a, &(int){lda}, b, &(int){ldb}, \
-           sizeof *(c) == 4 ? (void *)&(float){beta} : (void *)&(double){beta}, c, &(int){ldc})
-#define ONE(c) (sizeof *(c) == 4 ? (void *)&(float){1} : (void *)&(double){1})
+static Team team;
+void use(Product single, Product real, Team threads) { sgemm = single; dgemm = real; team = threads; }
+
+/* BLAS in Fortran's way: everything by address, columns first. */
+#define product(gemm, ta, tb, m, n, k, a, lda, b, ldb, alpha, beta, c, ldc) \
+    (gemm)(&(char){ta}, &(char){tb}, &(int){m}, &(int){n}, &(int){k}, LIKE(c, alpha), a, &(int){lda}, b, &(int){ldb}, \
+           LIKE(c, beta), c, &(int){ldc})
+#define LIKE(c, x) (sizeof *(c) == 4 ? (void *)&(float){x} : (void *)&(double){x})
+
+/* The first of n numbers that falls to a part; in long rows, at the beginning of a line of the cache. */
+#define FIRST(n, part) ((part) == PARTS || (n) < 4096 ? (n) * (int64_t)(part) / PARTS : (n) * (int64_t)(part) / PARTS / 64 * 64)
+typedef void (*Shared)(char *restrict own, char *const *restrict x, int part);
+struct shared { Shared body; char *own, *const *x; int next; };
+static void take(void *given) {
+    struct shared *s = given;
+    for (int part; (part = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED)) < PARTS;) s->body(s->own, s->x, part);
+}
+/* Whoever comes first takes the next part, so that it does not matter how many come. */
+static inline void share(Shared body, char *own, char *const *x) {
+    struct shared s = {body, own, x, 0};
+    team(take, &s, PARTS, 0);
+}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from varigrad.capture.c.loops import Out, Writer, copy, only
+from varigrad.capture.c.loops import Out, Writer, only
 from varigrad.capture.c.places import TYPES, Place, Unsupported, column, element, head, row
 
 FEW = 8
@@ -16,34 +16,19 @@ LARGE = 4096
 """Products of more multiplications are left to BLAS."""
 
 
-def _mm(w: Writer, out: Out, a: Place, b: Place) -> None:
-    _product(w, only(out), a, b)
-
-
-def _dot(w: Writer, out: Out, a: Place, b: Place) -> None:
-    _product(w, column(column(only(out))), row(a), column(b))
-
-
-def _addmm(w: Writer, out: Out, x: Place, a: Place, b: Place, beta: Any = 1, alpha: Any = 1) -> None:
-    if beta != 1 or alpha != 1:
-        raise Unsupported("a product with factors")
-    _product(w, only(out), a, b, x)
-
-
-def _bmm(w: Writer, out: Out, a: Place, b: Place) -> None:
-    found = only(out)
-    for i in range(len(a.shape) and a.shape[0]):
-        _product(w, found.entry(0, i), a.entry(0, i), b.entry(0, i))
-
-
-def _product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = None) -> None:
+def product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = None, sign: str = "") -> None:
+    """`out = start + a b`, or `-a b` with a sign of `-`."""
     (m, k), n = a.shape, b.shape[1]
-    if w.products and m * n * k > LARGE and _by_library(w, out, a, b, start):
-        return
+    if w.products and m * n * k > LARGE:
+        found = out if start is None else w.buffer(out.shape, out.stride, out.kind)
+        if _by_library(w, found, a, b, sign):
+            if start is not None:
+                w.write(out, [found, start], lambda _, names: " + ".join(names))
+            return
     kind = TYPES[out.kind]
     rows, columns, terms = head("m", m), head("n", n), head("k", k)
     first = "0" if start is None else element(start.to(out.shape), "m", "n")
-    c, term = element(out, "m", "n"), f"{element(a, 'm', 'k')} * {element(b, 'k', 'n')}"
+    c, term = element(out, "m", "n"), f"{sign}{element(a, 'm', 'k')} * {element(b, 'k', 'n')}"
     if b.stride[0] == 1 or n < FEW:  # entry by entry
         lines = [rows, columns, "{", f"{kind} total = {first};", "#pragma omp simd reduction(+:total)", terms]
         lines += [f"total += {term};", f"{c} = total;", "}"]
@@ -53,11 +38,30 @@ def _product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = No
     w.lines(lines, [a.memory, b.memory, *([] if start is None else [start.memory])], [out.memory])
 
 
-def _by_library(w: Writer, out: Place, a: Place, b: Place, start: Place | None) -> bool:
+def _mm(w: Writer, out: Out, a: Place, b: Place) -> None:
+    product(w, only(out), a, b)
+
+
+def _dot(w: Writer, out: Out, a: Place, b: Place) -> None:
+    product(w, column(column(only(out))), row(a), column(b))
+
+
+def _addmm(w: Writer, out: Out, x: Place, a: Place, b: Place, beta: Any = 1, alpha: Any = 1) -> None:
+    if beta != 1 or alpha != 1:
+        raise Unsupported("a product with factors")
+    product(w, only(out), a, b, x)
+
+
+def _bmm(w: Writer, out: Out, a: Place, b: Place) -> None:
+    found = only(out)
+    for i in range(len(a.shape) and a.shape[0]):
+        product(w, found.entry(0, i), a.entry(0, i), b.entry(0, i))
+
+
+def _by_library(w: Writer, out: Place, a: Place, b: Place, sign: str) -> bool:
     """A large product, by BLAS. It counts columns first: of `a b` it is asked for the transpose, `b' a'`."""
     if _leading(out.shape, out.stride) is None:
         out, a, b = _transposed(out), _transposed(b), _transposed(a)
-        start = None if start is None else _transposed(start.to(out.shape[::-1]))
     (m, k), n, words = a.shape, b.shape[1], []
     for place in (b, a):
         plain, turned = _leading(place.shape, place.stride), _leading(place.shape[::-1], place.stride[::-1])
@@ -67,12 +71,10 @@ def _by_library(w: Writer, out: Place, a: Place, b: Place, start: Place | None) 
     leading = _leading(out.shape, out.stride)
     if leading is None or out.kind not in (torch.float32, torch.float64):
         return False
-    if start is not None:
-        copy(w, out, start)
     name = "sgemm" if out.kind == torch.float32 else "dgemm"
     starts = [f"{p.memory} + {p.offset}" for p in (b, a, out)]
     call = f"product({name}, {words[0]}, {words[2]}, {n}, {m}, {k}, {starts[0]}, {words[1]}, {starts[1]}, {words[3]}, "
-    w.lines([f"{call}{int(start is not None)}, {starts[2]}, {leading});"], [a.memory, b.memory], [out.memory])
+    w.lines([f"{call}{sign}1, 0, {starts[2]}, {leading});"], [a.memory, b.memory], [out.memory])
     w.multiplies = True
     return True
 

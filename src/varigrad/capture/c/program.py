@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,16 @@ import torch
 from torch import fx
 
 from varigrad.capture.c import elementwise, entries, products, reductions
+from varigrad.capture.c.homes import homes, made
 from varigrad.capture.c.loops import INPUT, Loop, Writer
+from varigrad.capture.c.nodes import GEOMETRY, arguments_of, geometry_of, name_of, operand_of, schema_of, shares
 from varigrad.capture.c.places import TYPES, Place, Unsupported
-
-GEOMETRY = "geometry"
-"""The key under which a node's `meta` says how its tensor lay in memory when the graph was recorded."""
 
 RULES: Mapping[str, Callable[..., None]] = {**reductions.RULES, **products.RULES, **entries.RULES}
 """How operations that look beyond one element are written: `rule(writer, out, *arguments)`."""
 
 _PRELUDE = Path(__file__).with_name("prelude.h")
 _IGNORED = ("dtype", "layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "implicit")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a tensor lies: in which storage, from where, and in which steps (in elements)."""
-
-    storage: int
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    kind: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -51,25 +40,26 @@ class Program:
             whether there was an index without an entry.
         bytes: of memory of its own.
         loops: how many functions it is made of.
-        products: whether it calls BLAS: `use(single, real)` says where that is.
+        calls: whether it calls BLAS or threads: `use(single, real, team)` says where these are.
     """
 
     text: str
     bytes: int
     loops: int
-    products: bool
+    calls: bool
 
 
-def written(graph: fx.Graph, products: bool = True) -> Program:
+def written(graph: fx.Graph, products: bool = True, parts: int = 1) -> Program:
     """Write a graph, whose results go into its inputs, as C.
 
     Args:
         products: whether there is a BLAS for large ones.
+        parts: in how many parts large loops are shared out among threads.
 
     Raises:
         Unsupported: it has an operation, or a type, that is not known here.
     """
-    return _Translation(graph, products).program()
+    return _Translation(graph, Writer(products, parts)).program()
 
 
 def work(graph: fx.Graph) -> int:
@@ -79,17 +69,19 @@ def work(graph: fx.Graph) -> int:
         found = node.meta.get(GEOMETRY)
         if node.op == "call_function" and found is not None:
             factor = 1
-            if _name(node) in ("mm", "addmm", "bmm", "dot"):
+            if name_of(node) in ("mm", "addmm", "bmm", "dot"):
                 factor = next(n for n in node.args if GEOMETRY in n.meta).meta[GEOMETRY].shape[-1]
-            total += math.prod(found.shape) * factor
+            total += found.numel * factor
     return total
 
 
 class _Translation:
-    def __init__(self, graph: fx.Graph, products: bool) -> None:
-        self.writer = Writer(products)
+    def __init__(self, graph: fx.Graph, writer: Writer) -> None:
+        self.writer = writer
         self.places: dict[fx.Node, Any] = {}
         self.inputs: list[Place] = []
+        self.homes = homes(graph)
+        self.wholes: dict[fx.Node, Place] = {}
         for node in graph.nodes:
             if node.op == "placeholder":
                 self._input(node)
@@ -101,26 +93,36 @@ class _Translation:
     def program(self) -> Program:
         writer = self.writer
         functions = writer.functions({p.memory for p in self.inputs})
-        lines = [_PRELUDE.read_text()]
-        lines += [f"#define {INPUT}{i} (({TYPES[p.kind]} *)x[{i}])" for i, p in enumerate(self.inputs)]
+        shared = any(body.shared for body in functions)
+        lines = [f"#define PARTS {writer.parts if shared else 1}", _PRELUDE.read_text()]
         total = 0
+        used = writer.loaded | {writer.inside[memory][0] for memory in writer.loaded & writer.inside.keys()}
         for memory, size in writer.sizes.items():
-            if memory in writer.loaded:
+            if memory in writer.inside:
+                whole, offset = writer.inside[memory]
+                lines.append(f"#define {memory} ({whole} + {offset})")
+            elif memory in used:
                 lines.append(f"#define {memory} (({TYPES[writer.kinds[memory]]} *)(own + {total}))")
                 total += -(-size // 64) * 64
-        parameters = "char *restrict own, char *const *restrict x, long *bad"
         for i, body in enumerate(functions):
-            lines += [f"static __attribute__((noinline)) void f{i}({parameters})", "{", *body, "}"]
+            parameters = f"char *restrict own, char *const *restrict x, {'int part' if body.shared else 'long *bad'}"
+            lines += [f"static __attribute__((noinline)) void f{i}({parameters})", "{"]
+            lines += [*self._addresses(body.lines), *body.lines, "}"]
         lines += ["int run(char *own, char *const *x, long count)", "{", "long bad = 0;"]
         lines += ["for (long step = 0; step < count; step++)", "{"]
-        for i in range(len(functions)):
-            lines.append(f"f{i}(own, x, &bad);")
-            lines.append("if (bad) return 1;")
+        for i, body in enumerate(functions):
+            lines += [f"share(f{i}, own, x);"] if body.shared else [f"f{i}(own, x, &bad);", "if (bad) return 1;"]
         lines += ["}", "return 0;", "}", ""]
-        return Program("\n".join(lines), max(total, 1), len(functions), writer.multiplies)
+        return Program("\n".join(lines), max(total, 1), len(functions), writer.multiplies or shared)
+
+    def _addresses(self, body: Sequence[str]) -> list[str]:
+        """Where the inputs of a function lie: compilers that look again at every turn gather numbers one by one."""
+        used = sorted({int(i) for line in body for i in re.findall(rf"\b{INPUT}(\d+)\b", line)})
+        kinds = {i: TYPES[self.inputs[i].kind] for i in used}
+        return [f"{kind} *const {INPUT}{i} = ({kind} *)x[{i}];" for i, kind in kinds.items()]
 
     def _input(self, node: fx.Node) -> None:
-        g = _geometry(node)
+        g = geometry_of(node)
         if g.kind not in TYPES:
             raise Unsupported(f"tensors of {g.kind}")
         place = Place(f"{INPUT}{len(self.inputs)}", 0, g.shape, g.stride, g.kind)
@@ -129,33 +131,47 @@ class _Translation:
 
     def _operation(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
-            of = _operand(node)
+            of = operand_of(node)
             i: Any = node.args[1]
             found = self.places[of]
-            self.places[node] = found[i] if isinstance(found, list) else self._view(node, _operand(of))
+            self.places[node] = found[i] if isinstance(found, list) else self._view(node, operand_of(of))
             return
         if GEOMETRY not in node.meta:  # several results
-            if all(a.alias_info is not None for a in _schema(node).returns):
+            if all(a.alias_info is not None for a in schema_of(node).returns):
                 self.places[node] = None  # parts of its operand: `_view` finds them
                 return
-            self.places[node] = [None] * len(_schema(node).returns)
+            self.places[node] = [None] * len(schema_of(node).returns)
             for user in node.users:
                 number: Any = user.args[1]
                 self.places[node][number] = self._new(user)
             self._write(node, self.places[node])
             return
-        if _schema(node).is_mutable:
+        if schema_of(node).is_mutable:
             self._mutation(node)
             return
         first = next(iter(node.all_input_nodes), None)
-        if first is not None and GEOMETRY in first.meta and _shares(node, first):
+        if first is not None and GEOMETRY in first.meta and shares(node, first):
             self.places[node] = self._view(node, first)
             return
-        if _name(node) == "index_copy" and self._goes_home(node):
-            self.places[node] = self.places[_operand(node)]  # written when it is copied to where it came from
+        if name_of(node) == "index_copy" and self._goes_home(node):
+            self.places[node] = self.places[operand_of(node)]  # written when it is copied to where it came from
+            return
+        if node in self.homes.negated:
+            self.places[node] = self._negative(node)
+            return
+        if node.target is torch.ops.aten.neg.default and self.homes.negated.get(made(operand_of(node))) is node:
+            self.places[node] = self.places[operand_of(node)]
             return
         self.places[node] = self._new(node)
         self._write(node, [self.places[node]])
+
+    def _negative(self, node: fx.Node) -> Place:
+        """A product that is written where its negative has its place."""
+        own, home = geometry_of(node), self._new(self.homes.negated[node])
+        place = replace(home, shape=own.shape, stride=own.stride)
+        a, b = self._placed(node.args[:2])
+        products.product(self.writer, place, a, b, sign="-")
+        return place
 
     def _goes_home(self, node: fx.Node) -> bool:
         """Whether all that becomes of a result is that it overwrites what it was made from."""
@@ -166,19 +182,19 @@ class _Translation:
         return target is node.args[0] and users[0].args[1] is node
 
     def _mutation(self, node: fx.Node) -> None:
-        name = _name(node)
+        name = name_of(node)
         if not name.endswith("_") or name.endswith("__"):
             raise Unsupported(f"{node.target}")
         if name in ("squeeze_", "t_", "transpose_", "unsqueeze_"):
-            self.places[node] = self.places[_operand(node)] = self._view(node, _operand(node))
+            self.places[node] = self.places[operand_of(node)] = self._view(node, operand_of(node))
             return
-        place = self.places[_operand(node)]
+        place = self.places[operand_of(node)]
         self.places[node] = place
         source = node.args[1] if len(node.args) > 1 else None
         if (
             name == "copy_"
             and isinstance(source, fx.Node)
-            and _name(source) == "index_copy"
+            and name_of(source) == "index_copy"
             and self._goes_home(source)
         ):
             self._write(source, [place])
@@ -186,20 +202,27 @@ class _Translation:
         self._write(node, [place], name[:-1])
 
     def _new(self, node: fx.Node) -> Place:
-        g = _geometry(node)
+        if node in self.wholes:
+            return self.wholes[node]
+        g = geometry_of(node)
+        if node in self.homes.parts:
+            whole, offset = self.homes.parts[node]
+            if whole not in self.wholes:
+                self.wholes[whole] = self._new(whole)
+            return self.writer.within(self.wholes[whole], offset, g.shape, g.stride)
         return self.writer.buffer(g.shape, g.stride, g.kind)
 
     def _view(self, node: fx.Node, of: Any) -> Place:
-        own, whole, place = _geometry(node), _geometry(of), self.places[of]
+        own, whole, place = geometry_of(node), geometry_of(of), self.places[of]
         if own.kind != whole.kind:
             raise Unsupported("one type read as another")
         return Place(place.memory, place.offset + own.offset - whole.offset, own.shape, own.stride, own.kind)
 
     def _write(self, node: fx.Node, out: Sequence[Place | None], name: str = "") -> None:
-        name = name or _name(node)
+        name = name or name_of(node)
         if all(o is None or not o.numel for o in out):
             return
-        values = _arguments(node)
+        values = arguments_of(node)
         places = {k: self._placed(v) for k, v in values.items()}
         rule = RULES.get(name)
         if rule is not None:
@@ -288,46 +311,3 @@ def _common(operands: Sequence[Any]) -> torch.dtype:
 
 def _rank(kind: torch.dtype) -> int:
     return 2 if kind.is_floating_point else int(kind != torch.bool)
-
-
-def _schema(node: fx.Node) -> Any:
-    found = getattr(node.target, "_schema", None)
-    if found is None:
-        raise Unsupported(f"{node.target}")
-    return found
-
-
-def _name(node: fx.Node) -> str:
-    schema = getattr(node.target, "_schema", None)
-    return "" if schema is None else schema.name.removeprefix("aten::")
-
-
-def _operand(node: fx.Node) -> fx.Node:
-    """The first one."""
-    found = node.args[0]
-    assert isinstance(found, fx.Node)
-    return found
-
-
-def _geometry(node: Any) -> Geometry:
-    found = node.meta.get(GEOMETRY)
-    if found is None:
-        raise Unsupported("a result that is no tensor")
-    assert isinstance(found, Geometry)
-    return found
-
-
-def _shares(node: fx.Node, other: fx.Node) -> bool:
-    own, base = _geometry(node), _geometry(other)
-    return own.storage == base.storage and math.prod(own.shape) > 0
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """By the names in the schema, in its order."""
-    found = {}
-    for i, argument in enumerate(_schema(node).arguments):
-        if i < len(node.args):
-            found[argument.name] = node.args[i]
-        else:
-            found[argument.name] = node.kwargs.get(argument.name, argument.default_value)
-    return found

@@ -49,14 +49,15 @@ def _added_up(w: Writer, out: Place, x: Place, dims: Sequence[int], over: str) -
     """Row after row is added to the result, where the entries of a sum are far apart in memory."""
     names = [f"i{d}" for d in range(len(x.shape))]
     kept = [d for d in range(len(x.shape)) if d not in dims]
-    inside = [head(names[d], x.shape[d]) for d in kept]
+    shared = w.shared(x.numel, [x.shape[d] for d in kept])
+    inside = [head(names[d], x.shape[d], i == shared) for i, d in enumerate(kept)]
     inside.insert(-1, "#pragma omp simd")
     total = element(out, *(names[d] for d in kept))
     lines = [*inside, f"{total} = 0;", *(head(names[d], x.shape[d]) for d in dims), *inside]
     lines.append(f"{total} += {element(x, *names)};")
     if over:
         lines += [*inside, f"{total} = {total}{over};"]
-    w.lines(lines, [x.memory], [out.memory])
+    w.lines(lines, [x.memory], [out.memory], shared is not None)
 
 
 def _any(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
@@ -208,7 +209,8 @@ def _fold(
     """
     kept = [d for d in range(len(x.shape)) if d not in dims]
     names = [f"i{d}" for d in range(len(x.shape))]
-    lines = [head(names[d], x.shape[d]) for d in kept]
+    shared = w.shared(x.numel * len(inner), [x.shape[d] for d in kept])
+    lines = [head(names[d], x.shape[d], i == shared) for i, d in enumerate(kept)]
     lines += ["{", *start]
     heads = [head(names[d], x.shape[d]) for d in dims]
     for line in inner:
@@ -225,7 +227,8 @@ def _fold(
         lines.append(f"{element(out, *at)} = {value};")
     if second is not None:
         lines.append(f"{element(second, *at)} = at;")
-    w.lines([*lines, "}"], [x.memory], [o.memory for o in (out, second) if o is not None])
+    written = [o.memory for o in (out, second) if o is not None]
+    w.lines([*lines, "}"], [x.memory], written, shared is not None)
 
 
 def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequence[str]) -> None:
@@ -242,12 +245,14 @@ def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequenc
         "{y}": element(out, *names),
         "{t}": TYPES[out.kind],
     }
-    lines = [head(names[d], n) for d, n in enumerate(out.shape) if d != dim] + ["{"]
+    kept = [d for d in range(len(out.shape)) if d != dim]
+    shared = w.shared(out.numel * len(body), [out.shape[d] for d in kept])
+    lines = [head(names[d], out.shape[d], i == shared) for i, d in enumerate(kept)] + ["{"]
     for line in body:
         for word, meaning in words.items():
             line = line.replace(word, meaning)
         lines.append(line)
-    w.lines([*lines, "}"], [g.memory for g in given], [out.memory])
+    w.lines([*lines, "}"], [g.memory for g in given], [out.memory], shared is not None)
 
 
 RULES: Mapping[str, Callable[..., None]] = {
