@@ -157,7 +157,7 @@ def _kernels(name: str) -> dict[str, float]:
 
 def _loops(step: Step) -> dict[str, float]:
     """What the loops of a step in C take, alike ones together."""
-    graph = step.recorded.graph.module.graph
+    graph = step.recorded.graph.operations
     whole = Writer.functions
     Writer.functions = lambda self, kept: [b for p in self._pieces for b in p.bodies(self, self.loaded | kept)]  # type: ignore[method-assign]
     try:

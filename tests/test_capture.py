@@ -837,7 +837,7 @@ def dependencies(model, guide, args=()):
     run()
     rows = {kind: row[0] for kind, row in noise.rows(noise.demand, 1).items()}
     noise.use(rows)
-    graph = record(run, [*bound.parameters(), *rows.values()]).module.graph
+    graph = record(run, [*bound.parameters(), *rows.values()]).operations
     outputs = list(graph.nodes)[-1].args[0]
     sites = seen["sites"]
     known = reached(graph, outputs[: len(sites)])

@@ -75,7 +75,7 @@ KEPT = {
 
 
 def operations(graph):
-    return {node.target.overloadpacket for node in graph.module.graph.nodes if hasattr(node.target, "overloadpacket")}
+    return {node.target.overloadpacket for node in graph.operations.nodes if hasattr(node.target, "overloadpacket")}
 
 
 @pytest.mark.parametrize("name", CASES)

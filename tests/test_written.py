@@ -47,7 +47,7 @@ def listed(result):
 
 def check(functions, inputs):
     step, expected, found = recorded(functions, inputs)
-    written(step.graph.module.graph)  # says what it lacks
+    written(step.graph.operations)  # says what it lacks
     compilation = step.compile()
     compilation.ready(wait=True)
     assert compilation.library is not None and compilation.library.maker == "C", compilation.failure
@@ -364,7 +364,7 @@ def test_put_together(kind):
     with by_default(KINDS[kind]):
         functions, inputs = put_together(kind)
         check(functions, inputs)
-        text = written(recorded(functions[:1], inputs)[0].graph.module.graph).text
+        text = written(recorded(functions[:1], inputs)[0].graph.operations).text
         assert len(re.findall(r"#define b\d+ \(b\d+ \+ \d+\)", text)) == 4
         assert len(re.findall(r"product\(.*, -1, 0, ", text)) == 2
 
@@ -401,7 +401,7 @@ def test_numbers_that_never_change(kind):
 
 def shared(step):
     """How many functions of its program are."""
-    return written(step.graph.module.graph, parts=3).text.count("int part)\n{")
+    return written(step.graph.operations, parts=3).text.count("int part)\n{")
 
 
 def test_what_does_not_show_its_threads_gets_one(monkeypatch):
@@ -420,7 +420,7 @@ def test_every_operation_is_tested():
     """An entry of the tables that nobody has compared with torch's is a guess."""
     known = {*elementwise.SAME, *elementwise.COMPARED, *elementwise.BITS, *elementwise._SPECIAL, *RULES}
     for case in CASES:
-        nodes = recorded(*case(torch.float32))[0].graph.module.graph.nodes
+        nodes = recorded(*case(torch.float32))[0].graph.operations.nodes
         names = {n.target._schema.name.removeprefix("aten::") for n in nodes if hasattr(n.target, "_schema")}
         known -= names | {name.removesuffix("_") for name in names}
     assert not known
@@ -461,5 +461,5 @@ def test_what_c_cannot_say_is_left_to_inductor():
     x, target = torch.eye(3) * 4, torch.zeros(3, 3)
     step = Recorded(lambda: [torch.linalg.cholesky(x)], [x, target], [target], {})
     with pytest.raises(Unsupported, match="linalg_cholesky"):
-        written(step.graph.module.graph)
+        written(step.graph.operations)
     assert compiler._in_c(step.graph) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,15 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
 
 
 def join(*shapes: Sequence[int]) -> torch.Size:
-    """The broadcast of several shapes."""
-    return torch.broadcast_shapes(*map(tuple, shapes))
+    """The broadcast of several shapes (torch's own function would import SymPy, which takes a quarter of a second).
+
+    Raises:
+        RuntimeError: they do not broadcast.
+    """
+    try:
+        return torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
+    except ValueError:
+        raise RuntimeError(f"shapes {', '.join(str(tuple(s)) for s in shapes)} do not broadcast") from None
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:

@@ -187,7 +187,7 @@ class Compilation:
             (self._folder / "step.c").write_bytes(self._program.text.encode())
         else:
             job = {
-                "graph": packed(self._graph.module.graph),
+                "graph": packed(self._graph.operations),
                 "inputs": [(tuple(i.shape), i.stride(), i.dtype, str(i.device)) for i in self._inputs],
                 "threads": torch.get_num_threads(),
                 "options": OPTIONS,
@@ -288,11 +288,11 @@ def _in_c(graph: Graph) -> Program | None:
     """A graph in C, if C can say it, and can call the threads that it needs."""
     threads = torch.get_num_threads()
     if threads > 1 and team() is None:
-        if work(graph.module.graph) > SMALL:
+        if work(graph.operations) > SMALL:
             return None
         threads = 1
     try:
-        program = written(graph.module.graph, products=None not in blas(), parts=threads)
+        program = written(graph.operations, products=None not in blas(), parts=threads)
     except Unsupported:
         return None
     return program if program.bytes <= ROOM else None

@@ -7,6 +7,7 @@ numpy) is refused, with the user's line.
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 import threading
@@ -45,23 +46,28 @@ class Graph:
     """A recorded function.
 
     Attributes:
-        module: takes `inputs + constants`, returns a list of tensors.
+        operations: of `inputs + constants`; gives a list of tensors.
         inputs: how many of its placeholders are the function's inputs.
         constants: tensors that the function read besides.
         random: whether it draws from torch's global generator.
         read: constants whose values Python looked at while it was recorded; it holds only as long as they stay.
     """
 
-    module: fx.GraphModule
+    operations: fx.Graph
     inputs: int
     constants: tuple[Tensor, ...]
     random: bool
     read: tuple[Tensor, ...] = ()
 
+    @functools.cached_property
+    def module(self) -> fx.GraphModule:
+        """It as a function; written out once, when somebody asks."""
+        return fx.GraphModule(torch.nn.Module(), self.operations)
+
     @property
     def size(self) -> int:
         """The number of operations."""
-        return sum(node.op == "call_function" for node in self.module.graph.nodes)
+        return sum(node.op == "call_function" for node in self.operations.nodes)
 
 
 def record(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor], written: Sequence[Tensor] = ()) -> Graph:
@@ -78,14 +84,14 @@ def record(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor], writt
     try:
         with _Recording(), _unvalidated(), recorder:
             results = function()
-        module = recorder.finish(results)
+        operations = recorder.finish(results)
     except CaptureError:
         raise
     except Exception as error:
         raise _explained(error) from error
-    nodes = module.graph.nodes
-    random = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes)
-    return Graph(module, len(inputs), tuple(recorder.constants), random, tuple(recorder.read.values()))
+    tags = [tag for node in operations.nodes for tag in getattr(node.target, "tags", ())]
+    random = torch.Tag.nondeterministic_seeded in tags
+    return Graph(operations, len(inputs), tuple(recorder.constants), random, tuple(recorder.read.values()))
 
 
 def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozenset[int]]:
@@ -232,14 +238,14 @@ class _Recorder(TorchDispatchMode):
                         self._moving.add(piece)
         return result
 
-    def finish(self, results: Sequence[Tensor]) -> fx.GraphModule:
+    def finish(self, results: Sequence[Tensor]) -> fx.Graph:
         """The graph that returns these tensors."""
         self.graph.output([self._node(r) for r in results])
         first = next(n for n in self.graph.nodes if n.op != "placeholder")
         for node in self._lifted:
             first.prepend(node)
         self.graph.eliminate_dead_code(is_impure_node=_changes_something)
-        return fx.GraphModule(torch.nn.Module(), self.graph)
+        return self.graph
 
     def _refuse_foreign(self, func: Any, args: Any, kwargs: Any) -> None:
         """A check would write a second time into what is not the program's own."""

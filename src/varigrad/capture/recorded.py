@@ -169,7 +169,7 @@ def _close(found: Tensor, expected: Tensor, noise: float) -> bool:
 
 def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places: Mapping[int, Place]) -> list[bool]:
     """Let the graph write its results into the targets; says which inputs are left as inputs of their own."""
-    nodes = graph.module.graph
+    nodes = graph.operations
     placeholders = [n for n in nodes.nodes if n.op == "placeholder"][: len(inputs)]
     by_tensor = {id(tensor): node for tensor, node in zip(inputs, placeholders, strict=True)}
     first = next(n for n in nodes.nodes if n.op != "placeholder")
@@ -195,7 +195,6 @@ def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places
                 written = nodes.call_function(_aten.copy_.default, (by_tensor[id(target)], result))
                 written.meta[GEOMETRY] = by_tensor[id(target)].meta[GEOMETRY]
         end.args = ([],)
-    graph.module.recompile()
     return kept
 
 

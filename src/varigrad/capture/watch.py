@@ -315,15 +315,15 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 
 def _is_generator(value: Any) -> bool:
     """Of random numbers, Python's or numpy's."""
-    numpy = sys.modules.get("numpy")
-    kinds = () if numpy is None else (numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator)
+    numpy = sys.modules.get("numpy.random")  # that numpy is there does not mean that this part of it is
+    kinds = () if numpy is None else (numpy.Generator, numpy.RandomState, numpy.BitGenerator)
     return type(value) is random.Random or isinstance(value, kinds)
 
 
 def _python_randomness() -> dict[str, Any]:
     found: dict[str, Any] = {"Python's `random`": random.getstate()}
-    if "numpy" in sys.modules:
-        found["numpy's global generator"] = pickle.dumps(sys.modules["numpy"].random.get_state())
+    if "numpy.random" in sys.modules:
+        found["numpy's global generator"] = pickle.dumps(sys.modules["numpy.random"].get_state())
     return found
 
 

@@ -15,6 +15,7 @@ from torch.distributions.utils import broadcast_all
 from varigrad.distributions.families import NegativeBinomial
 from varigrad.distributions.methods import Methods
 from varigrad.distributions.univariate import Univariate
+from varigrad.shapes import join
 
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ class DirichletMultinomial(Methods, td.Distribution):
         validate_args: bool | None = None,
     ) -> None:
         total = torch.as_tensor(total_count, dtype=concentration.dtype, device=concentration.device)
-        batch = torch.broadcast_shapes(concentration.shape[:-1], total.shape)
+        batch = join(concentration.shape[:-1], total.shape)
         self.concentration = concentration.expand(batch + concentration.shape[-1:])
         self.total_count = total.expand(batch)
         self.is_sparse = is_sparse

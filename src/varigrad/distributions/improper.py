@@ -10,6 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.methods import Methods
+from varigrad.shapes import join
 
 
 class ImproperUniform(Methods, td.Distribution):
@@ -40,5 +41,5 @@ class ImproperUniform(Methods, td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         event = value.dim() - len(self.event_shape)
-        shape = torch.broadcast_shapes(value.shape[:event], self.batch_shape)
+        shape = join(value.shape[:event], self.batch_shape)
         return torch.zeros(shape, dtype=value.dtype if value.is_floating_point() else None, device=value.device)

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from varigrad.distributions import samplers
 from varigrad.distributions.source import TAKES_GENERATOR, Source, device_of, generator_on, global_on
+from varigrad.shapes import join
 
 Kind = tuple[Any, ...]
 """`("normal", dtype)`, `("uniform", dtype)`, `("subset", size, count)` or `("quasi", points, dims, dtype, normal)`.
@@ -274,7 +275,7 @@ def _randn(source: Arithmetic, *size: Any, dtype: Any = None, device: Any = None
 
 def _normal(source: Arithmetic, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Tensor:
     like = next((x for x in (mean, std) if isinstance(x, Tensor)), torch.empty(0))
-    shape = tuple(size) if size is not None else torch.broadcast_shapes(*[getattr(x, "shape", ()) for x in (mean, std)])
+    shape = tuple(size) if size is not None else join(*[getattr(x, "shape", ()) for x in (mean, std)])
     return mean + std * source.normal(shape, like)
 
 

@@ -10,6 +10,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.lean import Categorical
+from varigrad.shapes import join
 
 
 class OrderedLogistic(Categorical):
@@ -24,7 +25,7 @@ class OrderedLogistic(Categorical):
 
     def __init__(self, predictor: Tensor | float, cutpoints: Tensor, validate_args: bool | None = None) -> None:
         score = torch.as_tensor(predictor, dtype=cutpoints.dtype, device=cutpoints.device)
-        shape = torch.broadcast_shapes(score.shape, cutpoints.shape[:-1])
+        shape = join(score.shape, cutpoints.shape[:-1])
         self.predictor = score.expand(shape)
         self.cutpoints = cutpoints.expand(shape + cutpoints.shape[-1:])
         upper = self.cutpoints - self.predictor.unsqueeze(-1)

@@ -11,6 +11,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.methods import Methods
+from varigrad.shapes import join
 
 
 class MultivariateStudentT(Methods, td.Distribution):
@@ -32,7 +33,7 @@ class MultivariateStudentT(Methods, td.Distribution):
 
     def __init__(self, df: Tensor | float, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
         df = torch.as_tensor(df, dtype=loc.dtype, device=loc.device)
-        batch = torch.broadcast_shapes(df.shape, loc.shape[:-1], scale_tril.shape[:-2])
+        batch = join(df.shape, loc.shape[:-1], scale_tril.shape[:-2])
         d = loc.shape[-1:]
         self.df, self.loc = df.expand(batch), loc.expand(batch + d)
         self.scale_tril = scale_tril.expand(batch + d + d)

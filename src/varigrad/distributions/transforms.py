@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.functional import logsigmoid, softplus
 
 from varigrad.distributions import constraints
+from varigrad.shapes import join
 
 
 class OrderedTransform(Transform):
@@ -191,7 +192,7 @@ class LowerCholeskyAffine(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return volume.expand(torch.broadcast_shapes(x.shape[:-1], volume.shape))
+        return volume.expand(join(x.shape[:-1], volume.shape))
 
 
 class PositivePowerTransform(Transform):

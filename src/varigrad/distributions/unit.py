@@ -10,6 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.methods import Methods
+from varigrad.shapes import join
 
 
 class Unit(Methods, td.Distribution):
@@ -29,4 +30,4 @@ class Unit(Methods, td.Distribution):
         return self.log_factor.new_empty(self._extended_shape(torch.Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.log_factor.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        return self.log_factor.expand(join(value.shape[:-1], self.batch_shape))

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.families import NegativeBinomial, Poisson
 from varigrad.distributions.methods import Methods
+from varigrad.shapes import join
 
 
 class ZeroInflated(Methods, td.Distribution):
@@ -33,7 +34,7 @@ class ZeroInflated(Methods, td.Distribution):
         if base.event_shape:
             raise ValueError(f"ZeroInflated takes a univariate base, got event shape {tuple(base.event_shape)}")
         logits = torch.as_tensor(gate_logits) if gate is None else torch.logit(torch.as_tensor(gate))
-        shape = torch.broadcast_shapes(logits.shape, base.batch_shape)
+        shape = join(logits.shape, base.batch_shape)
         self.gate_logits = logits.expand(shape)
         self.base = base.expand(shape)
         super().__init__(shape, validate_args=False)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, State
+from varigrad.shapes import join
 from varigrad.terms.provenance import NOTHING, get_provenance, leaving, untracked
 
 Input = Tensor | tuple[Tensor, ...] | Callable[[Mapping[str, Tensor]], Any]
@@ -268,7 +269,7 @@ def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
     while value.dim() > cost.dim() and value.shape[0] == 1:
         value = value.squeeze(0)
     try:
-        joint = torch.broadcast_shapes(value.shape, cost.shape)
+        joint = join(value.shape, cost.shape)
     except RuntimeError:
         joint = None
     if joint is None or len(joint) > cost.dim():

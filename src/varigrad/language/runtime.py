@@ -15,6 +15,7 @@ from varigrad.distributions.source import Source
 from varigrad.errors import PlateError, SiteError
 from varigrad.language.messages import Factor, Forward, Handler, Indices, Param, Program, Sample, evolve
 from varigrad.language.transforms import initial_value
+from varigrad.shapes import join
 
 _stack: ContextVar[tuple[Handler, ...]] = ContextVar("varigrad_handlers", default=())
 
@@ -65,7 +66,7 @@ def expanded(message: Sample) -> Any:
     if not shape or shape == tuple(batch):
         return distribution
     try:
-        full = torch.broadcast_shapes(shape, batch)
+        full = join(shape, batch)
         return distribution if full == batch else distribution.expand(full)
     except NotImplementedError as error:
         raise SiteError(

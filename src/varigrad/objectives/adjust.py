@@ -15,6 +15,7 @@ from varigrad.errors import SiteError
 from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import plate_shape
 from varigrad.objectives.run import Pass
+from varigrad.shapes import join
 from varigrad.terms.term import Term
 from varigrad.terms.tracking import Statement, by_site
 
@@ -75,7 +76,7 @@ def _divergence(name: str, q: Statement, p: Statement) -> Term | str:
         return "model and guide mask or scale it differently"
     try:
         # Some of torch's divergences write through masks, which do not broadcast.
-        batch = torch.broadcast_shapes(left.distribution.batch_shape, right.distribution.batch_shape)
+        batch = join(left.distribution.batch_shape, right.distribution.batch_shape)
         kl = td.kl_divergence(
             *(d if d.batch_shape == batch else d.expand(batch) for d in (left.distribution, right.distribution))
         )
@@ -83,7 +84,7 @@ def _divergence(name: str, q: Statement, p: Statement) -> Term | str:
         families = f"{type(left.distribution).__name__} and {type(right.distribution).__name__}"
         return f"torch knows no divergence between {families}"
     shape = plate_shape(right)
-    kl = kl.expand(torch.broadcast_shapes(kl.shape, shape))
+    kl = kl.expand(join(kl.shape, shape))
     density = kl if right.mask is None else masked(kl, right.mask)
     density = density * right.scale
     return Term(name, -1, density, right.plates, given, kl, False)

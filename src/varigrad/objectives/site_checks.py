@@ -15,7 +15,7 @@ from varigrad.distributions.parts import tensors_of
 from varigrad.errors import ConstraintError, ShapeError, SiteError, SupportError
 from varigrad.language.messages import Factor, Sample
 from varigrad.language.runtime import plate_shape
-from varigrad.shapes import broadcasts, table
+from varigrad.shapes import broadcasts, join, table
 from varigrad.terms.term import check_batch
 
 
@@ -47,7 +47,7 @@ def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dic
     for shape in (batch, given):
         check_batch(message, torch.Size(shape), plate_shape(message), len(shape))
     try:
-        torch.broadcast_shapes(batch, given)
+        join(batch, given)
     except RuntimeError as error:
         raise ShapeError(
             f"its value has batch shape {tuple(given)}, its distribution {tuple(batch)}{table_of(guide, model)}",

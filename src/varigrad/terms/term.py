@@ -16,6 +16,7 @@ from varigrad.distributions.parts import replace_tensors
 from varigrad.errors import PlateError, ShapeError
 from varigrad.language.messages import Factor, Plate, Sample
 from varigrad.language.runtime import plate_shape
+from varigrad.shapes import join
 from varigrad.terms.provenance import NOTHING, Escapes, Provenance, get_provenance, untracked
 from varigrad.terms.tracking import Statement, by_site
 
@@ -92,7 +93,7 @@ def collect(
             shape = plate_shape(message)
             check_batch(message, raw.shape, shape, dims)
             if shape and tuple(raw.shape[-len(shape) :]) != shape:
-                full = torch.broadcast_shapes(raw.shape, shape)
+                full = join(raw.shape, shape)
                 raw, log_prob = raw.expand(full), log_prob.expand(full)
             if message.mask is not None:
                 log_prob = masked(log_prob, message.mask)

@@ -30,6 +30,7 @@ from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Forward, Indices, Param, Sample, evolve
 from varigrad.language.runtime import expanded, plate_shape, run
 from varigrad.objectives.bound import Bound
+from varigrad.shapes import join
 
 Gradient = dict[str, Tensor]
 
@@ -325,7 +326,7 @@ def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict
 
 def _counted(message: Sample | Factor, log_prob: Tensor) -> Tensor:
     shape = plate_shape(message)
-    log_prob = log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+    log_prob = log_prob.expand(join(log_prob.shape, shape))
     if message.mask is not None:
         log_prob = masked(log_prob, message.mask)
     return (log_prob * message.scale).sum()

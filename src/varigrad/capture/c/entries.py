@@ -9,6 +9,7 @@ import torch
 
 from varigrad.capture.c.loops import Loop, Out, Writer, copy, fill, only
 from varigrad.capture.c.places import Place, Unsupported, but, column, trailing
+from varigrad.shapes import join
 
 
 def _cat(w: Writer, out: Out, parts: Sequence[Place], dim: int = 0) -> None:
@@ -107,7 +108,7 @@ def _advanced(result: Place, x: Place, indices: Sequence[Place | None]) -> tuple
     given = [i for i in indices if i is not None]
     if not places or places != list(range(places[0], places[-1] + 1)) or any(i.kind == torch.bool for i in given):
         raise Unsupported("an index of this form")
-    shape = torch.broadcast_shapes(*(i.shape for i in given))
+    shape = join(*(i.shape for i in given))
     first, last = places[0], places[-1] + 1
     stride = (*x.stride[:first], *(0 for _ in shape), *x.stride[last:])
     after = len(x.shape) - last
@@ -162,7 +163,7 @@ def _index_put(w: Writer, out: Out, x: Place, indices: Any, values: Place, accum
     found = only(out)
     if found != x:
         copy(w, found, x)
-    shape = torch.broadcast_shapes(*(i.shape for i in indices if i is not None))
+    shape = join(*(i.shape for i in indices if i is not None))
     first = next(d for d, i in enumerate(indices) if i is not None)
     count = sum(i is not None for i in indices)
     result = Place("", 0, (*x.shape[:first], *shape, *x.shape[first + count :]), (), x.kind)

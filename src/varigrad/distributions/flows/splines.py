@@ -21,6 +21,7 @@ from torch.nn.functional import pad, softplus
 from varigrad.distributions import constraints
 from varigrad.distributions.flows.base import TransformModule, VectorTransform
 from varigrad.distributions.flows.networks import AutoRegressiveNN, DenseNN
+from varigrad.shapes import join
 
 _LEAST = 1e-3
 
@@ -53,7 +54,7 @@ def through(x: Tensor, knots: Knots, *, inverse: bool = False) -> tuple[Tensor, 
     xs, widths = _positions(knots.widths, bound)
     ys, heights = _positions(knots.heights, bound)
     slopes = pad(_LEAST + softplus(knots.derivatives), (1, 1), value=1.0)
-    shape = torch.broadcast_shapes(x.shape, xs.shape[:-1])
+    shape = join(x.shape, xs.shape[:-1])
     edges = (ys if inverse else xs).expand(*shape, -1)
     index = torch.searchsorted(edges[..., 1:-1].contiguous(), at.expand(shape).unsqueeze(-1).contiguous(), right=True)
 

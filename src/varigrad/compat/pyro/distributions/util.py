@@ -13,6 +13,7 @@ from torch.distributions.utils import broadcast_all as broadcast_all
 
 from varigrad.compat.pyro import settings
 from varigrad.distributions.parts import replace_tensors
+from varigrad.shapes import join
 from varigrad.shapes import sum_rightmost as _sum_rightmost
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ def broadcast_shape(*shapes: Any, strict: bool = False) -> tuple[int, ...]:
         ValueError: they do not broadcast.
     """
     try:
-        full = tuple(torch.broadcast_shapes(*map(tuple, shapes)))
+        full = tuple(join(*map(tuple, shapes)))
     except RuntimeError as error:
         raise ValueError(f"shapes do not broadcast: {', '.join(str(tuple(s)) for s in shapes)}") from error
     if strict and any(tuple(s) != full[len(full) - len(s) :] for s in shapes):

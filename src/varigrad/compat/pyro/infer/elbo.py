@@ -71,7 +71,6 @@ class ELBO:
         self.retain_graph = retain_graph
         self._bounds: OrderedDict[tuple[Program, Program], tuple[Bound, Reading]] = OrderedDict()
         self._graphs: WeakKeyDictionary[Bound, Compiled] = WeakKeyDictionary()
-        self._minus: Tensor | None = None
         self._generation = get_param_store().generation
         check_whole("num_particles", num_particles)
 
@@ -112,7 +111,7 @@ class ELBO:
             return _checked(self._by_graph(bound, args, kwargs))
         result = self._estimate(bound, reading, args, kwargs)
         if result.surrogate.requires_grad:
-            torch.autograd.backward(result.surrogate, self._downhill(result.surrogate), retain_graph=self.retain_graph)
+            torch.autograd.backward(-result.surrogate, retain_graph=self.retain_graph)
         bound.advance(result.state)
         return _checked(-torch_item(result.value))
 
@@ -139,12 +138,6 @@ class ELBO:
         """`num_particles` such pairs."""
         for _ in range(self.num_particles):
             yield self._get_trace(model, guide, args, kwargs)
-
-    def _downhill(self, like: Tensor) -> Tensor:
-        """Minus one: optimisers minimise, objectives are maximised."""
-        if self._minus is None or self._minus.dtype != like.dtype or self._minus.device != like.device:
-            self._minus = like.new_tensor(-1.0)
-        return self._minus
 
     def _estimate(self, bound: Bound, reading: Reading, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
         if not torch.is_grad_enabled():
