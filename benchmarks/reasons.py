@@ -10,8 +10,8 @@ _BLAS = (
 )
 
 _PRODUCTS = (
-    "the products alone take 4.9 ms, at 168 GFLOP/s of the 171 that a large one reaches on this machine "
-    "(2026-11-24, one thread); Adam's pass over 18 MB takes 1.4 ms, logarithms and exponentials of 784 pixels 0.3"
+    "the products alone take 4.9 to 5.2 ms, at up to 168 GFLOP/s of the 171 that a large one reaches on this machine "
+    "(2026-11-24, one thread); Adam's pass over 18 MB takes 0.4 ms, logarithms and exponentials of 784 pixels 0.3"
 )
 _LAYERS = "the products alone take 2.6 ms, at the rate of BLAS on this machine (2026-11-24, one thread)"
 
