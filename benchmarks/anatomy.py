@@ -26,8 +26,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.systems import svi_of
 from benchmarks.workloads import WORKLOADS
 from varigrad.capture import compiler, worker
-from varigrad.capture.c.loops import Writer
 from varigrad.capture.c.program import written
+from varigrad.capture.c.writer import Writer
 from varigrad.capture.recorded import Recorded
 from varigrad.inference.step import ROWS, Step
 

@@ -23,7 +23,9 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture.graph import CaptureError, reached, record
+from varigrad.capture.graph import reached
+from varigrad.capture.recorder import record
+from varigrad.capture.refusals import CaptureError
 from varigrad.distributions.noise import Noise
 from varigrad.errors import NonFiniteError, SiteError, VarigradError
 from varigrad.estimators import (

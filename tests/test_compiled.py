@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.capture.compiler import Compilation
-from varigrad.capture.graph import record
+from varigrad.capture.recorder import record
 from varigrad.distributions.noise import Noise
 from varigrad.errors import NonFiniteError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Score

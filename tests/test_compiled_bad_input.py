@@ -35,7 +35,7 @@ from torch import nn
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.capture import compiler
-from varigrad.capture.graph import record
+from varigrad.capture.recorder import record
 from varigrad.errors import VarigradError
 from varigrad.inference import session
 from varigrad.inference.session import CaptureWarning

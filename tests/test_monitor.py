@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture.graph import record
+from varigrad.capture.recorder import record
 from varigrad.errors import NonFiniteError, SiteError, VarigradError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Pathwise, Score, ValueBaseline
 from varigrad.inference import monitor

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture.graph import record
+from varigrad.capture.recorder import record
 from varigrad.capture.rewritten import SHORT
 from varigrad.errors import SupportError
 

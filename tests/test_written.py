@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import varigrad as vg
 from varigrad.capture import compiler
-from varigrad.capture.c import elementwise, loops
+from varigrad.capture.c import elementwise, writer
 from varigrad.capture.c.places import Unsupported
 from varigrad.capture.c.program import RULES, written
 from varigrad.capture.recorded import Recorded
@@ -299,7 +299,7 @@ def threads(monkeypatch):
     if compiler.team() is None:
         pytest.skip("torch does not show its threads")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(loops, "SHARED", 1)
+    monkeypatch.setattr(writer, "SHARED", 1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda f: f.__name__)

@@ -12,7 +12,9 @@ from torch import Tensor, fx
 
 from varigrad.capture.c.nodes import GEOMETRY
 from varigrad.capture.compiler import Compilation
-from varigrad.capture.graph import CaptureError, Graph, record
+from varigrad.capture.graph import Graph
+from varigrad.capture.recorder import record
+from varigrad.capture.refusals import CaptureError
 from varigrad.capture.replayed import Replayed
 from varigrad.distributions.source import global_state, set_global_state
 

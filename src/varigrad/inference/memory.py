@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from varigrad.capture.graph import CaptureError
 from varigrad.capture.recorded import Place
+from varigrad.capture.refusals import CaptureError
 from varigrad.inference.adam import FusedAdam
 from varigrad.inference.updates import Rule, traits_of
 

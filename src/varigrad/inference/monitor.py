@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.capture.graph import recording
+from varigrad.capture.recorder import recording
 from varigrad.errors import VarigradError, check_whole
 from varigrad.inference.looks import Look, Looks
 from varigrad.objectives.borrowed import Borrowed

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from varigrad.capture.graph import CaptureError
+from varigrad.capture.refusals import CaptureError
 from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import global_state, set_global_state
 from varigrad.errors import VarigradError

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from varigrad.capture.graph import CaptureError
 from varigrad.capture.recorded import Recorded
+from varigrad.capture.refusals import CaptureError
 from varigrad.capture.watch import Watch
 from varigrad.distributions.noise import Kind, Noise, Rows
 from varigrad.inference.memory import Memory, flattened

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from varigrad.capture.c.loops import Loop, Out, Writer, copy, fill, only
+from varigrad.capture.c.loops import Loop
 from varigrad.capture.c.places import Place, Unsupported, but, column, trailing
+from varigrad.capture.c.writer import Out, Writer, copy, fill, only
 from varigrad.shapes import join
 
 

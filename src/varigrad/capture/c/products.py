@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from varigrad.capture.c.loops import Out, Writer, only
 from varigrad.capture.c.places import TYPES, Place, Unsupported, column, element, head, row
+from varigrad.capture.c.writer import Out, Writer, only
 
 FEW = 8
 """Columns that are no reason to go row by row."""

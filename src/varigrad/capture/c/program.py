@@ -20,9 +20,10 @@ from torch import fx
 
 from varigrad.capture.c import elementwise, entries, products, reductions
 from varigrad.capture.c.homes import homes, made
-from varigrad.capture.c.loops import INPUT, Loop, Writer
+from varigrad.capture.c.loops import INPUT, Loop
 from varigrad.capture.c.nodes import GEOMETRY, arguments_of, geometry_of, name_of, operand_of, schema_of, shares
 from varigrad.capture.c.places import TYPES, Place, Unsupported
+from varigrad.capture.c.writer import Writer
 
 RULES: Mapping[str, Callable[..., None]] = {**reductions.RULES, **products.RULES, **entries.RULES}
 """How operations that look beyond one element are written: `rule(writer, out, *arguments)`."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from varigrad.capture.c.loops import Out, Writer, only
 from varigrad.capture.c.places import TYPES, Place, Unsupported, column, element, head, suffix
+from varigrad.capture.c.writer import Out, Writer, only
 
 FEW = 8
 """So many terms are written out."""
