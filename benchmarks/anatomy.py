@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import re
 import statistics
 import tempfile
@@ -169,9 +168,7 @@ def _loops(step: Step) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "step.c").write_text(text)
-        report = {"bytes": program.bytes, "calls": program.calls, "kernels": program.loops}
-        (folder / "report.json").write_text(json.dumps(report))
-        library = compiler.InC(folder, worker.build_c(folder))
+        library = compiler.InC(folder / worker.build_c(folder)["library"], program)
         spent = ctypes.CDLL(str(folder / "step.so")).spent_on
         spent.restype = ctypes.c_double
         step._index.zero_()

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import varigrad as vg
 from varigrad import distributions as dist
+from varigrad.capture import compiler
 from varigrad.capture.compiler import Compilation
 from varigrad.capture.recorder import record
 from varigrad.distributions.noise import Noise
@@ -265,14 +266,18 @@ def test_loaders_with_a_smaller_last_batch(optim):
 
 
 @pytest.mark.slow
-def test_a_mixed_program():
+@pytest.mark.parametrize("maker", ["C", "Inductor"])
+def test_a_mixed_program(maker, monkeypatch):
+    if maker == "Inductor":
+        monkeypatch.setattr(compiler, "ROOM", 0)
+
     def make(compile):
         return vg.SVI(mixed_model, MixedGuide(), vg.optim.Adam(lr=0.02), seed=0, compile=compile)
 
     go = lambda svi: [svi.run(80, DATA).losses, svi.state()]  # noqa: E731
     svi = make("wait")
     assert_close(go(svi), of_python(make, go), rtol=1e-3, atol=1e-3)
-    assert taken(svi) == 78
+    assert taken(svi) == 78 and forms(svi)[0].step.recorded.compilation.library.maker == maker
 
 
 def poisoned(data, limit):

@@ -7,12 +7,13 @@ import warnings
 
 import pytest
 import torch
-from captures import InC, assert_close, svi_of
+from captures import InC, Uncompiled, assert_close, by_graph, by_python, forms, svi_of, taken
 from test_capture import both, steps
 from test_laws import ESTIMATORS
 from torch.nn import functional as F
 
 import varigrad as vg
+from varigrad import distributions as dist
 from varigrad.capture import compiler
 from varigrad.capture.c import elementwise, writer
 from varigrad.capture.c.places import Unsupported
@@ -45,9 +46,10 @@ def listed(result):
     return [r.clone() for r in result] if isinstance(result, (tuple, list)) else [result.clone()]
 
 
-def check(functions, inputs):
+def check(functions, inputs, calls=False):
     step, expected, found = recorded(functions, inputs)
-    written(step.graph.operations)  # says what it lacks
+    made = written(step.graph.operations).calls
+    assert calls or not made, made
     compilation = step.compile()
     compilation.ready(wait=True)
     assert compilation.library is not None and compilation.library.maker == "C", compilation.failure
@@ -84,10 +86,10 @@ SPECIAL = [
 ]
 
 REAL = [
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "digamma", "erf", "erfc", "exp",
-    "exp2", "expm1", "floor", "isinf", "isnan", "lgamma", "log", "log10", "log1p", "log2", "logical_not",
-    "neg", "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sgn", "sin", "sinh", "sqrt", "tan",
-    "tanh", "trunc",
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "digamma", "elu", "erf", "erfc",
+    "exp", "exp2", "expm1", "floor", "hardtanh", "isinf", "isnan", "leaky_relu", "lgamma", "log", "log10",
+    "log1p", "log2", "log_sigmoid", "logical_not", "neg", "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign",
+    "sgn", "silu", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
 ]  # fmt: skip
 PAIRS = [
     "add", "atan2", "div", "eq", "ge", "gt", "le", "logaddexp", "logical_and", "logical_or", "logical_xor", "lt",
@@ -154,6 +156,11 @@ def numbers_beside_tensors(kind):
             lambda x, n, m: aten.tanh_backward(x, x.tanh()),
             lambda x, n, m: aten.threshold_backward(x, x, 0),
             lambda x, n, m: aten.softplus_backward(x, 9 * x, 2.0, 10.0),
+            lambda x, n, m: [aten.silu_backward(x, 4 * x), F.leaky_relu(x, 0.2), F.hardtanh(x, -1.0, 0.5), F.selu(x)],
+            lambda x, n, m: [aten.leaky_relu_backward(x, x - 1, 0.2, False), aten.hardtanh_backward(x, x, -0.5, 0.5)],
+            lambda x, n, m: [*aten.log_sigmoid_forward(9 * x), F.gelu(3 * x)],
+            lambda x, n, m: [aten.log_sigmoid_backward(x, 9 * x, (-9 * x.abs()).exp()), aten.gelu_backward(x, 2 * x)],
+            lambda x, n, m: [aten.elu_backward(x, 1.2, 0.8, 0.7, r, x) for r in (True, False)],
             lambda x, n, m: torch.ones_like(n) + torch.zeros(4) + torch.full((3, 1), 2.5) + x.new_ones(1),
             lambda x, n, m: torch.scalar_tensor(3.0) * x,
             lambda x, n, m: torch.arange(4) + torch.arange(1, 9, 2) + n,
@@ -457,9 +464,206 @@ def test_an_entry_that_is_not_there():
     assert torch.equal(target, table[index] * 2)
 
 
-def test_what_c_cannot_say_is_left_to_inductor():
-    x, target = torch.eye(3) * 4, torch.zeros(3, 3)
-    step = Recorded(lambda: [torch.linalg.cholesky(x)], [x, target], [target], {})
-    with pytest.raises(Unsupported, match="linalg_cholesky"):
+# What is left to torch
+
+
+def slope(function, *at):
+    """Its value and its gradients."""
+    at = [a.detach().clone().requires_grad_() for a in at]
+    value = function(*at)
+    weights = torch.arange(value.numel()).cos().reshape(value.shape)
+    return [value.detach(), *torch.autograd.grad((value * weights).sum(), at)]
+
+
+def decompositions(kind):
+    x, b = torch.randn(6, 6, dtype=kind), torch.randn(6, 2, dtype=kind)
+    return [
+        lambda x, b: slope(lambda x: torch.linalg.cholesky(x @ x.t() + torch.eye(6)), x),
+        lambda x, b: slope(lambda x, b: torch.linalg.solve(x @ x.t() + torch.eye(6), b), x, b),
+        lambda x, b: slope(lambda x, b: torch.linalg.solve_triangular(x.tril() + torch.eye(6), b, upper=False), x, b),
+        lambda x, b: slope(lambda x: torch.linalg.inv(x + 9 * torch.eye(6)), x),
+        lambda x, b: slope(lambda x: torch.linalg.slogdet(x)[1], x),
+        lambda x, b: slope(lambda x: torch.logdet(x @ x.t() + torch.eye(6)), x),
+        lambda x, b: slope(lambda x: torch.linalg.eigvalsh(x @ x.t()), x),
+        lambda x, b: slope(lambda b: torch.linalg.svdvals(b), b),
+        lambda x, b: slope(lambda x: torch.linalg.cholesky((x @ x.t() + torch.eye(6)).expand(2, 3, 6, 6))[:, 1], x),
+        lambda x, b: slope(lambda x: torch.matrix_exp(0.1 * x), x),
+    ], [x, b]  # fmt: skip
+
+
+def averaged(x, mean, variance, weight):
+    """With the averages that it leaves behind."""
+    return [*slope(lambda x, w: F.batch_norm(x, mean, variance, w, training=True), x, weight), mean, variance]
+
+
+def layers(kind):
+    x, image = torch.randn(8, 12, dtype=kind), torch.randn(2, 3, 8, 8, dtype=kind)
+    mean, variance, weight = torch.zeros(12, dtype=kind), torch.ones(12, dtype=kind), torch.randn(12, dtype=kind)
+    kernel, rows = torch.randn(4, 3, 3, 3, dtype=kind), torch.randn(12, 12, dtype=kind)
+    modules = [torch.nn.GRUCell(12, 5), torch.nn.LSTM(12, 5, batch_first=True), torch.nn.GroupNorm(3, 12)]
+    modules += [torch.nn.MultiheadAttention(12, 2, batch_first=True), torch.nn.Mish(), torch.nn.GELU("tanh")]
+    gru, lstm, groups, attention, *others = (m.to(kind) for m in modules)
+    return [
+        lambda x, i, m, v, w, k, r: slope(lambda x, w: F.layer_norm(x, (12,), w), x, w),
+        lambda x, i, m, v, w, k, r: averaged(x, m.clone(), v.clone(), w),
+        lambda x, i, m, v, w, k, r: slope(lambda x, w: F.batch_norm(x, m, v, w), x, w),
+        lambda x, i, m, v, w, k, r: slope(lambda i, k: F.conv2d(i, k, padding=1, stride=2), i, k),
+        lambda x, i, m, v, w, k, r: slope(lambda i, k: F.conv_transpose2d(i, k.transpose(0, 1), stride=2), i, k),
+        lambda x, i, m, v, w, k, r: slope(lambda i: F.max_pool2d(i, 2) + F.avg_pool2d(i, 2), i),
+        lambda x, i, m, v, w, k, r: slope(lambda x: gru(x), x),
+        lambda x, i, m, v, w, k, r: slope(lambda x: lstm(x[None])[0], x),
+        lambda x, i, m, v, w, k, r: slope(lambda x: groups(x @ r), x),
+        lambda x, i, m, v, w, k, r: slope(lambda x: attention(x[None], x[None], x[None], need_weights=False)[0], x),
+        *(lambda x, i, m, v, w, k, r, f=f: slope(lambda x: f(x[::2, 1:]) * w[1:], x) for f in others),
+    ], [x, image, mean, variance, weight, kernel, rows]  # fmt: skip
+
+
+def orders(kind):
+    x, index = torch.randn(4, 7, dtype=kind), torch.tensor([1, 0, 1, 2])
+    return [
+        lambda x, i: slope(lambda x: x.sort(-1)[0] * x.topk(3)[0].sum(), x),
+        lambda x, i: [*x.sort(0), *x.median(1), x.cummax(1)[0], x.unsafe_chunk(3, 1)[2] * 2, x.roll(1, 0).contiguous()],
+        lambda x, i: slope(lambda x: F.cross_entropy(x, i) + F.nll_loss(x, i), x),
+        lambda x, i: slope(lambda x: torch.linalg.vector_norm(x, dim=1) + F.logsigmoid(x).std(1), x),
+        lambda x, i: torch.cat([x, F.pad(x, (1, 2)), x.repeat(2, 1).erfinv()[:4]], 1),
+        lambda x, i: torch._dirichlet_grad(x.sigmoid(), x.exp(), x.exp().sum(-1, keepdim=True).expand(4, 7)),
+        lambda x, i: (x * 2).index_fill_(1, i[:2], 3.0),
+    ], [x, index]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", [decompositions, layers, orders], ids=lambda f: f.__name__)
+def test_left_to_torch(case, kind):
+    with by_default(KINDS[kind]):
+        torch.manual_seed(0)
+        functions, inputs = case(KINDS[kind])
+        for function in functions:
+            check([function], inputs, calls=True)
+        check(functions, inputs, calls=True)
+
+
+def test_inputs_of_what_is_left_to_torch():
+    """Found anew where others come; parts of them too."""
+    x, kernel, target = torch.randn(4, 3, 9), torch.randn(2, 3, 3), torch.zeros(3, 2, 7)
+    step = Recorded(lambda: [F.conv1d(x[1:], kernel) + 1], [x, kernel, target], [target], {})
+    step.compile().ready(wait=True)
+    library, place = step.compilation.library, step.position(x)
+    assert library.calls == ("aten::convolution",)
+    for other in (x, x, torch.randn(4, 3, 9), torch.randn(5, 3, 9)[1:], x):
+        step.inputs[place] = other
+        step.run()
+        assert_close(target, F.conv1d(other[1:], kernel) + 1, rtol=1e-5, atol=1e-6)
+    kernel.mul_(2)
+    step.run()
+    assert_close(target, F.conv1d(x[1:], kernel) + 1, rtol=1e-5, atol=1e-6)
+
+
+def test_draws_of_torchs_own():
+    """In their order, and from the global generator."""
+    x = torch.rand(50) + 1
+    targets = [torch.zeros(50) for _ in range(4)]
+
+    def draw():
+        first = F.dropout(x, 0.3)
+        second = torch.poisson(x * 3) + torch.randn(50)
+        return [second, first * 2, torch.bernoulli(x / 2), torch.empty(50).exponential_()]
+
+    step = Recorded(draw, [x, *targets], targets, {})
+    step.compile().ready(wait=True)
+    assert step.compilation.library.maker == "C" and step.graph.random
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected = draw()
+        torch.manual_seed(seed)
+        step.run()
+        assert_close(targets, expected, rtol=1e-6)
+
+
+def test_what_torch_raises():
+    """Reaches whoever runs the step, before anything is overwritten; the next step is as good as ever."""
+    x, index, count, target = torch.zeros(2, 4), torch.tensor([0, 3]), torch.zeros(()), torch.zeros(())
+    results = lambda: [count + 1, F.cross_entropy(x, index)]  # noqa: E731
+    step = Recorded(results, [x, index, count, target], [count, target], {})
+    step.compile().ready(wait=True)
+    step.run(3)
+    assert count == 3 and target > 1.3
+    index[1] = 4
+    x[0, 0] = 5.0
+    before = target.clone()
+    with pytest.raises(IndexError, match="Target 4 is out of bounds"):
+        step.run(2)
+    assert count == 3 and target == before
+    index[1] = 2
+    step.run()
+    assert count == 4 and target < before
+
+
+@pytest.mark.parametrize("kind", [InC, Uncompiled])
+def test_decompositions_that_fail(kind):
+    """Where Python raises an error, a graph's numbers are NaN, and the step fails for the reason that Python has."""
+
+    def model(scale):
+        z = vg.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        factor = torch.linalg.cholesky(scale * torch.eye(3) + 0.1)
+        vg.sample("x", dist.MultivariateNormal(z, scale_tril=factor), obs=torch.ones(3))
+
+    def guide(scale):
+        vg.sample("z", dist.Normal(vg.param("m", torch.zeros(3)), 1.0).to_event(1))
+
+    with by_graph(kind=kind):
+        svi = svi_of(model, guide)
+        for _ in range(8):
+            svi.step(torch.tensor(1.0))
+        assert taken(svi) == 6
+        before = svi.bound.m.clone()
+        with pytest.raises(torch.linalg.LinAlgError):
+            svi.step(torch.tensor(-1.0))
+        assert torch.equal(svi.bound.m, before)
+        svi.step(torch.tensor(1.0))
+        with by_python(), pytest.raises(torch.linalg.LinAlgError):
+            svi_of(model, guide).step(torch.tensor(-1.0))
+
+
+def test_an_interruption_while_torch_is_called():
+    """The steps before it are on record; the one that it meets has not been."""
+
+    def model():
+        scale = torch.linalg.cholesky(torch.eye(2) * 2.0)
+        vg.sample(
+            "z", dist.MultivariateNormal(torch.zeros(2), scale_tril=scale * vg.param("s", torch.tensor(1.0)).exp())
+        )
+
+    def guide():
+        vg.sample("z", dist.Normal(vg.param("m", torch.ones(2)), 1.0).to_event(1))
+
+    def svi():
+        found = svi_of(model, guide)
+        found.run(20)
+        return found
+
+    with by_graph(kind=InC):
+        whole, cut = svi(), svi()
+        call = forms(cut)[0].step.recorded.compilation.library._caller._calls[0]
+        operation, made = call._operation, []
+
+        def interrupted(*args, **kwargs):
+            made.append(1)
+            if len(made) == 8:
+                raise KeyboardInterrupt
+            return operation(*args, **kwargs)
+
+        call._operation = interrupted
+        with pytest.warns(UserWarning, match="interrupted after 7 of 50 steps"):
+            fit = cut.run(50)
+        expected = whole.run(7)
+        assert_close(fit.losses, expected.losses)
+        assert_close(cut.run(5).losses, whole.run(5).losses)
+
+
+def test_what_c_cannot_hold_is_left_to_inductor():
+    """Complex numbers; a program that is too large."""
+    x, target = torch.randn(8), torch.zeros(5)
+    step = Recorded(lambda: [torch.fft.rfft(x).abs()], [x, target], [target], {})
+    with pytest.raises(Unsupported, match="complex"):
         written(step.graph.operations)
     assert compiler._in_c(step.graph) is None

@@ -1,8 +1,8 @@
 """Compiled graphs: built in another process, kept on disk, loaded in a millisecond.
 
-They become C of our own, which is there in half a second; large ones for several threads, and what C cannot say, are
-Inductor's. A library is found again by what it was made from (the operations, shapes, torch, processor and number of
-threads), never by the program's name. It appears in the cache by a rename, whole or not at all.
+They become C of our own, which is there in half a second; the few that C cannot hold are Inductor's. A library is found
+again by what it was made from (the operations, shapes, torch, processor and number of threads), never by the program's
+name. It appears in the cache by a rename, whole or not at all.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from varigrad.capture.c.calls import Caller
 from varigrad.capture.c.places import Unsupported
 from varigrad.capture.c.program import Program, work, written
 from varigrad.capture.graph import Graph, packed
@@ -42,6 +43,8 @@ OPTIONS: dict[str, Any] = {
     "cpp.enable_tiling_heuristics": False,
     "cpp.vec_isa_ok": True,
 }
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
 
 ALIGNED = 64
 """Bytes: as long as vectors are."""
@@ -64,12 +67,14 @@ class Library(Protocol):
     Attributes:
         maker: who made it.
         kernels: how many functions it is made of.
+        calls: the operations that it leaves to torch.
         found: whether it came from the cache.
         seconds: how long it took to build.
     """
 
     maker: str
     kernels: int
+    calls: tuple[str, ...]
     found: bool
     seconds: float
 
@@ -78,6 +83,7 @@ class Library(Protocol):
 
         Raises:
             IndexError: the program refers to an entry that does not exist.
+            Exception: whatever an operation of torch's raises.
         """
 
 
@@ -86,14 +92,15 @@ class ByInductor:
 
     maker = "Inductor"
 
-    def __init__(self, folder: Path, report: Mapping[str, Any], device: str) -> None:
+    def __init__(self, path: Path, report: Mapping[str, Any], device: str) -> None:
         kind: Any = torch._C._aoti.AOTIModelContainerRunnerCpu
         if device == "cuda":
             kind = torch._C._aoti.AOTIModelContainerRunnerCuda
-        self._runner = kind(str(folder / report["library"]), 1)
+        self._runner = kind(str(path), 1)
         # Never unloaded, like Python's own extensions: what a library has made may outlive whoever loaded it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
         self.kernels, self.found, self.seconds = int(report["kernels"]), False, 0.0
+        self.calls: tuple[str, ...] = ()
 
     def run(self, inputs: list[Tensor], count: int = 1) -> Any:
         for _ in range(count - 1):
@@ -106,27 +113,26 @@ class InC:
 
     maker = "C"
 
-    def __init__(self, folder: Path, report: Mapping[str, Any]) -> None:
-        library = ctypes.CDLL(str(folder / report["library"]))
+    def __init__(self, path: Path, program: Program) -> None:
+        library = ctypes.CDLL(str(path))
         self._run = library.run
-        self._run.argtypes, self._run.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long), ctypes.c_int
-        if report["calls"]:
+        self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, _CALLBACK)
+        self._run.restype = ctypes.c_int
+        if program.linked:
             library.use(*(ctypes.cast(f, ctypes.c_void_p) for f in (*blas(), team())))
-        room = torch.zeros(int(report["bytes"]) + ALIGNED, dtype=torch.uint8)
-        self._own = room[-room.data_ptr() % ALIGNED :]
-        self.kernels, self.found, self.seconds = int(report["kernels"]), False, 0.0
+        room = torch.zeros(program.bytes + ALIGNED, dtype=torch.uint8)
+        self._own = room[-room.data_ptr() % ALIGNED :][: program.bytes]
+        self._caller = Caller(program.calls, self._own)
+        self._callback = _CALLBACK(self._caller) if program.calls else _CALLBACK()
+        self.calls = tuple(dict.fromkeys(call.operation.name() for call in program.calls))
+        self.kernels, self.found, self.seconds = program.loops, False, 0.0
 
     def run(self, inputs: list[Tensor], count: int = 1) -> None:
         places = (ctypes.c_void_p * len(inputs))(*[i.data_ptr() for i in inputs])
-        if self._run(self._own.data_ptr(), places, count):
-            raise IndexError("an index in the program is out of range")
-
-
-def _loaded(folder: Path, device: str, found: bool, seconds: float) -> Library:
-    report = json.loads((folder / "done.json").read_text())
-    library: Library = InC(folder, report) if report["maker"] == InC.maker else ByInductor(folder, report, device)
-    library.found, library.seconds = found, seconds
-    return library
+        self._caller.inputs = inputs
+        if self._run(self._own.data_ptr(), places, count, self._callback):
+            error, self._caller.error = self._caller.error, None
+            raise error or IndexError("an index in the program is out of range")
 
 
 class Compilation:
@@ -162,7 +168,7 @@ class Compilation:
             return
         if self._final.exists():
             try:
-                self.library = _loaded(self._final, self._device, True, 0.0)
+                self.library = self._loaded(True, 0.0)
                 return
             except (OSError, RuntimeError, ValueError, KeyError, AttributeError):  # a damaged entry is built again
                 shutil.rmtree(self._final, ignore_errors=True)
@@ -182,8 +188,6 @@ class Compilation:
         _clear_away(root)
         self._folder = Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
         if self._program is not None:
-            report = {"bytes": self._program.bytes, "calls": self._program.calls, "kernels": self._program.loops}
-            (self._folder / "report.json").write_bytes(json.dumps(report).encode())
             (self._folder / "step.c").write_bytes(self._program.text.encode())
         else:
             job = {
@@ -241,11 +245,19 @@ class Compilation:
                 return
             with contextlib.suppress(OSError):  # another process was quicker: the same library lies there
                 folder.rename(self._final)
-            self.library = _loaded(self._final, self._device, False, seconds)
+            self.library = self._loaded(False, seconds)
         except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
             self.failure = f"the library cannot be loaded: {error}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _loaded(self, found: bool, seconds: float) -> Library:
+        report = json.loads((self._final / "done.json").read_text())
+        path = self._final / report["library"]
+        program = self._program
+        library: InC | ByInductor = InC(path, program) if program else ByInductor(path, report, self._device)
+        library.found, library.seconds = found, seconds
+        return library
 
 
 def _last_words(folder: Path) -> str:

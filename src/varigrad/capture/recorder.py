@@ -7,6 +7,7 @@ numpy) is refused, with the user's line.
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 import threading
@@ -113,6 +114,10 @@ class _Recorder(TorchDispatchMode):
             if not moving:
                 self._note_read(given)
             return func(*args, **kwargs)
+        if func is _aten._linalg_check_errors.default:
+            func(*args, **kwargs)
+            self._doubt(args[0])
+            return None
         if torch.Tag.dynamic_output_shape in func.tags and func is not _aten.index.Tensor:
             if moving:
                 raise refusal(f"the size of what {func} returns depends on values", "torch.where, or a mask")
@@ -157,6 +162,19 @@ class _Recorder(TorchDispatchMode):
                     raise refusal(
                         "it writes into a tensor that outlives the call", "a buffer of a module(...), or a new tensor"
                     )
+
+    def _doubt(self, info: Tensor) -> None:
+        """What a decomposition gave is NaN wherever it fails: torch raises an error there, and a graph cannot."""
+        source = self._node(info).args[0]
+        made = [(entries, i, *entry) for entries in self._made.values() for i, entry in enumerate(entries)]
+        for entries, i, tensor, node in made:
+            if node.target is operator.getitem and node.args[0] is source and tensor.is_floating_point():
+                failed = (info != 0).reshape(*info.shape, *(1,) * (tensor.dim() - info.dim()))
+                with self:
+                    checked = self._node(torch.where(failed, math.nan, tensor))
+                checked.meta[GEOMETRY] = node.meta[GEOMETRY]
+                self._nodes[id(tensor)] = checked
+                entries[i] = (tensor, checked)
 
     def _without_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Masks that stay as they are, as the numbers that they select."""

@@ -33,6 +33,7 @@ class Replayed:
     """
 
     failure = ""
+    calls: tuple[str, ...] = ()
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         self.library = self

@@ -43,7 +43,7 @@ def main(folder: Path, parent: int) -> None:
 
 
 def build_c(folder: Path) -> dict[str, Any]:
-    """Have the C compiler write the library; returns its name, and what is known of it."""
+    """Have the C compiler write the library; returns its name."""
     compiler = shlex.split(os.environ.get("CC", ""))
     if not compiler:
         compiler = [next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "cc")]
@@ -52,7 +52,7 @@ def build_c(folder: Path) -> dict[str, Any]:
         libraries = ["-lmvec", "-lm"]
     command = [*compiler, *C_OPTIONS, str(folder / "step.c"), "-o", str(folder / "step.so"), *libraries]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the user's own compiler
-    return {**json.loads((folder / "report.json").read_text()), "maker": "C", "library": "step.so"}
+    return {"library": "step.so"}
 
 
 def build(folder: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def build(folder: Path) -> dict[str, Any]:
             shutil.move(produced, folder / produced.name.replace(stem, "step"))
     shutil.rmtree(library.parent, ignore_errors=True)
     (folder / "graph.pickle").unlink()
-    return {"maker": "Inductor", "library": "step.so", "kernels": kernels}
+    return {"library": "step.so", "kernels": kernels}
 
 
 def _end_with(parent: int, folder: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from varigrad.capture.compiler import Library
 from varigrad.capture.replayed import Replayed
 from varigrad.distributions.noise import OURS, Kind, Rows
 from varigrad.inference.memory import Memory
@@ -60,8 +61,7 @@ def explained(forms: Collection[Form], patience: int) -> str:
     rows = []
     for number, form in enumerate(forms):
         step = form.step
-        compilation = None if step is None else step.recorded.compilation
-        library = None if compilation is None else compilation.library
+        library = _library_of(form)
         if form.refusal:
             state = f"eager: {form.refusal}"
         elif step is None:
@@ -80,11 +80,19 @@ def explained(forms: Collection[Form], patience: int) -> str:
         return "no step has been taken"
     found = [table(rows, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))]
     for number, form in enumerate(forms):
+        library = _library_of(form)
+        if library is not None and library.calls:
+            found.append(f"form {number}, left to torch: {', '.join(library.calls)}")
         for who in dict.fromkeys(form.drawn.values()):
             sites = ", ".join(site for site, how in form.drawn.items() if how == who)
             how = "our own functional samplers" if who == OURS else f"{who}, which has no functional form"
             found.append(f"form {number}, drawn by {how}: {sites}")
     return "\n".join(found)
+
+
+def _library_of(form: Form) -> Library | Replayed | None:
+    compilation = None if form.step is None else form.step.recorded.compilation
+    return None if compilation is None else compilation.library
 
 
 def _demand_text(demand: dict[Kind, int], step: Step | None) -> str:

@@ -38,12 +38,16 @@ SAME: Mapping[str, str] = {
     "exp2": "exp2@({0})",
     "expm1": "expm1@({0})",
     "floor": "floor@({0})",
+    "hardtanh_backward": "{1} <= {2} || {1} >= {3} ? 0 : {0}",
+    "leaky_relu": "{0} > 0 ? {0} : {0} * {1}",
+    "leaky_relu_backward": "{1} > 0 ? {0} : {0} * {2}",
     "lerp": "{0} + {2} * ({1} - {0})",
     "lgamma": "loggamma@({0})",
     "log": "log@({0})",
     "log10": "log10@({0})",
     "log1p": "log1p@({0})",
     "log2": "log2@({0})",
+    "log_sigmoid_backward": "{0} * sigmoid@(-{1})",
     "logaddexp": "logaddexp@({0}, {1})",
     "masked_fill": "{1:raw} ? {2} : {0}",
     "maximum": "{1} != {1} ? {1} : larger@({0}, {1})",
@@ -58,6 +62,8 @@ SAME: Mapping[str, str] = {
     "sigmoid": "sigmoid@({0})",
     "sigmoid_backward": "{0} * {1} * (1 - {1})",
     "sign": "signum@({0})",
+    "silu": "{0} * sigmoid@({0})",
+    "silu_backward": "{0} * sigmoid@({1}) * (1 + {1} * (1 - sigmoid@({1})))",
     "sin": "sin@({0})",
     "sinh": "sinh@({0})",
     "special_xlog1py": "xlog1py@({0}, {1})",
@@ -171,15 +177,37 @@ def _polygamma(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
     return {0: "digamma@({1})", 1: "trigamma@({1})"}.get(values["n"])
 
 
+def _elu_backward(values: Mapping[str, Any], kind: torch.dtype) -> str:
+    slope = "({5} + {1} * {2})" if values["is_result"] else "{1} * {2} * exp@({5} * {3})"
+    return f"{{5}} <= 0 ? {{0}} * {{3}} * {slope} : {{0}} * {{2}}"
+
+
+def _gelu(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
+    return f"{{0}} * {_NORMAL.format('{0}')}" if values["approximate"] == "none" else None
+
+
+def _gelu_backward(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
+    density = "exp@(-{1} * {1} / 2) * (M_2_SQRTPI * M_SQRT1_2 / 2)"
+    return f"{{0}} * ({_NORMAL.format('{1}')} + {{1}} * {density})" if values["approximate"] == "none" else None
+
+
+_NORMAL = "((1 + erf@({} * M_SQRT1_2)) / 2)"
+"""The normal distribution's function."""
+
 _SPECIAL: Mapping[str, Callable[[Mapping[str, Any], torch.dtype], str | None]] = {
     "add": _sum,
     "binary_cross_entropy_with_logits": _cross_entropy,
     "bitwise_not": lambda _, kind: "!{0}" if kind == torch.bool else "~{0}",
     "clamp": _clamped,
     "div": _quotient,
+    "elu": lambda *_: "{0} > 0 ? {0} * {2} : expm1@({0} * {3}) * {1} * {2}",
+    "elu_backward": _elu_backward,
     "fill": lambda *_: "{1}",
     "full": lambda *_: "{1}",
     "full_like": lambda *_: "{1}",
+    "gelu": _gelu,
+    "gelu_backward": _gelu_backward,
+    "hardtanh": lambda _, kind: "smaller@(larger@({0}, {1}), {2})" if kind.is_floating_point else None,
     "new_full": lambda *_: "{2}",
     "new_ones": lambda *_: "1",
     "new_zeros": lambda *_: "0",

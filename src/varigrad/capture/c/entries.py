@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from varigrad.capture.c.loops import Loop
-from varigrad.capture.c.places import Place, Unsupported, but, column, trailing
+from varigrad.capture.c.places import Place, Unsupported, but, column, suffix, trailing
 from varigrad.capture.c.writer import Out, Writer, copy, fill, only
 from varigrad.shapes import join
 
@@ -224,6 +224,13 @@ def _triangle(w: Writer, out: Place, inside: Callable[[str, str], str], x: Place
     w.write(out, [] if x is None else [x], express, here=True)
 
 
+def _log_sigmoid(w: Writer, out: Out, x: Place) -> None:
+    found, f = only(out), suffix(x)
+    w.write(found, [x], lambda _, names: f"-softplus{f}(-{names[0]})")
+    if out[1] is not None:
+        w.write(out[1], [x], lambda _, names: f"exp{f}(-fabs{f}({names[0]}))")
+
+
 def _empty(w: Writer, out: Out, *rest: Any) -> None:
     """Memory, with whatever is in it."""
 
@@ -244,6 +251,7 @@ RULES: Mapping[str, Callable[..., None]] = {
     "index_copy": _index_copy,
     "index_put": _index_put,
     "index_select": _index_select,
+    "log_sigmoid_forward": _log_sigmoid,
     "new_empty": _empty,
     "scatter": _scatter,
     "scatter_add": _scatter_add,

@@ -91,6 +91,10 @@ static Product sgemm, dgemm;
 static Team team;
 void use(Product single, Product real, Team threads) { sgemm = single; dgemm = real; team = threads; }
 
+/* Has torch do what C leaves to it: that of this number. Returns whether it failed. */
+typedef int (*Torch)(int number);
+static __thread Torch torch;
+
 /* BLAS in Fortran's way: everything by address, columns first. */
 #define product(gemm, ta, tb, m, n, k, a, lda, b, ldb, alpha, beta, c, ldc) \
     (gemm)(&(char){ta}, &(char){tb}, &(int){m}, &(int){n}, &(int){k}, LIKE(c, alpha), a, &(int){lda}, b, &(int){ldb}, \

@@ -1,7 +1,7 @@
 """A recorded graph as a C program: each operation in turn becomes loops, views become addresses.
 
-Programs are for small tensors, where a step is all overhead: they are there in half a second. Where a graph has an
-operation that is not in the tables, `Unsupported` says which.
+What is not in the tables (convolutions, decompositions of matrices, sorting) is torch's own operation, called back.
+`Unsupported` says what cannot be written at all: tensors of a type that C does not have.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from varigrad.capture.c import elementwise, entries, products, reductions
+from varigrad.capture.c.calls import Call, Spot
 from varigrad.capture.c.homes import homes, made
-from varigrad.capture.c.loops import INPUT, Loop
+from varigrad.capture.c.loops import CHECKS, INPUT, Loop
 from varigrad.capture.c.nodes import GEOMETRY, arguments_of, geometry_of, name_of, operand_of, schema_of, shares
 from varigrad.capture.c.places import TYPES, Place, Unsupported
 from varigrad.capture.c.writer import Writer
@@ -28,6 +30,8 @@ from varigrad.capture.c.writer import Writer
 RULES: Mapping[str, Callable[..., None]] = {**reductions.RULES, **products.RULES, **entries.RULES}
 """How operations that look beyond one element are written: `rule(writer, out, *arguments)`."""
 
+GENERATOR = "torch's generator"
+"""A memory, as it were, that draws read and write: they stay in their order."""
 _PRELUDE = Path(__file__).with_name("prelude.h")
 _IGNORED = ("dtype", "layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "implicit")
 
@@ -37,17 +41,19 @@ class Program:
     """A graph in C.
 
     Attributes:
-        text: exports `int run(char *own, char *const *inputs, long count)`, which takes `count` steps and returns
-            whether there was an index without an entry.
+        text: exports `int run(char *own, char *const *inputs, long count, int (*torch)(int))`, which takes `count`
+            steps and returns whether it came to an end: there was an index without an entry, or `torch` failed.
         bytes: of memory of its own.
         loops: how many functions it is made of.
-        calls: whether it calls BLAS or threads: `use(single, real, team)` says where these are.
+        linked: whether it calls BLAS or threads: `use(single, real, team)` says where these are.
+        calls: what it calls back for, by number.
     """
 
     text: str
     bytes: int
     loops: int
-    calls: bool
+    linked: bool
+    calls: tuple[Call, ...]
 
 
 def written(graph: fx.Graph, products: bool = True, parts: int = 1) -> Program:
@@ -83,11 +89,16 @@ class _Translation:
         self.inputs: list[Place] = []
         self.homes = homes(graph)
         self.wholes: dict[fx.Node, Place] = {}
+        self.calls: list[tuple[Any, Any, list[Place | None]]] = []
+        self.at: dict[str, int] = {}
         for node in graph.nodes:
             if node.op == "placeholder":
                 self._input(node)
             elif node.op == "call_function":
-                self._operation(node)
+                try:
+                    self._operation(node)
+                except Unsupported:
+                    self._call(node)
             elif node.op == "output" and node.all_input_nodes:
                 raise Unsupported("results that are not written into an input")
 
@@ -104,17 +115,33 @@ class _Translation:
                 lines.append(f"#define {memory} ({whole} + {offset})")
             elif memory in used:
                 lines.append(f"#define {memory} (({TYPES[writer.kinds[memory]]} *)(own + {total}))")
+                self.at[memory] = total
                 total += -(-size // 64) * 64
         for i, body in enumerate(functions):
             parameters = f"char *restrict own, char *const *restrict x, {'int part' if body.shared else 'long *bad'}"
             lines += [f"static __attribute__((noinline)) void f{i}({parameters})", "{"]
             lines += [*self._addresses(body.lines), *body.lines, "}"]
-        lines += ["int run(char *own, char *const *x, long count)", "{", "long bad = 0;"]
+        lines += ["int run(char *own, char *const *x, long count, Torch of_torch)", "{", "long bad = 0;"]
+        lines.append("torch = of_torch;")
         lines += ["for (long step = 0; step < count; step++)", "{"]
         for i, body in enumerate(functions):
             lines += [f"share(f{i}, own, x);"] if body.shared else [f"f{i}(own, x, &bad);", "if (bad) return 1;"]
         lines += ["}", "return 0;", "}", ""]
-        return Program("\n".join(lines), max(total, 1), len(functions), writer.multiplies or shared)
+        calls = tuple(self._prepared(*call) for call in self.calls)
+        return Program("\n".join(lines), max(total, 64), len(functions), writer.multiplies or shared, calls)
+
+    def _prepared(self, node: fx.Node, given: Any, outs: Sequence[Place | None]) -> Call:
+        args, kwargs = pytree.tree_map_only(Place, self._spot, given)
+        return Call(node.target, args, kwargs, tuple(None if o is None else self._spot(o) for o in outs))
+
+    def _spot(self, place: Place) -> Spot:
+        """Where it will be; the program's memory has been laid out."""
+        if place.memory.startswith(INPUT):
+            number = int(place.memory.removeprefix(INPUT))
+            return Spot(number, place.offset, place.shape, place.stride, place.kind)
+        memory, offset = self.writer.inside.get(place.memory, (place.memory, 0))
+        begin = self.at[memory] + (offset + place.offset) * place.kind.itemsize
+        return Spot(None, begin, place.shape, place.stride, place.kind)
 
     def _addresses(self, body: Sequence[str]) -> list[str]:
         """Where the inputs of a function lie: compilers that look again at every turn gather numbers one by one."""
@@ -141,6 +168,8 @@ class _Translation:
             if all(a.alias_info is not None for a in schema_of(node).returns):
                 self.places[node] = None  # parts of its operand: `_view` finds them
                 return
+            if any(isinstance(r.type, torch.ListType) for r in schema_of(node).returns):
+                raise Unsupported(f"{node.target}")
             self.places[node] = [None] * len(schema_of(node).returns)
             for user in node.users:
                 number: Any = user.args[1]
@@ -165,6 +194,53 @@ class _Translation:
             return
         self.places[node] = self._new(node)
         self._write(node, [self.places[node]])
+
+    def _call(self, node: fx.Node) -> None:
+        """Torch's own operation."""
+        if node.target is operator.getitem:
+            raise Unsupported(f"a part of {node.args[0]}")
+        operation: Any = node.target
+        if not all(isinstance(self.places[n], Place) for n in node.all_input_nodes):
+            raise Unsupported(f"{node.target}, of what is no tensor")
+        given = pytree.tree_map_only(fx.Node, self._placed, (tuple(node.args), dict(node.kwargs)))
+        values = arguments_of(node)
+        mutable = [a.name for a in schema_of(node).arguments if a.alias_info is not None and a.alias_info.is_write]
+        changed = [n for name in mutable for n in pytree.tree_leaves(values[name]) if isinstance(n, fx.Node)]
+        outs = self._results(node, changed)
+        writes = [p.memory for p in (*outs, *self._placed(changed)) if p is not None]
+        if not writes:
+            return  # all that comes of it are views
+        reads = [p.memory for p in pytree.tree_leaves(given) if isinstance(p, Place)]
+        random = [GENERATOR] if torch.Tag.nondeterministic_seeded in operation.tags else []
+        line = f"if (torch({len(self.calls)})) {{ *bad = 1; return; }}"
+        self.writer.lines([line], [*reads, *random], [*writes, *random, CHECKS])
+        self.calls.append((node, given, outs))
+
+    def _results(self, node: fx.Node, changed: Sequence[fx.Node]) -> list[Place | None]:
+        """Where an operation's results go: None for those that lie in what it was given."""
+        if GEOMETRY in node.meta:
+            return [self._result(node, node, changed)]
+        places: list[Place | None] = []
+        outs: list[Place | None] = []
+        for user in node.users:
+            number: Any = user.args[1]
+            places += [None] * (number + 1 - len(places))
+            outs += [None] * (number + 1 - len(outs))
+            outs[number] = self._result(user, node, changed)
+            places[number] = self.places[user]
+        self.places[node] = places
+        return outs
+
+    def _result(self, node: fx.Node, of: fx.Node, changed: Sequence[fx.Node]) -> Place | None:
+        operation: Any = of.target
+        for given in of.all_input_nodes:
+            if GEOMETRY in given.meta and shares(node, given):
+                if given not in changed and operation.is_view:
+                    raise Unsupported(f"{of.target}")
+                self.places[node] = self._view(node, given)
+                return None
+        found = self.places[node] = self._new(node)
+        return found
 
     def _negative(self, node: fx.Node) -> Place:
         """A product that is written where its negative has its place."""
@@ -234,7 +310,8 @@ class _Translation:
                 raise Unsupported(f"{node.target}") from None
             rule(self.writer, out, *given)
             return
-        assert out[0] is not None
+        if len(out) != 1 or out[0] is None:
+            raise Unsupported(f"{node.target}")
         self._elementwise(node, name, out[0], places)
 
     def _placed(self, value: Any) -> Any:
