@@ -18,6 +18,7 @@ from varigrad.capture import compiler
 from varigrad.capture.c import elementwise, writer
 from varigrad.capture.c.places import Unsupported
 from varigrad.capture.c.program import RULES, written
+from varigrad.capture.c.writer import Writer
 from varigrad.capture.recorded import Recorded
 from varigrad.errors import SiteError
 from varigrad.inference.session import CaptureWarning
@@ -421,6 +422,37 @@ def test_what_does_not_show_its_threads_gets_one(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert compiler._in_c(product) is None
     assert compiler._in_c(total) is not None and "PARTS 1" in compiler._in_c(total).text
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda f: f.__name__)
+def test_every_statement_says_what_it_names(case, monkeypatch):
+    """Or what it names might be used again too early."""
+    before = Writer.layout
+
+    def layout(self):
+        for piece in self._pieces:
+            text = "\n".join(line for body in piece.bodies(self, self.loaded) for line in body.lines)
+            assert set(re.findall(r"\bb\d+\b", text)) <= self.seen(piece.reads | piece.writes), text
+        return before(self)
+
+    monkeypatch.setattr(Writer, "layout", layout)
+    functions, inputs = case(torch.float32)
+    written(recorded(functions, inputs)[0].graph.operations)
+
+
+def test_memory_is_used_again():
+    """By tensors of the same size and type, after the last statement that names it."""
+
+    def chain(x, y):
+        for dim in (0, 1, 0, 1, 0, 1):
+            x, y = (x + y).softmax(dim), y.cumsum(1 - dim)
+        return [x, y, torch.cat([x, y]).softmax(0)]
+
+    x, y = torch.randn(2, 6, 5)
+    check([chain], [x, y])
+    text = written(recorded([chain], [x, y])[0].graph.operations).text
+    starts = re.findall(r"\(own \+ (\d+)\)", text)
+    assert 0 < len(set(starts)) < len(starts) / 2
 
 
 def test_every_operation_is_tested():

@@ -107,16 +107,11 @@ class _Translation:
         functions = writer.functions({p.memory for p in self.inputs})
         shared = any(body.shared for body in functions)
         lines = [f"#define PARTS {writer.parts if shared else 1}", _PRELUDE.read_text()]
-        total = 0
-        used = writer.loaded | {writer.inside[memory][0] for memory in writer.loaded & writer.inside.keys()}
-        for memory, size in writer.sizes.items():
-            if memory in writer.inside:
-                whole, offset = writer.inside[memory]
-                lines.append(f"#define {memory} ({whole} + {offset})")
-            elif memory in used:
-                lines.append(f"#define {memory} (({TYPES[writer.kinds[memory]]} *)(own + {total}))")
-                self.at[memory] = total
-                total += -(-size // 64) * 64
+        self.at, total = writer.layout()
+        for memory, start in self.at.items():
+            lines.append(f"#define {memory} (({TYPES[writer.kinds[memory]]} *)(own + {start}))")
+        for memory, (whole, offset) in writer.inside.items():
+            lines.append(f"#define {memory} ({whole} + {offset})")
         for i, body in enumerate(functions):
             parameters = f"char *restrict own, char *const *restrict x, {'int part' if body.shared else 'long *bad'}"
             lines += [f"static __attribute__((noinline)) void f{i}({parameters})", "{"]

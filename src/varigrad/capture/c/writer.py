@@ -205,6 +205,34 @@ class Writer:
                 found[-1].lines += body.lines
         return found
 
+    def layout(self) -> tuple[dict[str, int], int]:
+        """Where each memory begins, in bytes, and how many there are: later ones take the room of those of the same
+        type and size that nobody reads any more. To be asked after the functions.
+        """
+        spans: dict[str, list[int]] = {}
+        for number, piece in enumerate(self._pieces):
+            for memory in piece.reads | piece.writes:
+                spans.setdefault(self.inside.get(memory, (memory, 0))[0], [number, number])[1] = number
+        used = {self.inside.get(memory, (memory, 0))[0] for memory in self.loaded}
+        ends: dict[int, list[str]] = {}
+        free: dict[tuple[int, torch.dtype], list[int]] = {}
+        places: dict[str, int] = {}
+        total = done = 0
+        for memory in sorted((m for m in self.sizes if m in used), key=lambda m: spans.get(m, [0])[0]):
+            first, last = spans.get(memory, (0, len(self._pieces)))
+            while done < first:
+                for ended in ends.pop(done, ()):
+                    free.setdefault((self.sizes[ended], self.kinds[ended]), []).append(places[ended])
+                done += 1
+            left = free.get((self.sizes[memory], self.kinds[memory]))
+            if left:
+                places[memory] = left.pop()
+            else:
+                places[memory] = total
+                total += -(-self.sizes[memory] // 64) * 64
+            ends.setdefault(last, []).append(memory)
+        return places, total
+
     def _added(self, loop: Loop, place: int | None = None) -> Loop:
         self._pieces.insert(len(self._pieces) if place is None else place, loop)
         return loop
