@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,6 +16,12 @@ INPUT = "x"
 """What the names of inputs begin with."""
 CHECKS = "an index without an entry"
 """A memory of its own, as it were: checks write it, and what is seen from outside is written only after them."""
+
+WIDE = 16
+"""Numbers in a vector, at most."""
+FEW = 16
+"""Vectors in a row for which it matters how what is left over of it is computed."""
+_CALLS = re.compile(r"(exp|log|sigmoid|softplus|digamma|loggamma|erf|tanh|sin|cos|pow)\w*\(")
 
 Address = tuple[int, tuple[int, ...]]
 """Offset, and a stride for each of a loop's dimensions."""
@@ -123,7 +130,12 @@ class Loop(Piece):
         shared = None if self.checks else team.shared(math.prod(sizes) * len(lines), sizes[: outer or len(sizes)])
         heads = [head(f"i{d}", n, d == shared) for d, n in enumerate(sizes)]
         if not self.checks and sizes and sizes[-1] > 3:
-            heads.insert(-1, f"#pragma omp simd reduction(+:{', '.join(totals)})" if totals else "#pragma omp simd")
+            pragma = f"#pragma omp simd reduction(+:{', '.join(totals)})" if totals else "#pragma omp simd"
+            if shared == len(sizes) - 1 or not _leaves_some(sizes[-1], body):
+                heads.insert(-1, pragma)
+            else:
+                heads.pop()
+                body = _by_vectors(f"i{len(sizes) - 1}", sizes[-1], pragma, body)
         if not totals:
             return [Body([*heads, *body, *(["if (*bad) return;"] if self.checks else [])], shared is not None)]
         start = [f"double {name} = 0;" for name in totals]
@@ -162,6 +174,18 @@ class Loop(Piece):
                 sizes[d : d + 2] = [sizes[d] * sizes[d + 1]]
                 groups.pop(d)
         return sizes, groups
+
+
+def _leaves_some(count: int, body: Sequence[str]) -> bool:
+    """Whether what is left over of whole vectors is worth vectors of its own."""
+    return count % WIDE > 3 and WIDE < count < FEW * WIDE and any(map(_CALLS.search, body))
+
+
+def _by_vectors(name: str, count: int, pragma: str, body: Sequence[str]) -> list[str]:
+    """A loop for the whole vectors, and one for the rest, of which compilers would make one number after the other."""
+    whole = count - count % WIDE
+    rest = [f"{pragma} simdlen(4)", head(name, count, start=whole), *body]
+    return ["{", pragma, head(name, whole), *body, *rest, "}"]
 
 
 def _in_parts(team: Team, totals: Sequence[str], lines: Sequence[str], last: Sequence[str]) -> list[Body]:

@@ -69,9 +69,9 @@ class Place:
         return replace(self, shape=tuple(self.shape[d] for d in kept), stride=tuple(self.stride[d] for d in kept))
 
 
-def head(name: str, count: int, shared: bool = False) -> str:
+def head(name: str, count: int, shared: bool = False, start: int = 0) -> str:
     """Of a loop; of a shared one, over those numbers that fall to `part`."""
-    first, last = (f"FIRST({count}, part)", f"FIRST({count}, part + 1)") if shared else ("0", count)
+    first, last = (f"FIRST({count}, part)", f"FIRST({count}, part + 1)") if shared else (start, count)
     return f"for (int64_t {name} = {first}; {name} < {last}; {name}++)"
 
 

@@ -11,6 +11,7 @@ from varigrad.capture.c.writer import Out, Writer, only
 
 FEW = 8
 """So many terms are written out."""
+_SIMD = "#pragma omp simd reduction(+:total)"
 LONG = 4096
 """Sums of as many are left to double precision."""
 
@@ -41,7 +42,7 @@ def _total(w: Writer, out: Place, x: Place, dim: Any, keepdim: bool, count: int)
     if out.kind.is_floating_point and dims == list(range(kept, len(x.shape))):
         w.total(out, x, kept, over)
         return
-    inner = ["#pragma omp simd reduction(+:total)", "{all}", "total += {x};"]
+    inner = [_SIMD, "{all}", "total += {x};"]
     _fold(w, out, x, dims, [f"{wide} total = 0;"], inner, f"total{over}")
 
 
@@ -133,7 +134,8 @@ def _logsumexp(w: Writer, out: Out, x: Place, dim: Any, keepdim: bool = False) -
 def _softmax(w: Writer, out: Out, x: Place, dim: int, half: bool) -> None:
     f = suffix(x)
     lines = [
-        "double total = 0;", "{all}", "{ const {t} e = exp" + f + "({x} - top); total += e; {y} = e; }",
+        "double total = 0;", *_vectors(x, dim), "{all}",
+        "{ const {t} e = exp" + f + "({x} - top); total += e; {y} = e; }",
         "const {t} factor = 1 / total;", "{all}", "{y} *= factor;",
     ]  # fmt: skip
     _rows(w, only(out), [x], dim, [*_top(f), *lines])
@@ -141,9 +143,14 @@ def _softmax(w: Writer, out: Out, x: Place, dim: int, half: bool) -> None:
 
 def _log_softmax(w: Writer, out: Out, x: Place, dim: int, half: bool) -> None:
     f = suffix(x)
-    lines = ["double total = 0;", "{all}", f"total += exp{f}({{x}} - top);"]
+    lines = ["double total = 0;", *_vectors(x, dim), "{all}", f"total += exp{f}({{x}} - top);"]
     lines += [f"const {{t}} rest = top + log{f}(total);", "{all}", "{y} = {x} - rest;"]
     _rows(w, only(out), [x], dim, [*_top(f), *lines])
+
+
+def _vectors(x: Place, dim: int) -> list[str]:
+    """Before a sum over enough terms; of a few, compilers rather take several at once."""
+    return [_SIMD] if x.shape and x.shape[dim] >= 2 * FEW else []
 
 
 def _top(suffix: str) -> list[str]:
@@ -151,13 +158,21 @@ def _top(suffix: str) -> list[str]:
 
 
 def _softmax_backward(w: Writer, out: Out, grad: Place, result: Place, dim: int, dtype: Any) -> None:
-    lines = ["double total = 0;", "{all}", "total += {x} * {z};", "{all}", "{y} = {z} * ({x} - ({t})total);"]
+    lines = [
+        "double total = 0;",
+        *_vectors(grad, dim),
+        "{all}",
+        "total += {x} * {z};",
+        "{all}",
+        "{y} = {z} * ({x} - ({t})total);",
+    ]
     _rows(w, only(out), [grad, result], dim, lines)
 
 
 def _log_softmax_backward(w: Writer, out: Out, grad: Place, result: Place, dim: int, dtype: Any) -> None:
     f = suffix(grad)
-    lines = ["double total = 0;", "{all}", "total += {x};", "{all}", f"{{y}} = {{x}} - exp{f}({{z}}) * ({{t}})total;"]
+    lines = ["double total = 0;", *_vectors(grad, dim), "{all}", "total += {x};"]
+    lines += ["{all}", f"{{y}} = {{x}} - exp{f}({{z}}) * ({{t}})total;"]
     _rows(w, only(out), [grad, result], dim, lines)
 
 
