@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from benchmarks.layered import MODELS
 from captures import InC, Uncompiled, assert_close, by_graph, by_python, forms, svi_of, taken
 from test_capture import both, steps
 from test_laws import ESTIMATORS
@@ -572,6 +573,31 @@ def test_left_to_torch(case, kind):
         for function in functions:
             check([function], inputs, calls=True)
         check(functions, inputs, calls=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_with_layers(name):
+    """Convolutions, a GRU, batch norm, dropout, Dirichlets, Cholesky: in C and in Python."""
+
+    def go(kind):
+        torch.manual_seed(0)
+        model, guide, args = MODELS[name]()
+        with by_graph(kind=kind) if kind else by_python():
+            svi = svi_of(model, guide, optim=vg.optim.SGD(lr=1e-6))
+            svi.init(*args)
+            before = {k: v.detach().clone() for k, v in svi.bound.named_parameters()}
+            losses = [svi.step(*args) for _ in range(6)]
+            moved = torch.cat([(v.detach() - before[k]).reshape(-1) for k, v in svi.bound.named_parameters()])
+            return svi, losses, moved, {k: v.clone() for k, v in svi.bound.named_buffers()}
+
+    svi, losses, moved, buffers = go(InC)
+    library = forms(svi)[0].step.recorded.compilation.library
+    assert taken(svi) == 4 and library.maker == "C"
+    assert bool(library.calls) == (name not in ("recurrent", "attention"))
+    _, expected, by_steps, averages = go(None)
+    assert_close(losses, expected, rtol=1e-5)
+    assert_close(moved, by_steps, rtol=1e-3, atol=1e-3 * float(by_steps.abs().max()))
+    assert_close(buffers, averages, rtol=1e-5, atol=1e-6)
 
 
 def test_inputs_of_what_is_left_to_torch():
