@@ -130,7 +130,9 @@ class InC:
     def run(self, inputs: list[Tensor], count: int = 1) -> None:
         places = (ctypes.c_void_p * len(inputs))(*[i.data_ptr() for i in inputs])
         self._caller.inputs = inputs
-        if self._run(self._own.data_ptr(), places, count, self._callback):
+        with torch.enable_grad() if self.calls else contextlib.nullcontext():  # as when recorded: or some give less
+            ended = self._run(self._own.data_ptr(), places, count, self._callback)
+        if ended:
             error, self._caller.error = self._caller.error, None
             raise error or IndexError("an index in the program is out of range")
 
