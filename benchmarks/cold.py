@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from benchmarks.systems import available, python_for
 from benchmarks.workloads import find
 from varigrad import __file__ as package
 
-WORKLOADS = ("coin", "gaussian_mixture", "eight_schools")
+WORKLOADS = ("coin", "gaussian_mixture", "eight_schools", "logistic", "vae", "belief_net", "chain")
 CACHED = ("varigrad-background", "numpyro-run", "hand-compiled")
 """Systems that keep compiled steps on disk. NumPyro's cache is JAX's own, which has to be asked for."""
 PLAIN = ("pyro",)
@@ -29,17 +30,17 @@ class Plan:
 
     Attributes:
         counts: of steps.
-        plainly: at most so many by a system that compiles nothing; beyond, its time grows as it did before.
+        longest: seconds; where more are to be expected, time grows as it did before.
         rounds: repetitions of everything.
     """
 
     counts: Sequence[int]
-    plainly: int
+    longest: float
     rounds: int
 
 
-FULL = Plan((100, 1_000, 10_000, 100_000), plainly=1_000, rounds=1)
-QUICK = Plan((100, 1_000, 10_000), plainly=1_000, rounds=1)
+FULL = Plan((100, 1_000, 10_000, 100_000), longest=100.0, rounds=1)
+QUICK = Plan((100, 1_000, 10_000), longest=10.0, rounds=1)
 
 
 @dataclass
@@ -79,15 +80,22 @@ def measure(workloads: Sequence[str], plan: Plan, threads: int) -> Iterator[list
         }
         turns = [(s, steps) for _ in range(plan.rounds) for steps in plan.counts for s in systems]
         for system, steps in tqdm(turns, desc=f"cold start, {name}", unit="run", leave=False, disable=None):
+            rows = [
+                [p for p in points.values() if (p.system, p.cache) == (system, c)] for c in ("empty", "filled", "none")
+            ]
+            if any(row and _expected(row, steps) > plan.longest for row in rows):
+                continue
             if system in CACHED:
                 with tempfile.TemporaryDirectory() as folder:
                     _add(points[system, "empty", steps], Path(folder))
                     _fill(name, system, steps, threads, Path(folder))
                     _add(points[system, "filled", steps], Path(folder))
-            elif steps <= plan.plainly:
+            else:
                 _add(points[system, "none", steps], Path(tempfile.gettempdir()))
-        for system in set(systems) - set(CACHED):
-            _extrapolate([points[system, "none", steps] for steps in plan.counts])
+        for point in points.values():
+            row = [p for p in points.values() if (p.system, p.cache) == (point.system, point.cache)]
+            if not point.seconds and any(p.seconds for p in row):
+                point.seconds, point.extrapolated = [_expected(row, point.steps)], True
         yield list(points.values())
 
 
@@ -105,14 +113,10 @@ def _fill(name: str, system: str, steps: int, threads: int, cache: Path) -> None
         once(job(name, "varigrad-run", threads, pinned=False), [4], python_for(system), cache, LIMIT)
 
 
-def _extrapolate(points: Sequence[Cold]) -> None:
-    """Seconds grow by the last measured difference a step."""
-    measured = [p for p in points if p.seconds]
+def _expected(row: Sequence[Cold], steps: int) -> float:
+    """Seconds that so many steps will take, by the last difference that was measured; 0 without one."""
+    measured = [p for p in row if p.seconds and not p.extrapolated and p.steps < steps]
     if len(measured) < 2:
-        return
-    one, two = measured[-2:]
-    for point in points[len(measured) :]:
-        point.extrapolated = True
-        for early, late in zip(one.seconds, two.seconds, strict=False):
-            each = (late - early) / (two.steps - one.steps)
-            point.seconds.append(late + each * (point.steps - two.steps))
+        return 0.0
+    (early, first), (late, last) = ((p.steps, statistics.median(p.seconds)) for p in measured[-2:])
+    return last + (last - first) / (late - early) * (steps - late)

@@ -22,6 +22,9 @@ COLOURS = {
 }
 STYLES = {"empty": "--", "filled": "-", "none": "-"}
 
+ACROSS = 4
+"""Panels in a row."""
+
 
 def draw(path: Path, document: Mapping[str, Any]) -> None:
     """One file with all that was measured."""
@@ -36,8 +39,10 @@ def draw(path: Path, document: Mapping[str, Any]) -> None:
     kinds = [name for name in ("steps", "cold", "chains") if name in parts]
     if not kinds:
         return
-    figure = plt.figure(figsize=(12, 4.2 * len(kinds)), layout="constrained")
-    for kind, row in zip(kinds, figure.subfigures(len(kinds), 1, squeeze=False)[:, 0], strict=True):
+    heights = [len(_rows_of(parts[kind])) if kind == "cold" else 1 for kind in kinds]
+    figure = plt.figure(figsize=(14, 4.2 * sum(heights)), layout="constrained")
+    places = figure.subfigures(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for kind, row in zip(kinds, places, strict=True):
         {"steps": _bars, "cold": _cold, "chains": _chains}[kind](row, parts[kind])
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -65,9 +70,12 @@ def _bars(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _cold(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """Seconds against steps, a panel for each workload."""
-    names = list(dict.fromkeys(r["workload"] for r in rows))
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for axes, name in zip(panels, names, strict=True):
+    lines = _rows_of(rows)
+    names = [name for line in lines for name in line]
+    panels = figure.subplots(len(lines), len(lines[0]), squeeze=False).reshape(-1)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, names, strict=False):
         mine = [r for r in rows if r["workload"] == name and r["seconds"]]
         for system, cache in dict.fromkeys((r["system"], r["cache"]) for r in mine):
             line = [r for r in mine if (r["system"], r["cache"]) == (system, cache)]
@@ -79,7 +87,13 @@ def _cold(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
                 axes.plot(x, y, "o", color=COLOURS[system], markerfacecolor=face, markersize=4)
         axes.set_title(f"{name}: cold start to exit (hollow: extrapolated)", fontsize=9, loc="left")
         _finish(axes, "steps", "seconds")
-    panels[-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panels[len(lines[0]) - 1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _rows_of(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Workloads, so many in a row of panels."""
+    names = list(dict.fromkeys(r["workload"] for r in rows))
+    return [names[i : i + ACROSS] for i in range(0, len(names), ACROSS)]
 
 
 def _chains(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
