@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 
-from varigrad.capture import graph
+from varigrad.capture import indexing, recorder
 from varigrad.distributions import noise, source
 from varigrad.terms import provenance
 
@@ -85,7 +85,7 @@ def elsewhere() -> Iterator[None]:
         mock.patch.object(noise, "generator_on", generator_on),
         mock.patch.object(noise, "global_on", return_value=torch.default_generator),
         mock.patch.object(provenance, "_shell", _shell),
-        mock.patch.object(graph, "_memory_of", _memory_of),
+        mock.patch.object(recorder, "_memory_of", _memory_of),
         _Made(),
         _Seen(),
     ):
@@ -105,9 +105,9 @@ class _Made(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.__getitem__:
-            return graph._indexed(args[0], _spelt_out(*args))
+            return indexing.indexed(args[0], _spelt_out(*args))
         if func is Tensor.__setitem__:
-            return graph._write(args[0], _spelt_out(*args[:2]), args[2])
+            return indexing.write(args[0], _spelt_out(*args[:2]), args[2])
         device = kwargs.get("device")
         if func in _device_constructors() and device is None and _is_users(sys._getframe(1)):
             device, kwargs = PLACE, {**kwargs, "device": PLACE}
@@ -197,7 +197,7 @@ def _memory_of(tensor: Tensor) -> int:
     return _memory_of_plain(tensor.inner if isinstance(tensor, Elsewhere) else tensor)
 
 
-_memory_of_plain = graph._memory_of
+_memory_of_plain = recorder._memory_of
 
 
 def _shell(plain: Tensor, names: Any, escapes: Any) -> Tensor:
