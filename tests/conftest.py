@@ -12,3 +12,24 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(20261123)
+
+
+class NamesAtOnce:
+    """Names a test as soon as it has failed; otherwise pytest shows names at the end, which may be minutes away."""
+
+    def __init__(self, terminal):
+        self.terminal = terminal
+
+    @pytest.hookimpl(trylast=True)  # after the letter F
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.splitlines()[0][:200] if crash and crash.message else ""
+            self.terminal.write_line(f"\nFAILED at {report.when}: {report.nodeid} {why}", red=True)
+
+
+@pytest.hookimpl(trylast=True)  # pytest's own reporter is registered by then
+def pytest_configure(config):
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(NamesAtOnce(terminal), "names-at-once")
