@@ -654,7 +654,9 @@ def test_equal_parts_share_equally():
     for _ in range(50):
         bound()
     shares = _coefficients(state_of(bound)[1])
-    assert torch.allclose(shares[0], shares[1]) and 0.7 < float(shares[:2].sum()) < 1.3
+    # What tells them apart is the ridge alone, 1000 units of rounding: a rounding moves a share by 1/1000. The
+    # products, their scaling and the elimination round some ten times, to one side or the other.
+    assert abs(float(shares[0] - shares[1])) < 0.02 and 0.7 < float(shares[:2].sum()) < 1.3
     assert torch.isclose(shares[2], torch.tensor(1 / 3))  # of nothing
 
 
