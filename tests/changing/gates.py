@@ -242,7 +242,7 @@ class Open(Gate):
     """Open all the time."""
 
     def __call__(self, operation, v):
-        return 0.5 * operation(v)
+        return vg.param("factor", lambda: torch.tensor(0.5, dtype=torch.float64)) * operation(v)
 
     def open(self, bound):
         pass

@@ -40,18 +40,20 @@ def by_steps(spec, kind=Uncompiled):
     def run():
         svis = [_svi(program) for program in (graph, python)]
 
-        def steps(count):
+        def steps(count, alike=True):
             for _ in range(count):
                 with by_graph(2, kind):
                     svis[0].step(*graph.gate.args())
                 with by_python():
                     svis[1].step(*python.gate.args())
-                assert_close(*(dict(svi.bound.named_parameters()) for svi in svis))
+                if alike:
+                    assert_close(*(dict(svi.bound.named_parameters()) for svi in svis))
 
         steps(spec.steps + 3)
         for program, svi in zip((graph, python), svis, strict=True):
             program.gate.open(svi.bound)
-        steps(1 if graph.gate.told else 10)
+        # What a graph is watched for may be noticed at once by the one, and by the other at the next look.
+        steps(1 if graph.gate.told else 10, alike=graph.gate.told)
         return judged(svis[0].bound, graph)
 
     return _tried(run)
