@@ -238,6 +238,78 @@ class Shape(Gate):
         self.data = DATA
 
 
+class Rectified(AtZero):
+    """A parameter far on the flat side of a rectifier."""
+
+    def __call__(self, operation, v):
+        return vg.param("gate", lambda: torch.tensor(-6.0, dtype=torch.float64)).relu() * operation(v)
+
+
+class Hidden(Gate):
+    """A tensor that is neither argument, parameter nor buffer."""
+
+    def __init__(self):
+        self.factor = torch.zeros((), dtype=torch.float64)
+
+    def __call__(self, operation, v):
+        return self.factor * operation(v)
+
+    def open(self, bound):
+        self.factor = torch.tensor(0.5, dtype=torch.float64)
+
+
+class Attribute(Gate):
+    """A module's attribute that is a number of Python."""
+
+    def __init__(self):
+        self.module = nn.Identity()
+        self.module.factor = 0.0
+
+    def __call__(self, operation, v):
+        return vg.module("attributed", self.module).factor * operation(v)
+
+    def open(self, bound):
+        self.module.factor = 0.5
+
+
+class Where(Hidden):
+    """A mask that lets nothing through at first."""
+
+    def __call__(self, operation, v):
+        return 0.5 * torch.where(self.factor > 0, operation(v), v)
+
+
+class Chosen(Gate):
+    """One of two results that are both computed, picked by a number of Python."""
+
+    told = False
+
+    def __init__(self):
+        self.which = 0
+
+    def __call__(self, operation, v):
+        return 0.5 * torch.stack(torch.broadcast_tensors(v, operation(v)))[self.which]
+
+    def open(self, bound):
+        self.which = 1
+
+
+class Swapped(Gate):
+    """A module whose part is replaced by another."""
+
+    told = False
+
+    def __init__(self):
+        self.module = nn.Sequential(nn.Identity())
+
+    def __call__(self, operation, v):
+        net = vg.module("swapped", self.module)[0]
+        return 0.5 * (v if isinstance(net, nn.Identity) else operation(v))
+
+    def open(self, bound):
+        self.module[0] = nn.Tanh()
+
+
 class Open(Gate):
     """Open all the time."""
 
@@ -283,6 +355,12 @@ GATES = {
     "closure": Closure,
     "threshold": Threshold,
     "shape": Shape,
+    "rectified": Rectified,
+    "hidden": Hidden,
+    "attribute": Attribute,
+    "where": Where,
+    "chosen": Chosen,
+    "swapped": Swapped,
     "frozen": Frozen,
     "evaluated": Evaluated,
 }
