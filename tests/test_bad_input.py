@@ -1,8 +1,7 @@
 # ruff: noqa: E501 - one mistake a line
 """Every mistake has one clear error, at the earliest moment: its class, its site, its text.
 
-RELIABILITY.md, Bad input, rows 1-27, and issue 2 section 6. Rows 28 (Predictive), 29 (checkpoints) and 30 (capture)
-wait for what they are about.
+What a compiled step makes of bad input is in `test_compiled_bad_input.py`, and `Predictive` in `test_predictive.py`.
 """
 
 import warnings

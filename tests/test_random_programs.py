@@ -1,7 +1,7 @@
 """Law 1 again, on programs nobody chose: discrete sites in and out of plates, sums over plates, plates entered again.
 
 Every joint outcome is replayed through the estimators, so there is no sampling error: at most 1e-9 off, on 300
-programs a run (RELIABILITY 4.1). A third of such programs get a wrong gradient where plates are taken at their word.
+programs a run. A third of such programs get a wrong gradient where plates are taken at their word.
 """
 
 from collections import Counter

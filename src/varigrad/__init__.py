@@ -34,10 +34,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
+_MEASURING = ("Comparison", "compare", "decide")
+"""Names that are imported when they are first used: they need `varigrad.testing`, which costs a start of its own."""
+_PACKAGES = ("distributions", "errors", "estimators", "guides", "handlers", "optim")
+
+
 def __getattr__(name: str) -> object:
-    # The doctor brings the tools for testing along, which those who never ask for it need not wait for.
-    if name in ("Comparison", "compare", "decide"):
+    if name in _MEASURING:
         from varigrad import diagnostics
 
         return getattr(diagnostics, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names: what is exported above, and what is imported when it is first used."""
+    public = {name for name, value in globals().items() if getattr(value, "__module__", None) and name[0] != "_"}
+    return sorted({*public, *_MEASURING, *_PACKAGES, "__version__"})

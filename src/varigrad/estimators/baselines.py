@@ -4,7 +4,7 @@
 never the mean. Baselines add: `MovingAverage() + NeuralBaseline(net, x)`; the second then learns what the first leaves.
 
 References:
-    Mnih, Gregor (2014), Neural variational inference and learning in belief networks.
+    Mnih, Gregor (2014), Neural variational inference and learning in belief networks. arXiv:1402.0030.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Combination(Baseline):
         decay: of the averages, in [0, 1).
 
     References:
-        Geffner, Domke (2018), Using large ensembles of control variates for variational inference.
+        Geffner, Domke (2018), Using large ensembles of control variates for variational inference. arXiv:1810.04482.
     """
 
     parts: tuple[Baseline, ...]

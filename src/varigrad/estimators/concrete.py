@@ -5,8 +5,8 @@ One-hot: :math:`z_i = \log p_i - \log(-\log u_i)`, and the draw is the largest. 
 :math:`\lambda`, they are :math:`\sigma(z / \lambda)` and softmax :math:`(z / \lambda)`.
 
 References:
-    Maddison, Mnih, Teh (2017), The Concrete distribution.
-    Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein (2017), REBAR (given the draw).
+    Maddison, Mnih, Teh (2017), The Concrete distribution. arXiv:1611.00712.
+    Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein (2017), REBAR (given the draw). arXiv:1703.07370.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class ARM(Estimator):
     pair, and so never noisier; this one is there to compare with.
 
     References:
-        Yin, Zhou (2019), ARM: augment-REINFORCE-merge gradient for stochastic binary networks.
+        Yin, Zhou (2019), ARM: augment-REINFORCE-merge gradient for stochastic binary networks. arXiv:1807.11143.
     """
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
@@ -79,7 +79,8 @@ class DisARM(Estimator):
 
     References:
         Dong, Mnih, Tucker (2020), DisARM: an antithetic gradient estimator for binary latent variables.
-        Dong, Mnih, Tucker (2021), Coupled gradient estimators for discrete latent variables.
+        arXiv:2006.10680.
+        Dong, Mnih, Tucker (2021), Coupled gradient estimators for discrete latent variables. arXiv:2106.08056.
     """
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
@@ -135,7 +136,7 @@ class ARMS(Estimator):
         n: draws, 2 to 8.
 
     References:
-        Dimitriev, Zhou (2021), ARMS: antithetic-REINFORCE-multi-sample gradient for binary variables.
+        Dimitriev, Zhou (2021), ARMS: antithetic-REINFORCE-multi-sample gradient for binary variables. arXiv:2105.14141.
     """
 
     n: int = 4

@@ -36,6 +36,7 @@ class DoubleControlVariate(Estimator):
 
     References:
         Titsias, Shi (2022), Double control variates for gradient estimation in discrete latent variable models.
+        arXiv:2111.05300.
     """
 
     k: int = 2

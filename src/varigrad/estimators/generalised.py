@@ -7,8 +7,9 @@ does move is put right by a score part:
 .. math:: \nabla E_q[f] = E\big[\nabla_z f \, \partial_\phi T + (f - b)\, \nabla_\phi \log r_\phi(\varepsilon)\big]
 
 References:
-    Ruiz, Titsias, Blei (2016), The generalized reparameterization gradient.
+    Ruiz, Titsias, Blei (2016), The generalized reparameterization gradient. arXiv:1610.02287.
     Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
+    arXiv:1610.05683.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class GRep(Generalised):
         baseline: taken off the cost that multiplies the score part.
 
     References:
-        Ruiz, Titsias, Blei (2016), The generalized reparameterization gradient.
+        Ruiz, Titsias, Blei (2016), The generalized reparameterization gradient. arXiv:1610.02287.
     """
 
     def gamma(self, concentration: Tensor, source: Source) -> Made:
@@ -163,7 +164,8 @@ class Rsvi(Generalised):
 
     References:
         Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
-        Marsaglia, Tsang (2000), A simple method for generating gamma variables.
+        arXiv:1610.05683.
+        Marsaglia, Tsang (2000), A simple method for generating gamma variables. doi:10.1145/358407.358414.
     """
 
     shape_augmentation: int = 1

@@ -31,8 +31,8 @@ class LeaveOneOut(Estimator):
     References:
         Kool, van Hoof, Welling (2019), Buy 4 REINFORCE samples, get a baseline for free!
         Richter, Boustati, Nüsken, Ruiz, Akyildiz (2020), VarGrad: a low-variance gradient estimator for variational
-        inference.
-        Mnih, Rezende (2016), Variational inference for Monte Carlo objectives.
+        inference. arXiv:2010.10436.
+        Mnih, Rezende (2016), Variational inference for Monte Carlo objectives. arXiv:1602.06725.
     """
 
     k: int | None = None

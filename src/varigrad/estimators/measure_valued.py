@@ -49,7 +49,7 @@ class MeasureValued(Estimator):
 
     References:
         Pflug (1989), Sampling derivatives of probabilities.
-        Mohamed, Rosca, Figurnov, Mnih (2020), Monte Carlo gradient estimation in machine learning.
+        Mohamed, Rosca, Figurnov, Mnih (2020), Monte Carlo gradient estimation in machine learning. arXiv:1906.10652.
     """
 
     per_element = True

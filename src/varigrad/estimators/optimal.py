@@ -43,7 +43,7 @@ class OptimalScore(Estimator):
     References:
         Greensmith, Bartlett, Baxter (2004), Variance reduction techniques for gradient estimates in reinforcement
         learning.
-        Ranganath, Gerrish, Blei (2014), Black box variational inference.
+        Ranganath, Gerrish, Blei (2014), Black box variational inference. arXiv:1401.0118.
     """
 
     baseline: Baseline = field(default_factory=NoBaseline)

@@ -31,9 +31,10 @@ class Pathwise(Estimator):
         coupling: `Antithetic()` or `Sobol()` draws for the particles of the objective, at least 2 side by side.
 
     References:
-        Kingma, Welling (2014), Auto-encoding variational Bayes.
-        Roeder, Wu, Duvenaud (2017), Sticking the landing.
+        Kingma, Welling (2014), Auto-encoding variational Bayes. arXiv:1312.6114.
+        Roeder, Wu, Duvenaud (2017), Sticking the landing. arXiv:1703.09194.
         Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
+        arXiv:1610.05683.
     """
 
     sticking_the_landing: bool = False

@@ -54,7 +54,7 @@ class Rebar(Estimator):
 
     References:
         Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein (2017), REBAR: low-variance, unbiased gradient estimates for
-        discrete latent variable models.
+        discrete latent variable models. arXiv:1703.07370.
     """
 
     eta: float = 1.0

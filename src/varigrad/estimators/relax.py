@@ -40,7 +40,7 @@ class Relax(Estimator):
 
     References:
         Grathwohl, Choi, Wu, Roeder, Duvenaud (2018), Backpropagation through the void: optimizing control variates for
-        black-box gradient estimation.
+        black-box gradient estimation. arXiv:1711.00123.
     """
 
     network: nn.Module
@@ -87,7 +87,7 @@ class Lax(Estimator):
 
     References:
         Grathwohl, Choi, Wu, Roeder, Duvenaud (2018), Backpropagation through the void: optimizing control variates for
-        black-box gradient estimation.
+        black-box gradient estimation. arXiv:1711.00123.
     """
 
     network: nn.Module

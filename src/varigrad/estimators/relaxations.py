@@ -96,8 +96,8 @@ class GumbelSoftmax(Relaxation):
         temperature: :math:`\lambda`, a number or a schedule.
 
     References:
-        Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax.
-        Maddison, Mnih, Teh (2017), The Concrete distribution.
+        Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
+        Maddison, Mnih, Teh (2017), The Concrete distribution. arXiv:1611.00712.
     """
 
     temperature: Temperature = 0.5
@@ -118,6 +118,7 @@ class StraightThrough(Relaxation):
 
     References:
         Bengio, Léonard, Courville (2013), Estimating or propagating gradients through stochastic neurons.
+        arXiv:1308.3432.
     """
 
     def value(self, hard: Tensor, logits: Tensor, temperature: Tensor | float, one_hot: bool, source: Source) -> Tensor:
@@ -135,7 +136,7 @@ class StraightThroughGumbel(Relaxation):
         temperature: :math:`\lambda`, a number or a schedule.
 
     References:
-        Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax.
+        Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
     """
 
     temperature: Temperature = 0.5
@@ -162,6 +163,7 @@ class GumbelRao(Relaxation):
 
     References:
         Paulus, Maddison, Krause (2021), Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator.
+        arXiv:2010.04838.
     """
 
     k: int = 10
@@ -192,7 +194,7 @@ class GappedStraightThrough(Relaxation):
 
     References:
         Fan, Chi, Rudnicky, Ramadge (2022), Training discrete deep generative models via gapped straight-through
-        estimator.
+        estimator. arXiv:2206.07235.
     """
 
     temperature: Temperature = 0.5

@@ -51,7 +51,7 @@ class Rodeo(Estimator):
         network: from `[..., 2]` to `[..., 2]`.
 
     References:
-        Shi, Zhou, Hwang, Titsias, Mackey (2022), Gradient estimation with discrete Stein operators.
+        Shi, Zhou, Hwang, Titsias, Mackey (2022), Gradient estimation with discrete Stein operators. arXiv:2202.09497.
     """
 
     k: int = 2

@@ -30,8 +30,9 @@ class Score(Estimator):
             then has its direction right on average and its length not, and differently at each site: not unbiased.
 
     References:
-        Williams (1992), Simple statistical gradient-following algorithms.
+        Williams (1992), Simple statistical gradient-following algorithms. doi:10.1007/BF00992696.
         Mnih, Gregor (2014), Neural variational inference and learning in belief networks (`normalise`).
+        arXiv:1402.0030.
     """
 
     baseline: Baseline = field(default_factory=NoBaseline)
@@ -86,6 +87,7 @@ class SelfCritical(Estimator):
 
     References:
         Rennie, Marcheret, Mroueh, Ross, Goel (2017), Self-critical sequence training for image captioning.
+        arXiv:1612.00563.
     """
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:

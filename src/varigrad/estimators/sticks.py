@@ -9,7 +9,7 @@ where the expectation takes the place of coins that were not needed: :math:`b_k 
 as far as k, :math:`-(\tilde b_k - p_k)` if only the second did.
 
 References:
-    Dong, Mnih, Tucker (2021), Coupled gradient estimators for discrete latent variables.
+    Dong, Mnih, Tucker (2021), Coupled gradient estimators for discrete latent variables. arXiv:2106.08056.
 """
 
 from __future__ import annotations

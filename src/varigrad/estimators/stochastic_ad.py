@@ -42,6 +42,7 @@ class StochasticAD(Estimator):
 
     References:
         Arya, Schauer, Schaefer, Rackauckas (2022), Automatic differentiation of programs with discrete randomness.
+        arXiv:2210.08572.
     """
 
     per_element = True

@@ -32,6 +32,7 @@ class MuProp(Estimator):
 
     References:
         Gu, Levine, Sutskever, Mnih (2016), MuProp: unbiased backpropagation for stochastic neural networks.
+        arXiv:1511.05176.
     """
 
     baseline: Baseline = field(default_factory=NoBaseline)

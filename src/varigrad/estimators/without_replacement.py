@@ -32,7 +32,7 @@ class UnorderedSet(Estimator):
 
     References:
         Kool, van Hoof, Welling (2020), Estimating gradients for discrete random variables by sampling without
-        replacement.
+        replacement. arXiv:2002.06043.
     """
 
     k: int = 2
@@ -121,7 +121,7 @@ class SumAndSample(Estimator):
 
     References:
         Liu, Regier, Tripuraneni, Jordan, McAuliffe (2019), Rao-Blackwellized stochastic gradients for discrete
-        distributions.
+        distributions. arXiv:1810.04777.
     """
 
     k: int = 1

@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad.inference.laid_out import fits
+
+_KEPT = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
 
 class FusedAdam(torch.optim.Adam):
     """`torch.optim.Adam(fused=True)`: same kernel, same numbers, same `state_dict`, a tenth of the overhead.
 
-    Anything out of the ordinary (hooks, closures, amsgrad, weight decay, gradients that are sparse, learning rates that
-    are tensors) goes the way of its parent.
+    Anything out of the ordinary (hooks, closures, amsgrad, weight decay, learning rates that are tensors) goes the way
+    of its parent. The kernel goes through memory from end to end, so a group with a parameter, gradient or moment that
+    is laid out in another way goes without it.
     """
 
     # The wrapper that torch has around it imports the whole of its compiler, 0.6 s, to say that it is not for it.
@@ -22,12 +27,22 @@ class FusedAdam(torch.optim.Adam):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
-        if closure is not None or not all(map(self._is_plain, self.param_groups)) or self._has_hooks():
-            return super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._has_hooks() or not all(map(self._is_plain, self.param_groups)):
+            self._by_parent()
+            return loss
         with torch.no_grad():
-            for group in self.param_groups:
-                self._update(group)
-        return None
+            ready = [self._arranged(group) for group in self.param_groups]
+            if None in ready:
+                self._by_parent()
+                return loss
+            for group, kinds in zip(self.param_groups, ready, strict=True):
+                assert kinds is not None
+                self._update(group, kinds)
+        return loss
 
     step.hooked = True  # type: ignore[attr-defined] # torch wraps `step` for its profiler unless told it has
 
@@ -37,23 +52,45 @@ class FusedAdam(torch.optim.Adam):
     @staticmethod
     def _is_plain(group: dict[str, Any]) -> bool:
         odd = group["amsgrad"] or group["weight_decay"] or group["maximize"] or group["capturable"]
-        return not odd and type(group["lr"]) is float and all(p.layout is torch.strided for p in group["params"])
+        return not odd and type(group["lr"]) is float
 
-    def _update(self, group: dict[str, Any]) -> None:
-        kinds: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], ...]] = {}
+    def _by_parent(self) -> None:
+        """The parent's step; without the fused kernel for groups that it would misread."""
+        misread = [g for g in self.param_groups if g.get("fused") and not all(map(self._is_readable, g["params"]))]
+        try:
+            for group in misread:
+                group["fused"] = False
+            super().step()
+        finally:
+            for group in misread:
+                group["fused"] = True
+
+    def _is_readable(self, p: Tensor) -> bool:
+        state = self.state.get(p, {})
+        return p.grad is None or fits(p, p.grad, *(state[name] for name in _KEPT if name in state))
+
+    def _arranged(self, group: dict[str, Any]) -> _Kinds | None:
+        """The kernel's operands by kind; None if it would misread one of them."""
+        kinds: _Kinds = {}
         for p in group["params"]:
-            if p.grad is None:
+            grad = p.grad
+            if grad is None:
                 continue
             state = self.state[p]
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
                 state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            average, square, count = state["exp_avg"], state["exp_avg_sq"], state["step"]
+            if not fits(p, grad, average, square) or count.dtype is not torch.float32 or count.device != p.device:
+                return None
             lists = kinds.setdefault((p.dtype, p.device), ([], [], [], [], []))
-            for entries, entry in zip(
-                lists, (p, p.grad, state["exp_avg"], state["exp_avg_sq"], state["step"]), strict=True
-            ):
+            for entries, entry in zip(lists, (p, grad, average, square, count), strict=True):
                 entries.append(entry)
+        return kinds
+
+    @staticmethod
+    def _update(group: dict[str, Any], kinds: _Kinds) -> None:
         beta1, beta2 = group["betas"]
         for params, grads, averages, squares, steps in kinds.values():
             torch._foreach_add_(steps, 1)
@@ -62,3 +99,6 @@ class FusedAdam(torch.optim.Adam):
                 lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"],
                 amsgrad=False, maximize=False,
             )  # fmt: skip
+
+
+_Kinds = dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], ...]]

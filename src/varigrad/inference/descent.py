@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import ParameterError
+from varigrad.inference.laid_out import downhill, laid_out_like
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.outcomes import Outcomes
 from varigrad.objectives.bound import Bound
@@ -93,8 +94,7 @@ class Descent:
                 because="nothing in it requires a gradient",
                 try_="param(...) or module(...) in the guide, and requires_grad left on",
             )
-        # Optimisers minimise. (Handing -1 over as the gradient's factor has torch import SymPy: a quarter of a second.)
-        grads = torch.autograd.grad(-result.surrogate, self._leaves, allow_unused=True)
+        grads = downhill(torch.autograd.grad(result.surrogate, self._leaves, allow_unused=True), self._leaves)
         for leaf, grad in zip(self._leaves, grads, strict=True):
             leaf.grad = grad
         if not self._warned:
@@ -119,7 +119,7 @@ class Descent:
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
         """Take a step of the optimiser along gradients that were computed elsewhere."""
         if finite and self.current_optimizer is not None:
-            found = {id(p): g for p, g in zip(parameters, grads, strict=True)}
+            found = {id(p): laid_out_like(g, p) for p, g in zip(parameters, grads, strict=True)}
             for leaf in self._leaves:
                 leaf.grad = found.get(id(leaf))
             self.current_optimizer.step()
@@ -154,7 +154,7 @@ class Descent:
         self._leaves = [p for _, p in named]
         self._version = self.bound.version
 
-    def _warn_unreached(self, grads: tuple[Tensor | None, ...]) -> None:
+    def _warn_unreached(self, grads: list[Tensor | None]) -> None:
         names = {id(p): n for n, p in self.bound.named_parameters()}
         for leaf, grad in zip(self._leaves, grads, strict=True):
             if grad is None:
