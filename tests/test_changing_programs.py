@@ -6,11 +6,12 @@ Each number is a program (`changing.programs.drawn`). To look at one of them:
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from captures import InC
 from changing.gates import GATES
-from changing.programs import drawn
+from changing.programs import Site, Spec, drawn
 from changing.verdicts import FINE, by_steps, eagerly, smallest
 
 BLOCK = 50
@@ -36,6 +37,44 @@ def held(numbers, verdict):
         raise AssertionError(f"{wrong}\nfor example, as small as {first} gets: {smallest(drawn(first), verdict)}")
     assert seen["mixing and exact"] >= 0.3 * len(numbers), seen
     return seen
+
+
+def one(family, place="n", operation="flip", **options):
+    known = {"target": ("observed", place), "steps": 1, "size": 3, "vectorize": None, **options}
+    return Spec((Site(place, None, None, False, family),), 0, operation, "open", **known)
+
+
+def chain(operation="flip"):
+    """The link reads a site that is drawn from another."""
+    sites = (Site("n", None, None, False, "score"), Site("n", 0, None, False, "average"))
+    return Spec(sites, 1, operation, "open", ("observed", "n"), steps=1, size=2, vectorize=None)
+
+
+SIMPLE = {
+    "plate": one("score"),
+    "nested": one("average", "nm", size=2),
+    "lanes": one("leave one out", "global", "sum()"),
+    "enumerated lanes": one("enumerate", "global", "flat flip"),
+    "particles": one("particles", "global", "sum()"),
+    "chain": chain(),
+    "rare": one("score", operation="rare"),
+}
+ALONG = ("last layer", "batch norm")
+"""They do something of their own, along a plate."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "gate"), [(k, g) for k in SIMPLE for g in GATES if k in ("plate", "chain") or g not in ALONG]
+)
+def test_each_gate(kind, gate):
+    options = {"operation": "apart", "size": 3} if gate in ALONG else {}
+    assert eagerly(replace(SIMPLE[kind], gate=gate, **options)) == "exact"
+
+
+@pytest.mark.parametrize("gate", ["at zero", "train", "buffer", "flag", "closure", "shape", "frozen"])
+@pytest.mark.parametrize("kind", ["plate", "lanes"])
+def test_each_gate_of_recorded_steps(kind, gate):
+    assert by_steps(replace(SIMPLE[kind], gate=gate)) == "exact"
 
 
 @pytest.mark.parametrize("block", range(2))

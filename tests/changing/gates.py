@@ -13,11 +13,13 @@ class Gate:
     """Adds `operation(v)` to a program, or something else, or nothing, while it is shut.
 
     Attributes:
-        told: the library is told of the opening, or sees the operation although its factor is zero: the very next
-            gradient has to be right. Otherwise it may be wrong until the next look.
+        told: the library is told of the opening, or sees an operation that it knows although its factor is zero: the
+            very next gradient has to be right. Otherwise it may be wrong until the next look.
+        announced: it is told of the opening itself, so that this is so of any operation.
     """
 
     told = True
+    announced = False
 
     def args(self):
         """The programs' arguments, as they are now."""
@@ -107,6 +109,8 @@ class LastLayer(Gate):
 class Mode(Gate):
     """A module that does more in training; or the other way round."""
 
+    announced = True
+
     def __init__(self, training=True):
         self.module, self.training = _Moody(training), training
         self.module.train(not training)
@@ -137,6 +141,8 @@ class _Moody(nn.Module):
 class BatchNorm(Gate):
     """Batch normalisation over the plate, in `eval()` at first. Its averages stand still."""
 
+    announced = True
+
     def __init__(self):
         self.norm = nn.BatchNorm1d(1, momentum=0.0).double().eval()
 
@@ -150,6 +156,8 @@ class BatchNorm(Gate):
 
 class Buffer(Gate):
     """A module's buffer that starts at zero."""
+
+    announced = True
 
     def __init__(self):
         self.module = nn.Module()
@@ -180,6 +188,8 @@ class Argument(Gate):
 
 class Flag(Gate):
     """An argument that is not a tensor decides on a branch."""
+
+    announced = True
 
     def __init__(self):
         self.flag = False
@@ -221,6 +231,8 @@ class Threshold(AtZero):
 
 class Shape(Gate):
     """The plate has one element at first, and nothing to mix."""
+
+    announced = True
 
     def __init__(self):
         self.data = DATA[:, :1]
@@ -312,6 +324,8 @@ class Swapped(Gate):
 
 class Open(Gate):
     """Open all the time."""
+
+    announced = True
 
     def __call__(self, operation, v):
         return vg.param("factor", lambda: torch.tensor(0.5, dtype=torch.float64)) * operation(v)

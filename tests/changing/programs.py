@@ -98,6 +98,7 @@ OPERATIONS = {
     "function": _Flip.apply,
     "transposed": lambda v: (v.unsqueeze(-1) * v.unsqueeze(-2)).sum(-1),
     "unbound": lambda v: torch.stack(v.unbind(-1)[::-1], -1),
+    "rare": lambda v: torch.geqrf(v.unsqueeze(-1) + 0.1).a.squeeze(-1),  # of which nothing is known but its numbers
     "apart": lambda v: 1.5 * v.tanh(),
     # On all dimensions, or on the first, which are alternatives' as soon as there are any.
     "sum()": lambda v: v.sum(),
@@ -108,7 +109,7 @@ OPERATIONS = {
     "flat flip": lambda v: v.reshape(-1).flip(0).reshape(v.shape),
 }
 ANYWHERE = ("apart", "sum()", "mean()", "max()", "sum(0)", "flat", "flat flip")
-ROUGH = ("amax", "sort", "max()", "norm")
+ROUGH = ("rare", "amax", "sort", "max()", "norm")
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,11 @@ class Program:
     def __init__(self, spec):
         self.spec = spec
         self.gate = GATES[spec.gate]()
+
+    @property
+    def told(self):
+        """Whether the very next gradient after the opening has to be right."""
+        return self.gate.announced or (self.gate.told and self.spec.operation != "rare")
 
     def read(self, values, j, place):
         """A parent's value in a child's place: summed over plates that the child is not in."""

@@ -26,7 +26,7 @@ def eagerly(spec):
         for _ in range(spec.steps):
             bound(*program.gate.args())
         program.gate.open(bound)
-        for _ in range(0 if program.gate.told else 10):
+        for _ in range(0 if program.told else 10):
             bound(*program.gate.args())
         return judged(bound, program)
 
@@ -53,7 +53,7 @@ def by_steps(spec, kind=Uncompiled):
         for program, svi in zip((graph, python), svis, strict=True):
             program.gate.open(svi.bound)
         # What a graph is watched for may be noticed at once by the one, and by the other at the next look.
-        steps(1 if graph.gate.told else 10, alike=graph.gate.told)
+        steps(1 if graph.told else 10, alike=graph.told)
         return judged(svis[0].bound, graph)
 
     return _tried(run)
