@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import ParameterError
+from varigrad.inference.leaves import Leaves
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.outcomes import Outcomes
 from varigrad.objectives.bound import Bound
@@ -44,6 +45,7 @@ class Descent:
         self._leaves: list[nn.Parameter] = []
         self._version = -1
         self._warned = False
+        self._foreign = Leaves(bound)
         self._new_states: Any = None
 
     @property
@@ -93,6 +95,7 @@ class Descent:
                 because="nothing in it requires a gradient",
                 try_="param(...) or module(...) in the guide, and requires_grad left on",
             )
+        self._foreign.look(result.surrogate, args, kwargs)
         # Optimisers minimise. (Handing -1 over as the gradient's factor has torch import SymPy: a quarter of a second.)
         grads = torch.autograd.grad(-result.surrogate, self._leaves, allow_unused=True)
         for leaf, grad in zip(self._leaves, grads, strict=True):
