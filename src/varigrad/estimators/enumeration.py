@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of
+from varigrad.distributions.inner import count_of, inner_of
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 
@@ -41,7 +41,7 @@ class Enumerate(Estimator):
         return None
 
     def alternatives(self, distribution: td.Distribution) -> int:
-        return int(distribution.enumerate_support(expand=False).shape[0])
+        return count_of(distribution) or 0
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
