@@ -17,6 +17,9 @@ from varigrad.language.runtime import Scope, apply
 
 M = TypeVar("M", bound=nn.Module)
 
+OBSERVED, UNOBSERVED = "_observed", "_unobserved"
+"""What the two parts of a site with `obs_mask` are called, after its name."""
+
 _GLOB = frozenset("*?[]")
 
 
@@ -98,10 +101,10 @@ def _partly_observed(
         return Scope(handler)
 
     with where(obs_mask):
-        sample(f"{name}_observed", distribution, obs, notes=notes)
+        sample(name + OBSERVED, distribution, obs, notes=notes)
     with where(~obs_mask):
-        missing = sample(f"{name}_unobserved", distribution, estimator=estimator, notes=notes)
-    return deterministic(name, torch.where(given, obs, missing))
+        missing = sample(name + UNOBSERVED, distribution, estimator=estimator, notes=notes)
+    return deterministic(name, torch.where(given, obs, missing), event_dim=event)
 
 
 def param(

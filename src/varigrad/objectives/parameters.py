@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Group(nn.Module):
     `named_parameters()` and `state_dict()`.
     """
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         # torch refuses `module.training = True` where `training` is a parameter.
         if name in self._parameters and not isinstance(value, nn.Parameter):
             object.__setattr__(self, name, value)
