@@ -11,6 +11,7 @@ from torch import Tensor
 from varigrad.distributions.source import Source
 from varigrad.errors import ParameterError, PlateError, ShapeError
 from varigrad.language.messages import Forward, Indices, Param, Sample, evolve
+from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded
 from varigrad.objectives.parameters import Owner
 from varigrad.terms.provenance import untracked
@@ -69,7 +70,7 @@ class Drawing:
         elif kind is Indices:
             if message.name not in self.indices:
                 self.indices[message.name] = self.source.subset(message.size, message.batch)
-            message = evolve(message, value=self.indices[message.name])
+            message = evolve(message, value=same_minibatch(message, self.indices[message.name]))
         return forward(message)
 
     def _sample(self, message: Sample) -> Sample:

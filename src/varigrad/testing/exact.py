@@ -29,6 +29,7 @@ from varigrad.distributions.score_only import ScoreOnly
 from varigrad.distributions.source import Source
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Forward, Indices, Param, Sample, evolve
+from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded, plate_shape, run
 from varigrad.objectives.bound import Bound
 from varigrad.shapes import join
@@ -319,7 +320,7 @@ def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict
                 before = source.probability
                 indices[message.name] = source.subset(message.size, message.batch)
                 chance *= source.probability / before
-            message = evolve(message, value=indices[message.name])
+            message = evolve(message, value=same_minibatch(message, indices[message.name]))
         elif isinstance(message, Factor):
             terms.append(sign * _counted(message, message.log_factor))
         return forward(message)
