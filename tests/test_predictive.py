@@ -238,3 +238,50 @@ def test_what_is_returned_is_checked():
 
     with pytest.raises(SiteError, match=r"there is nothing to predict.*uncondition"):
         vg.Predictive(plain, posterior_samples={"z": torch.ones(3)})(t(1.0))
+
+
+def partly_seen(x, y=None, mask=None):
+    """A line whose observations are missing in part while it is fitted."""
+    a = vg.sample("a", dist.Normal(0.0, 3.0))
+    b = vg.sample("b", dist.Normal(0.0, 3.0))
+    with vg.plate("rows", len(x)):
+        return vg.sample("y", dist.Normal(a + b * x, 0.5), obs=y, obs_mask=mask)
+
+
+@pytest.mark.parametrize("vectorize", [None, False])
+def test_predictions_at_other_rows_after_a_fit_with_missing_data(vectorize):
+    """The guide has a site for what was missing; elsewhere it has no business. Right: regression in closed form."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, generator=generator)
+    y = 1.0 + 2.0 * x + 0.5 * torch.randn(40, generator=generator)
+    mask = torch.arange(40) < 30
+    new = torch.linspace(-2.0, 2.0, 7)
+    design = torch.stack([torch.ones(30), x[:30]], 1)
+    exact = torch.linalg.solve(design.T @ design / 0.25 + torch.eye(2) / 9, design.T @ y[:30] / 0.25)
+    guide = vg.guides.AutoNormal(partly_seen)
+    fit = vg.SVI(partly_seen, guide, vg.optim.Adam(lr=0.03), seed=0).run(1000, x, y, mask, progress=False)
+    draws = vg.Predictive(partly_seen, guide, num_samples=300, owner=fit.bound, source=seeded(), vectorize=vectorize)(
+        new
+    )["y"]
+    assert draws.shape == (300, 7)
+    assert torch.allclose(draws.mean(0), exact[0] + exact[1] * new, atol=0.25)
+
+
+def test_stored_draws_of_missing_values_are_left_alone_at_other_rows():
+    samples = {"a": torch.ones(5), "b": torch.zeros(5), "y_unobserved": torch.zeros(5, 9)}
+    found = vg.Predictive(partly_seen, posterior_samples=samples)(torch.zeros(3))
+    assert found.keys() == {"y"} and found["y"].shape == (5, 3)
+    wrong = {**samples, "x_unobserved": torch.zeros(5, 9)}
+    with pytest.raises(GuideMismatchError, match="'x_unobserved': is no latent site of the model"):
+        vg.Predictive(partly_seen, posterior_samples=wrong)(torch.zeros(3))
+
+
+def test_stored_draws_of_missing_values_are_used_where_they_are_still_missing():
+    samples = {"a": torch.ones(5), "b": torch.zeros(5), "y_unobserved": torch.full((5, 3), 7.0)}
+    mask = torch.tensor([True, False, True])
+    found = vg.Predictive(partly_seen, posterior_samples=samples)(torch.zeros(3), torch.ones(3), mask)
+    assert found["y"].tolist() == [[1.0, 7.0, 1.0]] * 5
+    with pytest.raises(
+        ShapeError, match=r"'y_unobserved': posterior samples have shape \(3,\) each, the site has \(4,\)"
+    ):
+        vg.Predictive(partly_seen, posterior_samples=samples)(torch.zeros(4), torch.ones(4), torch.arange(4) > 1)

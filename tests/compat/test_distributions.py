@@ -352,22 +352,23 @@ TRANSFORMS = """
 def test_flows():
     """A guide that is a flow, of the helper functions that programs use."""
     flow = transforms.iterated(2, transforms.affine_autoregressive, 2, hidden_dims=[8])
-    order = transforms.permute(2, t([1, 0]))
+    order, last = transforms.permute(2, t([1, 0])), transforms.planar(2)
 
     def model():
         pyro.sample("z", dist.Normal(t([1.0, -1.0]), 0.5).to_event(1))
 
     def guide():
         pyro.module("flow", flow)
+        pyro.module("last", last)
         base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
-        pyro.sample("z", dist.TransformedDistribution(base, [*flow.parts, order, transforms.planar(2)]))
+        pyro.sample("z", dist.TransformedDistribution(base, [*flow.parts, order, last]))
 
     pyro.clear_param_store()
     svi = SVI(model, guide, Adam({"lr": 0.02}), Trace_ELBO())
     torch.manual_seed(0)
     losses = [svi.step() for _ in range(200)]
     assert sum(losses[-50:]) < sum(losses[:50]) / 2
-    assert all(name.startswith("flow$$$") for name in pyro.get_param_store())
+    assert all(name.startswith(("flow$$$", "last$$$")) for name in pyro.get_param_store())
     pyro.clear_param_store()
     for name in TRANSFORMS.split():
         assert hasattr(transforms, name), name

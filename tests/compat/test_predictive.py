@@ -87,3 +87,55 @@ def test_it_is_a_module_and_repeatable():
     first = predict()
     pyro.set_rng_seed(1)
     assert torch.equal(first["y"], predict()["y"])
+
+
+SHAPES = {
+    "m": (1, 1),
+    "outside": (1, 1),
+    "outside_vector": (1, 1, 5),
+    "one": (1, 6),
+    "one_said": (1, 6),
+    "scalar": (1,),
+    "event": (1, 6, 3),
+    "two": (4, 6),
+    "two_said": (4, 6),
+    "masked": (4, 6),
+    "given": (4, 6),
+    "partly": (4, 6),
+    "partly_vector": (4, 6, 3),
+    "partly_vector_observed": (4, 6, 3),
+    "partly_vector_unobserved": (4, 6, 3),
+}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_computed_values_have_the_plates_around_them(parallel):
+    """Every shape is what Pyro 1.9.2 gives for the same program."""
+
+    def model():
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.deterministic("outside", m * 2)
+        pyro.deterministic("outside_vector", m * torch.ones(5))
+        with pyro.plate("a", 6, dim=-1):
+            a = pyro.sample("a_site", dist.Normal(m, 1.0))
+            pyro.deterministic("one", a * 2)
+            pyro.deterministic("one_said", a * 2, event_dim=0)
+            pyro.deterministic("scalar", m * 2)
+            pyro.deterministic("event", a.unsqueeze(-1) * torch.ones(3), event_dim=1)
+            with pyro.plate("b", 4, dim=-2):
+                z = pyro.sample("z", dist.Normal(a, 1.0))
+                pyro.deterministic("two", z + a)
+                pyro.deterministic("two_said", z + a, event_dim=0)
+                pyro.sample("masked", dist.Normal(a, 1.0).mask(torch.arange(6) < 3))
+                pyro.sample("given", dist.Normal(a, 1.0), obs=torch.zeros(4, 6))
+                some = torch.ones(4, 6, dtype=torch.bool)
+                pyro.sample("partly", dist.Normal(a, 1.0), obs=torch.zeros(4, 6), obs_mask=some)
+                vector = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+                pyro.sample("partly_vector", vector, obs=torch.zeros(4, 6, 3), obs_mask=some)
+
+    for given in ({"num_samples": 50}, {"posterior_samples": {"m": torch.zeros(50)}}):
+        found = Predictive(model, **given, parallel=parallel)()
+        assert {n: tuple(found[n].shape[1:]) for n in SHAPES if n in found} == {
+            n: SHAPES[n] for n in SHAPES if n in found
+        }
+        assert SHAPES.keys() - found.keys() <= {"m"}

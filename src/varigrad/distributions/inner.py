@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+NUMBERS = 2**24
+"""A list of values has at most so many numbers."""
+
 
 def inner_of(distribution: td.Distribution) -> tuple[Any, int]:
     """What is inside `.to_event`, and how many dimensions that has declared to be coordinates."""
@@ -18,9 +21,32 @@ def inner_of(distribution: td.Distribution) -> tuple[Any, int]:
     return distribution, dims
 
 
-def listed(distribution: td.Distribution) -> Tensor | None:
-    """All values of one choice, `[values, *event]`; None if they are not listed, or not the same everywhere."""
+def count_of(distribution: Any) -> int | None:
+    """How many values one choice can take; None if they are not finitely many. Of torch's families they are counted
+    without being listed, which for one-hot vectors takes their number squared.
+    """
     if not distribution.has_enumerate_support:
+        return None
+    base = getattr(distribution, "base", None)
+    if isinstance(base, td.Distribution):
+        return count_of(base)
+    if isinstance(distribution, td.Bernoulli):
+        return 2
+    if isinstance(distribution, td.Categorical):
+        return int(distribution.param_shape[-1])
+    if isinstance(distribution, td.OneHotCategorical):
+        return int(distribution.event_shape[-1])
+    if isinstance(distribution, td.Binomial):
+        return int(distribution.total_count.max()) + 1
+    return len(distribution.enumerate_support(expand=False))
+
+
+def listed(distribution: td.Distribution) -> Tensor | None:
+    """All values of one choice, `[values, *event]`; None if they are not listed, not the same everywhere, or too many
+    for a list.
+    """
+    count = count_of(distribution)
+    if count is None or count * max(1, distribution.event_shape.numel()) > NUMBERS:
         return None
     try:
         return distribution.enumerate_support(expand=False).reshape(-1, *distribution.event_shape)

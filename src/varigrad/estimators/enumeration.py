@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of
+from varigrad.distributions.inner import count_of, inner_of
 from varigrad.distributions.source import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 
@@ -41,7 +41,7 @@ class Enumerate(Estimator):
         return None
 
     def alternatives(self, distribution: td.Distribution) -> int:
-        return int(distribution.enumerate_support(expand=False).shape[0])
+        return count_of(distribution) or 0
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         assert lanes is not None
@@ -59,6 +59,7 @@ class Enumerate(Estimator):
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         assert draw.log_q is not None
         # Costs relative to their mean: the probabilities' gradients sum to zero, rounding errors do not.
-        relative = cost[1:] - cost[1:].mean(0, keepdim=True)
-        relative = torch.where(draw.log_q[1:] == -torch.inf, torch.zeros_like(relative), relative)
+        # A value of probability zero may have an infinite cost: it counts nothing, in no value's.
+        costs = torch.where(draw.log_q[1:] == -torch.inf, 0.0, cost[1:])
+        relative = costs - costs.mean(0, keepdim=True)
         return Surrogate((draw.log_q[1:].exp() * relative).sum(0))

@@ -118,13 +118,21 @@ class AutoGuide(nn.Module):
                 draws = torch.stack([_full(t[name].value, latent) for t in traces])
                 starts.append((latent, self._start(latent, traces[0][name], draws)))
         if not starts:
-            raise SiteError(
-                "the model has no latent sites" + (f" that match {self._patterns}" if self._patterns else ""),
-                try_="sample(name, distribution) without obs=",
-            )
+            self.without_sites()
         self._latents = [latent for latent, _ in starts]
         self.make(starts)
         self._ready = True
+
+    def without_sites(self) -> None:
+        """What happens if there is no site to cover.
+
+        Raises:
+            SiteError: always, unless a guide has nothing against it.
+        """
+        raise SiteError(
+            "the model has no latent sites" + (f" that match {self._patterns}" if self._patterns else ""),
+            try_="sample(name, distribution) without obs=",
+        )
 
     def randomness(self) -> AbstractContextManager[Any]:
         """What the draws come from that `setup` makes."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from varigrad.distributions.noise import Noise
 from varigrad.errors import VarigradError
+from varigrad.inference.leaves import Leaves
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.session import Session
 from varigrad.objectives.bound import Bound
@@ -30,6 +31,7 @@ class Compiled(nn.Module):
         self.bound = bound
         bound.source = Noise(seed)
         self._grads: dict[nn.Parameter, Tensor] = {}
+        self.look = Leaves(bound).look
         self._session = Session(self, wait)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,6 +61,7 @@ class Compiled(nn.Module):
         """Loss and gradient without a graph."""
         leaves: list[Any] = [p for _, p in self.bound.owner.named_parameters() if p.requires_grad]
         result = self.bound.estimate(*args, **kwargs)
+        self.look(result.surrogate, args, kwargs)
         found: Any = torch.autograd.grad(-result.surrogate, leaves, allow_unused=True)
         self._grads = {p: g for p, g in zip(leaves, found, strict=True) if g is not None}
         self.bound.advance(result.state)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from varigrad.errors import ParameterError
 from varigrad.inference.laid_out import downhill, laid_out_like
+from varigrad.inference.leaves import Leaves
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.outcomes import Outcomes
 from varigrad.objectives.bound import Bound
@@ -45,6 +46,7 @@ class Descent:
         self._leaves: list[nn.Parameter] = []
         self._version = -1
         self._warned = False
+        self._foreign = Leaves(bound)
         self._new_states: Any = None
 
     @property
@@ -94,6 +96,7 @@ class Descent:
                 because="nothing in it requires a gradient",
                 try_="param(...) or module(...) in the guide, and requires_grad left on",
             )
+        self._foreign.look(result.surrogate, args, kwargs)
         grads = downhill(torch.autograd.grad(result.surrogate, self._leaves, allow_unused=True), self._leaves)
         for leaf, grad in zip(self._leaves, grads, strict=True):
             leaf.grad = grad

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -14,16 +13,16 @@ from torch import Tensor
 from varigrad.distributions.source import Source
 from varigrad.errors import (
     GuideMismatchError,
-    ParameterError,
-    PlateError,
     ShapeError,
     SiteError,
     VarigradError,
     check_whole,
     did_you_mean,
 )
-from varigrad.language.messages import Forward, Indices, Names, Param, Plate, Program, Record, Sample, evolve
+from varigrad.inference.predicted import Drawing, Once, drawn, minibatch
+from varigrad.language.messages import Names, Plate, Program, Record, Sample
 from varigrad.language.plates import InPlate
+from varigrad.language.primitives import UNOBSERVED
 from varigrad.language.runtime import expanded, run
 from varigrad.language.trace import Recorder
 from varigrad.objectives.layout import same
@@ -32,16 +31,7 @@ from varigrad.terms.provenance import untracked
 from varigrad.terms.tracking import Tracker
 
 PREDICTIONS = "predictions"
-
-
-@dataclass(eq=False)
-class _Once:
-    """One run of guide and model: what they sent, and which sites nothing that was learnt has touched."""
-
-    guide: Mapping[str, Any]
-    model: Mapping[str, Any]
-    values: dict[str, Tensor]
-    untouched: list[str] = field(default_factory=list)
+"""The plate around all of them, where they run side by side."""
 
 
 class Predictive:
@@ -164,37 +154,41 @@ class Predictive:
         width: tuple[int, int] | None = None,
         track: bool = False,
         forced: Mapping[str, Tensor] | None = None,
-    ) -> _Once:
+    ) -> Once:
         """Run guide and model; with `width`, `(how many, dim)`, side by side."""
         outer = () if width is None else (InPlate(Plate(PREDICTIONS, width[0], -width[1])),)
         tracker = Tracker()
-        found = _Once({}, {}, dict(given))
+        found = Once({}, {}, dict(given))
         cache: dict[str, Tensor] = {}
+        drawing = partial(
+            Drawing, self.owner, self.source, indices, cache, stored=frozenset(self.posterior_samples), found=found
+        )
+        forced = forced or {}
         try:
             if self.guide is not None:
                 recorder = Recorder()
-                handler = _Drawing(self, indices, cache, forced or {}, None, found)
-                run(self.guide, (handler, recorder, *outer), args, kwargs)
+                run(self.guide, (drawing(values=forced), recorder, *outer), args, kwargs)
                 found.guide = recorder.messages
-                drawn = _drawn(recorder.messages)
-                given = {n: v for n, v in drawn.items() if not recorder.messages[n].auxiliary}
+                latents = drawn(recorder.messages)
+                given = {n: v for n, v in latents.items() if not recorder.messages[n].auxiliary}
                 found.values.update(given)
             recorder = Recorder()
-            handler = _Drawing(self, indices, cache, {**(forced or {}), **given}, tracker if track else None, found)
-            handler.given = frozenset(given)
+            handler = drawing(values={**forced, **given}, given=frozenset(given), tracker=tracker if track else None)
             run(self.model, (handler, recorder, *outer), args, kwargs)
             found.model = recorder.messages
         finally:
             tracker.finish()
-        found.values.update(_drawn(recorder.messages))
+        found.values.update(drawn(recorder.messages))
         found.values.update({n: untracked(m.value) for n, m in recorder.messages.items() if type(m) is Record})
         return found
 
-    def _check(self, first: _Once) -> None:
+    def _check(self, first: Once) -> None:
         latent = {n: m for n, m in first.model.items() if type(m) is Sample and not m.observed}
         auxiliary = {n for n, m in first.guide.items() if type(m) is Sample and m.auxiliary}
         given = {n for n, m in first.guide.items() if type(m) is Sample} - auxiliary | self.posterior_samples.keys()
-        for name in sorted(given - latent.keys()):
+        # Values that were missing when the guide was fitted belong to the rows of that fit, and no others.
+        missing = {name + UNOBSERVED for name in latent}
+        for name in sorted(given - latent.keys() - missing):
             observed = name in first.model and type(first.model[name]) is Sample
             raise GuideMismatchError(
                 "has posterior samples and is observed by the model" if observed else "is no latent site of the model",
@@ -214,7 +208,7 @@ class Predictive:
                 try_=f"posterior samples of it, or return_sites=[{forgotten[0]!r}, ...] if that is what you want",
             )
 
-    def _wanted(self, first: _Once) -> list[str]:
+    def _wanted(self, first: Once) -> list[str]:
         """The sites to return."""
         there = list(first.values)
         if self.return_sites is None:
@@ -245,13 +239,13 @@ class Predictive:
         return [n for n in there if _matches(n, self.return_sites)]
 
     def _cut(
-        self, given: Mapping[str, Tensor], first: _Once, indices: Mapping[str, Tensor], lead: int = 0
+        self, given: Mapping[str, Tensor], first: Once, indices: Mapping[str, Tensor], lead: int = 0
     ) -> dict[str, Tensor]:
         """Posterior samples, cut down to the minibatches of this call; `lead` dimensions are of the samples."""
-        return {n: _minibatch(n, v, first.model[n], indices, lead) for n, v in given.items() if n in first.model}
+        return {n: minibatch(n, v, first.model[n], indices, lead) for n, v in given.items() if n in first.model}
 
     def _side_by_side(
-        self, program: Any, first: _Once, wanted: list[str], indices: Mapping[str, Tensor]
+        self, program: Any, first: Once, wanted: list[str], indices: Mapping[str, Tensor]
     ) -> dict[str, Tensor] | None:
         """All predictions in one run; None if the programs do not broadcast."""
         count = self.num_samples
@@ -279,14 +273,14 @@ class Predictive:
             )
         return None
 
-    def _disagreement(self, program: Any, wide: _Once, first: _Once) -> str | None:
+    def _disagreement(self, program: Any, wide: Once, first: Once) -> str | None:
         """What comes out otherwise when single predictions are run again by themselves, on the same values."""
         count = self.num_samples
         for row in sorted({0, count - 1}):
             values = {
                 name: _stacked(value, originals[name].value.shape, count)[row]
                 for messages, originals in ((wide.guide, first.guide), (wide.model, first.model))
-                for name, value in _drawn(messages).items()
+                for name, value in drawn(messages).items()
             }
             alone = program({n: values[n] for n in self.posterior_samples if n in values}, forced=values)
             for together, single in ((wide.guide, alone.guide), (wide.model, alone.model)):
@@ -298,104 +292,6 @@ class Predictive:
                         if not same(one, _stacked(_figure(m), one.shape, count)[row]):
                             return f"{name!r} mixes predictions"
         return None
-
-
-class _Drawing:
-    """The handler of both programs: parameters, minibatches, and a value for every site."""
-
-    def __init__(
-        self,
-        config: Predictive,
-        indices: dict[str, Tensor],
-        cache: dict[str, Tensor],
-        values: Mapping[str, Tensor],
-        tracker: Tracker | None,
-        found: _Once,
-    ) -> None:
-        self.config, self.indices, self.cache, self.values = config, indices, cache, values
-        self.tracker, self.found = tracker, found
-        self.given: frozenset[str] = frozenset()
-
-    def __call__(self, message: Any, forward: Forward) -> Any:
-        kind = type(message)
-        if kind is Sample:
-            return forward(self._sample(message))
-        if kind is Param and message.value is None:
-            if self.config.owner is not None:
-                message = evolve(message, value=self.config.owner.constrained(message, self.cache))
-            elif message.fallback is None:
-                raise ParameterError(
-                    "is a parameter, and nobody says what its value is",
-                    site=message.name,
-                    try_="Predictive(..., owner=fit.bound)",
-                )
-        elif kind is Indices:
-            if message.name not in self.indices:
-                self.indices[message.name] = self.config.source.subset(message.size, message.batch)
-            message = evolve(message, value=self.indices[message.name])
-        return forward(message)
-
-    def _sample(self, message: Sample) -> Sample:
-        name, tracker = message.name, self.tracker
-        if message.observed:
-            return message
-        if tracker is None:
-            value = self.values.get(name)
-            return evolve(message, value=self._draw(message) if value is None else value)
-        if name in self.given:
-            event = len(message.distribution.event_shape)
-            value = self.values[name]
-            if name in self.config.posterior_samples:
-                value = _minibatch(name, value, message, self.indices, 0)
-            _refuse_shape(name, value, message, event)
-            return evolve(message, value=tracker.mark(value, tracker.examine(message), True))
-        statement = tracker.examine(message)
-        plain = statement.message
-        assert isinstance(plain, Sample)
-        if not statement.upstream and not statement.opaque:
-            self.found.untouched.append(name)
-        return evolve(message, value=tracker.mark(untracked(self._draw(plain)), statement, False))
-
-    def _draw(self, message: Sample) -> Tensor:
-        return self.config.source.draw(expanded(message)) if message.value is None else message.value
-
-
-def _minibatch(name: str, value: Tensor, message: Sample, indices: Mapping[str, Tensor], lead: int) -> Tensor:
-    """A posterior sample, cut down to the minibatches of the plates around its site."""
-    event = len(message.distribution.event_shape)
-    for plate in message.plates:
-        if plate.dim is None or plate.subsample is None or plate.size is None:
-            continue
-        axis = plate.dim - event
-        if value.dim() - lead < -axis:
-            continue
-        if value.shape[axis] == plate.size:
-            value = value.index_select(axis, plate.subsample.to(value.device))
-        elif plate.name in indices and value.shape[axis] == plate.batch:
-            raise PlateError(
-                f"posterior samples of {name!r} are of {plate.batch} of its {plate.size} elements, and not known of "
-                "which",
-                site=plate.name,
-                because="this call draws a minibatch of its own",
-                try_="samples for all elements, a guide=, or subsample= in the model",
-            )
-    return value
-
-
-def _refuse_shape(name: str, value: Tensor, message: Sample, event: int) -> None:
-    wanted = tuple(expanded(message).batch_shape) + tuple(message.distribution.event_shape)
-    if value.dim() > len(wanted) or value.dim() < event or tuple(value.shape) != wanted[len(wanted) - value.dim() :]:
-        raise ShapeError(
-            f"posterior samples have shape {tuple(value.shape)} each, the site has {wanted}",
-            site=name,
-            try_="samples of shape [num_samples, *site]",
-        )
-
-
-def _drawn(messages: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Values of the sites that are not observed."""
-    samples = {n: m for n, m in messages.items() if isinstance(m, Sample) and not m.observed}
-    return {n: untracked(m.value) for n, m in samples.items() if m.value is not None}
 
 
 def _figure(message: Sample | Record) -> Tensor:

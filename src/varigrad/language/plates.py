@@ -150,6 +150,22 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
                 _stack.reset(token)
 
 
+def same_minibatch(message: Indices, known: Tensor) -> Tensor:
+    """The minibatch that a plate of this name has drawn in this run, for a plate that asks for one.
+
+    Raises:
+        PlateError: it asks for another number of elements.
+    """
+    if len(known) != message.batch:
+        raise PlateError(
+            f"draws a minibatch of {message.batch} elements, and drew one of {len(known)} before",
+            site=message.name,
+            because="model and guide share the minibatch of a plate",
+            try_="the same subsample_size in both, or another name for another plate",
+        )
+    return known
+
+
 def _check(name: str, size: object, subsample_size: object, subsample: object, dim: object) -> None:
     if not isinstance(name, str) or not name:
         raise PlateError(f"a plate's name is a non-empty string, got {name!r}")

@@ -17,6 +17,9 @@ from varigrad.language.runtime import Scope, apply
 
 M = TypeVar("M", bound=nn.Module)
 
+OBSERVED, UNOBSERVED = "_observed", "_unobserved"
+"""What the two parts of a site with `obs_mask` are called, after its name."""
+
 _GLOB = frozenset("*?[]")
 
 
@@ -63,7 +66,9 @@ def sample(
     if estimator is not None and obs is not None:
         raise SiteError("is observed, so no estimator can act on it", site=name, try_="estimator= in the guide")
     if obs_mask is not None:
-        return _partly_observed(name, distribution, obs, obs_mask, estimator, notes)
+        if obs is None:
+            raise SiteError("obs_mask needs obs", site=name, try_="obs=data with anything finite where it is missing")
+        return partly_observed(name, distribution, obs, obs_mask, estimator, notes)
     mask = None
     while isinstance(distribution, Masked):
         mask = distribution.density_mask if mask is None else mask & distribution.density_mask
@@ -74,16 +79,23 @@ def sample(
     return message.value
 
 
-def _partly_observed(
+def partly_observed(
     name: str,
     distribution: td.Distribution,
     obs: Tensor | None,
     obs_mask: Tensor,
-    estimator: Any,
-    notes: Mapping[str, Any] | None,
+    estimator: Any = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    if obs is None:
-        raise SiteError("obs_mask needs obs", site=name, try_="obs=data with anything finite where it is missing")
+    """A site in two parts: `name_observed` where `obs_mask`, with the value `obs` (None: drawn), and `name_unobserved`,
+    drawn, elsewhere.
+
+    Args:
+        name, distribution, obs, obs_mask, estimator, notes: see `sample`.
+
+    Returns:
+        The value, `[*plates, *event]`.
+    """
     if not isinstance(obs_mask, Tensor) or obs_mask.dtype != torch.bool:
         raise SiteError("obs_mask must be a bool tensor", site=name)
     event = len(distribution.event_shape)
@@ -98,10 +110,10 @@ def _partly_observed(
         return Scope(handler)
 
     with where(obs_mask):
-        sample(f"{name}_observed", distribution, obs, notes=notes)
+        seen = sample(name + OBSERVED, distribution, obs, notes=notes)
     with where(~obs_mask):
-        missing = sample(f"{name}_unobserved", distribution, estimator=estimator, notes=notes)
-    return deterministic(name, torch.where(given, obs, missing))
+        missing = sample(name + UNOBSERVED, distribution, estimator=estimator, notes=notes)
+    return deterministic(name, torch.where(given, seen, missing), event_dim=event)
 
 
 def param(

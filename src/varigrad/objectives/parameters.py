@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +62,21 @@ class Owner(Protocol):
 
 
 class Group(nn.Module):
-    """The part of a dotted parameter name before a dot."""
+    """The part of a dotted parameter name before a dot; holds parameters and modules under any name.
+
+    A name that is an attribute of torch's modules as well (`train`, `type`) stays that attribute: the parameter is in
+    `named_parameters()` and `state_dict()`.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch refuses `module.training = True` where `training` is a parameter.
+        if name in self._parameters and not isinstance(value, nn.Parameter):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
-class Parameters(nn.Module):
+class Parameters(Group):
     """Owner of what `param` and `module` declare; an ordinary torch module.
 
     A parameter named `"a.b"` is the parameter `b` of the submodule `a`, so that `named_parameters()` and
@@ -97,7 +108,10 @@ class Parameters(nn.Module):
 
     def adopt(self, message: Module) -> None:
         """Own the parameters of a module that the program declares."""
-        known = self._modules.get(message.name)
+        self._check_name(message.name)
+        *path, last = message.name.split(".")
+        owner = self._group(path)
+        known = owner._modules.get(last)
         if known is message.value or any(m is message.value for m in self.modules()):
             return
         if known is not None:
@@ -107,8 +121,7 @@ class Parameters(nn.Module):
                 because="its parameters would never be trained",
                 try_="build the module once, outside the program",
             )
-        self._check_name(message.name)
-        self.add_module(message.name, message.value)
+        owner._modules[last] = message.value
         self.version += 1
 
     def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
@@ -170,9 +183,10 @@ class Parameters(nn.Module):
         self._check_name(message.name)
         *path, last = message.name.split(".")
         owner = self._group(path)
-        if hasattr(owner, last):
-            raise ParameterError("is the name of a module already, or reserved", site=message.name, try_="another name")
-        owner.register_parameter(last, nn.Parameter(unconstrain(value, message.constraint, message.name)))
+        if last in owner._parameters or last in owner._buffers:
+            raise ParameterError("is the name of a parameter already", site=message.name, try_="another name")
+        # Not by `register_parameter`, which refuses the names of a module's attributes.
+        owner._parameters[last] = nn.Parameter(unconstrain(value, message.constraint, message.name))
         constraint = message.constraint
         declared = Declaration(value.shape, constraint, to_constrained(constraint), owner, last)
         self._declared[message.name] = declared
@@ -200,10 +214,15 @@ class Parameters(nn.Module):
             inner = owner._modules.get(part)
             if inner is None:
                 inner = Group()
-                owner.add_module(part, inner)
+                owner._modules[part] = inner
             owner = inner
         return owner
 
     def _check_name(self, name: str) -> None:
-        if name.split(".")[0] == "baselines":
+        parts = name.split(".")
+        if parts[0] == "baselines":
             raise ParameterError("names that start with 'baselines' belong to baselines", site=name)
+        if "" in parts:
+            raise ParameterError("has nothing before, between or after its dots", site=name, try_="another name")
+        if "_extra_state" in parts:
+            raise ParameterError("is where torch's modules save what is no parameter", site=name, try_="another name")

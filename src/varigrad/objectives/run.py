@@ -26,7 +26,7 @@ from varigrad.language.messages import (
     Sample,
     evolve,
 )
-from varigrad.language.plates import InPlate
+from varigrad.language.plates import InPlate, same_minibatch
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, Patterns, choose
 from varigrad.objectives.parameters import Owner
@@ -204,7 +204,7 @@ class _Program:
             known = self.record.indices
             if message.name not in known:
                 known[message.name] = self.settings.source.subset(message.size, message.batch)
-            message = evolve(message, value=known[message.name])
+            message = evolve(message, value=same_minibatch(message, known[message.name]))
         elif kind is InUse:
             message = evolve(message, value=self.record.indices.get(message.name))
         elif kind is Factor:

@@ -174,7 +174,7 @@ def _enumerated(bound: Bound, name: str, case: Case, outcomes: int) -> Verdict |
 def _moments(bound: Bound, case: Case, outcomes: int, nodes: int | None) -> Moments | None:
     """Mean and variance over at most so many outcomes."""
     try:
-        if draws_of(bound, *case.args, nodes=nodes) > outcomes:
+        if draws_of(bound, *case.args, nodes=nodes, limit=outcomes) > outcomes:
             return None
         return expected_gradient(bound, *case.args, limit=outcomes, nodes=nodes)
     except NotEnumerable:

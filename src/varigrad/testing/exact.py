@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,14 +23,19 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.inner import count_of
 from varigrad.distributions.methods import masked, unmasked
 from varigrad.distributions.score_only import ScoreOnly
 from varigrad.distributions.source import Source
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Forward, Indices, Param, Sample, evolve
+from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded, plate_shape, run
 from varigrad.objectives.bound import Bound
 from varigrad.shapes import join
+
+LIMIT = 100_000
+"""So many outcomes are run through, if nobody says how many."""
 
 Gradient = dict[str, Tensor]
 
@@ -46,15 +51,16 @@ class Outcomes(Source):
         path: the option to take at each choice; the first option after its end.
         nodes: how many Gauss-Legendre nodes stand for a uniform number of which nothing is promised; None: there is no
             such number, or it is an error.
+        limit: a draw with more outcomes is an error. Outcomes are counted before any is listed.
 
     Attributes:
         taken: the options taken so far, and how many there were.
         probability: of the path so far.
     """
 
-    def __init__(self, path: tuple[int, ...] = (), nodes: int | None = None) -> None:
+    def __init__(self, path: tuple[int, ...] = (), nodes: int | None = None, limit: int = LIMIT) -> None:
         super().__init__()
-        self.path, self.nodes = path, nodes
+        self.path, self.nodes, self.limit = path, nodes, limit
         self.taken: list[tuple[int, int]] = []
         self.probability = 1.0
 
@@ -67,13 +73,20 @@ class Outcomes(Source):
                 return self.draw(distribution.base, rows=rows)
             if isinstance(distribution, td.Independent):
                 return self.draw(distribution.base_dist, rows=rows)
-            if not distribution.has_enumerate_support:
-                raise NotEnumerable(f"{type(distribution).__name__} has no finite support to enumerate")
+            count, name = count_of(distribution), type(distribution).__name__
+            if count is None:
+                raise NotEnumerable(f"{name} has no finite support to enumerate")
+            self._refuse([count], f"a {name} has {count} values,")
+            if isinstance(distribution, td.Categorical):
+                return self.index(distribution.probs, rows=rows)
+            if isinstance(distribution, td.OneHotCategorical):
+                chosen = self.index(distribution.probs, rows=rows)
+                return torch.zeros_like(distribution.probs).scatter(-1, chosen.unsqueeze(-1), 1.0)
             support = distribution.enumerate_support(expand=True)
             options = self.index(distribution.log_prob(support).exp().movedim(0, -1), rows=rows)
             event = support.dim() - 1 - options.dim()
-            chosen = options.reshape(1, *options.shape, *(1,) * event).expand(1, *support.shape[1:])
-            return support.gather(0, chosen).squeeze(0)
+            at = options.reshape(1, *options.shape, *(1,) * event).expand(1, *support.shape[1:])
+            return support.gather(0, at).squeeze(0)
 
     def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         return self.index(torch.stack([1 - probs, probs], -1)).to(probs.dtype)
@@ -82,9 +95,10 @@ class Outcomes(Source):
         flat = probs.reshape(-1, probs.shape[-1])
         leading = probs.shape[0] if probs.dim() > 1 else 1
         size = len(flat) // leading
+        free = [rows is None or i // size in rows for i in range(len(flat))]
+        self._refuse((flat > 0).sum(-1)[torch.tensor(free)].tolist(), "a draw has")
         chosen = [
-            self._choose(row.tolist()) if rows is None or i // size in rows else int(row.argmax())
-            for i, row in enumerate(flat)
+            self._choose(row.tolist()) if choice else int(row.argmax()) for row, choice in zip(flat, free, strict=True)
         ]
         return torch.tensor(chosen, dtype=torch.int64, device=probs.device).reshape(probs.shape[:-1])
 
@@ -109,8 +123,21 @@ class Outcomes(Source):
         raise NotEnumerable("a Dirichlet draw is no choice among outcomes")
 
     def subset(self, size: int, count: int) -> Tensor:
-        sets = list(itertools.combinations(range(size), count))
-        return torch.tensor(sets[self._choose([1 / len(sets)] * len(sets))])
+        # C(n, k) is the product of (n - k + i) / i, and every product on the way is a whole number.
+        sets = 1
+        for i in range(1, min(count, size - count) + 1):
+            sets = sets * (size - min(count, size - count) + i) // i
+            self._refuse([sets], f"a minibatch of {count} of {size} has")
+        chosen = self._choose([1 / sets] * sets)
+        return torch.tensor(next(itertools.islice(itertools.combinations(range(size), count), chosen, None)))
+
+    def _refuse(self, options: Iterable[int], what: str) -> None:
+        """Raise if independent choices with so many options each have too many outcomes together."""
+        product = 1
+        for number in options:
+            product *= number
+            if product > self.limit:
+                raise NotEnumerable(f"{what} more than {self.limit} outcomes", try_="a smaller program")
 
     def _choose(self, probabilities: list[float]) -> int:
         possible = [i for i, p in enumerate(probabilities) if p > 0]
@@ -128,7 +155,7 @@ def _legendre(count: int) -> tuple[Tensor, Tensor]:
     return torch.tensor((1 + nodes) / 2), torch.tensor(weights / 2)
 
 
-def outcomes(limit: int = 100_000, nodes: int | None = None) -> Iterator[Outcomes]:
+def outcomes(limit: int = LIMIT, nodes: int | None = None) -> Iterator[Outcomes]:
     """One source for every path; each has to be used up by a run before the next is asked for.
 
     Raises:
@@ -136,7 +163,7 @@ def outcomes(limit: int = 100_000, nodes: int | None = None) -> Iterator[Outcome
     """
     path: tuple[int, ...] = ()
     for _ in range(limit):
-        source = Outcomes(path, nodes)
+        source = Outcomes(path, nodes, limit)
         yield source
         following = _next(source.taken)
         if following is None:
@@ -163,9 +190,7 @@ class Moments:
     value: float
 
 
-def expected_gradient(
-    bound: Bound, *args: Any, limit: int = 100_000, nodes: int | None = None, **kwargs: Any
-) -> Moments:
+def expected_gradient(bound: Bound, *args: Any, limit: int = LIMIT, nodes: int | None = None, **kwargs: Any) -> Moments:
     """What the bound's gradient estimate is on average, over every outcome of its draws.
 
     Baselines keep the state that they have. Parameters of baselines are left out.
@@ -209,7 +234,7 @@ def _mean(probabilities: Tensor, log_weights: Tensor) -> Tensor:
 def exact_gradient(
     bound: Bound,
     *args: Any,
-    limit: int = 100_000,
+    limit: int = LIMIT,
     of: Callable[[Tensor, Tensor], Tensor] = _mean,
     **kwargs: Any,
 ) -> tuple[float, Gradient]:
@@ -230,25 +255,25 @@ def exact_gradient(
     return float(total.detach()), found
 
 
-def options_of(bound: Bound, *args: Any, **kwargs: Any) -> int:
+def options_of(bound: Bound, *args: Any, limit: int = LIMIT, **kwargs: Any) -> int:
     """How many outcomes the guide's choices have if every path has as many options as the first; cheap.
 
     Raises:
-        NotEnumerable: a choice has no finite support.
+        NotEnumerable: a choice has no finite support, or by itself more than `limit` outcomes.
     """
-    first = Outcomes()
+    first = Outcomes(limit=limit)
     with torch.no_grad():
         _outcome(bound, first, args, kwargs)
     return math.prod(count for _, count in first.taken)
 
 
-def draws_of(bound: Bound, *args: Any, nodes: int | None = None, **kwargs: Any) -> int:
+def draws_of(bound: Bound, *args: Any, nodes: int | None = None, limit: int = LIMIT, **kwargs: Any) -> int:
     """As `options_of`, for what the bound's estimators draw; `nodes` as in `expected_gradient`.
 
     Raises:
-        NotEnumerable: they draw something without finite support.
+        NotEnumerable: they draw something without finite support, or with more than `limit` outcomes.
     """
-    source, first = bound.source, Outcomes(nodes=nodes)
+    source, first = bound.source, Outcomes(nodes=nodes, limit=limit)
     bound.source = first
     try:
         bound.estimate(*args, **kwargs)
@@ -295,7 +320,7 @@ def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict
                 before = source.probability
                 indices[message.name] = source.subset(message.size, message.batch)
                 chance *= source.probability / before
-            message = evolve(message, value=indices[message.name])
+            message = evolve(message, value=same_minibatch(message, indices[message.name]))
         elif isinstance(message, Factor):
             terms.append(sign * _counted(message, message.log_factor))
         return forward(message)

@@ -151,7 +151,7 @@ def reference_of(
     if plain:
         try:
             bound = ELBO().bind(at.model_program, at.guide_program, seeded(seed), Borrowed(at.owner)).init(*args)
-            if options_of(bound, *args) <= outcomes:
+            if options_of(bound, *args, limit=outcomes) <= outcomes:
                 gradient = exact_gradient(bound, *args, limit=outcomes)[1]
                 exact = torch.cat([gradient[n].reshape(-1) for n in leaves_of(bound)]).double()
                 return Reference(exact, torch.zeros_like(exact), "exact, by enumeration")
@@ -205,7 +205,7 @@ def exact_bias(bound: Bound, reference: Reference, args: tuple[Any, ...], outcom
         return None
     generator = torch.get_rng_state()
     try:
-        if draws_of(bound, *args) > outcomes:
+        if draws_of(bound, *args, limit=outcomes) > outcomes:
             return None
         moments = expected_gradient(bound, *args, limit=outcomes)
     except (VarigradError, NotImplementedError):

@@ -80,6 +80,8 @@ def sample(
             RuntimeWarning,
             stacklevel=2,
         )
+    if obs is None and obs_mask is not None:  # predictions: both parts are drawn
+        return native.partly_observed(name, fn, None, obs_mask, notes=notes)
     if isinstance(name, str) and not _GLOB.isdisjoint(name):
         return _called(name, lambda plain: native.sample(plain, fn, obs, obs_mask=obs_mask, notes=notes))
     return native.sample(name, fn, obs, obs_mask=obs_mask, notes=notes)

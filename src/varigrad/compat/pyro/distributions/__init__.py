@@ -47,6 +47,11 @@ from varigrad.compat.pyro.distributions.zero_inflated import ZeroInflatedPoisson
 globals().update(_torch.FAMILIES)
 globals().update({name: getattr(_families, name) for name in _families.NAMES})
 
+# A star import brings families and their helpers, not what this file itself uses.
+__all__ = sorted(
+    name for name in globals() if not name.startswith("_") and name not in ("torch", "Any", "TYPE_CHECKING")
+)
+
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any: ...

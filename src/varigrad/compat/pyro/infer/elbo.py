@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,9 @@ from varigrad.inference.compiled import Compiled, compiled
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Estimate
+
+Look = Callable[[Bound, Tensor, tuple[Any, ...], Mapping[str, Any]], None]
+"""Is shown a bound, what is differentiated, and what the programs were called with."""
 
 Native = objectives.ELBO | objectives.Renyi
 
@@ -106,20 +110,30 @@ class ELBO:
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss; its gradient is added to `.grad` of the unconstrained parameters."""
+        return self.looked_at(None, model, guide, args, kwargs)
+
+    def looked_at(
+        self, look: Look | None, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> float:
+        """As `loss_and_grads`; `look` is shown what is differentiated."""
         bound, reading = self._ready(model, guide, args, kwargs)
         if self.compiles and (reading.checked or not reading.learns):
-            return _checked(self._by_graph(bound, args, kwargs))
+            return _checked(self._by_graph(bound, look, args, kwargs))
         result = self._estimate(bound, reading, args, kwargs)
+        if look is not None:
+            look(bound, result.surrogate, args, kwargs)
         if result.surrogate.requires_grad:
             torch.autograd.backward(-result.surrogate, retain_graph=self.retain_graph)
         bound.advance(result.state)
         return _checked(-torch_item(result.value))
 
-    def _by_graph(self, bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    def _by_graph(self, bound: Bound, look: Look | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """The loss, its gradient added to `.grad`; by a graph as soon as there is one."""
         graph = self._graphs.get(bound)
         if graph is None:
             graph = self._graphs[bound] = compiled(bound)
+        if look is not None:
+            graph.look = functools.partial(look, bound)
         loss, grads = graph.gradient(*args, **kwargs)
         store = get_param_store()
         names = {leaf: name for name, leaf in store.named_parameters()}

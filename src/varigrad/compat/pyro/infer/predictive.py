@@ -155,8 +155,11 @@ def _fitted(value: Tensor, message: Any) -> Tensor:
 def _padded(value: Tensor, message: Sample | Record, depth: int) -> Tensor:
     """`[num_samples, *plates, *event]` with all of the model's plates."""
     if isinstance(message, Sample):
-        event = len(message.distribution.event_shape)
+        there = value.dim() - 1 - len(message.distribution.event_shape)
     else:
-        event = value.dim() - 1 if message.event_dim is None else message.event_dim
-    missing = depth - (value.dim() - 1 - event)
+        # A computed value has the plates around it, and events right of them; how many, few programs say.
+        there = max((-p.dim for p in message.plates if p.dim is not None), default=0)
+        if message.event_dim is not None:
+            there = max(there, value.dim() - 1 - message.event_dim)
+    missing = depth - there
     return value.reshape(value.shape[0], *(1,) * missing, *value.shape[1:]) if missing > 0 else value

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from varigrad.compat.pyro.infer.elbo import ELBO
+from varigrad.compat.pyro.infer.unregistered import Unregistered
 from varigrad.compat.pyro.infer.util import captured_params, torch_backward, torch_item, zero_grads
 from varigrad.compat.pyro.params.param_store import Asking
 from varigrad.compat.pyro.primitives import get_param_store
@@ -56,6 +57,7 @@ class SVI:
         self.model = model
         self.guide = guide
         self.optim = optim
+        self._unregistered = Unregistered()
         if isinstance(loss, ELBO):
             self.loss: Callable[..., Any] = loss.loss
             self.loss_and_grads: Callable[..., Any] = loss.loss_and_grads
@@ -71,8 +73,12 @@ class SVI:
         A step whose gradient is not finite changes nothing, with a warning.
         """
         store = get_param_store()
-        with Asking(store) if self._by_engine() else captured_params() as names:
-            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        if self._by_engine():
+            with Asking(store) as names:
+                loss = self._elbo.looked_at(self._unregistered.look, self.model, self.guide, args, kwargs)
+        else:
+            with captured_params() as names:
+                loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         leaves = store._params
         params = [leaves[name] for name in names if name in leaves]
         if _all_finite([p.grad for p in params if p.grad is not None]):
@@ -90,6 +96,11 @@ class SVI:
     def _by_engine(self) -> bool:
         """Whether the loss is our engine's, which says by itself what it asks for."""
         return getattr(self.loss_and_grads, "__func__", None) is ELBO.loss_and_grads
+
+    @property
+    def _elbo(self) -> ELBO:
+        found: ELBO = self.loss_and_grads.__self__  # type: ignore[attr-defined]
+        return found
 
     def _backward_of_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         loss = self.loss(model, guide, *args, **kwargs)

@@ -20,7 +20,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.compat.pyro import primitives, settings
-from varigrad.compat.pyro.params.param_store import _Unconstrained
+from varigrad.compat.pyro.params.param_store import _Unconstrained, as_taken
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Param
 from varigrad.language.runtime import apply
@@ -292,6 +292,8 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
                 raise AttributeError(f"{name!r} is declared in the class, and cannot be another thing in an instance")
         elif isinstance(value, nn.Parameter) and name in self._parameters:
             self._remove(name)
+        elif isinstance(value, nn.Module) and self._modules.get(name, value) is not value:
+            self._forget_part(name)
         super().__setattr__(name, value)
         self._attach(name, value)
         return None
@@ -303,7 +305,8 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
     def _set_param(self, name: str, given: PyroParam) -> None:
         self._remove(name)
         init = given.init_value
-        value = initial_value(Param(self._pyro_get_fullname(name), init, given.constraint, given.event_dim))
+        declared = as_taken(Param(self._pyro_get_fullname(name), init, given.constraint, given.event_dim))
+        value = initial_value(declared)
         leaf = unconstrain(value, given.constraint, self._pyro_get_fullname(name))
         self._pyro_params[name] = (given.constraint, given.event_dim)
         self.register_parameter(name + _LEAF, nn.Parameter(leaf))
@@ -337,13 +340,17 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
             del self._parameters[name]
             _forget(store, full)
         elif name in self._modules:
-            part = self._modules.pop(name)
-            keys = [key for key, _ in part.named_parameters()] if part is not None else []
-            for key in keys:
-                _forget(store, f"{full}$$${key}", f"{full}.{key}", f"{full}.{key.removesuffix(_LEAF)}")
+            self._forget_part(name)
+            del self._modules[name]
         else:
             return self.__dict__.pop(name, _NOTHING) is not _NOTHING
         return True
+
+    def _forget_part(self, name: str) -> None:
+        """Take the entries of a module out of the store, which would otherwise win over those of its successor."""
+        store, full, part = primitives.get_param_store(), self._pyro_get_fullname(name), self._modules[name]
+        for key in [key for key, _ in part.named_parameters()] if part is not None else []:
+            _forget(store, f"{full}$$${key}", f"{full}.{key}", f"{full}.{key.removesuffix(_LEAF)}")
 
 
 _NOTHING = object()

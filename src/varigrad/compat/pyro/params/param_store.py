@@ -20,7 +20,7 @@ from torch.distributions import Transform, constraints
 
 from varigrad.compat.pyro.params.names import param_with_module_name
 from varigrad.errors import ParameterError
-from varigrad.language.messages import Module, Param
+from varigrad.language.messages import Module, Param, evolve
 from varigrad.language.transforms import initial_value, to_constrained, unconstrain
 
 Init = Tensor | float | Callable[[], Tensor] | None
@@ -266,6 +266,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
                 site=message.name,
                 try_="pyro.param(name, init_tensor), or a step of inference before",
             )
+        message = as_taken(message)
         value, init = initial_value(message), message.init
         if isinstance(init, Tensor) and init.requires_grad and init.is_leaf and message.constraint is constraints.real:
             leaf = init  # a parameter of the program's own, which it may go on to use directly
@@ -283,6 +284,28 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         self._transforms[name] = to_constrained(constraint)
         self._names[id(leaf)] = name
         self.version += 1
+
+
+def as_taken(message: Param) -> Param:
+    """A parameter with the initial value that Pyro makes of what a program gives.
+
+    The store keeps unconstrained values, so a vector or matrix comes back as the one that they map to: a simplex adds
+    up to one, a triangular matrix has nothing above its diagonal. Whole numbers become floating-point ones.
+    """
+    constraint, init = message.constraint, message.init
+    transform = to_constrained(constraint)
+    if transform is None:
+        return message
+    value = init() if callable(init) else init
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if not (value.is_floating_point() or value.is_complex()):
+            value = value.to(torch.get_default_dtype())
+        if constraint.event_dim and not bool(constraint.check(value).all()):
+            mapped = transform(transform.inv(value))
+            if bool(mapped.isfinite().all()) and bool(constraint.check(mapped).all()):
+                value = mapped
+    return evolve(message, init=value)
 
 
 class Asking:

@@ -18,11 +18,17 @@ from varigrad.compat.pyro.infer.autoguide.base import Inside, ModelGuide
 from varigrad.compat.pyro.infer.autoguide.initialization import InitFunction, init_to_feasible, init_to_median
 from varigrad.distributions.flattened import Flattened
 from varigrad.errors import is_whole
+from varigrad.guides.base import Latent
 from varigrad.guides.joint import JointGuide
-from varigrad.language.messages import Program
+from varigrad.language.messages import Program, evolve
+from varigrad.language.trace import Trace
 
 
 class _Joint(Inside, JointGuide):
+    def _latent(self, name: str, traces: list[Trace]) -> Latent:
+        # Where the model masks a site, its elements have no prior, and spread: as in Pyro, nobody is stopped.
+        return evolve(super()._latent(name, traces), mask=None)
+
     def make_joint(self, start: Tensor) -> None:
         self.name = f"_{self.keeper._pyro_name}_latent"
         self.keeper._start(start)

@@ -16,7 +16,14 @@ from varigrad.guides.base import Latent
 from varigrad.language.messages import Program
 
 
-class _Normal(Inside, native.AutoNormal):
+class _Sitewise(Inside):
+    """Mixin for guides that have nothing against a model without latent sites: its own parameters are fitted."""
+
+    def without_sites(self) -> None:
+        pass
+
+
+class _Normal(_Sitewise, native.AutoNormal):
     def make_site(self, latent: Latent, start: Tensor) -> None:
         self.keeper._keep(f"locs.{latent.name}", start)
         self.keeper._keep(
@@ -57,7 +64,7 @@ class AutoNormal(ModelGuide):
         return _Normal(self, model, init_scale=self.__dict__["_init_scale"])
 
 
-class _Delta(Inside, native.AutoDelta):
+class _Delta(_Sitewise, native.AutoDelta):
     def make_site(self, latent: Latent, start: Tensor) -> None:
         value = latent.transform(start)
         self.keeper._keep(latent.name, value, self.keeper._support(latent.name))

@@ -1,0 +1,51 @@
+"""Networks that a program uses without registering them: Pyro does not train them, and here it is said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from varigrad.compat.pyro.primitives import get_param_store
+from varigrad.inference.leaves import Stranger, When, strangers_of
+from varigrad.objectives.bound import Bound
+
+
+class Unregistered:
+    """Warns, once each, of tensors that a step's gradient reaches and the parameter store does not have.
+
+    Natively this is an error. Pyro lets such programs run, and leaves the gradient in `.grad`, where an optimiser of
+    the program's own may use it.
+    """
+
+    def __init__(self) -> None:
+        self._when = When()
+        self._told: set[int] = set()
+
+    def look(self, bound: Bound, surrogate: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """To be called once a step."""
+        if not self._when.due(surrogate):
+            return
+        known = get_param_store().named_parameters()
+        found = strangers_of(bound, surrogate, lambda: {id(p) for _, p in known} | self._told, args, kwargs)
+        self._told.update(id(stranger.leaf) for stranger in found)
+        for text in dict.fromkeys(map(_text, found)):
+            warnings.warn(text, stacklevel=4)
+
+
+def _text(stranger: Stranger) -> str:
+    sight = stranger.sight
+    if sight is None or sight.module is None:
+        what = f"a tensor of shape {tuple(stranger.leaf.shape)}" if sight is None else repr(sight.name)
+        advice = "pyro.param(name, init) for what is to be learnt, .detach() for the rest"
+    else:
+        what = f"the module {sight.module_name!r}"
+        advice = (
+            f"pyro.module(name, {sight.module_name}) in the program, or requires_grad_(False) if it is to stay as it is"
+        )
+    return (
+        f"{what} requires a gradient and influences the loss, and is not in the parameter store: SVI does not train "
+        f"it. Try: {advice}"
+    )
