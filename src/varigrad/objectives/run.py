@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,6 +127,8 @@ class Settings:
     """What measuring has led to, by site."""
     states: Mapping[str, State] = field(default_factory=dict)
     """What the estimators carry, by site."""
+    lasting: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Around what a program makes once and keeps, while the run itself is one that leaves nothing behind."""
 
 
 def perform(
@@ -188,6 +191,7 @@ class _Program:
     def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
         self.names: set[str] = set()
+        self.lasting = settings.lasting
 
     def __call__(self, message: Any, forward: Forward) -> Any:
         kind = type(message)
