@@ -293,7 +293,7 @@ def _labels(call: Call, rule: Rule | None, slots: Sequence[tuple[Slot, Label]], 
         for origin, state in label.items():
             if isinstance(state, Trouble):
                 states: Sequence[State | Kind | None] = [
-                    None if a is None else state for a in _anywhere(call, rule, slot)
+                    None if a is None else state for a in _answered(call, rule, slot, Place(-1, 1))
                 ]
             else:
                 if state not in answers:
@@ -317,7 +317,7 @@ def _answered(call: Call, rule: Rule | None, slot: Slot, place: Place) -> Sequen
         return ["unknown"] * len(call.results)
     try:
         answers = rule(call, slot, place)
-    except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError):
+    except (IndexError, KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError):
         answers = "unknown"  # a form of the operation that the rule does not know
     every = [answers] * len(call.results) if isinstance(answers, Place | str | None) else answers
     if len(every) != len(call.results):
@@ -331,11 +331,6 @@ def _checked(answer: Answer, result: Tensor) -> Answer:
         return answer
     fits = answer.dim < 0 and result.dim() >= -answer.dim
     return answer if fits and result.shape[answer.dim] % (answer.size * answer.inner) == 0 else "unknown"
-
-
-def _anywhere(call: Call, rule: Rule | None, slot: Slot) -> Sequence[object]:
-    """Which results depend on a tensor at all."""
-    return [None] * len(call.results) if rule is not None and rule.__name__ == "independent" else call.results
 
 
 def _all_unknown(slots: Sequence[tuple[Slot, Label]], operation: str, kind: Kind = "unknown") -> Label:

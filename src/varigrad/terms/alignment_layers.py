@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from varigrad.terms.alignment_rules import MIXES, UNKNOWN, Answer, Answers, Call, Place, Slot, negative
+from varigrad.terms.alignment_rules import MIXES, UNKNOWN, Answer, Answers, Call, Place, Slot, batched, negative
 
 # -- look-ups --
 
@@ -27,7 +27,9 @@ def _looked_up(source: Tensor, indices: list[Tensor | None]) -> list[int | None]
             axes.append(axis)
             axis += 1
             continue
-        takes = max(index.dim(), 1) if index.dtype in MASKS else 1
+        if index.dtype in MASKS and not index.dim():
+            raise ValueError("a mask without dimensions adds one")
+        takes = index.dim() if index.dtype in MASKS else 1
         looked += range(axis, axis + takes)
         axis += takes
         wide = max(wide, 1 if index.dtype in MASKS else index.dim())
@@ -57,10 +59,10 @@ def index_put(call: Call, slot: Slot, place: Place) -> Answers:
     if slot.name == "self":
         return place
     if slot.name == "indices" and slot.tensor.dtype in MASKS and call.given["values"].numel() == 1:
-        # One number goes to wherever the mask says: element by element, if all indices before it are whole dimensions.
-        before = [i for i in call.given["indices"][: slot.number] if i is not None]
+        # One number goes to wherever the mask says: element by element, if there is no other index.
+        alone = sum(1 for i in call.given["indices"] if i is not None) == 1
         axis = slot.number + slot.tensor.dim() + place.dim
-        return MIXES if before else place.at(axis - source.dim())
+        return place.at(axis - source.dim()) if alone else MIXES
     if slot.name != "values":
         return MIXES
     kept = _looked_up(source, list(call.given["indices"]))[place.dim]
@@ -145,6 +147,14 @@ def searchsorted(call: Call, slot: Slot, place: Place) -> Answers:
 def isin(call: Call, slot: Slot, place: Place) -> Answers:
     """Whether each entry is among others."""
     return place if slot.name == "elements" else MIXES
+
+
+def linear_solve(call: Call, slot: Slot, place: Place) -> Answers:
+    """`A X = B`, where `B` is a batch of matrices or of vectors."""
+    matrices, right = call.given["A"], call.given["B"]
+    vector = right.dim() == 1 or (right.dim() == matrices.dim() - 1 and right.shape == matrices.shape[:-1])
+    core = 1 if vector else 2
+    return batched({"A": 2, "B": core}, (core, 2, 1, 0))(call, slot, place)
 
 
 # -- layers --
@@ -248,7 +258,7 @@ def encoder_layer(call: Call, slot: Slot, place: Place) -> Answers:
 
 def recurrent_layer(call: Call, slot: Slot, place: Place) -> Answers:
     """`[time, batch, features]`, state `[*, batch, features]`."""
-    if slot.name not in ("input", "hx_", "cx_", "hx", "cx"):
+    if slot.name not in ("input", "hx_", "cx_") or call.given["batch_sizes"]:
         return UNKNOWN
     if place.dim != -2:
         return MIXES

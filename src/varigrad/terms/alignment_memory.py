@@ -149,30 +149,28 @@ def _seen_in(state: State, entry: Entry, geometry: Geometry | None) -> State:
         return unknown
     if own == geometry:
         return state
-    if state.inner != 1 or own.shape[state.dim] != state.size:
-        return unknown
-    stride = own.strides[state.dim]
-    if stride <= 0:
-        return unknown
     # Elements are told by `(address - start) // stride % size`; the start may lie anywhere before both tensors.
-    for start in (own.offset, own.offset - (own.offset - geometry.offset) % stride):
-        if _dimension(own, start, stride, state.size) == state.dim:
-            dim = _dimension(geometry, start, stride, state.size)
-            if dim is not None:
-                return Place(dim, state.size)
+    stride = own.strides[state.dim] * state.inner
+    for start in (own.offset, own.offset - (own.offset - geometry.offset) % stride) if stride > 0 else ():
+        if _place(own, start, stride, state.size) == state:
+            place = _place(geometry, start, stride, state.size)
+            if place is not None:
+                return place
     return unknown
 
 
-def _dimension(geometry: Geometry, start: int, stride: int, size: int) -> int | None:
-    """The dimension, counted from the right, whose entry `j` lies at addresses with `(a - start) // stride % size = j`.
+def _place(geometry: Geometry, start: int, stride: int, size: int) -> Place | None:
+    """The dimension along which `(address - start) // stride % size` goes through the elements.
 
     None if there is none: all other dimensions have to move in steps of whole periods, or stay within one stride.
     """
     found, small = None, (geometry.offset - start) % stride
     for dim in range(-1, -len(geometry.shape) - 1, -1):
         step, count = geometry.strides[dim], geometry.shape[dim]
-        if step == stride and count == size and found is None:
-            found = dim
+        inner = stride // step if step else 0
+        if found is None and inner and stride % step == 0 and count % (inner * size) == 0:
+            found = Place(dim, size, inner)
+            small += step * (inner - 1)
         elif count > 1 and step % (stride * size):
             small += step * (count - 1)
     return found if small < stride and (geometry.offset - start) // stride % size == 0 else None

@@ -86,6 +86,11 @@ def elementwise(call: Call, slot: Slot, place: Place) -> Answers:
     return place
 
 
+def overwritten(call: Call, slot: Slot, place: Place) -> Answers:
+    """`copy_`, `zero_`: what was in `self` does not matter, the rest is elementwise."""
+    return None if slot.name == "self" else place
+
+
 def independent(call: Call, slot: Slot, place: Place) -> Answers:
     """The results do not depend on the numbers in the argument."""
     return None

@@ -12,16 +12,19 @@ from varigrad.terms import alignment_rules as rules
 from varigrad.terms.alignment_rules import Rule, batched, rightmost
 
 # Element by element, and not tagged so: copies, draws, masks, losses without a reduction.
-_ELEMENTWISE = """_to_copy alias alias_copy bernoulli binomial cauchy complex copy copysign dequantize detach
-    detach_copy exponential fill float_power floor_divide geometric glu_jvp hardswish isposinf isneginf lift lift_fresh
-    lift_fresh_copy log_normal log_sigmoid_forward logical_and masked_fill native_dropout normal _fused_dropout
-    _conj _neg_view conj_physical poisson polar _prelu_kernel rand_like randint_like randn_like random
-    relu6 resolve_conj resolve_neg rrelu_with_noise special_log_ndtr special_ndtr special_xlog1py special_xlogy
-    _standard_gamma tril triu uniform zero zeros_like ones_like full_like empty_like _efficientzerotensor bitwise_and
-    __and__ __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__ where clamp clip
-    contiguous to isreal real imag _standard_gamma_grad nan_to_num logical_xor logical_or softplus
-    fmin fmax gcd lcm expand expand_copy broadcast_to repeat _conj_copy pin_memory _cast_Float
-    _cast_Double bitwise_left_shift bitwise_right_shift special_i0 special_erf type_as""".split()  # noqa: SIM905
+_ELEMENTWISE = """_to_copy alias alias_copy bernoulli binomial complex copysign dequantize detach detach_copy
+    float_power floor_divide glu_jvp hardswish isposinf isneginf lift lift_fresh lift_fresh_copy log_sigmoid_forward
+    logical_and masked_fill native_dropout normal _fused_dropout _conj _neg_view conj_physical poisson polar
+    _prelu_kernel rand_like randint_like randn_like relu6 resolve_conj resolve_neg rrelu_with_noise
+    special_log_ndtr special_ndtr special_xlog1py special_xlogy _standard_gamma tril triu zeros_like
+    ones_like full_like empty_like _efficientzerotensor bitwise_and __and__ __or__ __xor__ __lshift__
+    __rshift__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__ where clamp clip contiguous to isreal real
+    imag _standard_gamma_grad nan_to_num logical_xor logical_or softplus fmin fmax gcd lcm expand
+    expand_copy broadcast_to repeat _conj_copy pin_memory _cast_Float _cast_Double bitwise_left_shift
+    bitwise_right_shift special_i0 special_erf type_as""".split()  # noqa: SIM905
+
+# What was in the tensor before does not matter.
+_OVERWRITTEN = "cauchy copy exponential fill geometric log_normal random uniform zero".split()  # noqa: SIM905
 
 _NOTHING = """new_empty new_zeros new_ones new_full new_empty_strided empty_strided _assert_async
     _functional_assert_async _assert_tensor_metadata _linalg_check_errors""".split()  # noqa: SIM905
@@ -59,6 +62,7 @@ _BATCHED: dict[str, Rule] = {
     "_linalg_eigvals": batched({"self": 2}, (1,)),
     "_linalg_svd": batched({"A": 2}, (2, 1, 2)),
     "linalg_qr": batched({"A": 2}, (2, 2)),
+    "_linalg_solve_ex": layers.linear_solve,
     "linalg_matrix_exp": batched({"self": 2}, (2,)),
     "linalg_householder_product": batched({"input": 2, "tau": 1}, (2,)),
     "_sample_dirichlet": batched({"self": 1}, (1,)),
@@ -75,16 +79,16 @@ _BATCHED: dict[str, Rule] = {
 }
 
 _CONVOLUTIONS = """convolution _convolution mkldnn_convolution _slow_conv2d_forward thnn_conv2d slow_conv3d
-    slow_conv3d_forward _conv_depthwise2d conv_depthwise3d cudnn_convolution cudnn_convolution_transpose
-    miopen_convolution convolution_overrideable""".split()  # noqa: SIM905
+    slow_conv3d_forward _conv_depthwise2d conv_depthwise3d cudnn_convolution cudnn_convolution_transpose miopen_convolution
+    convolution_overrideable""".split()  # noqa: SIM905
 
 _BATCH_NORMS = """native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
-    miopen_batch_norm _batch_norm_with_update _batch_norm_no_update
-    _native_batch_norm_legit_functional _batch_norm_with_update_functional""".split()  # noqa: SIM905
+    miopen_batch_norm _batch_norm_with_update _batch_norm_no_update _native_batch_norm_legit_functional
+    _batch_norm_with_update_functional""".split()  # noqa: SIM905
 
 _ATTENTION = """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
-    _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math
-    _scaled_dot_product_fused_attention_overrideable""".split()  # noqa: SIM905
+    _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
+    _scaled_dot_product_attention_math _scaled_dot_product_fused_attention_overrideable""".split()  # noqa: SIM905
 
 _RIGHTMOST = {
     1: "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d reflection_pad1d replication_pad1d "
@@ -100,6 +104,7 @@ _RIGHTMOST = {
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, rules.elementwise),
+    **dict.fromkeys(_OVERWRITTEN, rules.overwritten),
     **dict.fromkeys(_NOTHING, rules.independent),
     **dict.fromkeys(_ALONG, rules.along),
     **dict.fromkeys(_REDUCING, rules.reducing),
