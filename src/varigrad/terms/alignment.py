@@ -14,24 +14,34 @@ References:
 
 from __future__ import annotations
 
-import linecache
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from varigrad.language.messages import Plate, Sample
+from varigrad.terms.alignment_flow import (
+    bound,
+    labels_of,
+    looked_at_in_vain,
+    plain,
+    same_trouble,
+    slots_of,
+    tensors_in,
+    users_line,
+    written_by,
+)
 from varigrad.terms.alignment_layers import MASKS
 from varigrad.terms.alignment_memory import Known, Label, Origin, State, Trouble, joined
-from varigrad.terms.alignment_rules import Answer, Call, Kind, Place, Rule, Slot
+from varigrad.terms.alignment_rules import Call, Place, Slot
 from varigrad.terms.alignment_table import name_of, rule_of
-from varigrad.terms.provenance import Escapes, Provenance, Tracked
+from varigrad.terms.provenance import Escapes, Provenance
 from varigrad.terms.term import Term
 
 LANES = Origin("", "lanes")
@@ -76,6 +86,9 @@ class Verdict:
 
 
 APART = Verdict("apart")
+_aten = torch.ops.aten
+_SHAPES_ONLY = frozenset({_aten._fused_sdp_choice, _aten.is_same_size, _aten._has_same_storage_numel})
+_HANDLED_HERE = frozenset({_aten._local_scalar_dense, _aten.as_strided, *_SHAPES_ONLY})
 
 
 class Follower(TorchDispatchMode):
@@ -87,9 +100,13 @@ class Follower(TorchDispatchMode):
         self.left: dict[Origin, Trouble] = {}
         """What has been turned into a Python number, or told by a shape."""
         self.plates_of: dict[str, tuple[Plate, ...]] = {}
+        self.checking = False
+        """Whether a value is being looked at only to raise an error."""
         self._followed: set[Origin] = set()
         self.unruled: set[str] = set()
         """Operations on followed tensors for which there is no rule."""
+
+    supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -101,8 +118,8 @@ class Follower(TorchDispatchMode):
         """Follow the elements along a dimension (negative) of a tensor, in addition to what it carries."""
         size = tensor.shape[dim]
         if size > 1:
-            plain = _plain(tensor)
-            self.known.put(plain, {**self.known.get(plain), origin: Place(dim, size)})
+            bare = plain(tensor)
+            self.known.put(bare, {**self.known.get(bare), origin: Place(dim, size)})
 
     def drawn(self, value: Tensor, message: Sample, upstream: Provenance, lane: int | None = None) -> Tensor:
         """A drawn value, as a copy whose elements are followed.
@@ -132,11 +149,11 @@ class Follower(TorchDispatchMode):
             label[Origin(message.name, name)] = self._placed(value, dim - event)
         if lane is not None and value.dim() - event >= -lane:
             label[LANES] = self._placed(value, lane - event)
-        with _unfollowed():
+        with _disable_current_modes():
             copy = value.clone()
-        label = {origin: state for origin, state in label.items() if not _single(state)}
+        label = {origin: state for origin, state in label.items() if not (isinstance(state, Place) and state.size <= 1)}
         self._followed |= label.keys()
-        self.known.put(_plain(copy), label)
+        self.known.put(plain(copy), label)
         return copy
 
     @staticmethod
@@ -148,7 +165,7 @@ class Follower(TorchDispatchMode):
 
     def verdict(self, tensor: Tensor, origin: Origin, dim: int) -> Verdict:
         """Whether the tensor's entries along a dimension (negative) depend on the same elements of the origin only."""
-        state = self.known.get(_plain(tensor)).get(origin)
+        state = self.known.get(plain(tensor)).get(origin)
         left = self.left.get(origin)
         if isinstance(state, Trouble):
             return Verdict(state.kind, state.operation, state.where)
@@ -180,7 +197,7 @@ class Follower(TorchDispatchMode):
             return APART  # crossed: nobody takes this cost element by element
         origin = Origin(site, plate.name)
         found = self.verdict(term.log_prob, origin, plate.dim)
-        if found.apart and origin in self._followed and origin not in self.known.get(_plain(term.log_prob)):
+        if found.apart and origin in self._followed and origin not in self.known.get(plain(term.log_prob)):
             # The tracker knows of a dependency that came some way that is not seen here.
             found = Verdict("unknown", "a way that no operation shows")
         return found if found.apart else Verdict(found.kind, found.operation, found.where, term.name)
@@ -214,9 +231,13 @@ class Follower(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = _bound(func, args, kwargs)
-        slots = [(slot, label) for slot in _slots(given) if (label := self.known.get(slot.tensor))]
-        if not slots:
+        if not isinstance(func, torch._ops.OpOverload):
+            return self._opaque(func, args, kwargs)
+        given = bound(func, args, kwargs)
+        outputs = {a.name for a in func._schema.arguments if a.is_out} if func._schema.is_mutable else ()
+        read = slots_of({name: value for name, value in given.items() if name not in outputs})
+        slots = [(slot, label) for slot in read if (label := self.known.get(slot.tensor))]
+        if not slots and not outputs:
             return func(*args, **kwargs)
         rule = rule_of(func)
         if rule is None and func._can_decompose():
@@ -224,36 +245,53 @@ class Follower(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        if rule is None:
+        if rule is None and func.overloadpacket not in _HANDLED_HERE:
             self.unruled.add(str(func))
+        reshaped = torch.Tag.inplace_view in func.tags
+        if reshaped:  # rules ask for the shape before: a stand-in has it
+            given = {**given, "self": torch.empty_like(given["self"], device="meta")}
+            slots = [(slot._replace(tensor=given["self"]) if slot.name == "self" else slot, n) for slot, n in slots]
         result = func(*args, **kwargs)
-        results = [_plain(r) for r in _flat(result)]
+        results = [plain(r) for r in tensors_in(result)]
         call = Call(name_of(func), given, results)
-        labels = _labels(call, rule, slots, str(func))
-        written = _written(func, given)
+        if call.name == "as_strided":  # any view of the memory: strides say where the elements lie
+            labels = [self.known.get(results[0])]
+        else:
+            labels = labels_of(call, rule, slots, str(func))
+        written = [] if reshaped else written_by(func, given)
         for tensor, label in zip(results, labels, strict=True):
             if not any(tensor is w for w in written):
                 self.known.put(tensor, label)
         for target in written:
             mine = [label for r, label in zip(results, labels, strict=True) if r is target]
-            self.known.write(target, mine[0] if mine else _all_unknown(slots, str(func)))
+            self.known.write(target, mine[0] if mine else same_trouble(slots, str(func)))
         self._notice(func, given, result, slots)
+        return result
+
+    def _opaque(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operation that takes functions: nothing is known of what it does with them."""
+        slots = [(s, self.known.get(s.tensor)) for s in slots_of({"": tree_leaves((args, kwargs))})]
+        result = func(*args, **kwargs)
+        self.unruled.add(str(func))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.known.put(plain(tensor), same_trouble(slots, str(func)))
         return result
 
     def _notice(self, func: Any, given: dict[str, Any], result: Any, slots: Sequence[tuple[Slot, Label]]) -> None:
         """What leaves torch, and running averages that an operation writes without saying so."""
-        tells = torch.Tag.dynamic_output_shape in func.tags or (result is not None and not _flat(result))
+        tells = torch.Tag.dynamic_output_shape in func.tags or (result is not None and not tensors_in(result))
         if name_of(func) == "index":
             tells = any(slot.name == "indices" and slot.tensor.dtype in MASKS for slot, _ in slots)
-        if tells and func.overloadpacket not in _SHAPES_ONLY and not _harmless():
-            where = _line()
+        if tells and func.overloadpacket not in _SHAPES_ONLY and not self.checking and not looked_at_in_vain():
+            where = users_line()
             for _, label in slots:
                 for origin in label:
                     self.left.setdefault(origin, Trouble("unknown", f"{func}, which takes a value to Python,", where))
         if "running_mean" in given and given.get("training", True):
             for name in ("running_mean", "running_var"):
                 if isinstance(given[name], Tensor):
-                    self.known.write(_plain(given[name]), _all_unknown(slots, str(func), "mixes"))
+                    self.known.write(plain(given[name]), same_trouble(slots, str(func), "mixes"))
 
 
 @contextmanager
@@ -269,152 +307,25 @@ def follow_dimensions() -> Iterator[Follower]:
         ('apart', 'mixes')
     """
     follower = Follower()
-    with follower:
+    with follower, _Classes(follower):
         yield follower
 
 
-_aten = torch.ops.aten
-_SHAPES_ONLY = frozenset({_aten._fused_sdp_choice, _aten.is_same_size, _aten.size, _aten.stride})
-_OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<")
+class _Classes(TorchFunctionMode):
+    """Tells the follower that `one_hot` with a number of classes looks at values only to raise an error."""
 
+    def __init__(self, follower: Follower) -> None:
+        super().__init__()
+        self.follower = follower
 
-def _labels(call: Call, rule: Rule | None, slots: Sequence[tuple[Slot, Label]], operation: str) -> list[Label]:
-    """What each result depends on."""
-    found: list[dict[Origin, State]] = [{} for _ in call.results]
-    lines: dict[Kind, Trouble] = {}
-
-    def trouble(kind: Kind) -> Trouble:
-        if kind not in lines:
-            lines[kind] = Trouble(kind, operation, _line())
-        return lines[kind]
-
-    for slot, label in slots:
-        answers: dict[Place, Sequence[Answer]] = {}
-        for origin, state in label.items():
-            if isinstance(state, Trouble):
-                states: Sequence[State | Kind | None] = [
-                    None if a is None else state for a in _answered(call, rule, slot, Place(-1, 1))
-                ]
-            else:
-                if state not in answers:
-                    answers[state] = _answered(call, rule, slot, state)
-                states = answers[state]
-            for result, answer in zip(found, states, strict=True):
-                if answer is None:
-                    continue
-                new = trouble(answer) if isinstance(answer, str) else answer
-                before = result.get(origin)
-                if before is not None and new != before:
-                    new = joined(before, new)
-                    if isinstance(new, Trouble) and not new.where:
-                        new = trouble(new.kind)
-                result[origin] = new
-    return list(found)
-
-
-def _answered(call: Call, rule: Rule | None, slot: Slot, place: Place) -> Sequence[Answer]:
-    if rule is None:
-        return ["unknown"] * len(call.results)
-    try:
-        answers = rule(call, slot, place)
-    except (IndexError, KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError):
-        answers = "unknown"  # a form of the operation that the rule does not know
-    every = [answers] * len(call.results) if isinstance(answers, Place | str | None) else answers
-    if len(every) != len(call.results):
-        return ["unknown"] * len(call.results)
-    return [_checked(answer, result) for answer, result in zip(every, call.results, strict=True)]
-
-
-def _checked(answer: Answer, result: Tensor) -> Answer:
-    """The answer, if the result has such a dimension."""
-    if not isinstance(answer, Place):
-        return answer
-    fits = answer.dim < 0 and result.dim() >= -answer.dim
-    return answer if fits and result.shape[answer.dim] % (answer.size * answer.inner) == 0 else "unknown"
-
-
-def _all_unknown(slots: Sequence[tuple[Slot, Label]], operation: str, kind: Kind = "unknown") -> Label:
-    trouble = Trouble(kind, operation, _line())
-    return {origin: trouble for _, label in slots for origin in label}
-
-
-def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name, with their defaults."""
-    given = {}
-    for i, argument in enumerate(func._schema.arguments):
-        if i < len(args):
-            given[argument.name] = args[i]
-        elif argument.name in kwargs:
-            given[argument.name] = kwargs[argument.name]
-        else:
-            given[argument.name] = argument.default_value if argument.has_default_value() else None
-    return given
-
-
-def _slots(given: dict[str, Any]) -> Iterator[Slot]:
-    for name, value in given.items():
-        if isinstance(value, Tensor):
-            yield Slot(name, 0, _plain(value))
-        elif isinstance(value, (list, tuple)):
-            for i, entry in enumerate(value):
-                if isinstance(entry, Tensor):
-                    yield Slot(name, i, _plain(entry))
-
-
-def _written(func: Any, given: dict[str, Any]) -> list[Tensor]:
-    if not func._schema.is_mutable:
-        return []
-    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    names = [name for name in names if not name.startswith("running_")]  # only if it trains: see `_notice`
-    return [slot.tensor for slot in _slots({name: given[name] for name in names})]
-
-
-def _flat(result: Any) -> list[Tensor]:
-    if isinstance(result, Tensor):
-        return [result]
-    return [r for r in result if isinstance(r, Tensor)] if isinstance(result, (tuple, list)) else []
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor._plain if type(tensor) is Tracked else tensor
-
-
-def _single(state: State) -> bool:
-    return isinstance(state, Place) and state.size <= 1
-
-
-@contextmanager
-def _unfollowed() -> Iterator[None]:
-    with torch.utils._python_dispatch._disable_current_modes():
-        yield
-
-
-def _frames(start: int) -> Iterator[Any]:
-    frame = sys._getframe(start)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back  # type: ignore[assignment]
-
-
-def _line() -> str:
-    """The user's line that is running now."""
-    for frame in _frames(2):
-        name = frame.f_code.co_filename
-        if not name.startswith(_OURS):
-            return f"{Path(name).name}:{frame.f_lineno}: {linecache.getline(name, frame.f_lineno).strip()}"
-    return ""
-
-
-def _harmless() -> bool:
-    """Whether a value is looked at only to raise an error, or by a sampler, whose draws follow the density anyway."""
-    for frame in _frames(2):
-        name = frame.f_code.co_filename
-        if name in (_VALIDATION, _SAMPLER) and frame.f_code.co_name in ("__init__", "_validate_sample", "draw"):
-            return True
-        if not name.startswith(_OURS):
-            return False
-    return False
-
-
-_VALIDATION = str(Path(torch.distributions.distribution.__file__))
-_SAMPLER = str(Path(__file__).parents[1] / "distributions" / "source.py")
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.one_hot:
+            return func(*args, **kwargs)
+        given = (*args[1:], *kwargs.values())
+        before = self.follower.checking
+        self.follower.checking = any(isinstance(v, int) and v > 0 for v in given)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.follower.checking = before

@@ -63,6 +63,7 @@ _BATCHED: dict[str, Rule] = {
     "_linalg_svd": batched({"A": 2}, (2, 1, 2)),
     "linalg_qr": batched({"A": 2}, (2, 2)),
     "_linalg_solve_ex": layers.linear_solve,
+    "linalg_pinv": batched({"self": 2}, (2,)),
     "linalg_matrix_exp": batched({"self": 2}, (2,)),
     "linalg_householder_product": batched({"input": 2, "tau": 1}, (2,)),
     "_sample_dirichlet": batched({"self": 1}, (1,)),
@@ -79,8 +80,8 @@ _BATCHED: dict[str, Rule] = {
 }
 
 _CONVOLUTIONS = """convolution _convolution mkldnn_convolution _slow_conv2d_forward thnn_conv2d slow_conv3d
-    slow_conv3d_forward _conv_depthwise2d conv_depthwise3d cudnn_convolution cudnn_convolution_transpose miopen_convolution
-    convolution_overrideable""".split()  # noqa: SIM905
+    slow_conv3d_forward _conv_depthwise2d conv_depthwise3d cudnn_convolution cudnn_convolution_transpose
+    miopen_convolution convolution_overrideable""".split()  # noqa: SIM905
 
 _BATCH_NORMS = """native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
     miopen_batch_norm _batch_norm_with_update _batch_norm_no_update _native_batch_norm_legit_functional
@@ -190,6 +191,7 @@ def name_of(func: torch._ops.OpOverload) -> str:
 
 def rule_of(func: torch._ops.OpOverload) -> Rule | None:
     """The rule of an operation; None if there is none."""
-    if not func._schema.name.startswith("aten::"):
-        return None
-    return rules.elementwise if torch.Tag.pointwise in func.tags else RULES.get(name_of(func))
+    namespace = func._schema.name.split("::")[0]
+    if torch.Tag.pointwise in func.tags and namespace in ("aten", "prims"):
+        return rules.elementwise
+    return RULES.get(name_of(func)) if namespace == "aten" else None
