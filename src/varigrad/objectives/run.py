@@ -31,6 +31,7 @@ from varigrad.language.plates import InPlate
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, Patterns, choose
 from varigrad.objectives.parameters import Owner
+from varigrad.terms.alignment import Follower
 from varigrad.terms.provenance import get_provenance, untracked
 from varigrad.terms.term import Term
 from varigrad.terms.tracking import Statement, Tracker
@@ -129,6 +130,8 @@ class Settings:
     """What the estimators carry, by site."""
     lasting: Callable[[], AbstractContextManager[None]] = nullcontext
     """Around what a program makes once and keeps, while the run itself is one that leaves nothing behind."""
+    follower: Follower | None = None
+    """Who follows the dimensions of what is drawn through this run; None: nobody."""
 
 
 def perform(
@@ -287,6 +290,9 @@ class _Guide(_Program):
         if found:
             draw = evolve(draw, value=untracked(draw.value))
             statement = evolve(statement, upstream=statement.upstream | found, given=statement.given | found)
+        if settings.follower is not None:
+            lane = -settings.layout.dims - 1 if settings.layout.count > 1 else None
+            draw = evolve(draw, value=settings.follower.drawn(draw.value, plain, statement.upstream, lane))
         record.choices[name] = choice
         follow = estimator.needs_cost or settings.track_all or estimator.partial or is_partial(plain.distribution)
         marked = record.tracker.mark(draw.value, statement, follow, severed=not estimator.pathwise)
