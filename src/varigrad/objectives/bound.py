@@ -167,6 +167,22 @@ class Bound(Parameters):
         """Whether particles and alternatives run along dimensions of their own; else one by one, in a loop."""
         return self._finding is None or self._finding.side_by_side
 
+    def look_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Before steps that are taken by a graph: look at the programs again if that is called for.
+
+        Returns:
+            Whether what was found before, and is in the graph, does not hold.
+        """
+        self._checks.note_buffers()  # a graph writes to them
+        if self._finding is None or not self._checks.calls_for_a_look(self, args, kwargs):
+            return False
+        return self._checks.attend(self, args, kwargs)
+
+    @property
+    def steps_to_look(self) -> int:
+        """How many steps may be taken before everything is to be looked at again."""
+        return max(1, self._checks.due - self.steps)
+
     def advance(self, state: Mapping[str, State]) -> None:
         """Take over the estimators' next state: one step has been taken."""
         # Not by `self.steps += 1`: torch's modules look at everything that is assigned to them.
@@ -322,11 +338,19 @@ class Bound(Parameters):
         return int.from_bytes(digest[:7], "little")
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """`site -> its contribution to the bound` in one fresh run; they sum to minus its loss. Changes nothing."""
+        """`site -> its contribution to the bound` in the run that the next step would make; they sum to minus its loss.
+
+        Changes nothing: the next step draws the same numbers.
+        """
         if self._finding is None:
             self.init(*args, **kwargs)
-        with undisturbed(self, self.fresh_seed()), torch.no_grad():
-            return self.estimate(*args, **kwargs).terms()
+        source = self.source
+        state = source.get_state()
+        try:
+            with undisturbed(self, None), torch.no_grad():
+                return self.estimate(*args, **kwargs).terms()
+        finally:
+            source.set_state(state)
 
     def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
         """The bound, averaged over fresh particles; nothing is updated, no generator either.

@@ -19,12 +19,28 @@ from varigrad.language.messages import Param, evolve
 from varigrad.objectives.borrowed import aside_of
 from varigrad.objectives.checks import check_particles, check_pass, check_patterns, check_smooth
 from varigrad.objectives.choice import patterns_of
-from varigrad.objectives.layout import failure_side_by_side, layout_of, mixed_plates, moves_anywhere, site_values
+from varigrad.objectives.layout import (
+    failure_side_by_side,
+    layout_of,
+    mixed_plates,
+    moves_anywhere,
+    open_plates,
+    site_values,
+)
 from varigrad.objectives.parameters import Owner
 from varigrad.objectives.perturbed import moved, moved_arguments
 from varigrad.objectives.plan import Plan, plan_of
 from varigrad.objectives.run import Layout, LayoutChanged, Pass, perform
+from varigrad.objectives.structure import (
+    Crossed,
+    Structure,
+    closed,
+    joined_plates,
+    structure_of_lanes,
+    structure_of_plates,
+)
 from varigrad.objectives.undisturbed import Undisturbed
+from varigrad.terms.alignment import Follower
 from varigrad.terms.term import Term, collect
 from varigrad.terms.tracking import SEVERED
 
@@ -35,8 +51,6 @@ POINTS = 3
 """At how many other points than the present one the first look compares numbers,"""
 ATTEMPTS = 6
 """in at most so many attempts: a program may refuse some of the points."""
-
-Crossed = Mapping[str, frozenset[str]]
 
 FAILURES = (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
 """What a program may raise at values that it is never given."""
@@ -53,6 +67,8 @@ class Finding:
         kinked: sites whose values go through a step, or lose their derivative.
         plan: what to tell about it.
         branch: the statements and plates that were met.
+        sentences: how plates are mixed, by site and plate, as far as it is known.
+        proven: whether the operations that were seen prove it, so that numbers need not be compared again.
         points: how many other points than the present one have said something.
         suspects: sites where Pathwise was asked for by name though it may be biased.
     """
@@ -63,6 +79,8 @@ class Finding:
     kinked: frozenset[str]
     plan: Plan
     branch: tuple[Any, ...]
+    sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    proven: bool = False
     points: int = 0
     suspects: tuple[str, ...] = ()
 
@@ -116,6 +134,9 @@ class Discovery:
     _kinked: frozenset[str] = frozenset()
     _mixed: dict[str, frozenset[str]] = field(default_factory=dict)
     _owner: Owner | None = None
+    _proof: Structure = field(default_factory=Structure)
+    _lanes_proven: bool = True
+    _proven: bool = True
 
     def run(self) -> Finding:
         """Look."""
@@ -140,9 +161,11 @@ class Discovery:
             wide = layout_of(seen, bound.config.particles)
             if self.known is not None:
                 self._mixed = dict(self.known.layout.mixed)
-            self._add(mixed_plates(self._again, bound._terms, seen, wide, self._mixed))
+            self._structure(seen, wide)
+            self._add(mixed_plates(self._again, bound._terms, seen, wide, self._settled))
             reason = self._reason(wide)
-            reason, points = self._elsewhere(wide, reason)
+            reason, points = self._elsewhere(seen, wide, reason)
+            self._mixed = closed(self._mixed, seen)
             if self._mixed:
                 wide = evolve(wide, mixed=self._mixed)
                 seen = self.explore(self._mixed)
@@ -151,7 +174,8 @@ class Discovery:
         side = self._side_by_side(wide, reason)
         plan = plan_of(seen, terms, wide, bound.config.particles, reason, side, self._kinked)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
-        return Finding(wide, side, reason, self._kinked, plan, branch_of(seen), points, suspects)
+        sentences, proven = self._proof.sentences, self._proven
+        return Finding(wide, side, reason, self._kinked, plan, branch_of(seen), sentences, proven, points, suspects)
 
     def explore(self, mixed: Crossed | None = None) -> Pass:
         """One run with plain draws, everything tracked."""
@@ -188,6 +212,30 @@ class Discovery:
         programs = bound.model_program, bound.guide_program
         return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
 
+    def _followed(self, layout: Layout, follower: Follower, plain: bool) -> Pass:
+        """A run whose dimensions are followed: with plain draws, or as it is taken."""
+        bound = self.bound
+        settings = bound._settings(
+            layout, owner=self._owner, kinked=self._kinked, track_all=True, explore=plain, follower=follower
+        )
+        forced, indices = {}, None
+        if self.base is not None and plain:
+            forced, indices = site_values(*self.base), self.base[0].indices
+        programs = bound.model_program, bound.guide_program
+        return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+
+    def _structure(self, seen: Pass, wide: Layout) -> None:
+        """What the operations of a run prove about its plates."""
+        if not open_plates(seen, self._mixed):
+            return
+        self._proof = structure_of_plates(self._followed, self.bound._terms, wide)
+        self._add(self._proof.mixed)
+
+    @property
+    def _settled(self) -> dict[str, frozenset[str]]:
+        """Plates, by site, of which it is known whether their elements are mixed."""
+        return joined_plates(self._mixed, self._proof.apart)
+
     def _check(self, seen: Pass, kinked: frozenset[str]) -> None:
         config, owner = self.bound.config, self._owner
         assert owner is not None
@@ -218,7 +266,16 @@ class Discovery:
             return "vectorize=False"
         if self.known is not None and not self.known.side_by_side:
             return self.known.reason
-        return self._failure(failure_side_by_side(self._again, self.bound._terms, wide))
+        verdict = structure_of_lanes(self._followed, self.bound._terms, wide)
+        self._lanes_proven = verdict.apart
+        if verdict.kind == "mixes":
+            return self._failure(
+                f"the density of {verdict.term!r} mixes particles or alternatives: {verdict.sentence()}"
+            )
+        if verdict.apart and self.known is not None:
+            return ""
+        others = 1 if verdict.apart else None
+        return self._failure(failure_side_by_side(self._again, self.bound._terms, wide, others=others))
 
     def _failure(self, failure: str | None) -> str:
         if failure is not None and self.bound.config.vectorize:
@@ -233,17 +290,24 @@ class Discovery:
     def _side_by_side(self, wide: Layout, reason: str) -> bool:
         return self._alone(wide) or not reason
 
-    def _elsewhere(self, wide: Layout, reason: str) -> tuple[str, int]:
+    def _elsewhere(self, seen: Pass, wide: Layout, reason: str) -> tuple[str, int]:
         """The same comparisons at other parameters, buffers and arguments; the reason for a loop, and how many points
         said something.
+
+        What is proven needs no more than a second opinion, and that once.
         """
+        self._proven = not open_plates(seen, self._settled) and bool(reason or self._lanes_proven)
+        first = self.known is None
+        points = min(self.points, first) if self._proven else self.points
+        if not open_plates(seen, self._mixed if first else self._settled) and (reason or self._alone(wide)):
+            return reason, 0
         generator = torch.Generator().manual_seed(len(wide.order))
         said = 0
         given = self.args, self.kwargs
         assert self._owner is not None
         self.kept.know(p for _, p in self._owner.named_parameters())
         for attempt in range(ATTEMPTS):
-            if said >= self.points:
+            if said >= points:
                 break
             inputs = attempt % 2 == 1
             if inputs:
@@ -274,8 +338,9 @@ class Discovery:
             return reason, False  # another branch
         terms: list[Term] = bound._terms(seen, Layout(plates=wide.plates, order=wide.order))
         spoke = all(bool(t.log_prob.isfinite().all()) for t in terms)
-        for plate, sites in moves_anywhere(self._again, bound._terms, seen, wide, self._mixed).items():
-            found = mixed_plates(self._again, bound._terms, seen, wide, self._mixed)
+        known = self._mixed if self.known is None else self._settled
+        for plate, sites in moves_anywhere(self._again, bound._terms, seen, wide, known).items():
+            found = mixed_plates(self._again, bound._terms, seen, wide, known)
             self._add(found)
             if not any(plate in found.get(site, ()) for site in sites):
                 self._add({site: frozenset((plate,)) for site in sites})

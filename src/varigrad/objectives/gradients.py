@@ -108,16 +108,17 @@ def reseeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(bound: Bound, seed: int) -> Iterator[None]:
+def undisturbed(bound: Bound, seed: int | None) -> Iterator[None]:
     """Inside, the bound draws from a source of its own; afterwards it, the estimators' state, what has been found out
     about its programs, and all that runs of them may change (see `undisturbing`) are what they were.
+
+    Without a seed, the source is the bound's own, and generators go on from where they are.
     """
     names = ("source", "_states", "_finding", "_checks", "quiet", "steps")
     before = {name: bound.__dict__[name] for name in names}  # the very objects: a captured step may know them
     with undisturbing(bound.reach(), [p for _, p in bound.owner.named_parameters()], seed):
-        bound.__dict__.update(
-            source=Source(torch.Generator().manual_seed(seed)), quiet=True, _checks=bound.__dict__["_checks"].copy()
-        )
+        source = bound.source if seed is None else Source(torch.Generator().manual_seed(seed))
+        bound.__dict__.update(source=source, quiet=True, _checks=bound.__dict__["_checks"].copy())
         try:
             yield
         finally:

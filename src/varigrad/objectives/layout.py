@@ -34,7 +34,9 @@ def layout_of(run: Pass, particles: int) -> Layout:
     return Layout(dims, particles, lanes, tuple(run.draws))
 
 
-def failure_side_by_side(perform: Again, collect: Collect, layout: Layout, *, thorough: bool = True) -> str | None:
+def failure_side_by_side(
+    perform: Again, collect: Collect, layout: Layout, *, thorough: bool = True, others: int | None = None
+) -> str | None:
     """Why particles or alternatives cannot run side by side; None if they can.
 
     Runs them side by side, then replays the values of some lanes and particles one by one: every log-density has to
@@ -42,6 +44,7 @@ def failure_side_by_side(perform: Again, collect: Collect, layout: Layout, *, th
 
     Args:
         thorough: False at values that the program may never see: an error there is no reason, and is raised.
+        others: at how many other values than the drawn ones to look; None: as many as the size of the draws allows.
 
     Raises:
         Exception: what the program raises, unless the look is thorough.
@@ -60,7 +63,8 @@ def failure_side_by_side(perform: Again, collect: Collect, layout: Layout, *, th
             raise
         return _as_reason(error)
     # What is drawn may be the same in all lanes, and hide that they are mixed: so look at other values, too.
-    for _ in range((8 if small and thorough else 2) * bool(names)):
+    count = (8 if small and thorough else 2) if others is None else others
+    for _ in range(count * bool(names)):
         forced = {s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide}
         try:
             wide = perform(layout, drawn, forced)
@@ -123,24 +127,26 @@ def mixed_plates(
     Args:
         known: plates that are known to be mixed, by site; they are not looked at again.
     """
-    if not _open(run, known or {}):
+    if not open_plates(run, known or {}):
         return {}
     layout = Layout(plates=layout.plates, order=layout.order)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
     before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
     found: dict[str, frozenset[str]] = {}
-    for message, plate in _open(run, known or {}):
+    for message, plate in open_plates(run, known or {}):
         if _mixes(perform, collect, layout, run, message, plate, values, before):
             found[message.name] = found.get(message.name, frozenset()) | {plate.name}
     return found
 
 
-def _open(run: Pass, known: Mapping[str, frozenset[str]]) -> list[tuple[Sample, Plate]]:
+def open_plates(run: Pass, known: Mapping[str, frozenset[str]]) -> list[tuple[Sample, Plate]]:
     """Sites whose costs are taken element by element along a plate, as far as is known."""
+    scored = {name for name, choice in run.choices.items() if choice.estimator.needs_cost}
     return [
         (message, plate)
-        for message in (s.message for s in run.guide)
-        if isinstance(message, Sample) and run.choices[message.name].estimator.needs_cost
+        for message, upstream in ((s.message, s.upstream) for s in run.guide)
+        # What mixes a site mixes those that it is drawn from, too.
+        if isinstance(message, Sample) and (message.name in scored or any(t.site in scored for t in upstream))
         for plate in message.plates
         if plate.dim is not None and (plate.batch or 2) >= 2 and plate.name not in known.get(message.name, ())
     ]
@@ -155,7 +161,7 @@ def moves_anywhere(
     """
     layout = Layout(plates=layout.plates, order=layout.order)
     groups: dict[str, list[tuple[Sample, Plate]]] = {}
-    for message, plate in _open(run, known):
+    for message, plate in open_plates(run, known):
         groups.setdefault(plate.name, []).append((message, plate))
     if not groups:
         return {}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from varigrad.language.messages import evolve
-from varigrad.objectives.discovery import FAILURES, Finding, branch_of
+from varigrad.objectives.discovery import FAILURES, POINTS, Finding, branch_of
 from varigrad.objectives.run import Layout, Pass
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Rechecks:
         if late:
             self.due = _tenfold(bound.steps)
         try:
-            found = bound.look(args, kwargs, known)
+            found = bound.look(args, kwargs, known, points=1 if late else POINTS)
         except FAILURES:
             return False  # the step itself runs into it, too, and says so
         since, self.since = self.since, bound.steps
@@ -218,7 +218,9 @@ def joined(known: Finding, found: Finding) -> tuple[Finding, list[str]]:
         new = plates - mixed.get(site, frozenset())
         if new and site in known.layout.order:
             names = ", ".join(map(repr, sorted(new)))
-            worse.append(f"{site!r}: what reads it mixes the elements of plate {names}")
+            how = [found.sentences[site, plate] for plate in sorted(new) if (site, plate) in found.sentences]
+            because = f" ({'; '.join(how)})" if how else ""
+            worse.append(f"{site!r}: what reads it mixes the elements of plate {names}{because}")
         mixed[site] = mixed.get(site, frozenset()) | plates
     side, reason = known.side_by_side, known.reason
     if side and not found.side_by_side:
@@ -236,6 +238,7 @@ def joined(known: Finding, found: Finding) -> tuple[Finding, list[str]]:
         reason=reason,
         kinked=known.kinked | found.kinked,
         plan=found.plan,
+        sentences={**known.sentences, **found.sentences},
     ), worse
 
 
