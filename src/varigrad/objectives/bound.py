@@ -36,6 +36,7 @@ from varigrad.objectives.plan import Plan
 from varigrad.objectives.reached import Reached, reached_by
 from varigrad.objectives.rechecks import Rechecks
 from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
+from varigrad.objectives.structure import Crossed
 from varigrad.objectives.undisturbed import Undisturbed, undisturbing
 from varigrad.terms.term import Term
 
@@ -423,8 +424,8 @@ class Bound(Parameters):
         try:
             if finding.side_by_side:
                 wide = perform(self._settings(layout, kinked=kinked), *programs, args, kwargs, cache)
-                self._meet(wide, layout, args, kwargs)
-                ensembles = [Ensemble(wide, self._terms(wide, layout), {})]
+                mixed = self._meet(wide, layout, args, kwargs)
+                ensembles = [Ensemble(wide, crossed(self._terms(wide, layout), mixed), {})]
             else:
                 layout = evolve(layout, particles=1)
                 loop = self._settings(layout, kinked=kinked, loop=True)
@@ -440,7 +441,7 @@ class Bound(Parameters):
         """One particle: its own run, and one more for every alternative at every site."""
         programs = (self.model_program, self.guide_program)
         base = perform(settings, *programs, args, kwargs, cache)
-        self._meet(base, settings.layout, args, kwargs)
+        mixed = self._meet(base, settings.layout, args, kwargs)
         order = list(base.draws)
         found: dict[str, list[Ensemble]] = {}
         for site, draw in base.alternatives.items():
@@ -450,17 +451,24 @@ class Bound(Parameters):
                 other = perform(
                     settings, *programs, args, kwargs, cache, {**before, site: draw.value[row]}, base.indices
                 )
-                found[site].append(Ensemble(other, self._terms(other, settings.layout), {}))
-        return Ensemble(base, self._terms(base, settings.layout), found)
+                found[site].append(Ensemble(other, crossed(self._terms(other, settings.layout), mixed), {}))
+        return Ensemble(base, crossed(self._terms(base, settings.layout), mixed), found)
 
-    def _meet(self, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look again where a run has gone a way that no look has seen.
+    def _meet(self, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Crossed:
+        """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
 
         Raises:
-            _Anew: the step has to be taken by another finding.
+            _Anew: the step has to be taken again, in another way.
         """
-        if not self.held and self._checks.meet(self, run, layout, args, kwargs):
+        before = self._finding
+        assert before is not None
+        if self.held or not self._checks.meet(self, run, layout, args, kwargs):
+            return {}
+        now = self._finding
+        assert now is not None
+        if (now.side_by_side, now.kinked) != (before.side_by_side, before.kinked):
             raise _Anew
+        return now.layout.mixed
 
     def _terms(self, run: Pass, layout: Layout) -> list[Term]:
         return terms_of(run, layout, self._adjust)
@@ -482,6 +490,15 @@ class Bound(Parameters):
                     because=f"model and guide get the same arguments, and its signature is {signature}",
                     try_=f"the same parameters in the {what}, used or not (or *args, **kwargs)",
                 ) from error
+
+
+def crossed(terms: list[Term], mixed: Crossed) -> list[Term]:
+    """The terms as they would be, had the plates been known to be mixed when the run began."""
+    if not mixed:
+        return terms
+    nothing: frozenset[str] = frozenset()
+    ups = [{site: plates | mixed.get(site, nothing) for site, plates in t.upstream.items()} for t in terms]
+    return [evolve(term, upstream=upstream) for term, upstream in zip(terms, ups, strict=True)]
 
 
 class _Anew(Exception):

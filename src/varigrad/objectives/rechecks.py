@@ -59,6 +59,7 @@ class Rechecks:
         self._leaves: tuple[Tensor, ...] = ()
         self._version = -1
         self._now: Situation | None = None
+        self._copied = False
 
     @property
     def unsettled(self) -> bool:
@@ -67,11 +68,12 @@ class Rechecks:
 
     def __getstate__(self) -> dict[str, Any]:
         """When to look again; a copy finds its own modules in its first look."""
-        return {"due": self.due, "since": self.since}
+        kept = ("due", "since", "_known", "_arguments", "_branches", "_now")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
-        self.__dict__.update(state)
+        self.__dict__.update(state, _copied=True)
 
     def copy(self) -> Rechecks:
         """The same memory, to go its own way."""
@@ -83,6 +85,9 @@ class Rechecks:
     def situation(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
         """What a finding is good for. Asked before every step, so it is cheap."""
         owner = bound.owner
+        if self._copied:
+            self._copied = False
+            self.reach(bound.reach().modules.values())
         if owner.version != self._version:
             self._version, self._leaves = owner.version, tuple(p for _, p in owner.named_parameters())
         shapes = tuple([_shape(a) for a in args]) if args else ()
