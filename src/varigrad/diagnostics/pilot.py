@@ -99,9 +99,10 @@ def decide(bound: Bound, *args: Any, seed: int = 0, compiled: bool = False, **kw
             "there is nothing to decide", because='no estimator is "auto"', try_='ELBO(estimators="auto")'
         )
     if not bound.undecided:
-        with undisturbed(bound, seed):
-            bound.decide(_measured(bound, args, kwargs, seed, compiled))
-            return bound.plan(*args, **kwargs)
+        bound.decide(_measured(bound, args, kwargs, seed, compiled))
+        bound.init(*args, **kwargs)
+        assert bound.latest_plan is not None
+        return bound.latest_plan
     before = bound.source.get_state()
     bound.decide({})
     try:

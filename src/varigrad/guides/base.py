@@ -20,7 +20,7 @@ from varigrad.guides.initial import Init, init_to_median
 from varigrad.language import handlers
 from varigrad.language.messages import Indices, Names, Plate, Program, Sample
 from varigrad.language.plates import plate
-from varigrad.language.runtime import takes_no_arguments
+from varigrad.language.runtime import lasting, takes_no_arguments
 from varigrad.language.trace import Trace
 
 
@@ -146,7 +146,8 @@ class AutoGuide(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
         if not self._ready:
-            self.setup(*args, **kwargs)
+            with lasting():
+                self.setup(*args, **kwargs)
         entered: dict[str, plate] = {}
         if self._plates is not None:
             made = self._plates(*args, **kwargs)

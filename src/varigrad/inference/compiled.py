@@ -46,6 +46,9 @@ class Compiled(nn.Module):
         """The loss, and its gradient by parameter (tensors that the next call overwrites)."""
         if self.bound.is_empty:
             self.bound.init(*args, **kwargs)
+        if self.bound.look_again(args, kwargs):
+            self._session.leave()
+            self._session = Session(self, self._session.wait)  # forms were recorded by what does not hold any more
         outcomes = self._session.advance(1, args, kwargs)
         return outcomes.losses[0], self._grads
 

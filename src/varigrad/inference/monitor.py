@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from varigrad.capture.recorder import recording
 from varigrad.errors import VarigradError, check_whole
 from varigrad.inference.looks import Look, Looks
-from varigrad.objectives.borrowed import Borrowed
+from varigrad.objectives.borrowed import aside_of
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Parts
 from varigrad.objectives.gradients import by_site, leaves_of, undisturbed
@@ -100,8 +99,7 @@ class Monitor:
         try:
             made_for = self.bound.version, self.bound.decided
             if self._twin is None or self._made_for != made_for:
-                with undisturbed(self.bound, seed):
-                    self._twin, self._made_for = self._twin_of(self.bound, args, kwargs), made_for
+                self._twin, self._made_for = self._twin_of(self.bound), made_for
             with undisturbed(self.bound, seed), torch.enable_grad():
                 self.looks.add(self._look(self._twin, args, kwargs))
         except (ValueError, RuntimeError, ArithmeticError) as error:
@@ -113,6 +111,7 @@ class Monitor:
 
     def _look(self, twin: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look:
         bound, leaves = self.bound, leaves_of(self.bound)
+        twin.follow(bound)
         twin.install(bound.estimator_states)
         twin.__dict__.update(steps=bound.steps, source=bound.source)
         pair = [twin.estimate(*args, **kwargs).parts() for _ in range(2)]
@@ -121,13 +120,11 @@ class Monitor:
         return Look(bound.steps, sites, parameters, _costs(pair))
 
     @staticmethod
-    def _twin_of(bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
-        """The same objective of the same parameters, whose layout and new parameters are its own."""
-        twin = bound.config.bind(bound.model_program, bound.guide_program, bound.source, Borrowed(bound.owner))
+    def _twin_of(bound: Bound) -> Bound:
+        """The same objective of the same parameters; new parameters are its own."""
+        twin = bound.config.bind(bound.model_program, bound.guide_program, bound.source, aside_of(bound.owner))
         twin.decide(bound.decided)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the run's own first step has said it
-            return twin.init(*args, **kwargs)
+        return twin
 
 
 def _moments(

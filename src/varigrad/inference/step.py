@@ -263,13 +263,13 @@ class Step:
         weights = dict(bound.config.weights)
         for pattern, _ in self._scheduled:
             weights[pattern] = numbers.pop(0).to(like.dtype)
-        bound.__dict__["_weights"] = weights
+        bound.__dict__.update(_weights=weights, held=True)  # a look would become part of the graph
         try:
             with torch.enable_grad():
                 result = bound.estimate(*args, **kwargs)
                 found = torch.autograd.grad(result.surrogate, memory.parameters, allow_unused=True)
         finally:
-            bound.__dict__["_weights"] = bound.config.weights
+            bound.__dict__.update(_weights=bound.config.weights, held=False)
         if noise.overdrawn:
             raise CaptureError("the program draws more in some runs than in others")
         grads = [-g.detach() for g in found if g is not None]

@@ -345,7 +345,10 @@ class SVI:
         if self._session is None or self._descent.by_line_search:
             outcomes = self._descent.by_python(args, kwargs)
         else:
-            outcomes = self._session.advance(limit, args, kwargs)
+            if self.bound.look_again(args, kwargs):
+                self._publish()
+                self._session = Session(self._descent, self._session.wait)  # forms were recorded by what does not hold
+            outcomes = self._session.advance(min(limit, self.bound.steps_to_look), args, kwargs)
         loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
         number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
         self.metrics = Metrics(number, loss, norm, not taken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any
@@ -129,6 +130,20 @@ def run(program: Program, handlers: tuple[Handler, ...], args: tuple[Any, ...], 
         _stack.reset(token)
 
 
+def lasting() -> AbstractContextManager[Any]:
+    """Around what a program makes once and keeps (a guide's parameters, say).
+
+    An engine may run a program to find out about it, and put all random generators back afterwards. What is drawn
+    inside this block is kept, so it counts as drawn: inside, generators stand where they stand outside of such a run.
+    """
+    for handler in reversed(_stack.get()):
+        found = getattr(handler, "lasting", None)
+        if found is not None:
+            context: AbstractContextManager[Any] = found()
+            return context
+    return nullcontext()
+
+
 def takes_no_arguments(program: Program) -> bool:
     """Whether a program has no parameters at all."""
     found = signature_of(program)
@@ -166,5 +181,5 @@ def modules_of(program: Program) -> list[nn.Module]:
 
 __all__ = [
     "Forward", "Handled", "Scope", "apply", "can_do_without_arguments", "default", "expanded", "handlers_in_force",
-    "modules_of", "plate_shape", "run", "signature_of", "takes_no_arguments",
+    "lasting", "modules_of", "plate_shape", "run", "signature_of", "takes_no_arguments",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -35,7 +36,9 @@ class Borrowed:
 
     def check_names(self, sites: Iterable[str]) -> None:
         """As the owner."""
+        sites = list(sites)
         self.owner.check_names(sites)
+        self.own.check_names(sites)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The owner's, without the networks of its own estimators, and those kept aside."""
@@ -45,3 +48,16 @@ class Borrowed:
     def constrained_leaves(self) -> dict[str, Tensor]:
         """The constrained value of every parameter, by name; differentiable."""
         return {**self.owner.constrained_leaves(), **self.own.constrained_leaves()}
+
+
+@runtime_checkable
+class Lends(Protocol):
+    """An owner of parameters that has its own way of being borrowed."""
+
+    def aside(self) -> Owner:
+        """An owner of the same parameters; what comes into being there is forgotten."""
+
+
+def aside_of(owner: Owner) -> Owner:
+    """An owner for runs that leave nothing behind: it reads the parameters of `owner` and keeps new ones to itself."""
+    return owner.aside() if isinstance(owner, Lends) else Borrowed(owner)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,16 +25,20 @@ from varigrad.language.runtime import (
 )
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
-from varigrad.objectives.checks import check_particles, check_pass, check_patterns, check_smooth, first_bad
+from varigrad.objectives.checks import check_pass, first_bad
 from varigrad.objectives.choice import Choice, patterns_of
+from varigrad.objectives.discovery import POINTS, Discovery, Finding
 from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
 from varigrad.objectives.gradients import by_name, samples, undisturbed
-from varigrad.objectives.layout import Again, failure_side_by_side, layout_of, mixed_plates
+from varigrad.objectives.layout import layout_of
 from varigrad.objectives.parameters import Owner, Parameters
-from varigrad.objectives.plan import Plan, plan_of
+from varigrad.objectives.plan import Plan
+from varigrad.objectives.reached import Reached, reached_by
+from varigrad.objectives.rechecks import Rechecks
 from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
-from varigrad.terms.term import Term, collect
-from varigrad.terms.tracking import SEVERED
+from varigrad.objectives.structure import Crossed
+from varigrad.objectives.undisturbed import Undisturbed, undisturbing
+from varigrad.terms.term import Term
 
 if TYPE_CHECKING:
     from varigrad.objectives.elbo import ELBO
@@ -75,10 +81,12 @@ class Bound(Parameters):
                 if not any(m is module for m in self.modules()):
                     self.add_module(name if i == 0 else f"{name}{i}", module)
         self._states: dict[str, State] = {}
-        self._layout: Layout | None = None
-        self.side_by_side = True
-        self._kinked: frozenset[str] = frozenset()
-        self._plan: Plan | None = None
+        self._finding: Finding | None = None
+        self._checks = Rechecks()
+        self._reach: Reached | None = None
+        self._asides = (0, 0)
+        self.quiet = False
+        self.held = False
         self._decided: Mapping[str, Choice] | None = None
         if owner is None and not self.undecided and takes_no_arguments(model) and can_do_without_arguments(guide):
             self.init()
@@ -86,6 +94,10 @@ class Bound(Parameters):
     owner: Owner
     _weights: Mapping[str, Any]
     """The configuration's; a captured step puts tensors in the place of functions of the step number."""
+    quiet: bool
+    """Whether it is being looked at, and warns of nothing."""
+    held: bool
+    """Whether what has been found out is used as it is, without looks: in a step that is recorded, and in a twin."""
 
     @property
     def model_program(self) -> Program:
@@ -110,19 +122,67 @@ class Bound(Parameters):
         Raises:
             VarigradError: gradients are switched off, or the program is wrong in one of the ways the errors name.
         """
-        if self._layout is None:
-            self.init(*args, **kwargs)
+        checks = self._checks
+        if self._finding is None:
+            self.explore(*args, **kwargs)
+        elif not self.held and checks.calls_for_a_look(self, args, kwargs):
+            checks.attend(self, args, kwargs)
         for _ in range(3):
-            assert self._layout is not None
-            layout = self._layout
+            assert self._finding is not None
             try:
-                return self._estimate(layout, args, kwargs)
+                result = self._estimate(self._finding, args, kwargs)
             except LayoutChanged:
-                self._discover(args, kwargs)
+                self.use(self.look(args, kwargs))
+                checks.settle(self, args, kwargs)
+            except _Anew:
+                pass
+            else:
+                if checks.unsettled:
+                    checks.settle(self, args, kwargs)
+                checks.note_buffers()
+                return result
         raise VarigradError(
             "the program's sites, plates or supports change from run to run while alternatives are laid out for them",
             try_="ELBO(vectorize=False), or Score() for the sites concerned",
         )
+
+    @property
+    def finding(self) -> Finding | None:
+        """What is known about the programs; None before they have been run."""
+        return self._finding
+
+    def use(self, finding: Finding | None) -> None:
+        """Run the programs by what this says."""
+        self.__dict__["_finding"] = finding
+
+    def follow(self, other: Bound) -> None:
+        """Run the programs as another bound of the same programs does, without looks of one's own."""
+        self.__dict__.update(_finding=other._finding, _reach=other._reach, held=True, quiet=True)
+
+    @property
+    def _layout(self) -> Layout | None:
+        return None if self._finding is None else self._finding.layout
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether particles and alternatives run along dimensions of their own; else one by one, in a loop."""
+        return self._finding is None or self._finding.side_by_side
+
+    def look_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Before steps that are taken by a graph: look at the programs again if that is called for.
+
+        Returns:
+            Whether what was found before, and is in the graph, does not hold.
+        """
+        self._checks.note_buffers()  # a graph writes to them
+        if self._finding is None or not self._checks.calls_for_a_look(self, args, kwargs):
+            return False
+        return self._checks.attend(self, args, kwargs)
+
+    @property
+    def steps_to_look(self) -> int:
+        """How many steps may be taken before everything is to be looked at again."""
+        return max(1, self._checks.due - self.steps)
 
     def advance(self, state: Mapping[str, State]) -> None:
         """Take over the estimators' next state: one step has been taken."""
@@ -141,7 +201,7 @@ class Bound(Parameters):
     @property
     def latest_plan(self) -> Plan | None:
         """The plan as it was found last; None before the programs have been run."""
-        return self._plan
+        return None if self._finding is None else self._finding.plan
 
     @property
     def undecided(self) -> bool:
@@ -163,7 +223,7 @@ class Bound(Parameters):
     @property
     def is_empty(self) -> bool:
         """Whether the programs have not been run yet."""
-        return self._layout is None
+        return self._finding is None
 
     def trace_guide(self, *args: Any, **kwargs: Any) -> Trace:
         """One run of the guide alone, with the current parameters."""
@@ -182,29 +242,130 @@ class Bound(Parameters):
         return forward(message)
 
     def init(self, *args: Any, **kwargs: Any) -> Bound:
-        """Run both programs once: parameters are created, everything is checked, estimators are chosen."""
-        self._discover(args, kwargs, check=True)
+        """Run both programs: parameters are created, everything is checked, estimators are chosen.
+
+        Nothing else is left behind: random generators (but for the draws of initial values), the averages and modes of
+        modules and `.grad` are as they were.
+        """
+        self._begin(args, kwargs, lasting=True)
+        self._checks.settle(self, args, kwargs)
+        return self
+
+    def explore(self, *args: Any, **kwargs: Any) -> Bound:
+        """As `init`, but parameters come into being with the first step, in the order of its draws."""
+        self._begin(args, kwargs, lasting=False)
         return self
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
-        """Which estimator serves which site, and why."""
-        self._discover(args, kwargs, check=self._layout is None)
-        assert self._plan is not None
-        return self._plan
+        """Which estimator serves which site, and why; changes nothing about a run.
+
+        Programs that have not been run yet are initialised.
+        """
+        if self._finding is None:
+            self.init(*args, **kwargs)
+            assert self._finding is not None
+            return self._finding.plan
+        return self.look(args, kwargs, self._finding).plan
+
+    def look(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: Finding | None = None,
+        base: tuple[Pass, Layout] | None = None,
+        *,
+        points: int = POINTS,
+    ) -> Finding:
+        """What the programs show in runs that leave nothing behind; the bound goes on by what it knew.
+
+        Args:
+            known: what was found before, which stays.
+            base: a run whose draws are to be used, and its layout.
+            points: at how many other points than the present parameters and arguments to compare numbers.
+        """
+        with self._undisturbed() as kept:
+            return Discovery(self, args, kwargs, kept, known, points=points, base=base).run()
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], lasting: bool) -> None:
+        if self.undecided:
+            raise VarigradError(
+                "estimators='auto' has not been decided",
+                because="an objective by itself does not measure",
+                try_="vg.SVI(model, guide, optim, ELBO(estimators='auto')), or vg.decide(bound, data)",
+            )
+        with self._undisturbed() as kept:
+            found = Discovery(self, args, kwargs, kept, check=True, lasting=lasting).run()
+        self.use(found)
+        self._checks.begin(self)
+        assert self._reach is not None
+        self._checks.reach(self._reach.modules.values())
+        for name in found.suspects:
+            warnings.warn(
+                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
+                "conversion, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
+                "no_grad, an index). Try: Score(MovingAverage())",
+                BiasWarning,
+                stacklevel=4,
+            )
+
+    @contextmanager
+    def _undisturbed(self, seed: int = 0) -> Iterator[Undisturbed]:
+        """Inside, programs may be run on other random numbers; afterwards only the bound's finding may be another."""
+        source = self.source
+        reach = self.reach()
+        with undisturbing(reach, [p for _, p in self.owner.named_parameters()], seed) as kept:
+            self.source = Source(torch.Generator().manual_seed(seed))
+            try:
+                yield kept
+            finally:
+                self.source = source
+
+    def reach(self) -> Reached:
+        """The modules, tensors and generators that the programs refer to, as they are now."""
+        found = reached_by((self.owner, self.model_program, self.guide_program))
+        if self._reach is not None:
+            found.modules.update(self._reach.modules)
+        self.__dict__["_reach"] = found
+        return found
+
+    def fresh_seed(self) -> int:
+        """A seed for draws beside the run: another one at every call, and none that the run's generators notice."""
+        source = self.source.generator
+        base = torch.initial_seed() if source is None else source.initial_seed()
+        step, count = self._asides
+        count = count + 1 if step == self.steps else 0
+        self.__dict__["_asides"] = self.steps, count
+        digest = hashlib.sha256(repr((base, self.steps, count)).encode()).digest()
+        return int.from_bytes(digest[:7], "little")
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """`site -> its contribution to the bound` in one run; they sum to minus the loss."""
-        with torch.no_grad():
-            return self.estimate(*args, **kwargs).terms()
+        """`site -> its contribution to the bound` in the run that the next step would make; they sum to minus its loss.
+
+        Changes nothing: the next step draws the same numbers.
+        """
+        if self._finding is None:
+            self.init(*args, **kwargs)
+        source = self.source
+        state = source.get_state()
+        try:
+            with undisturbed(self, None), torch.no_grad():
+                return self.estimate(*args, **kwargs).terms()
+        finally:
+            source.set_state(state)
 
     def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
-        """The bound, averaged over fresh particles; nothing is updated.
+        """The bound, averaged over fresh particles; nothing is updated, no generator either.
+
+        Draws come from a stream of their own, which depends on the seed of the bound's source, on the number of steps
+        taken and of evaluations since: every call has other draws, and a run goes on as if there had been none.
 
         Raises:
             VarigradError: particles is not a whole number of at least 1.
         """
         check_whole("particles", particles)
-        with torch.no_grad():
+        if self._finding is None:
+            self.init(*args, **kwargs)
+        with undisturbed(self, self.fresh_seed()), torch.no_grad():
             values = [self.estimate(*args, **kwargs).value for _ in range(particles)]
         return float(torch.stack(values).mean())
 
@@ -218,7 +379,7 @@ class Bound(Parameters):
             VarigradError: n is not a whole number of at least 1, or there are no parameters.
         """
         check_whole("n", n)
-        if self._layout is None:
+        if self._finding is None:
             self.init(*args, **kwargs)
         with undisturbed(self, seed), torch.enable_grad():
             return by_name(self, samples(self, n, args, kwargs))
@@ -228,8 +389,8 @@ class Bound(Parameters):
         for name, parameter in self.owner.named_parameters():
             if not bool(parameter.isfinite().all()):
                 return f"parameter {name!r} is NaN or infinite"
-        with torch.no_grad():
-            found = self._explore(args, kwargs)
+        with self._undisturbed(self.fresh_seed()) as kept, torch.no_grad():
+            found = Discovery(self, args, kwargs, kept).explore()
             check_pass(found)
             sentence = first_bad(self._terms(found, Layout(plates=layout_of(found, 1).plates)))
         return sentence or "every term is finite in a fresh run; the gradient is not"
@@ -243,13 +404,12 @@ class Bound(Parameters):
         self._states = dict(state["estimators"])
         self.steps = int(state["steps"])
 
-    def _settings(self, layout: Layout, **options: Any) -> Settings:
+    def _settings(self, layout: Layout, *, owner: Owner | None = None, **options: Any) -> Settings:
         return Settings(
-            self.owner,
+            self.owner if owner is None else owner,
             patterns_of(self.config.estimators),
             self.source,
             layout,
-            kinked=self._kinked,
             strict=self.config.strict,
             decided=self._decided,
             states=self._states,
@@ -257,16 +417,18 @@ class Bound(Parameters):
             **options,
         )
 
-    def _estimate(self, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
+    def _estimate(self, finding: Finding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
         cache: dict[str, Tensor] = {}
         programs = (self.model_program, self.guide_program)
+        layout, kinked = finding.layout, finding.kinked
         try:
-            if self.side_by_side:
-                wide = perform(self._settings(layout), *programs, args, kwargs, cache)
-                ensembles = [Ensemble(wide, self._terms(wide, layout), {})]
+            if finding.side_by_side:
+                wide = perform(self._settings(layout, kinked=kinked), *programs, args, kwargs, cache)
+                mixed = self._meet(wide, layout, args, kwargs)
+                ensembles = [Ensemble(wide, crossed(self._terms(wide, layout), mixed), {})]
             else:
                 layout = evolve(layout, particles=1)
-                loop = self._settings(layout, loop=True)
+                loop = self._settings(layout, kinked=kinked, loop=True)
                 ensembles = [self._looped(loop, args, kwargs, cache) for _ in range(self.config.particles)]
         except TypeError:
             self._check_arguments(args, kwargs)
@@ -279,6 +441,7 @@ class Bound(Parameters):
         """One particle: its own run, and one more for every alternative at every site."""
         programs = (self.model_program, self.guide_program)
         base = perform(settings, *programs, args, kwargs, cache)
+        mixed = self._meet(base, settings.layout, args, kwargs)
         order = list(base.draws)
         found: dict[str, list[Ensemble]] = {}
         for site, draw in base.alternatives.items():
@@ -288,24 +451,30 @@ class Bound(Parameters):
                 other = perform(
                     settings, *programs, args, kwargs, cache, {**before, site: draw.value[row]}, base.indices
                 )
-                found[site].append(Ensemble(other, self._terms(other, settings.layout), {}))
-        return Ensemble(base, self._terms(base, settings.layout), found)
+                found[site].append(Ensemble(other, crossed(self._terms(other, settings.layout), mixed), {}))
+        return Ensemble(base, crossed(self._terms(base, settings.layout), mixed), found)
+
+    def _meet(self, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Crossed:
+        """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
+
+        Raises:
+            _Anew: the step has to be taken again, in another way.
+        """
+        before = self._finding
+        assert before is not None
+        if self.held or not self._checks.meet(self, run, layout, args, kwargs):
+            return {}
+        now = self._finding
+        assert now is not None
+        if (now.side_by_side, now.kinked) != (before.side_by_side, before.kinked):
+            raise _Anew
+        return now.layout.mixed
 
     def _terms(self, run: Pass, layout: Layout) -> list[Term]:
         return terms_of(run, layout, self._adjust)
 
     def _adjust(self, run: Pass, terms: list[Term]) -> list[Term]:
         return weighted(analytic(terms, run, self.config.analytic_kl), self._weights, self.steps)
-
-    def _explore(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], mixed: Mapping[str, frozenset[str]] | None = None
-    ) -> Pass:
-        settings = self._settings(Layout(mixed=mixed or {}), track_all=True, explore=True)
-        try:
-            return perform(settings, self.model_program, self.guide_program, args, kwargs, {})
-        except TypeError:
-            self._check_arguments(args, kwargs)
-            raise
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Both programs are called with the same arguments: name the one that does not take them."""
@@ -322,84 +491,18 @@ class Bound(Parameters):
                     try_=f"the same parameters in the {what}, used or not (or *args, **kwargs)",
                 ) from error
 
-    def _discover(self, args: tuple[Any, ...], kwargs: dict[str, Any], check: bool = False) -> None:
-        if self.undecided:
-            raise VarigradError(
-                "estimators='auto' has not been decided",
-                because="an objective by itself does not measure",
-                try_="vg.SVI(model, guide, optim, ELBO(estimators='auto')), or vg.decide(bound, data)",
-            )
-        differentiable = torch.is_grad_enabled()
-        with torch.no_grad():
-            self._kinked = frozenset()
-            with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
-                seen = self._explore(args, kwargs)
-            escapes = seen.tracker.escapes
-            kinked = frozenset(t.site for t in escapes.kinked if SEVERED not in t.crossed)
-            lost = frozenset(t.site for t in escapes.lost if SEVERED not in t.crossed)
-            if kinked or lost:
-                self._kinked = kinked | lost
-                with torch.set_grad_enabled(differentiable):
-                    seen = self._explore(args, kwargs)
-            if check:
-                check_pass(seen)
-                check_particles(seen, self.config.particles)
-                check_smooth(seen, kinked)
-                analytic_kl = self.config.analytic_kl
-                named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
-                asked = tuple(pattern for pattern, _ in patterns_of(self.config.estimators))
-                patterns = {"estimators": asked, "weights": tuple(self.config.weights)}
-                check_patterns(seen, {**patterns, "analytic_kl": named})
-                self.config.check(seen)
-                self.owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
-            wide = layout_of(seen, self.config.particles)
 
-            def again(layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:
-                settings = self._settings(layout, loop=like is not None)
-                indices = like.indices if like is not None else None
-                return perform(settings, self.model_program, self.guide_program, args, kwargs, {}, forced, indices)
+def crossed(terms: list[Term], mixed: Crossed) -> list[Term]:
+    """The terms as they would be, had the plates been known to be mixed when the run began."""
+    if not mixed:
+        return terms
+    nothing: frozenset[str] = frozenset()
+    ups = [{site: plates | mixed.get(site, nothing) for site, plates in t.upstream.items()} for t in terms]
+    return [evolve(term, upstream=upstream) for term, upstream in zip(terms, ups, strict=True)]
 
-            mixed = mixed_plates(again, self._terms, seen, wide)
-            if mixed:
-                wide = evolve(wide, mixed=mixed)
-                seen = self._explore(args, kwargs, mixed)
-            terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
-            self._adjust(seen, terms)
-            reason = self._choose_side(wide, again)
-        self._layout = wide
-        side = self.side_by_side
-        self._plan = plan_of(seen, terms, wide, self.config.particles, reason, side, self._kinked)
-        for site in self._plan.sites if check else ():
-            if site.suspect and "default" not in site.why:
-                warnings.warn(
-                    f"{site.name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
-                    "conversion, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
-                    "no_grad, an index). Try: Score(MovingAverage())",
-                    BiasWarning,
-                    stacklevel=4,
-                )
 
-    def _choose_side(self, wide: Layout, again: Again) -> str:
-        """Decide between side by side and a loop; returns the reason for a loop."""
-        self.side_by_side = True
-        if wide.count == 1 and wide.particles == 1:
-            return ""
-        if self.config.vectorize is False:
-            self.side_by_side = False
-            return "vectorize=False"
-
-        failure = failure_side_by_side(again, self._terms, wide)
-        if failure is None:
-            return ""
-        if self.config.vectorize:
-            raise VarigradError(
-                f"cannot run particles and alternatives side by side: {failure}",
-                because="vectorize=True asks for it",
-                try_="ELBO(vectorize=False), which loops, or code that leaves leading dimensions alone "
-                "(sum(-1) for sum(), z[..., 0] for z[0])",
-            )
-        self.side_by_side = False
-        return failure
+class _Anew(Exception):
+    """What has been found out does not hold for this step: take it again."""
 
 
 class _Held:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from varigrad.distributions.source import Source
 from varigrad.errors import VarigradError
-from varigrad.language.runtime import modules_of
+from varigrad.objectives.undisturbed import undisturbing
 
 if TYPE_CHECKING:
     from varigrad.objectives.bound import Bound
@@ -110,24 +108,18 @@ def reseeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(bound: Bound, seed: int) -> Iterator[None]:
-    """Inside, the bound draws from a source of its own; afterwards its source, the estimators' state, the buffers of
-    modules and the generators of torch, numpy and Python are what they were.
+def undisturbed(bound: Bound, seed: int | None) -> Iterator[None]:
+    """Inside, the bound draws from a source of its own; afterwards it, the estimators' state, what has been found out
+    about its programs, and all that runs of them may change (see `undisturbing`) are what they were.
+
+    Without a seed, the source is the bound's own, and generators go on from where they are.
     """
-    source, states = bound.source, bound.estimator_states
-    programs = (bound.owner, *modules_of(bound.model_program), *modules_of(bound.guide_program))
-    buffers = {id(b): b for m in programs if isinstance(m, nn.Module) for b in m.buffers()}
-    before = {key: b.clone() for key, b in buffers.items()}
-    others = random.getstate(), np.random.get_state()
-    with reseeded(seed):
-        bound.source = Source(torch.Generator().manual_seed(seed))
+    names = ("source", "_states", "_finding", "_checks", "quiet", "steps")
+    before = {name: bound.__dict__[name] for name in names}  # the very objects: a captured step may know them
+    with undisturbing(bound.reach(), [p for _, p in bound.owner.named_parameters()], seed):
+        source = bound.source if seed is None else Source(torch.Generator().manual_seed(seed))
+        bound.__dict__.update(source=source, quiet=True, _checks=bound.__dict__["_checks"].copy())
         try:
             yield
         finally:
-            bound.source = source
-            bound.__dict__["_states"] = states  # the very object: a captured step may know it
-            with torch.no_grad():
-                for key, buffer in buffers.items():
-                    buffer.copy_(before[key])
-            random.setstate(others[0])
-            np.random.set_state(others[1])
+            bound.__dict__.update(before)

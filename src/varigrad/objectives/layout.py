@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -34,37 +34,61 @@ def layout_of(run: Pass, particles: int) -> Layout:
     return Layout(dims, particles, lanes, tuple(run.draws))
 
 
-def failure_side_by_side(perform: Again, collect: Collect, layout: Layout) -> str | None:
+def failure_side_by_side(
+    perform: Again, collect: Collect, layout: Layout, *, thorough: bool = True, others: int | None = None
+) -> str | None:
     """Why particles or alternatives cannot run side by side; None if they can.
 
     Runs them side by side, then replays the values of some lanes and particles one by one: every log-density has to
     come out the same. User code that sums, indexes or branches over the leading dimension does not survive this.
+
+    Args:
+        thorough: False at values that the program may never see: an error there is no reason, and is raised.
+        others: at how many other values than the drawn ones to look; None: as many as the size of the draws allows.
+
+    Raises:
+        Exception: what the program raises, unless the look is thorough.
     """
     generator = torch.Generator().manual_seed(0)
+    ends = [(0, layout.particles - 1), (layout.count - 1, 0)]
     try:
         drawn = perform(layout, None, {})
         names = [s.message.name for s in drawn.guide if _finite(s.message) is not None]
         small = sum(drawn.draws[name].value.numel() for name in names) <= 256
-        mixed = _mixed_density(perform, collect, layout, drawn, _probed(layout))
+        mixed = _mixed_density(perform, collect, layout, drawn, _probed(layout) if thorough else ends)
         if mixed is not None:
             return mixed
-    except LayoutChanged as changed:
-        return f"the sites or plates change from run to run ({changed})"
-    except VarigradError as error:
-        return str(error)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
+    except Exception as error:
+        if not thorough:
+            raise
+        return _as_reason(error)
     # What is drawn may be the same in all lanes, and hide that they are mixed: so look at other values, too.
-    for _ in range((8 if small else 2) * bool(names)):
+    count = (8 if small and thorough else 2) if others is None else others
+    for _ in range(count * bool(names)):
         forced = {s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide}
         try:
             wide = perform(layout, drawn, forced)
-            mixed = _mixed_density(perform, collect, layout, wide, [(0, layout.particles - 1), (layout.count - 1, 0)])
+            mixed = _mixed_density(perform, collect, layout, wide, ends)
         except (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError):
             return None  # values that are never drawn may be more than a program can take
         if mixed is not None:
             return mixed
     return None
+
+
+def _as_reason(error: Exception) -> str:
+    """What an error in a run side by side says.
+
+    Raises:
+        Exception: the error itself, where it is none of those that a program's shapes lead to.
+    """
+    if isinstance(error, LayoutChanged):
+        return f"the sites or plates change from run to run ({error})"
+    if isinstance(error, VarigradError):
+        return str(error)
+    if isinstance(error, (RuntimeError, ValueError, IndexError, TypeError)):
+        return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
+    raise error
 
 
 def _mixed_density(
@@ -91,27 +115,80 @@ def _key(term: Term) -> tuple[str, int, bool]:
     return term.name, term.sign, term.latent
 
 
-def mixed_plates(perform: Again, collect: Collect, run: Pass, layout: Layout) -> dict[str, frozenset[str]]:
+def mixed_plates(
+    perform: Again, collect: Collect, run: Pass, layout: Layout, known: Mapping[str, frozenset[str]] | None = None
+) -> dict[str, frozenset[str]]:
     """Plates whose elements are not independent after all, by site.
 
     A tensor operation inside a plate may reach across its elements (a sum, a flip, batch normalisation), and no
     provenance shows it. So some elements of each site are changed, with every other choice held, and the densities of
     the other elements have to stay what they were: for every pair of elements, with several values in the others.
+
+    Args:
+        known: plates that are known to be mixed, by site; they are not looked at again.
     """
+    if not open_plates(run, known or {}):
+        return {}
     layout = Layout(plates=layout.plates, order=layout.order)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
     before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
     found: dict[str, frozenset[str]] = {}
-    for statement in run.guide:
-        message = statement.message
-        if not isinstance(message, Sample) or not run.choices[message.name].estimator.needs_cost:
-            continue
-        for plate in message.plates:
-            if plate.dim is None or (plate.batch or 2) < 2:
-                continue
-            if _mixes(perform, collect, layout, run, message, plate, values, before):
-                found[message.name] = found.get(message.name, frozenset()) | {plate.name}
+    for message, plate in open_plates(run, known or {}):
+        if _mixes(perform, collect, layout, run, message, plate, values, before):
+            found[message.name] = found.get(message.name, frozenset()) | {plate.name}
     return found
+
+
+def open_plates(run: Pass, known: Mapping[str, frozenset[str]]) -> list[tuple[Sample, Plate]]:
+    """Sites whose costs are taken element by element along a plate, as far as is known."""
+    scored = {name for name, choice in run.choices.items() if choice.estimator.needs_cost}
+    return [
+        (message, plate)
+        for message, upstream in ((s.message, s.upstream) for s in run.guide)
+        # What mixes a site mixes those that it is drawn from, too.
+        if isinstance(message, Sample) and (message.name in scored or any(t.site in scored for t in upstream))
+        for plate in message.plates
+        if plate.dim is not None and (plate.batch or 2) >= 2 and plate.name not in known.get(message.name, ())
+    ]
+
+
+def moves_anywhere(
+    perform: Again, collect: Collect, run: Pass, layout: Layout, known: Mapping[str, frozenset[str]]
+) -> dict[str, list[str]]:
+    """`plate -> sites` where elements of all the sites at once were changed, and the density of others moved.
+
+    The same question as `mixed_plates` for all sites together, at a fraction of the runs.
+    """
+    layout = Layout(plates=layout.plates, order=layout.order)
+    groups: dict[str, list[tuple[Sample, Plate]]] = {}
+    for message, plate in open_plates(run, known):
+        groups.setdefault(plate.name, []).append((message, plate))
+    if not groups:
+        return {}
+    generator = torch.Generator().manual_seed(1)
+    drawn = {name: draw.value.detach() for name, draw in run.draws.items()}
+    apart = {m.name: _scattered(m, run, generator) for group in groups.values() for m, _ in group}
+    found: dict[str, list[str]] = {}
+    for values in (drawn, {**drawn, **apart}):
+        before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
+        for name, group in groups.items():
+            plate = group[0][1]
+            if name in found or plate.dim is None:
+                continue
+            message = group[0][0]
+            size = values[message.name].shape[plate.dim - len(message.distribution.event_shape)]
+            for changed in _patterns(size):
+                others = {m.name: _changed(m, values[m.name], plate.dim, changed) for m, _ in group}
+                after = collect(perform(layout, run, {**values, **others}), layout)
+                if any(_moved(before.get(_key(t)), t, plate, changed) for t in after):
+                    found[name] = [m.name for m, _ in group]
+                    break
+    return found
+
+
+def site_values(run: Pass, layout: Layout) -> dict[str, Tensor]:
+    """What a run drew in its first lane and particle, by site: `[*plates, *event]`."""
+    return {name: _slice(run, name, layout, 0, 0) for name in run.draws}
 
 
 def _mixes(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from varigrad.language.plates import InPlate, same_minibatch
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, Patterns, choose
 from varigrad.objectives.parameters import Owner
+from varigrad.terms.alignment import Follower
 from varigrad.terms.provenance import get_provenance, untracked
 from varigrad.terms.term import Term
 from varigrad.terms.tracking import Statement, Tracker
@@ -126,6 +128,10 @@ class Settings:
     """What measuring has led to, by site."""
     states: Mapping[str, State] = field(default_factory=dict)
     """What the estimators carry, by site."""
+    lasting: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Around what a program makes once and keeps, while the run itself is one that leaves nothing behind."""
+    follower: Follower | None = None
+    """Who follows the dimensions of what is drawn through this run; None: nobody."""
 
 
 def perform(
@@ -188,6 +194,7 @@ class _Program:
     def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
         self.names: set[str] = set()
+        self.lasting = settings.lasting
 
     def __call__(self, message: Any, forward: Forward) -> Any:
         kind = type(message)
@@ -283,6 +290,9 @@ class _Guide(_Program):
         if found:
             draw = evolve(draw, value=untracked(draw.value))
             statement = evolve(statement, upstream=statement.upstream | found, given=statement.given | found)
+        if settings.follower is not None:
+            lane = -settings.layout.dims - 1 if settings.layout.count > 1 else None
+            draw = evolve(draw, value=settings.follower.drawn(draw.value, plain, statement.upstream, lane))
         record.choices[name] = choice
         follow = estimator.needs_cost or settings.track_all or estimator.partial or is_partial(plain.distribution)
         marked = record.tracker.mark(draw.value, statement, follow, severed=not estimator.pathwise)

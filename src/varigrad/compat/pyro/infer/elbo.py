@@ -194,9 +194,12 @@ class ELBO:
         """The native objective, explored."""
         bound, reading = self._bound(model, guide)
         if bound.is_empty:
-            bound.init(*args, **kwargs)
-            assert bound._layout is not None and bound._plan is not None
-            reading.warn(bound._plan)
+            if self.compiles:
+                bound.init(*args, **kwargs)  # a graph is made for parameters that exist
+            else:
+                bound.explore(*args, **kwargs)
+            assert bound._layout is not None and bound.latest_plan is not None
+            reading.warn(bound.latest_plan)
             if bound._layout.plates > self.max_plate_nesting:
                 raise PlateError(
                     f"plates take {bound._layout.plates} dimensions, and max_plate_nesting is {self.max_plate_nesting}",

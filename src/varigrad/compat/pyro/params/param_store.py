@@ -237,6 +237,14 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         """The constrained value of every parameter, by name."""
         return dict(self)
 
+    def aside(self) -> ParamStoreDict:
+        """A store with the same entries, for runs that leave nothing behind: what is declared there is forgotten."""
+        twin = _Aside()
+        twin._params, twin._constraints = dict(self._params), dict(self._constraints)
+        twin._transforms, twin._names = dict(self._transforms), dict(self._names)
+        twin.registered, twin.generation = self.registered, self.generation
+        return twin
+
     def fetch(self, message: Param) -> Tensor:
         """As `setdefault`, for a message."""
         self._declare(message)
@@ -306,6 +314,13 @@ def as_taken(message: Param) -> Param:
             if bool(mapped.isfinite().all()) and bool(constraint.check(mapped).all()):
                 value = mapped
     return evolve(message, init=value)
+
+
+class _Aside(ParamStoreDict):
+    """What a store is for an exploring run."""
+
+    def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
+        """Nothing: the step itself registers a network, and says so."""
 
 
 class Asking:

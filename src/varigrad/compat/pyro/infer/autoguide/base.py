@@ -16,6 +16,7 @@ from varigrad.compat.pyro.infer.autoguide.utils import deep_getattr, deep_setatt
 from varigrad.compat.pyro.nn.module import PyroModule, PyroParam
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Plate, Program
+from varigrad.language.runtime import lasting
 from varigrad.language.trace import Trace
 
 
@@ -104,7 +105,8 @@ class ModelGuide(AutoGuide):
 
     def _ready(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._native._ready:
-            self._setup_prototype(*args, **kwargs)
+            with lasting():
+                self._setup_prototype(*args, **kwargs)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         self._native.setup(*args, **kwargs)

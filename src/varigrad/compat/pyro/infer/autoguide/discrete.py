@@ -18,6 +18,7 @@ from varigrad.compat.pyro.nn.module import PyroParam
 from varigrad.compat.pyro.plates import plate
 from varigrad.distributions.inner import inner_of
 from varigrad.language.messages import Program
+from varigrad.language.runtime import lasting
 
 _FAMILIES: dict[type, tuple[type, Any]] = {
     td.Bernoulli: (dist.Bernoulli, constraints.unit_interval),
@@ -60,7 +61,8 @@ class AutoDiscreteParallel(AutoGuide):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
         if self.__dict__["_found"] is None:
-            self._setup_prototype(*args, **kwargs)
+            with lasting():
+                self._setup_prototype(*args, **kwargs)
         values = {}
         for name, family, events, frames in self.__dict__["_found"]:
             distribution = family(probs=deep_getattr(self, f"{name}_probs"))

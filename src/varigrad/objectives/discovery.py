@@ -1,0 +1,349 @@
+"""What runs of two programs show about them: sites, layout, mixing inside plates, and how particles and lanes can run.
+
+Nothing that is found here is believed for ever (`rechecks.py`), and nothing is left behind (`undisturbed.py`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import VarigradError
+from varigrad.language.messages import Param, evolve
+from varigrad.objectives.borrowed import aside_of
+from varigrad.objectives.checks import check_particles, check_pass, check_patterns, check_smooth
+from varigrad.objectives.choice import patterns_of
+from varigrad.objectives.layout import (
+    failure_side_by_side,
+    layout_of,
+    mixed_plates,
+    moves_anywhere,
+    open_plates,
+    site_values,
+)
+from varigrad.objectives.parameters import Owner
+from varigrad.objectives.perturbed import moved, moved_arguments
+from varigrad.objectives.plan import Plan, plan_of
+from varigrad.objectives.run import Layout, LayoutChanged, Pass, perform
+from varigrad.objectives.structure import (
+    Crossed,
+    Structure,
+    closed,
+    joined_plates,
+    structure_of_lanes,
+    structure_of_plates,
+)
+from varigrad.objectives.undisturbed import Undisturbed
+from varigrad.terms.alignment import Follower
+from varigrad.terms.term import Term, collect
+from varigrad.terms.tracking import SEVERED
+
+if TYPE_CHECKING:
+    from varigrad.objectives.bound import Bound
+
+POINTS = 3
+"""At how many other points than the present one the first look compares numbers,"""
+ATTEMPTS = 6
+"""in at most so many attempts: a program may refuse some of the points."""
+
+FAILURES = (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
+"""What a program may raise at values that it is never given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What a look at the programs has found.
+
+    Attributes:
+        layout: how leading dimensions are used, with the plates whose elements are mixed.
+        side_by_side: whether particles and alternatives run along dimensions of their own; else in a loop.
+        reason: why in a loop; empty otherwise.
+        kinked: sites whose values go through a step, or lose their derivative.
+        plan: what to tell about it.
+        branch: the statements and plates that were met.
+        sentences: how plates are mixed, by site and plate, as far as it is known.
+        proven: whether the operations that were seen prove it, so that numbers need not be compared again.
+        points: how many other points than the present one have said something.
+        suspects: sites where Pathwise was asked for by name though it may be biased.
+    """
+
+    layout: Layout
+    side_by_side: bool
+    reason: str
+    kinked: frozenset[str]
+    plan: Plan
+    branch: tuple[Any, ...]
+    sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    proven: bool = False
+    points: int = 0
+    suspects: tuple[str, ...] = ()
+
+
+class Founding:
+    """An owner whose new parameters stay, and whose initial values count as drawn, though the run is only a look."""
+
+    def __init__(self, owner: Owner, kept: Undisturbed) -> None:
+        self.owner, self.kept = owner, kept
+        self.adopt, self.adopt_baseline = owner.adopt, owner.adopt_baseline
+        self.check_names, self.named_parameters = owner.check_names, owner.named_parameters
+        self.constrained_leaves = owner.constrained_leaves
+        self.version = owner.version
+
+    def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
+        """The owner's value."""
+        with self.kept.lasting() if callable(message.init) else nullcontext():
+            return self.owner.constrained(message, cache)
+
+
+def branch_of(run: Pass) -> tuple[Any, ...]:
+    """Which way a run has gone, as far as its statements and plates show it."""
+    guide, model = [s.message.name for s in run.guide], [s.message.name for s in run.model]
+    return (*guide, None, *model, *run.sizes.items()) if run.sizes else (*guide, None, *model)
+
+
+@dataclass(eq=False)
+class Discovery:
+    """One look at the programs of a bound that is undisturbed.
+
+    Args:
+        bound: whose programs; its source is one of the look's own.
+        args, kwargs: what they are called with.
+        kept: what is put back afterwards.
+        known: what was found before: plates that were seen to be mixed, and a loop, stay.
+        check: raise for what is wrong with the programs.
+        lasting: parameters that come into being stay.
+        points: at how many other points to compare numbers.
+        base: a run whose draws and minibatches the look is to take, and the layout it had.
+    """
+
+    bound: Bound
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    kept: Undisturbed
+    known: Finding | None = None
+    check: bool = False
+    lasting: bool = False
+    points: int = POINTS
+    base: tuple[Pass, Layout] | None = None
+    _kinked: frozenset[str] = frozenset()
+    _mixed: dict[str, frozenset[str]] = field(default_factory=dict)
+    _owner: Owner | None = None
+    _proof: Structure = field(default_factory=Structure)
+    _lanes_proven: bool = True
+    _proven: bool = True
+
+    def run(self) -> Finding:
+        """Look."""
+        bound = self.bound
+        differentiable = torch.is_grad_enabled()
+        self._owner = Founding(bound.owner, self.kept) if self.lasting else aside_of(bound.owner)
+        with torch.no_grad():
+            with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
+                seen = self.explore()
+            escapes = seen.tracker.escapes
+            kinked = frozenset(t.site for t in escapes.kinked if SEVERED not in t.crossed)
+            lost = frozenset(t.site for t in escapes.lost if SEVERED not in t.crossed)
+            known = self.known.kinked if self.known is not None else frozenset()
+            if kinked or lost or known:
+                self._kinked = kinked | lost | known
+                with torch.set_grad_enabled(differentiable):
+                    seen = self.explore()
+            if self.check:
+                self._check(seen, kinked)
+            if self.lasting:
+                self._owner = aside_of(bound.owner)  # what other values than the drawn ones lead to does not stay
+            wide = layout_of(seen, bound.config.particles)
+            if self.known is not None:
+                self._mixed = dict(self.known.layout.mixed)
+            self._structure(seen, wide)
+            self._add(mixed_plates(self._again, bound._terms, seen, wide, self._settled))
+            reason = self._reason(wide)
+            reason, points = self._elsewhere(seen, wide, reason)
+            self._mixed = closed(self._mixed, seen)
+            if self._mixed:
+                wide = evolve(wide, mixed=self._mixed)
+                seen = self.explore(self._mixed)
+            terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
+            bound._adjust(seen, terms)
+        side = self._side_by_side(wide, reason)
+        plan = plan_of(seen, terms, wide, bound.config.particles, reason, side, self._kinked)
+        suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
+        sentences, proven = self._proof.sentences, self._proven
+        return Finding(wide, side, reason, self._kinked, plan, branch_of(seen), sentences, proven, points, suspects)
+
+    def explore(self, mixed: Crossed | None = None) -> Pass:
+        """One run with plain draws, everything tracked."""
+        if self._owner is None:
+            self._owner = aside_of(self.bound.owner)
+        bound = self.bound
+        forced, indices = {}, None
+        if self.base is not None:
+            run, layout = self.base
+            forced, indices = site_values(run, layout), run.indices
+        settings = bound._settings(
+            Layout(mixed=mixed or {}),
+            owner=self._owner,
+            kinked=self._kinked,
+            track_all=True,
+            explore=True,
+            lasting=self._lasting,
+        )
+        try:
+            programs = bound.model_program, bound.guide_program
+            return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+        except TypeError:
+            bound._check_arguments(self.args, self.kwargs)
+            raise
+
+    def _lasting(self) -> AbstractContextManager[None]:
+        return self.kept.lasting()
+
+    def _again(self, layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:
+        """One more run: like another (its minibatches), with some values forced."""
+        bound = self.bound
+        settings = bound._settings(layout, owner=self._owner, kinked=self._kinked, loop=like is not None)
+        indices = like.indices if like is not None else None
+        programs = bound.model_program, bound.guide_program
+        return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+
+    def _followed(self, layout: Layout, follower: Follower, plain: bool) -> Pass:
+        """A run whose dimensions are followed: with plain draws, or as it is taken."""
+        bound = self.bound
+        settings = bound._settings(
+            layout, owner=self._owner, kinked=self._kinked, track_all=True, explore=plain, follower=follower
+        )
+        forced, indices = {}, None
+        if self.base is not None and plain:
+            forced, indices = site_values(*self.base), self.base[0].indices
+        programs = bound.model_program, bound.guide_program
+        return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+
+    def _structure(self, seen: Pass, wide: Layout) -> None:
+        """What the operations of a run prove about its plates."""
+        if not open_plates(seen, self._mixed):
+            return
+        self._proof = structure_of_plates(self._followed, self.bound._terms, wide)
+        self._add(self._proof.mixed)
+
+    @property
+    def _settled(self) -> dict[str, frozenset[str]]:
+        """Plates, by site, of which it is known whether their elements are mixed."""
+        return joined_plates(self._mixed, self._proof.apart)
+
+    def _check(self, seen: Pass, kinked: frozenset[str]) -> None:
+        config, owner = self.bound.config, self._owner
+        assert owner is not None
+        check_pass(seen)
+        check_particles(seen, config.particles)
+        check_smooth(seen, kinked)
+        analytic_kl = config.analytic_kl
+        named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
+        asked = tuple(pattern for pattern, _ in patterns_of(config.estimators))
+        patterns = {"estimators": asked, "weights": tuple(config.weights)}
+        check_patterns(seen, {**patterns, "analytic_kl": named})
+        config.check(seen)
+        owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
+
+    def _add(self, mixed: Crossed) -> None:
+        for site, plates in mixed.items():
+            self._mixed[site] = self._mixed.get(site, frozenset()) | plates
+
+    def _alone(self, layout: Layout) -> bool:
+        """Whether there is nothing that could run side by side."""
+        return layout.count == 1 and layout.particles == 1
+
+    def _reason(self, wide: Layout) -> str:
+        """Why particles and alternatives have to run in a loop, at the present parameters; empty if they need not."""
+        if self._alone(wide):
+            return ""
+        if self.bound.config.vectorize is False:
+            return "vectorize=False"
+        if self.known is not None and not self.known.side_by_side:
+            return self.known.reason
+        verdict = structure_of_lanes(self._followed, self.bound._terms, wide)
+        self._lanes_proven = verdict.apart
+        if verdict.kind == "mixes":
+            return self._failure(
+                f"the density of {verdict.term!r} mixes particles or alternatives: {verdict.sentence()}"
+            )
+        if verdict.apart and self.known is not None:
+            return ""
+        others = 1 if verdict.apart else None
+        return self._failure(failure_side_by_side(self._again, self.bound._terms, wide, others=others))
+
+    def _failure(self, failure: str | None) -> str:
+        if failure is not None and self.bound.config.vectorize:
+            raise VarigradError(
+                f"cannot run particles and alternatives side by side: {failure}",
+                because="vectorize=True asks for it",
+                try_="ELBO(vectorize=False), which loops, or code that leaves leading dimensions alone "
+                "(sum(-1) for sum(), z[..., 0] for z[0])",
+            )
+        return failure or ""
+
+    def _side_by_side(self, wide: Layout, reason: str) -> bool:
+        return self._alone(wide) or not reason
+
+    def _elsewhere(self, seen: Pass, wide: Layout, reason: str) -> tuple[str, int]:
+        """The same comparisons at other parameters, buffers and arguments; the reason for a loop, and how many points
+        said something.
+
+        What is proven needs no more than a second opinion, and that once.
+        """
+        self._proven = not open_plates(seen, self._settled) and bool(reason or self._lanes_proven)
+        first = self.known is None
+        points = min(self.points, first) if self._proven else self.points
+        if not open_plates(seen, self._mixed if first else self._settled) and (reason or self._alone(wide)):
+            return reason, 0
+        generator = torch.Generator().manual_seed(len(wide.order))
+        said = 0
+        given = self.args, self.kwargs
+        assert self._owner is not None
+        self.kept.know(p for _, p in self._owner.named_parameters())
+        for attempt in range(ATTEMPTS):
+            if said >= points:
+                break
+            inputs = attempt % 2 == 1
+            if inputs:
+                self.args, self.kwargs = moved_arguments(*given, generator)
+            try:
+                with moved(self.kept, generator, inputs), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # at values that the program is never given
+                    there, spoke = self._there(wide, reason)
+            except FAILURES:
+                continue  # this point says nothing
+            finally:
+                self.args, self.kwargs = given
+            if there != reason:
+                reason = self._failure(there)
+            said += spoke
+        return reason, said
+
+    def _there(self, wide: Layout, reason: str) -> tuple[str, bool]:
+        """What a point says of a loop, and whether it says anything: mixed plates are noted."""
+        bound = self.bound
+        self.base, base = None, self.base
+        try:
+            seen = self.explore()
+        finally:
+            self.base = base
+        here = layout_of(seen, bound.config.particles)
+        if here.plates != wide.plates or tuple(here.order) != tuple(wide.order) or here.lanes != wide.lanes:
+            return reason, False  # another branch
+        terms: list[Term] = bound._terms(seen, Layout(plates=wide.plates, order=wide.order))
+        spoke = all(bool(t.log_prob.isfinite().all()) for t in terms)
+        known = self._mixed if self.known is None else self._settled
+        for plate, sites in moves_anywhere(self._again, bound._terms, seen, wide, known).items():
+            found = mixed_plates(self._again, bound._terms, seen, wide, known)
+            self._add(found)
+            if not any(plate in found.get(site, ()) for site in sites):
+                self._add({site: frozenset((plate,)) for site in sites})
+        if not reason and not self._alone(wide):
+            reason = failure_side_by_side(self._again, bound._terms, wide, thorough=False) or ""
+        return reason, spoke

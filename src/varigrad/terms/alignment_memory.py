@@ -1,0 +1,176 @@
+"""What is known about tensors of one run, by object and by the memory that they share.
+
+Torch makes tensors that no operation announces (`.data`, a `Parameter` of a result, the plain tensor behind a marked
+one), and a write into one view changes all others. So besides each object its memory is known: an unknown view of
+known memory inherits what was found out about the others, as far as strides show where the elements lie in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from varigrad.terms.alignment_rules import Kind, Place
+
+
+class Origin(NamedTuple):
+    """Elements to be followed: those of a site's value along a plate."""
+
+    site: str
+    plate: str
+
+
+class Trouble(NamedTuple):
+    """Elements that are not apart, or not known to be: the operation to blame and the user's line."""
+
+    kind: Kind
+    operation: str
+    where: str
+
+
+State = Place | Trouble
+Label = Mapping[Origin, State]
+"""What a tensor depends on, and how; an origin that is not in it does not matter to the tensor."""
+
+NOTHING: Label = {}
+
+
+class Geometry(NamedTuple):
+    """Where a strided tensor lies in its memory."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+
+class Entry(NamedTuple):
+    """A tensor that something is known about. It is kept alive: its identity, and its memory's, stay its own."""
+
+    tensor: Tensor
+    memory: int | None
+    geometry: Geometry | None
+
+
+def joined(a: State, b: State) -> State:
+    """Both hold: the elements come by two ways."""
+    if a == b:
+        return a
+    troubles = [s for s in (a, b) if isinstance(s, Trouble)]
+    if troubles:
+        return min(troubles, key=lambda t: t.kind)  # "mixes" before "unknown"
+    return Trouble("mixes", "elements meet along two dimensions", "")
+
+
+def merge(into: dict[Origin, State], other: Label) -> None:
+    """Add what `other` says."""
+    for origin, state in other.items():
+        known = into.get(origin)
+        into[origin] = state if known is None else joined(known, state)
+
+
+class Known:
+    """The labels of one run's tensors."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._labels: dict[int, Label] = {}
+        self._shared: dict[int, list[Entry]] = {}
+
+    def get(self, tensor: Tensor) -> Label:
+        """What is known of a tensor; `NOTHING` for one that is constant as far as the run is concerned."""
+        memory, geometry = _whereabouts(tensor)
+        entry = self._entries.get(id(tensor))
+        if entry is not None and entry.memory == memory and entry.geometry == geometry:
+            return self._labels[id(tensor)]
+        others = self._shared.get(memory) if memory is not None else None
+        if not others:
+            return NOTHING
+        label: dict[Origin, State] = {}
+        same = [e for e in others if e.geometry == geometry]
+        for other in same or others:
+            for origin, state in self._labels[id(other.tensor)].items():
+                found = _seen_in(state, other, geometry)
+                label[origin] = joined(label[origin], found) if origin in label else found
+        self._put(tensor, label, memory, geometry)
+        return label
+
+    def put(self, tensor: Tensor, label: Label) -> None:
+        """Say what a new tensor depends on."""
+        self._put(tensor, label, *_whereabouts(tensor))
+
+    def write(self, tensor: Tensor, label: Label) -> None:
+        """The numbers in a tensor have been replaced: so have those that other tensors share with it."""
+        memory, geometry = _whereabouts(tensor)
+        written = Entry(tensor, memory, geometry)
+        for other in self._shared.get(memory, ()) if memory is not None else ():
+            if other.tensor is tensor:
+                continue
+            if other.geometry == geometry:
+                self._labels[id(other.tensor)] = label
+                continue
+            found = dict(self._labels[id(other.tensor)])
+            merge(found, {origin: _seen_in(state, written, other.geometry) for origin, state in label.items()})
+            self._labels[id(other.tensor)] = found
+        self._put(tensor, label, memory, geometry)
+
+    def _put(self, tensor: Tensor, label: Label, memory: int | None, geometry: Geometry | None) -> None:
+        known = self._entries.get(id(tensor))
+        if known is None or known.memory != memory or known.geometry != geometry:
+            if known is not None and known.memory is not None:
+                self._shared[known.memory].remove(known)
+            entry = self._entries[id(tensor)] = Entry(tensor, memory, geometry)
+            if memory is not None:
+                self._shared.setdefault(memory, []).append(entry)
+        self._labels[id(tensor)] = label
+
+
+def _whereabouts(tensor: Tensor) -> tuple[int | None, Geometry | None]:
+    if tensor.layout is not torch.strided:
+        return None, None
+    try:
+        memory = tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # a wrapper, such as those of `torch.func`
+        return None, None
+    shape, strides = tuple(tensor.shape), tensor.stride()
+    return memory, Geometry(int(tensor.storage_offset()), shape, strides, tensor.dtype.itemsize)
+
+
+def _seen_in(state: State, entry: Entry, geometry: Geometry | None) -> State:
+    """The state of elements of one tensor in another that shares its memory."""
+    if isinstance(state, Trouble):
+        return state
+    own = entry.geometry
+    unknown = Trouble("unknown", "another view of the same memory", "")
+    if own is None or geometry is None or own.itemsize != geometry.itemsize:
+        return unknown
+    if own == geometry:
+        return state
+    # Elements are told by `(address - start) // stride % size`; the start may lie anywhere before both tensors.
+    stride = own.strides[state.dim] * state.inner
+    for start in (own.offset, own.offset - (own.offset - geometry.offset) % stride) if stride > 0 else ():
+        if _place(own, start, stride, state.size) == state:
+            place = _place(geometry, start, stride, state.size)
+            if place is not None:
+                return place
+    return unknown
+
+
+def _place(geometry: Geometry, start: int, stride: int, size: int) -> Place | None:
+    """The dimension along which `(address - start) // stride % size` goes through the elements.
+
+    None if there is none: all other dimensions have to move in steps of whole periods, or stay within one stride.
+    """
+    found, small = None, (geometry.offset - start) % stride
+    for dim in range(-1, -len(geometry.shape) - 1, -1):
+        step, count = geometry.strides[dim], geometry.shape[dim]
+        inner = stride // step if step else 0
+        if found is None and inner and stride % step == 0 and count % (inner * size) == 0:
+            found = Place(dim, size, inner)
+            small += step * (inner - 1)
+        elif count > 1 and step % (stride * size):
+            small += step * (count - 1)
+    return found if small < stride and (geometry.offset - start) // stride % size == 0 else None

@@ -1,0 +1,315 @@
+"""What was found out on the first run is looked at again: gradients stay exact when programs change in the middle.
+
+Every case is held to the exact gradient, by enumeration of the draws and of the programs (`changing_programs.py`).
+"""
+
+import warnings
+
+import pytest
+import torch
+from changing_programs import CASES, DATA, LOGITS, ON, Changing, coins, guide_of, guide_with
+from torch import nn
+
+import varigrad as vg
+from varigrad import distributions as dist
+from varigrad.errors import SiteError
+from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, MuProp, Score
+from varigrad.objectives.rechecks import StaleCheckWarning
+from varigrad.testing import exact_gradient, expected_gradient, largest_difference
+
+ESTIMATORS = {
+    "score": Score(),
+    "moving_average": Score(MovingAverage()),
+    "leave_one_out": LeaveOneOut(2),
+    "disarm": DisARM(),
+    "muprop": MuProp(),
+}
+
+
+def bias(bound, *args):
+    return largest_difference(expected_gradient(bound, *args).mean, exact_gradient(bound, *args)[1])
+
+
+def stepped(svi, count, args):
+    """So many steps, one by one."""
+    for _ in range(count):
+        svi.step(*args)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("branch_on_a_number",)])
+def test_a_change_is_seen_at_once(name, estimator):
+    if name == "through_another_site" and estimator in ("leave_one_out", "disarm"):
+        estimator = "score"  # two sites in lanes have too many outcomes to enumerate
+    case: Changing = CASES[name]()
+    bound = vg.ELBO()(case.model, guide_of(name, ESTIMATORS[estimator]))
+    bound(*case.before)
+    bound(*case.before)
+    case.change(bound)
+    assert bias(bound, *case.after) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["gate", "eval_to_train", "branch_with_a_site"])
+def test_a_change_is_seen_without_plates(name):
+    """Lanes of alternatives, where `sum()` adds up what belongs to different lanes."""
+    gate = torch.zeros((), dtype=torch.float64)
+    norm = nn.BatchNorm1d(1, momentum=0.0).double().eval()
+    state = {"on": False}
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64)))
+        if name == "gate":
+            mean = z + vg.param("gate", gate) * z.sum()
+        elif name == "eval_to_train":
+            mean = z + norm(torch.stack([z, 0 * z], -1).reshape(-1, 1)).sum()
+        else:
+            mean = z
+        vg.sample("x", dist.Normal(mean, 1.0), obs=DATA[0])
+        if state["on"]:
+            vg.sample("y", dist.Normal(z.sum(), 1.0), obs=DATA[1])
+
+    for estimator in (LeaveOneOut(2), DisARM(), Enumerate()):
+        state["on"] = False
+        norm.eval()
+
+        def guide(estimator=estimator):
+            vg.sample("z", dist.Bernoulli(logits=vg.param("t", LOGITS[0])), estimator=estimator)
+
+        bound = vg.ELBO()(model, guide)
+        bound()
+        if name == "gate":
+            with torch.no_grad():
+                dict(bound.named_parameters())["gate"].fill_(0.5)
+        norm.train()
+        state["on"] = True
+        bound()
+        assert bias(bound) < 1e-9, estimator
+
+
+def late(compile=False, estimator=None):
+    """A run whose program begins to mix a plate where no look can see it, before step 10."""
+    case = CASES["branch_on_a_number"]()
+    guide = guide_with(estimator or Score(MovingAverage()))
+    svi = vg.SVI(case.model, guide, vg.optim.Adam(lr=0.01), seed=0, compile=compile)
+    stepped(svi, 3, ())
+    case.change(svi.bound)
+    return svi
+
+
+TEXT = r"'z': what reads it mixes the elements of plate 'n' \(aten\.sum.*so steps 1 to 10 may have used gradients with a bias"
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+def test_what_could_not_be_seen_is_found_at_step_ten_with_one_warning(compile):
+    svi = late(compile)
+    stepped(svi, 7, ())
+    assert svi.bound.finding.layout.mixed == {}  # so there is something to find
+    with pytest.warns(StaleCheckWarning, match=TEXT) as caught:
+        svi.step()
+    assert sum(issubclass(w.category, StaleCheckWarning) for w in caught) == 1
+    assert bias(svi.bound) < 1e-9
+    svi.run(120, progress=False)  # over the looks at step 100, silently
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+def test_a_block_of_steps_ends_where_a_look_is_due(compile):
+    svi = late(compile)
+    with pytest.warns(StaleCheckWarning, match=TEXT):
+        svi.run(30, progress=False)
+    assert bias(svi.bound) < 1e-9
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+def test_from_the_look_on_a_run_goes_on_as_one_that_has_always_known(compile):
+    svi = late(compile)
+    with pytest.warns(StaleCheckWarning):
+        svi.run(8, progress=False)
+    knows = CASES["branch_on_a_number"]()
+    knows.change(svi.bound)
+    other = vg.SVI(knows.model, guide_with(Score(MovingAverage())), vg.optim.Adam(lr=0.01), seed=1, compile=compile)
+    other.init()
+    assert other.bound.finding.layout.mixed
+    other.load_state(svi.state())
+    assert torch.equal(svi.run(20, progress=False).losses, other.run(20, progress=False).losses)
+    for one, two in zip(svi.bound.parameters(), other.bound.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-12)
+
+
+def test_a_loop_of_ones_own_counts_its_steps():
+    case = CASES["branch_on_a_number"]()
+    bound = vg.ELBO()(case.model, guide_with(Score()))
+    bound()
+    case.change(bound)
+    for _ in range(9):
+        bound()
+    with pytest.warns(StaleCheckWarning, match="steps 1 to 10 may"):
+        bound()
+    assert bias(bound) < 1e-9
+
+
+def test_a_compiled_loop_of_ones_own_counts_its_steps():
+    case = CASES["branch_on_a_number"]()
+    loss = vg.compiled(vg.ELBO()(case.model, guide_with(Score())), wait=True, seed=0)
+    loss()
+    case.change(loss.bound)
+    for _ in range(9):
+        loss()
+    with pytest.warns(StaleCheckWarning, match="steps 1 to 10 may"):
+        loss()
+    assert bias(loss.bound) < 1e-9
+
+
+def test_a_later_look_says_since_when():
+    case = CASES["branch_on_a_number"]()
+    bound = vg.ELBO()(case.model, guide_with(Score()))
+    for _ in range(12):
+        bound()
+    case.change(bound)
+    for _ in range(88):
+        bound()
+    with pytest.warns(StaleCheckWarning, match="steps 11 to 100 may"):
+        bound()
+
+
+def test_lanes_that_come_to_be_mixed_end_in_a_loop():
+    state = {"on": False}
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64)))
+        vg.sample("x", dist.Normal(z + (z.sum() if state["on"] else 0.0), 1.0), obs=DATA[0])
+
+    def guide():
+        vg.sample("z", dist.Bernoulli(logits=vg.param("t", LOGITS[0])), estimator=LeaveOneOut(2))
+
+    bound = vg.ELBO()(model, guide)
+    for _ in range(5):
+        bound()
+    assert bound.side_by_side
+    state["on"] = True
+    for _ in range(5):
+        bound()
+    with pytest.warns(StaleCheckWarning, match="cannot run side by side: the density of 'x' mixes particles or alter"):
+        bound()
+    assert not bound.side_by_side
+    assert bias(bound) < 1e-9
+
+
+def test_enumeration_of_a_plate_that_comes_to_be_mixed_is_refused():
+    case = CASES["branch_on_a_number"]()
+    bound = vg.ELBO()(case.model, guide_with(Enumerate()))
+    for _ in range(10):
+        bound()
+    case.change(bound)
+    with pytest.warns(StaleCheckWarning), pytest.raises(SiteError, match="Enumerate cannot serve this site"):
+        bound()
+
+
+def test_compat_keeps_its_bound_and_looks_again():
+    import varigrad.compat.pyro as pyro
+    import varigrad.compat.pyro.distributions as pdist
+    from varigrad.compat.pyro.infer import SVI, Trace_ELBO
+
+    pyro.clear_param_store()
+    state = {"on": False}
+
+    def model():
+        with pyro.plate("n", 3):
+            z = pyro.sample("z", pdist.Bernoulli(torch.full((3,), 0.4, dtype=torch.float64)))
+            pyro.sample("x", pdist.Normal(z + z.sum(-1, keepdim=True) if state["on"] else z, 1.0), obs=DATA)
+
+    def guide():
+        with pyro.plate("n", 3):
+            pyro.sample("z", pdist.Bernoulli(logits=pyro.param("t", LOGITS)))
+
+    elbo = Trace_ELBO()
+    svi = SVI(model, guide, pyro.optim.SGD({"lr": 0.0}), elbo)
+    svi.step()
+    state["on"] = True
+    for _ in range(9):
+        svi.step()
+    with pytest.warns(StaleCheckWarning, match="steps 1 to 10 may"):
+        svi.step()
+    assert bias(elbo.bound(model, guide)) < 1e-9
+    pyro.clear_param_store()
+
+
+def test_modes_that_go_back_and_forth_are_looked_at_once_each(monkeypatch):
+    case = CASES["eval_to_train"]()
+    bound = vg.ELBO()(case.model, guide_with(Score())).init()
+    looks = []
+    plain = bound.look
+    monkeypatch.setitem(bound.__dict__, "look", lambda *args, **kwargs: looks.append(1) or plain(*args, **kwargs))
+    net = next(m for m in bound.modules() if isinstance(m, nn.BatchNorm1d))
+    bound()
+    for training in (True, False, True, False):
+        net.train(training)
+        bound()
+        assert bool(bound.finding.layout.mixed) is training
+    assert len(looks) == 1
+
+
+def test_batches_of_ever_new_shapes_are_not_looked_at_for_ever(monkeypatch):
+    model = coins(lambda z, w: z + 0 * w.sum())
+    bound = vg.ELBO()(model, guide_with(Score()))
+    bound(ON.expand(1))
+    looks = []
+    plain = bound.look
+    monkeypatch.setitem(bound.__dict__, "look", lambda *args, **kwargs: looks.append(1) or plain(*args, **kwargs))
+    for size in range(2, 60):
+        bound(ON.expand(size))
+    assert 0 < len(looks) <= 9  # eight shapes and the looks at steps 10 and 100
+
+
+def test_a_program_that_is_proven_is_looked_at_by_its_operations_alone():
+    bound = vg.ELBO()(coins(lambda z: 2 * z.exp()), guide_with(Score())).init()
+    assert bound.finding.proven
+    assert bound.look((), {}, bound.finding).points == 0
+
+
+def test_points_where_a_program_fails_say_nothing():
+    weight = torch.zeros((), dtype=torch.float64)
+
+    def mean(z):
+        gate = vg.param("gate", weight)
+        if float(gate.detach()) != 0.0:
+            raise ValueError("not at this value")
+        return z
+
+    bound = vg.ELBO()(coins(mean), guide_with(Score())).init()
+    assert bound.finding.points == 0
+    assert bias(bound) < 1e-9
+
+
+def test_a_look_that_fails_leaves_the_error_to_the_step():
+    def mean(z, w):
+        if len(w) == 2:
+            raise RuntimeError("no batch of two")
+        return z * w
+
+    bound = vg.ELBO()(coins(mean), guide_with(Score()))
+    bound(ON.expand(1))
+    with pytest.raises(RuntimeError, match="no batch of two"):
+        bound(ON.expand(2))
+    bound(ON.expand(1))
+    assert bound.steps == 2
+
+
+def test_a_copy_goes_on_looking():
+    import copy
+
+    svi = late()
+    twin = copy.deepcopy(svi)
+    for one in (svi, twin):
+        stepped(one, 7, ())
+        with pytest.warns(StaleCheckWarning):
+            one.step()
+    for one, two in zip(svi.bound.parameters(), twin.bound.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_plan_tells_of_a_change_and_leaves_the_run_as_it_is():
+    svi = late()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert svi.plan()["z"].crossed == ("n",)
+    assert svi.bound.finding.layout.mixed == {}
