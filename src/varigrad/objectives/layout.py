@@ -31,7 +31,7 @@ def layout_of(run: Pass, particles: int) -> Layout:
         if count:
             lanes[name] = tuple(range(start, start + count))
             start += count
-    return Layout(dims, particles, lanes, tuple(run.draws))
+    return Layout(dims, particles, lanes, tuple(run.draws), guarded=run.tracker.escapes.swapped)
 
 
 def failure_side_by_side(perform: Again, collect: Collect, layout: Layout) -> str | None:
@@ -98,7 +98,7 @@ def mixed_plates(perform: Again, collect: Collect, run: Pass, layout: Layout) ->
     provenance shows it. So some elements of each site are changed, with every other choice held, and the densities of
     the other elements have to stay what they were: for every pair of elements, with several values in the others.
     """
-    layout = Layout(plates=layout.plates, order=layout.order)
+    layout = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
     before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
     found: dict[str, frozenset[str]] = {}

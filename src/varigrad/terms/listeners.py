@@ -16,11 +16,16 @@ function_modes = torch._C._len_torch_function_stack
 saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
+def foreign_modes() -> bool:
+    """Whether a mode that is not ours is told of every operation that reaches torch's dispatcher."""
+    if not dispatch_modes():
+        return False
+    return any(not type(mode).__module__.startswith("varigrad.") for mode in _get_current_dispatch_mode_stack())
+
+
 def anyone_listens() -> bool:
     """Whether what happens inside an operation is seen by code that is neither torch's nor ours."""
-    if transform() is not None or function_modes():
-        return True
-    if any(not type(m).__module__.startswith("varigrad.") for m in _get_current_dispatch_mode_stack()):
+    if transform() is not None or function_modes() or foreign_modes():
         return True
     hooks = saved_hooks(True)
     return hooks is not None and not all(str(getattr(h, "__module__", "")).startswith("torch.") for h in hooks)

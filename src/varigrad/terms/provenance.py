@@ -31,7 +31,14 @@ from varigrad.terms.effects import Effect, effect_of
 from varigrad.terms.escapes import NOTHING as NOTHING
 from varigrad.terms.escapes import Escapes as Escapes
 from varigrad.terms.escapes import Provenance as Provenance
-from varigrad.terms.listeners import anyone_listens, dispatch_modes, function_modes, saved_hooks, transform
+from varigrad.terms.listeners import (
+    anyone_listens,
+    dispatch_modes,
+    foreign_modes,
+    function_modes,
+    saved_hooks,
+    transform,
+)
 from varigrad.terms.steps import is_step, users_choice
 
 _without_functions = torch._C.DisableTorchFunctionSubclass
@@ -81,12 +88,13 @@ class Tracked(Tensor):
                     and _becomes_a_size(effect, args, kwargs)
                 )
                 or ((effect.raises or (kwargs and "rounding_mode" in kwargs)) and would_be_caught())
-                or (
-                    (transform() is not None or dispatch_modes() or function_modes() or saved_hooks(True) is not None)
-                    and anyone_listens()
-                )
             ):
                 escapes.add(provenance)
+            if transform() is not None or dispatch_modes() or function_modes() or saved_hooks(True) is not None:
+                if escapes is not None and anyone_listens():
+                    escapes.add(provenance)
+                if foreign_modes():
+                    return result  # it has been given plain tensors and keeps a record of them, as `make_fx` does
             lost = NOTHING
             if escapes is not None and escapes.watch:
                 lost = get_lost(*inputs)

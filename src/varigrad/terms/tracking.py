@@ -9,6 +9,7 @@ is *crossed*, and the cost must not be taken per element.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from varigrad.distributions.parts import replace_tensors, tensors_of
 from varigrad.language.messages import Factor, Plate, Program, Sample, evolve
 from varigrad.language.runtime import Handled, Scope
+from varigrad.terms.guard import Guard
 from varigrad.terms.provenance import (
     NOTHING,
     Escapes,
@@ -59,17 +61,29 @@ class Tracker:
     Args:
         watch: note values that go through steps without a useful derivative.
         mixed: `site -> plates` whose elements are known to be mixed by what reads the site.
+        guarded: whether the program is known to swap the memory of tensors.
     """
 
-    def __init__(self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None) -> None:
+    def __init__(
+        self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None, guarded: bool = False
+    ) -> None:
         self.escapes = Escapes(watch)
+        self.guarded = guarded or watch
         self.mixed = mixed or {}
         self._eager = False
         self.plates: dict[str, frozenset[str]] = {}
         self._plated = False
 
+    def guard(self) -> AbstractContextManager[object]:
+        """What has to be around the programs for the tracker to see all that they do."""
+        return Guard(self.escapes) if self.guarded else nullcontext()
+
     def examine(self, message: Sample | Factor) -> Statement:
-        """The statement with its provenance read and taken off."""
+        """The statement with its provenance read and taken off.
+
+        Raises:
+            VarigradError: a tensor of a class that may hide what it was computed from.
+        """
         if not self.plates:
             return Statement(message, NOTHING)
         escaped = self.escapes.provenance
