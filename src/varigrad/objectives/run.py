@@ -164,6 +164,7 @@ def perform(
             run(model, (scoring, *outer), args, kwargs)
     finally:
         record.tracker.finish()
+    record.tracker.check()
     if settings.strict and scoring.latent != record.draws.keys():
         _refuse_foreign(record, scoring.latent)
     return record

@@ -85,7 +85,7 @@ _MISSING = object()
 
 def _manager(frame: FrameType, before: list[dis.Instruction]) -> Any:
     """What stands first in the `with` statement: the manager, or what makes it."""
-    where = before[-1].positions
+    where = before[-2].positions  # of the whole expression, which has just been evaluated
     if where is None:
         return _MISSING
     start = (where.lineno, where.col_offset)

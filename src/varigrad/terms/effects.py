@@ -11,7 +11,7 @@ in `reviewed.py`. Nothing is taken on trust: what is neither in a schema nor on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import Parameter, signature

@@ -6,7 +6,10 @@ saves, and the levels of a `torch.func` transform then see values that carry not
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 transform = torch._C._functorch.peek_interpreter_stack
@@ -18,14 +21,19 @@ saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 def foreign_modes() -> bool:
     """Whether a mode that is not ours is told of every operation that reaches torch's dispatcher."""
-    if not dispatch_modes():
-        return False
     return any(not type(mode).__module__.startswith("varigrad.") for mode in _get_current_dispatch_mode_stack())
+
+
+def are_traced(tensors: Iterable[Tensor]) -> bool:
+    """Whether a mode that writes a graph holds one of these tensors to be an input of it."""
+    graphs = [getattr(mode, "tracer", None) for mode in _get_current_dispatch_mode_stack()]
+    known = [graph.tensor_tracker for graph in graphs if hasattr(graph, "tensor_tracker")]
+    return any(tensor in tracker for tracker in known for tensor in tensors)
 
 
 def anyone_listens() -> bool:
     """Whether what happens inside an operation is seen by code that is neither torch's nor ours."""
-    if transform() is not None or function_modes() or foreign_modes():
+    if transform() is not None or function_modes():
         return True
     hooks = saved_hooks(True)
     return hooks is not None and not all(str(getattr(h, "__module__", "")).startswith("torch.") for h in hooks)

@@ -33,6 +33,7 @@ from varigrad.terms.escapes import Escapes as Escapes
 from varigrad.terms.escapes import Provenance as Provenance
 from varigrad.terms.listeners import (
     anyone_listens,
+    are_traced,
     dispatch_modes,
     foreign_modes,
     function_modes,
@@ -56,6 +57,17 @@ class Tracked(Tensor):
     _lost: Provenance = NOTHING
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
 
+    def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
+        """Itself, as a `torch.Tensor`. torch has no hook for this method.
+
+        Raises:
+            VarigradError: the class is another one.
+        """
+        if cls is Tensor or cls is Tracked:
+            return self
+        _escape([self])
+        raise _cannot_follow(f"a tensor of class {cls.__module__}.{cls.__qualname__}", self._provenance)
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -69,6 +81,8 @@ class Tracked(Tensor):
                 plain_kwargs = {}
             if len(types) > 1:
                 _refuse_classes(types, inputs)
+            if dispatch_modes() and foreign_modes():
+                return _under_a_mode(func, plain_args, plain_kwargs, inputs)
             try:
                 result = func(*plain_args, **plain_kwargs)
             except BaseException:  # that torch raises an error tells what the values were
@@ -88,13 +102,9 @@ class Tracked(Tensor):
                     and _becomes_a_size(effect, args, kwargs)
                 )
                 or ((effect.raises or (kwargs and "rounding_mode" in kwargs)) and would_be_caught())
+                or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
-            if transform() is not None or dispatch_modes() or function_modes() or saved_hooks(True) is not None:
-                if escapes is not None and anyone_listens():
-                    escapes.add(provenance)
-                if foreign_modes():
-                    return result  # it has been given plain tensors and keeps a record of them, as `make_fx` does
             lost = NOTHING
             if escapes is not None and escapes.watch:
                 lost = get_lost(*inputs)
@@ -147,7 +157,10 @@ class Tracked(Tensor):
             if escapes is not None and escapes.watch:
                 _lose(marked, get_lost(*inputs), NOTHING)
             if escapes is not None and (
-                effect.leaves or marked is result or (effect.changes is not None and effect.changes(args, kwargs or {}))
+                effect.leaves
+                or marked is result
+                or (effect.changes is not None and effect.changes(args, kwargs or {}))
+                or (effect.raises and would_be_caught())
             ):
                 escapes.add(provenance)
             return marked
@@ -224,7 +237,7 @@ def _plain(tensor: Tracked) -> Tensor:
         return plain
     # A custom `autograd.Function` gave the marked tensor a history that the plain one lacks.
     with _without_dispatch():
-        return tensor.as_subclass(Tensor)
+        return Tensor.as_subclass(tensor, Tensor)
 
 
 def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING) -> Tensor:
@@ -257,6 +270,18 @@ def _escape(inputs: Iterable[Tracked]) -> None:
             tensor._escapes.add(tensor._provenance)
 
 
+def _under_a_mode(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tracked]) -> Any:
+    """What a function answers below whose Python a mode listens: a plain tensor, such as the mode has seen."""
+    _escape(inputs)
+    if are_traced(inputs):
+        raise VarigradError(
+            "a tensor that is computed from random choices is an input of a function that torch traces",
+            because="the trace (of make_fx, linearize) knows its inputs by identity, and a tracked tensor has two",
+            try_="torch.func.jvp for linearize, or a trace made outside of the programs",
+        )
+    return func(*args, **kwargs)
+
+
 def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
     """A class with hooks of its own may take out of a tensor whatever it likes, and does not hand marks on."""
     for kind in types:
@@ -264,6 +289,24 @@ def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
             _escape(inputs)
             raise _cannot_follow(
                 f"what meets a tensor of class {kind.__module__}.{kind.__qualname__}", _joined(inputs)[0]
+            )
+
+
+def refuse_wrappers(*tensors: object) -> None:
+    """Refuse tensors of classes that compute by hooks of their own: what they are made of may be tracked.
+
+    Raises:
+        VarigradError: there is one; its class is named.
+    """
+    for tensor in tensors:
+        kind = type(tensor)
+        if kind is Tensor or kind is Tracked or kind in _HARMLESS or not isinstance(tensor, Tensor):
+            continue
+        if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise VarigradError(
+                f"a tensor of class {kind.__module__}.{kind.__qualname__} stands where choices have been made before",
+                because="what such a class holds may depend on them, and the class does not say so",
+                try_="a plain tensor (the one inside) in distributions, factors and observed data",
             )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 - a list of words reads better as words
 """What the schemas of torch's operators do not say, found by reading torch's documentation and source.
 
 Each list errs on the safe side: whatever is on none of them is taken to let its inputs leave torch.
@@ -10,7 +11,7 @@ SILENT = frozenset(
     """__len__ __hash__ dim size stride numel nelement ndimension is_floating_point is_complex is_contiguous
     element_size get_device is_signed is_inference is_conj is_neg is_pinned is_shared is_same_size broadcast_shapes
     result_type can_cast register_hook requires_grad_ retain_grad has_names __dir__ dim_order is_tensor
-    is_storage type is_coalesced dense_dim sparse_dim""".split()  # noqa: SIM905 - a list of words reads better as words
+    is_storage type is_coalesced dense_dim sparse_dim""".split()
 )
 
 # Attributes, likewise. Not among them: `grad_fn` (whose saved tensors are plain), `_cdata` (an address),
@@ -19,7 +20,7 @@ SILENT_PROPERTIES = frozenset(
     """shape dtype device layout ndim requires_grad is_leaf is_cpu is_cuda is_ipu is_maia is_meta is_mkldnn is_mps
     is_mtia is_nested is_quantized is_sparse is_sparse_csr is_vulkan is_xla is_xpu itemsize nbytes name names
     output_nr retains_grad grad_dtype volatile _has_symbolic_sizes_strides _python_dispatch _backward_hooks
-    _post_accumulate_grad_hooks __dict__ __weakref__ _version""".split()  # noqa: SIM905
+    _post_accumulate_grad_hooks __dict__ __weakref__ _version""".split()
 )
 
 # Python's names of operators, which have schemas under other names.
@@ -51,7 +52,7 @@ ALIASES = {
 
 # Methods that convert to a type or a device and have no schemas of their own.
 CONVERSIONS = frozenset(
-    """bfloat16 bool byte cdouble cfloat chalf char double float half int long short cpu cuda""".split()  # noqa: SIM905
+    """bfloat16 bool byte cdouble cfloat chalf char double float half int long short cpu cuda""".split()
 )
 
 _SHAPE = "the shape of what it returns depends on values"
@@ -91,19 +92,19 @@ TOTAL = frozenset(
     mul multiply mv mvlgamma nan_to_num nanmean nansum narrow_copy ne neg negative norm not_equal ones_like outer pad
     permute pixel_shuffle polygamma positive prod ravel real reciprocal relu relu6 repeat reshape reshape_as rms_norm
     roll rot90 round rsqrt rsub select selu sgn sigmoid sign silu sin sinc sinh slice softmax softmin softplus softsign
-    sort special_digamma special_erf special_erfc special_erfinv special_expit special_expm1 special_gammaln special_log1p
-    special_log_softmax special_logit special_logsumexp special_ndtr special_ndtri special_psi special_softmax
+    sort special_digamma special_erf special_erfc special_erfinv special_expit special_expm1 special_gammaln
+    special_log1p special_log_softmax special_logit special_logsumexp special_ndtr special_ndtri special_psi special_softmax
     special_xlog1py special_xlogy split sqrt square squeeze stack std std_mean sub subtract sum swapaxes swapdims t tan
     tanh tanhshrink tensordot to topk transpose tril triu true_divide trunc unbind unflatten unsqueeze var var_mean
     vdot vector_norm linalg_vector_norm view view_as view_as_complex view_as_real where xlogy zeros_like _log_softmax
     _softmax _unsafe_view addbmm __rsub__ __rdiv__ __reversed__ __deepcopy__ type_as bitwise_and bitwise_or bitwise_xor
-    bitwise_not __and__ __or__ __xor__ __invert__ masked_fill cdist""".split()  # noqa: SIM905
+    bitwise_not __and__ __or__ __xor__ __invert__ masked_fill cdist""".split()
 )
 
 # Operators that write into the running averages they are given, of which their schemas say nothing.
 WITH_RUNNING_AVERAGES = frozenset(
     """batch_norm instance_norm native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_impl_index
-    batch_norm_gather_stats batch_norm_gather_stats_with_counts batch_norm_update_stats""".split()  # noqa: SIM905
+    batch_norm_gather_stats batch_norm_gather_stats_with_counts batch_norm_update_stats""".split()
 )
 
 # Operators whose sizes are given by numbers that need not be whole, or by tensors.
