@@ -197,7 +197,7 @@ def test_writing_into_a_value_is_refused(write, family):
         vg.sample("x", dist.Normal(write(z), 1.0), obs=torch.tensor(0.9))
 
     with pytest.raises(
-        SiteError, match="'z': the program writes into its value.*evaluated at the value that was drawn"
+        SiteError, match=r"'z': the program writes into its value.*evaluated at the value that was drawn"
     ):
         vg.ELBO()(model, guide)()
 

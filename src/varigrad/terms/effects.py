@@ -146,7 +146,7 @@ def _of_property(wrapper: Any) -> Effect:
 
 
 def _by_schemas(name: str, schemas: list[Any], chosen: bool = False) -> Effect:
-    """The effect of any of these overloads. Those that write into `out=` count only where torch was told which it is."""
+    """The effect of any of these overloads. Those with `out=` count only where it is known which one is called."""
     if not chosen:
         schemas = [s for s in schemas if not any(a.kwarg_only and writes(a) for a in s.arguments)] or schemas
     plain = _plain_name(name)
@@ -184,6 +184,9 @@ def _of_python(function: Any) -> Effect:
     name = function.__name__
     if name in SILENT and function.__module__.startswith("torch."):
         return Effect(name, silent=True, raises=False)
+    inner = getattr(function, "__wrapped__", None)
+    if isinstance(inner, MethodDescriptorType) and function.__module__ == "torch._tensor":
+        return _of_builtin(inner.__name__)
     reviewed = PYTHON.get(function.__module__, {})
     if name not in reviewed:
         return Effect(name, "is written in Python and not on the list of those that carry")

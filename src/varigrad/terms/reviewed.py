@@ -48,6 +48,7 @@ ALIASES = {
     "__neg__": "neg",
     "__pos__": "positive",
     "__abs__": "abs",
+    "dsmm": "mm",
 }
 
 # Methods that convert to a type or a device and have no schemas of their own.
@@ -77,28 +78,29 @@ TELLING = {
     ),
 }
 
-# Operators that raise no error for any values, given that shapes and types fit. An operator that is not here is taken to
-# raise errors for some (an index out of range, a matrix that has no factor, a division of integers by zero).
+# Operators that raise no error for any values, given that shapes and types fit. An operator that is not here is taken
+# to raise errors for some (an index out of range, a matrix that has no factor, a division of integers by zero).
 TOTAL = frozenset(
-    """abs absolute acos acosh add addcmul addmm addmv alias all amax amin any arccos arccosh arcsin arcsinh arctan arctan2
-    arctanh argmax argmin argsort as_strided asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d avg_pool1d
-    avg_pool2d baddbmm bmm broadcast_tensors broadcast_to cat ceil celu chunk clamp clamp_max clamp_min clip clone concat
-    concatenate contiguous conv1d conv2d conv3d cos cosh cummax cummin cumprod cumsum deg2rad detach diag diag_embed
-    diagonal diff digamma div divide dot dropout einsum elu empty_like eq erf erfc erfinv exp exp2 expand expand_as expm1
-    flatten flip floor frac full_like ge gelu glu greater greater_equal group_norm gt hardsigmoid hardswish hardtanh
-    heaviside hypot imag inner isfinite isinf isnan kron layer_norm le leaky_relu lerp less less_equal lgamma linear log
-    log10 log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or
-    logical_xor logit logsigmoid logsumexp lt mT maximum mean median min max minimum mish mm moveaxis movedim mse_loss
-    mul multiply mv mvlgamma nan_to_num nanmean nansum narrow_copy ne neg negative norm not_equal ones_like outer pad
-    permute pixel_shuffle polygamma positive prod ravel real reciprocal relu relu6 repeat reshape reshape_as rms_norm
-    roll rot90 round rsqrt rsub select selu sgn sigmoid sign silu sin sinc sinh slice softmax softmin softplus softsign
-    sort special_digamma special_erf special_erfc special_erfinv special_expit special_expm1 special_gammaln
-    special_log1p special_log_softmax special_logit special_logsumexp special_ndtr special_ndtri special_psi special_softmax
-    special_xlog1py special_xlogy split sqrt square squeeze stack std std_mean sub subtract sum swapaxes swapdims t tan
-    tanh tanhshrink tensordot to topk transpose tril triu true_divide trunc unbind unflatten unsqueeze var var_mean
-    vdot vector_norm linalg_vector_norm view view_as view_as_complex view_as_real where xlogy zeros_like _log_softmax
-    _softmax _unsafe_view addbmm __rsub__ __rdiv__ __reversed__ __deepcopy__ type_as bitwise_and bitwise_or bitwise_xor
-    bitwise_not __and__ __or__ __xor__ __invert__ masked_fill cdist""".split()
+    """__and__ __deepcopy__ __invert__ __or__ __rdiv__ __reversed__ __rsub__ __xor__ _log_softmax _softmax _unsafe_view
+    abs absolute acos acosh add addbmm addcmul addmm addmv alias all amax amin any arccos arccosh arcsin arcsinh
+    arctan arctan2 arctanh argmax argmin argsort as_strided asin asinh atan atan2 atanh atleast_1d atleast_2d
+    atleast_3d avg_pool1d avg_pool2d baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_tensors
+    broadcast_to cat cdist ceil celu chunk clamp clamp_max clamp_min clip clone concat concatenate contiguous conv1d
+    conv2d conv3d cos cosh cummax cummin cumprod cumsum deg2rad detach diag diag_embed diagonal diff digamma div
+    divide dot dropout einsum elu empty_like eq erf erfc erfinv exp exp2 expand expand_as expm1 flatten flip floor
+    frac full_like ge gelu glu greater greater_equal group_norm gt hardsigmoid hardswish hardtanh heaviside hypot
+    imag inner isfinite isinf isnan kron layer_norm le leaky_relu lerp less less_equal lgamma linalg_vector_norm
+    linear log log10 log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not
+    logical_or logical_xor logit logsigmoid logsumexp lt mT masked_fill max maximum mean median min minimum mish mm
+    moveaxis movedim mse_loss mul multiply mv mvlgamma nan_to_num nanmean nansum narrow_copy ne neg negative norm
+    not_equal ones_like outer pad permute pixel_shuffle polygamma positive prod ravel real reciprocal relu relu6
+    repeat reshape reshape_as rms_norm roll rot90 round rsqrt rsub select selu sgn sigmoid sign silu sin sinc sinh
+    slice softmax softmin softplus softsign sort special_digamma special_erf special_erfc special_erfinv
+    special_expit special_expm1 special_gammaln special_log1p special_log_softmax special_logit special_logsumexp
+    special_ndtr special_ndtri special_psi special_softmax special_xlog1py special_xlogy split sqrt square squeeze
+    stack std std_mean sub subtract sum swapaxes swapdims t tan tanh tanhshrink tensordot to topk transpose tril
+    triu true_divide trunc type_as unbind unflatten unsqueeze var var_mean vdot vector_norm view view_as
+    view_as_complex view_as_real where xlogy zeros_like""".split()
 )
 
 # Operators that write into the running averages they are given, of which their schemas say nothing.
@@ -148,6 +150,7 @@ PYTHON: dict[str, dict[str, tuple[str, ...] | None]] = {
         **dict.fromkeys("istft stft".split()),
         "norm": ("self", "p"),
         "split": ("self",),
+        "unflatten": ("self",),
         "lu": ("self",),
         "__deepcopy__": ("self", "memo"),
         "__reversed__": ("self",),
