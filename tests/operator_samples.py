@@ -1,9 +1,8 @@
 """Calls torch's operators with samples of arguments, one of them tracked at a time, and prints what is lost.
 
 Run by `test_operators.py` in a process of its own: torch's table of samples changes settings of the process when it is
-imported. A call loses a dependency if, and only if, it told no escape and: a tensor that it answered with carries
-nothing, an argument's memory is not what it was, the answer holds something that is no tensor, or its shape differs
-from that of the same call with another value of the tracked argument.
+imported. A call that told no escape loses a dependency if a tensor that it answered with carries nothing, if an
+argument's memory is not what it was, or if its answer holds something that is no tensor.
 """
 
 import json
@@ -16,10 +15,12 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 from varigrad.errors import VarigradError
+from varigrad.language.runtime import run
 from varigrad.terms.provenance import NOTHING, Escapes, get_provenance, track_provenance, untracked
 
 SOURCE = frozenset({"z"})
-SAMPLES, TRACKED = 3, 4
+SAMPLES, TRACKED = 2, 3
+UNDEFINED = ("empty", "new_empty")  # their values are whatever was in memory
 
 
 def table():
@@ -50,7 +51,7 @@ def call(function, args, kwargs, index):
     given[index] = track_provenance(flat[index], SOURCE, escapes)
     args, kwargs = torch.utils._pytree.tree_unflatten(given, spec)
     torch.manual_seed(0)
-    answer = function(*args, **kwargs)
+    answer = run(lambda: function(*args, **kwargs), (), (), {})  # as in a program: no handler stands around it
     written = [
         i
         for i, (old, new) in enumerate(zip(before, flat, strict=True))
@@ -60,11 +61,14 @@ def call(function, args, kwargs, index):
 
 
 def same(a, b):
-    return torch.equal(torch.view_as_real(a).nan_to_num() if a.is_complex() else a.nan_to_num(),
-                       torch.view_as_real(b).nan_to_num() if b.is_complex() else b.nan_to_num())  # fmt: skip
+    if a.is_floating_point() and a.dtype.itemsize == 1:  # little is implemented for small numbers
+        a, b = a.float(), b.float()
+    if a.dtype is torch.complex32:
+        a, b = a.to(torch.complex64), b.to(torch.complex64)
+    return torch.allclose(a.resolve_conj().nan_to_num(), b.resolve_conj().nan_to_num(), rtol=1e-9, atol=1e-9)
 
 
-def lost(function, args, kwargs, index):
+def lost(function, args, kwargs, index, compare):
     """What a call loses, or None; and "refused" if it raises the tracker's own error."""
     try:
         answer, escaped, written = call(function, args, kwargs, index)
@@ -86,7 +90,7 @@ def lost(function, args, kwargs, index):
     for part, right in zip(parts, plain, strict=True):
         if isinstance(right, torch.Tensor):
             part = untracked(part)
-            if part.shape != right.shape or part.dtype != right.dtype or not same(part, right):
+            if part.shape != right.shape or part.dtype != right.dtype or (compare and not same(part, right)):
                 return "WRONG: another value than without tracking"
     return "carries"
 
@@ -111,7 +115,7 @@ def variants(op):
 def main(part, parts):
     found, counts, skipped = [], {}, 0
     for op in table()[part::parts]:
-        dtype = torch.float64 if torch.float64 in op.dtypes else next(iter(sorted(op.dtypes, key=str)))
+        dtype = torch.float64 if torch.float64 in op.dtypes else min(op.dtypes, key=str, default=torch.float32)
         try:
             samples = list(zip(range(SAMPLES), op.sample_inputs("cpu", dtype, requires_grad=False), strict=False))
         except Exception:
@@ -128,7 +132,7 @@ def main(part, parts):
                     except Exception:
                         continue  # not a sample for this form
                     try:
-                        verdict = lost(function, args, kwargs, index)
+                        verdict = lost(function, args, kwargs, index, not op.name.startswith(UNDEFINED))
                     except Exception as error:
                         verdict = f"WRONG: {type(error).__name__}: {str(error)[:120]}"
                     counts[verdict.split(":")[0]] = counts.get(verdict.split(":")[0], 0) + 1
