@@ -31,7 +31,7 @@ def layout_of(run: Pass, particles: int) -> Layout:
         if count:
             lanes[name] = tuple(range(start, start + count))
             start += count
-    return Layout(dims, particles, lanes, tuple(run.draws))
+    return Layout(dims, particles, lanes, tuple(run.draws), guarded=run.tracker.escapes.swapped)
 
 
 def failure_side_by_side(
@@ -129,7 +129,7 @@ def mixed_plates(
     """
     if not open_plates(run, known or {}):
         return {}
-    layout = Layout(plates=layout.plates, order=layout.order)
+    layout = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
     before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
     found: dict[str, frozenset[str]] = {}

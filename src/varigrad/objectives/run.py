@@ -60,6 +60,8 @@ class Layout:
     order: Sequence[str] = ()
     mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Plates along which something reads a site across elements, though the site and its readers are inside."""
+    guarded: bool = False
+    """Whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees."""
 
     @property
     def dims(self) -> int:
@@ -154,19 +156,21 @@ def perform(
     Raises:
         GuideMismatchError: the two programs do not have the same latent sites.
     """
-    record = Pass(Tracker(watch=settings.explore, mixed=settings.layout.mixed))
+    layout = settings.layout
+    record = Pass(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
     record.indices.update(indices or {})
     outer: tuple[Any, ...] = ()
-    layout = settings.layout
     if layout.particles > 1:
         outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
     drawing = _Guide(settings, record, cache, forced or {})
     scoring = _Model(settings, record, cache, drawing)
     try:
-        run(guide, (drawing, *outer), args, kwargs)
-        run(model, (scoring, *outer), args, kwargs)
+        with record.tracker.guard():
+            run(guide, (drawing, *outer), args, kwargs)
+            run(model, (scoring, *outer), args, kwargs)
     finally:
         record.tracker.finish()
+    record.tracker.check()
     if settings.strict and scoring.latent != record.draws.keys():
         _refuse_foreign(record, scoring.latent)
     return record

@@ -8,9 +8,10 @@ keep the promise that a dependency is never lost:
 * `__torch_dispatch__` sees whatever reaches the dispatcher some other way: a scripted or traced module, `vmap`, an
   `autograd.Function`, `torch.tensor(t)`.
 
-When a value *leaves* torch (`.item()`, `bool()`, `numpy()`, a data-dependent shape, a write into memory that other
-tensors may share, a `torch.func` transform that closes over it) there is nothing left to mark. Then the tensor's
-`Escapes` record is told, and everything computed afterwards counts as downstream: over-reported, never lost.
+When a value *leaves* torch there is nothing left to mark: it becomes a number, a size or the text of an error, it is
+written into memory that other tensors may share, or code that is not torch's is given plain tensors. `effects.py` knows
+what each function does. Then the tensor's `Escapes` record is told, and everything computed afterwards counts as
+downstream: over-reported, never lost.
 
 References:
     Wingate, Goodman, Stuhlmueller, Siskind (2011), Nonstandard interpretations of probabilistic programs.
@@ -18,78 +19,33 @@ References:
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Provenance = frozenset[Any]
-NOTHING: Provenance = frozenset()
+from varigrad.errors import VarigradError
+from varigrad.terms.catching import would_be_caught
+from varigrad.terms.effects import Effect, effect_of
+from varigrad.terms.escapes import NOTHING as NOTHING
+from varigrad.terms.escapes import Escapes as Escapes
+from varigrad.terms.escapes import Provenance as Provenance
+from varigrad.terms.listeners import (
+    anyone_listens,
+    are_traced,
+    dispatch_modes,
+    foreign_modes,
+    function_modes,
+    saved_hooks,
+    transform,
+)
+from varigrad.terms.steps import is_step, users_choice
 
 _without_functions = torch._C.DisableTorchFunctionSubclass
 _without_dispatch = torch._C._DisableTorchDispatch
-_functorch_level = torch._C._functorch.peek_interpreter_stack
-
-# Calls that answer with something else than a tensor and yet tell nothing about the values.
-_SAYS_NOTHING = frozenset(
-    """__get__ __len__ __hash__ dim size stride numel nelement ndimension is_floating_point is_complex
-    is_contiguous element_size get_device is_signed is_inference is_conj is_neg is_pinned is_shared is_same_size
-    broadcast_shapes result_type can_cast register_hook requires_grad_ retain_grad has_names __dir__ backward
-    type storage_offset is_tensor is_storage""".split()  # noqa: SIM905 - a list of words reads better as words
-)
-
-# Calls whose result has a shape that depends on the values: a later `len(result)` would tell what they were.
-_SHAPE_TELLS = frozenset(
-    "nonzero argwhere masked_select unique unique_consecutive bincount repeat_interleave histogramdd".split()  # noqa: SIM905
-)
-
-# Steps: the derivative is zero wherever it exists, and the jumps that it misses are part of the true gradient.
-_KINKS = frozenset(
-    """round floor ceil trunc fix sign sgn heaviside floor_divide __floordiv__ __rfloordiv__ frac histc fmod remainder
-    __mod__ __rmod__ __imod__""".split()  # noqa: SIM905
-)
-
-_SWITCHES = frozenset(("no_grad", "inference_mode", "set_grad_enabled"))
-
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
-
-
-class Escapes:
-    """What has left torch during one run of a program; later statements count as downstream of it."""
-
-    __slots__ = ("active", "differentiable", "held", "kinked", "lost", "provenance", "watch")
-
-    def __init__(self, watch: bool = False) -> None:
-        self.provenance: Provenance = NOTHING
-        self.active = True
-        self.watch = watch
-        """Whether to note what went through a step that has no useful derivative."""
-        self.kinked: Provenance = NOTHING
-        self.held: Provenance = NOTHING
-        """What lost its derivative: by `detach`, `.data` or a copy."""
-        self.differentiable = watch and torch.is_grad_enabled()
-        self.lost: Provenance = NOTHING
-        """What a density depends on that lost its derivative, `no_grad` and the indices of `sort` among the ways."""
-
-    def add(self, provenance: Provenance) -> None:
-        """Something with this provenance has left."""
-        if self.active:
-            self.provenance |= provenance
-
-
-def _versions(values: Iterable[Any]) -> list[int] | None:
-    """How often each tensor has been written to; None among tensors of `torch.inference_mode`, which do not count."""
-    try:
-        return [t._version for t in values if isinstance(t, Tensor)]
-    except RuntimeError:
-        return None
-
-
-def _writes(name: str) -> bool:
-    """Whether a function of this name writes into its arguments (by its name, which may say so for nothing)."""
-    return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+_HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
 
 
 class Tracked(Tensor):
@@ -101,9 +57,20 @@ class Tracked(Tensor):
     _lost: Provenance = NOTHING
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
 
+    def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
+        """Itself, as a `torch.Tensor`. torch has no hook for this method.
+
+        Raises:
+            VarigradError: the class is another one.
+        """
+        if cls is Tensor or cls is Tracked:
+            return self
+        _escape([self])
+        raise _cannot_follow(f"a tensor of class {cls.__module__}.{cls.__qualname__}", self._provenance)
+
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+        cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         with _without_functions():
             inputs: list[Tracked] = []
@@ -112,31 +79,41 @@ class Tracked(Tensor):
                 plain_kwargs = {key: _plain_of(a, inputs) for key, a in kwargs.items()}
             else:
                 plain_kwargs = {}
-            name = func.__name__
-            versions = _versions(plain_args)
-            result = func(*plain_args, **plain_kwargs)
-            if not inputs or (name in _SAYS_NOTHING and not isinstance(result, Tensor)):
+            if len(types) > 1:
+                _refuse_classes(types, inputs)
+            if dispatch_modes() and foreign_modes():
+                return _under_a_mode(func, plain_args, plain_kwargs, inputs)
+            try:
+                result = func(*plain_args, **plain_kwargs)
+            except BaseException:  # that torch raises an error tells what the values were
+                _escape(inputs)
+                raise
+            effect = effect_of(func)
+            if not inputs or (effect.silent and not isinstance(result, Tensor)) or (effect.getter and result is None):
                 return result
             provenance, escapes = _joined(inputs)
             if escapes is not None and (
-                versions != _versions(plain_args)
-                or (versions is None and _writes(name))
-                or (kwargs and ("out" in kwargs or kwargs.get("inplace") is True))
-                or name in _SHAPE_TELLS
-                or (name == "where" and len(args) == 1)
-                or (name == "__getitem__" and _mask_index(args[1]))
-                or _functorch_level() is not None
+                effect.leaves
+                or (effect.changes is not None and effect.changes(args, kwargs or {}))
+                or (kwargs and (plain_kwargs.get("out") is not None or plain_kwargs.get("inplace") is True))
+                or (
+                    effect.measured
+                    and (len(inputs) > 1 or not effect.first or not args or args[0] is not inputs[0])
+                    and _becomes_a_size(effect, args, kwargs)
+                )
+                or ((effect.raises or (kwargs and "rounding_mode" in kwargs)) and would_be_caught())
+                or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
             lost = NOTHING
             if escapes is not None and escapes.watch:
                 lost = get_lost(*inputs)
-                if _is_kink(name, plain_args, result) or (kwargs and kwargs.get("rounding_mode")):
+                if is_step(effect.name, plain_args, result, effect.silent) or (kwargs and kwargs.get("rounding_mode")):
                     escapes.kinked |= provenance
-                if name in ("detach", "detach_") or func == _DATA:
+                if effect.name == "detach" or func == _DATA:
                     escapes.held |= provenance
                     lost |= provenance
-                elif escapes.differentiable and not torch.is_grad_enabled() and _users_choice():
+                elif escapes.differentiable and not torch.is_grad_enabled() and users_choice():
                     lost |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
@@ -155,25 +132,36 @@ class Tracked(Tensor):
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None
+        cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         with _without_dispatch(), _without_functions():
-            result = func(*args, **(kwargs or {}))
             inputs: list[Tracked] = []
             _plain_of(args, inputs)
             _plain_of(kwargs or {}, inputs)
+            if len(types) > 1:
+                _refuse_classes(types, inputs)
+            try:
+                result = func(*args, **(kwargs or {}))
+            except BaseException:
+                _escape(inputs)
+                raise
             provenance, escapes = _joined(inputs)
             if escapes is not None and not escapes.active:
                 return result  # the run is over: this is its backward pass, nobody asks any more
+            effect = effect_of(func)
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
-            if escapes is not None and escapes.watch and _is_kink(func._schema.name.split("::")[1], args, result):
+            if escapes is not None and escapes.watch and is_step(effect.name, args, result, effect.silent):
                 escapes.kinked |= provenance
-            tells = func._schema.is_mutable or torch.Tag.dynamic_output_shape in func.tags
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
                 _lose(marked, get_lost(*inputs), NOTHING)
-            if escapes is not None and (tells or marked is result):
+            if escapes is not None and (
+                effect.leaves
+                or marked is result
+                or (effect.changes is not None and effect.changes(args, kwargs or {}))
+                or (effect.raises and would_be_caught())
+            ):
                 escapes.add(provenance)
             return marked
 
@@ -249,17 +237,107 @@ def _plain(tensor: Tracked) -> Tensor:
         return plain
     # A custom `autograd.Function` gave the marked tensor a history that the plain one lacks.
     with _without_dispatch():
-        return tensor.as_subclass(Tensor)
+        return Tensor.as_subclass(tensor, Tensor)
 
 
 def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING) -> Tensor:
-    shell = plain.as_subclass(Tracked)
+    try:
+        shell = plain.as_subclass(Tracked)
+    except RuntimeError as error:  # NotImplementedError among them
+        if escapes is not None:
+            escapes.add(provenance)
+        raise _cannot_follow(f"a tensor of layout {str(plain.layout).removeprefix('torch.')}", provenance) from error
     shell._plain = plain
     shell._provenance = provenance
     shell._escapes = escapes
     if lost:
         shell._lost = lost
     return shell
+
+
+def _cannot_follow(what: str, provenance: Provenance) -> VarigradError:
+    sites = ", ".join(sorted({repr(getattr(source, "site", source)) for source in provenance}))
+    return VarigradError(
+        f"{what} is computed from {sites}, and dependencies cannot be followed through it",
+        because="only strided tensors of torch's own class carry what they were computed from",
+        try_="a dense tensor (to_dense(), or the plain tensor inside) for what depends on random choices",
+    )
+
+
+def _escape(inputs: Iterable[Tracked]) -> None:
+    for tensor in inputs:
+        if tensor._escapes is not None:
+            tensor._escapes.add(tensor._provenance)
+
+
+def _under_a_mode(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tracked]) -> Any:
+    """What a function answers below whose Python a mode listens: a plain tensor, such as the mode has seen."""
+    _escape(inputs)
+    if are_traced(inputs):
+        raise VarigradError(
+            "a tensor that is computed from random choices is an input of a function that torch traces",
+            because="the trace (of make_fx, linearize) knows its inputs by identity, and a tracked tensor has two",
+            try_="torch.func.jvp for linearize, or a trace made outside of the programs",
+        )
+    return func(*args, **kwargs)
+
+
+def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
+    """A class with hooks of its own may take out of a tensor whatever it likes, and does not hand marks on."""
+    for kind in types:
+        if kind is not Tracked and kind not in _HARMLESS:
+            _escape(inputs)
+            raise _cannot_follow(
+                f"what meets a tensor of class {kind.__module__}.{kind.__qualname__}", _joined(inputs)[0]
+            )
+
+
+def refuse_wrappers(*tensors: object) -> None:
+    """Refuse tensors of classes that compute by hooks of their own: what they are made of may be tracked.
+
+    Raises:
+        VarigradError: there is one; its class is named.
+    """
+    for tensor in tensors:
+        kind = type(tensor)
+        if kind is Tensor or kind is Tracked or kind in _HARMLESS or not isinstance(tensor, Tensor):
+            continue
+        if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise VarigradError(
+                f"a tensor of class {kind.__module__}.{kind.__qualname__} stands where choices have been made before",
+                because="what such a class holds may depend on them, and the class does not say so",
+                try_="a plain tensor (the one inside) in distributions, factors and observed data",
+            )
+
+
+def _becomes_a_size(effect: Effect, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether a tracked tensor stands where torch takes a number that may show in a shape."""
+    for place in effect.sizes:
+        if place < len(args) and _holds(args[place]):
+            return True
+    if effect.rest is not None and any(_holds(a) for a in args[effect.rest :]):
+        return True
+    for key in effect.either:
+        given = args[key] if isinstance(key, int) and key < len(args) else None
+        if type(given) is Tracked and _is_integer(given):
+            return True
+    for name, given in (kwargs or {}).items():
+        if name not in effect.tensors and _holds(given) and (name not in effect.either or _is_integer(given)):
+            return True
+    return False
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether torch takes this tensor for a whole number or a switch, if it may; a list of them may hold one."""
+    if type(value) is not Tracked:
+        return True
+    return value._plain.dim() == 0 and not value._plain.is_floating_point() and not value._plain.is_complex()
+
+
+def _holds(value: Any) -> bool:
+    if type(value) is Tracked:
+        return True
+    return isinstance(value, (tuple, list)) and any(_holds(v) for v in value)
 
 
 def _plain_of(value: Any, inputs: list[Tracked]) -> Any:
@@ -289,10 +367,15 @@ def _joined(inputs: list[Tracked]) -> tuple[Provenance, Escapes | None]:
 
 def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any:
     """`result` with its tensors marked; `result` itself when there is none in it."""
-    if isinstance(result, Tracked):
-        result._provenance |= provenance
-        return result
     if isinstance(result, Tensor):
+        kind = type(result)
+        if kind is Tracked:
+            result._provenance |= provenance  # type: ignore[attr-defined]
+            return result
+        if kind is not Tensor and kind not in _HARMLESS:
+            if escapes is not None:
+                escapes.add(provenance)
+            raise _cannot_follow(f"a tensor of class {kind.__module__}.{kind.__qualname__}", provenance)
         return _shell(result, provenance, escapes)
     if isinstance(result, (tuple, list)):
         marked = [_marked(r, provenance, escapes) for r in result]
@@ -309,34 +392,3 @@ def _lose(marked: Any, lost: Provenance, provenance: Provenance) -> None:
         if type(part) is Tracked:
             index = values and not part._plain.is_floating_point()
             part._lost |= lost | provenance if index else lost
-
-
-def _users_choice() -> bool:
-    """Whether it was the user who switched gradients off, not torch or a function with a derivative of its own."""
-    frame, inner = sys._getframe(2), None
-    while frame is not None:
-        code, module = frame.f_code, str(frame.f_globals.get("__name__"))
-        if module == "torch.autograd.function":
-            return False
-        if code.co_name == "decorate_context" or not _SWITCHES.isdisjoint(code.co_names):
-            culprit = inner if code.co_name == "decorate_context" and inner is not None else module
-            return culprit.split(".")[0] not in ("torch", "varigrad")
-        frame, inner = frame.f_back, module  # type: ignore[assignment]
-    return True
-
-
-def _mask_index(index: Any) -> bool:
-    parts = index if isinstance(index, tuple) else (index,)
-    return any(type(i) is Tracked and i._plain.dtype in (torch.bool, torch.uint8) for i in parts)
-
-
-def _is_kink(name: str, args: tuple[Any, ...], result: Any) -> bool:
-    """Whether a floating-point value went into a step function, a comparison or a conversion, or left torch."""
-    if not any(isinstance(a, Tensor) and a.is_floating_point() for a in args):
-        return False
-    if name in _SAYS_NOTHING and not isinstance(result, Tensor):
-        return False
-    results = result if isinstance(result, (tuple, list)) else (result,)
-    if any(isinstance(r, Tensor) and r.is_floating_point() for r in results) and name not in _KINKS:
-        return False
-    return not str(sys._getframe(2).f_globals.get("__name__")).startswith("torch.distributions.")

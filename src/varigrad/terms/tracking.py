@@ -9,14 +9,18 @@ is *crossed*, and the cost must not be taken per element.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from varigrad.distributions.parts import replace_tensors, tensors_of
+from varigrad.errors import SiteError
 from varigrad.language.messages import Factor, Plate, Program, Sample, evolve
 from varigrad.language.runtime import Handled, Scope
+from varigrad.terms.catching import would_be_caught
+from varigrad.terms.guard import Guard
 from varigrad.terms.provenance import (
     NOTHING,
     Escapes,
@@ -24,6 +28,7 @@ from varigrad.terms.provenance import (
     Tracked,
     get_lost,
     get_provenance,
+    refuse_wrappers,
     track_provenance,
     untracked,
 )
@@ -59,21 +64,34 @@ class Tracker:
     Args:
         watch: note values that go through steps without a useful derivative.
         mixed: `site -> plates` whose elements are known to be mixed by what reads the site.
+        guarded: whether the program is known to swap the memory of tensors.
     """
 
-    def __init__(self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None) -> None:
+    def __init__(
+        self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None, guarded: bool = False
+    ) -> None:
         self.escapes = Escapes(watch)
+        self.guarded = guarded or watch
         self.mixed = mixed or {}
         self._eager = False
         self.plates: dict[str, frozenset[str]] = {}
         self._plated = False
+        self._drawn: list[tuple[str, Tensor, int]] = []
+
+    def guard(self) -> AbstractContextManager[object]:
+        """What has to be around the programs for the tracker to see all that they do."""
+        return Guard(self.escapes) if self.guarded else nullcontext()
 
     def examine(self, message: Sample | Factor) -> Statement:
-        """The statement with its provenance read and taken off."""
+        """The statement with its provenance read and taken off.
+
+        Raises:
+            VarigradError: a tensor of a class that may hide what it was computed from.
+        """
         if not self.plates:
             return Statement(message, NOTHING)
         escaped = self.escapes.provenance
-        upstream, through_value, opaque = NOTHING, NOTHING, False
+        upstream, inside, through_value, opaque = NOTHING, NOTHING, NOTHING, False
         if escaped:
             upstream = frozenset(Token(t.site, self.plates[t.site]) for t in escaped)
         changes: dict[str, object] = {}
@@ -81,10 +99,12 @@ class Tracker:
             parts = [message.log_factor] if isinstance(message, Factor) else tensors_of(message.distribution)[0]
             self.escapes.lost |= get_lost(*parts, getattr(message, "value", None), message.mask, message.scale)
         if isinstance(message, Factor):
+            refuse_wrappers(message.log_factor)
             upstream |= get_provenance(message.log_factor)
             changes["log_factor"] = untracked(message.log_factor)
         else:
             tensors, complete = tensors_of(message.distribution)
+            refuse_wrappers(*tensors, message.value)
             inside, opaque = get_provenance(*tensors), not complete
             if inside:
                 upstream |= inside
@@ -105,6 +125,8 @@ class Tracker:
                 changes["plates"] = tuple(evolve(p, subsample=_plain(p.subsample)) for p in message.plates)
         plain = evolve(message, **changes) if changes else message
         given = self._beyond(upstream, message.plates) if upstream else upstream
+        if inside and not message.observed and would_be_caught():  # drawing may fail for some parameters
+            self.escapes.add(inside)
         if not through_value:
             return Statement(plain, given, given, opaque)
         return Statement(plain, given | self._beyond(through_value, message.plates), given, opaque)
@@ -117,6 +139,8 @@ class Tracker:
         """
         name, plates = site.message.name, site.message.plates
         provenance = site.upstream
+        if not value.is_inference():  # tensors of that mode do not count how often they are written to
+            self._drawn.append((name, value, value._version))
         if severed and provenance and self.escapes.watch:
             provenance = frozenset(Token(t.site, t.crossed | {SEVERED}) for t in provenance)
         if own:
@@ -127,6 +151,21 @@ class Tracker:
         if not provenance:
             return value
         return track_provenance(value, provenance, self.escapes)
+
+    def check(self) -> None:
+        """Refuse a program that wrote into a value it was given.
+
+        Raises:
+            SiteError: it did; the site is named.
+        """
+        for name, value, version in self._drawn:
+            if value._version != version:
+                raise SiteError(
+                    "the program writes into its value",
+                    site=name,
+                    because="log-densities are evaluated at the value that was drawn, and it is gone",
+                    try_="z = z + 1 instead of z += 1, or sample(...).clone()",
+                )
 
     def finish(self) -> None:
         """Stop listening: what follows is differentiation."""

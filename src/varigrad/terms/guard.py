@@ -1,0 +1,27 @@
+"""The one write that no hook of a tracked tensor sees: `w.data = z` swaps the memory of a plain tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from varigrad.terms.escapes import Escapes
+from varigrad.terms.provenance import Tracked, get_provenance
+
+_DATA = Tensor.data  # type: ignore[misc]
+
+
+class Guard(TorchFunctionMode):
+    """Sees every call of a torch function, so it is used only where a program is explored or has done such a thing."""
+
+    def __init__(self, escapes: Escapes) -> None:
+        super().__init__()
+        self.escapes = escapes
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__self__", None) is _DATA and len(args) == 2 and type(args[1]) is Tracked:
+            self.escapes.swapped = True
+            self.escapes.add(get_provenance(args[1]))
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,39 @@
+"""Code that torch calls in the middle of an operation, with plain tensors in its hands.
+
+The fast path runs an operation on plain tensors. A mode of the user's below Python, a hook on the tensors that autograd
+saves, and the levels of a `torch.func` transform then see values that carry nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+transform = torch._C._functorch.peek_interpreter_stack
+"""The innermost transform of `torch.func` that is at work, or None."""
+dispatch_modes = torch._C._len_torch_dispatch_stack
+function_modes = torch._C._len_torch_function_stack
+saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+
+
+def foreign_modes() -> bool:
+    """Whether a mode that is not ours is told of every operation that reaches torch's dispatcher."""
+    return any(not type(mode).__module__.startswith("varigrad.") for mode in _get_current_dispatch_mode_stack())
+
+
+def are_traced(tensors: Iterable[Tensor]) -> bool:
+    """Whether a mode that writes a graph holds one of these tensors to be an input of it."""
+    graphs = [getattr(mode, "tracer", None) for mode in _get_current_dispatch_mode_stack()]
+    known = [graph.tensor_tracker for graph in graphs if hasattr(graph, "tensor_tracker")]
+    return any(tensor in tracker for tracker in known for tensor in tensors)
+
+
+def anyone_listens() -> bool:
+    """Whether what happens inside an operation is seen by code that is neither torch's nor ours."""
+    if transform() is not None or function_modes():
+        return True
+    hooks = saved_hooks(True)
+    return hooks is not None and not all(str(getattr(h, "__module__", "")).startswith("torch.") for h in hooks)

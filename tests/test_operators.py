@@ -1,0 +1,102 @@
+"""All of torch: a list of every operator and function, and calls of those that torch has samples of arguments for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import operators
+import pytest
+import torch
+
+from varigrad.terms.effects import effect_of
+from varigrad.terms.reviewed import TELLING
+
+PARTS = 6
+
+
+def test_the_list_is_complete():
+    """A new torch shows here what it has that nobody has looked at; `python tests/operators.py` writes a new list."""
+    assert operators.differences() == []
+
+
+def test_an_operator_that_is_not_on_the_list_is_shown(tmp_path, monkeypatch):
+    lines = operators.LIST.read_text().splitlines()
+    less = [line for line in lines if not line.startswith("aten::mul.Tensor ")]
+    changed = [line.replace("  carries", "  escapes: no reason") if "aten::exp  " in line else line for line in less]
+    monkeypatch.setattr(operators, "LIST", tmp_path / "list.txt")
+    operators.LIST.write_text("\n".join([*changed, "aten::of_another_release  carries"]))
+    assert operators.differences() == [
+        "new: aten::mul.Tensor  carries",
+        "gone: aten::of_another_release",
+        "changed: aten::exp  escapes: no reason -> carries",
+    ]
+
+
+def overloads():
+    for space in ("aten", "prims"):
+        for name in dir(getattr(torch.ops, space)):
+            packet = getattr(getattr(torch.ops, space), name)
+            if isinstance(packet, torch._ops.OpOverloadPacket):
+                yield from (getattr(packet, overload) for overload in packet.overloads())
+
+
+def test_the_tracker_does_what_the_list_says():
+    listed = dict(line.split("  ", 1) for line in operators.LIST.read_text().splitlines()[1:])
+    for overload in overloads():
+        key = f"{overload._schema.name}.{overload._schema.overload_name}".rstrip(".")
+        what, effect = listed[key], effect_of(overload)
+        if what.startswith("carries"):
+            assert not effect.leaves, key
+        elif what.startswith("escapes") and "what is no tensor" not in what:  # such an answer is seen when it comes
+            assert effect.leaves, key
+
+
+def test_every_operator_that_torch_says_has_a_shape_by_values_leaves():
+    for overload in overloads():
+        if torch.Tag.dynamic_output_shape in overload.tags and not overload._schema.is_mutable:
+            assert overload._opname in TELLING, overload
+
+
+def test_schemas_tell_what_is_written():
+    assert effect_of(torch.Tensor.add_).leaves == "writes into its arguments"
+    assert effect_of(torch._foreach_add_).leaves == "writes into its arguments"
+    assert effect_of(torch.Tensor.copy_).leaves == "writes into its arguments"
+    assert effect_of(torch.ops.aten.mul.out).leaves == "writes into its arguments"
+    assert effect_of(torch.ops.aten.set_.source_Tensor).leaves == "writes into its arguments"
+    assert not effect_of(torch.mul).leaves
+    assert not effect_of(torch.Tensor.__pow__).leaves
+    assert effect_of(torch.Tensor.__ipow__).leaves
+
+
+def test_what_torch_does_not_know_leaves():
+    class Callable:
+        __hash__ = None
+
+        def __call__(self):
+            return None
+
+    assert effect_of(len).leaves
+    assert effect_of(lambda: None).leaves
+    assert effect_of(Callable()).leaves
+    assert effect_of(torch.Tensor.grad_fn.__get__).leaves == "" and not effect_of(torch.Tensor.grad_fn.__get__).silent
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_nothing_is_lost_by_any_call_that_torch_has_samples_for(part):
+    """As function, method, in place and with `out=`; one argument tracked at a time."""
+    here = Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, here / "operator_samples.py", str(part), str(PARTS)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    found, counts, skipped = json.loads(run.stdout.strip().splitlines()[-1])
+    assert found == []
+    assert skipped == 0
+    assert counts["carries"] > 200
+    assert counts["escapes"] > 100
