@@ -29,6 +29,7 @@ from varigrad.language.messages import (
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, Patterns, choose
+from varigrad.objectives.jumps import Marked, note_jumps
 from varigrad.objectives.parameters import Owner
 from varigrad.terms.provenance import get_provenance, untracked
 from varigrad.terms.term import Term
@@ -95,6 +96,8 @@ class Pass:
     records: dict[str, Tensor] = field(default_factory=dict)
     indices: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    marked: list[Marked] = field(default_factory=list)
+    """Of an exploring run: the samples of both programs with their marks on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +162,8 @@ def perform(
     try:
         run(guide, (drawing, *outer), args, kwargs)
         run(model, (scoring, *outer), args, kwargs)
+        if settings.explore:
+            note_jumps(record.marked, record.tracker.escapes)
     finally:
         record.tracker.finish()
     if settings.strict and scoring.latent != record.draws.keys():
@@ -289,6 +294,8 @@ class _Guide(_Program):
         particles = -settings.layout.dims if settings.layout.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
         record.values[name] = marked
+        if settings.explore:
+            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.pathwise))
         drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
         record.guide.append(evolve(statement, message=drawn))
         return forward(evolve(message, value=marked))
@@ -381,6 +388,8 @@ class _Model(_Program):
                 )
             self.latent.add(message.name)
             message = evolve(message, value=self.record.values[message.name])
+        if self.settings.explore:
+            self.record.marked.append(Marked(message))
         self.record.model.append(self.record.tracker.examine(message))
         return forward(message)
 

@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.inner import inner_of
-from varigrad.distributions.methods import filled
+from varigrad.distributions.methods import Methods, filled
 from varigrad.distributions.parts import tensors_of
 from varigrad.errors import ConstraintError, ShapeError, SiteError, SupportError
 from varigrad.language.messages import Factor, Sample
@@ -125,14 +125,17 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
         )
 
 
-def _unchecked(distribution: td.Distribution) -> bool:
-    """Whether the program has said `validate_args=False`."""
-    return getattr(inner_of(distribution)[0], "unchecked", False)
+def is_unchecked(distribution: td.Distribution) -> bool:
+    """Whether the program has said `validate_args=False`, at the distribution or for all of them."""
+    inner, _ = inner_of(distribution)
+    if isinstance(inner, Methods):
+        return inner.unchecked
+    return not inner._validate_args
 
 
 def in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:
     """Where the value is in the support, `[*batch]`; None where that is not known or not to be asked."""
-    if _unchecked(distribution):
+    if is_unchecked(distribution):
         return None
     try:
         support = distribution.support
