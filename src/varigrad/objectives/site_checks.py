@@ -9,10 +9,12 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from varigrad.distributions.edges import edges_of, of_support
 from varigrad.distributions.inner import inner_of
 from varigrad.distributions.methods import Methods, filled
-from varigrad.distributions.parts import tensors_of
+from varigrad.distributions.parts import is_known, tensors_of
 from varigrad.errors import ConstraintError, ShapeError, SiteError, SupportError
+from varigrad.estimators.base import Estimator
 from varigrad.language.messages import Factor, Sample
 from varigrad.language.runtime import plate_shape
 from varigrad.shapes import broadcasts, join, table
@@ -94,6 +96,28 @@ def check_parameters(message: Sample) -> None:
                     because=f"{int(bad.sum())} of {bad.numel()} entries are outside",
                     try_="param(..., constraint=...), or a positive link such as softplus or exp",
                 )
+
+
+def check_score(message: Sample, estimator: Estimator) -> None:
+    """A score function is asked of a density whose support stays where it is.
+
+    The derivative of an integral whose ends move has a part that no score contains: the integrand at the ends.
+
+    Raises:
+        SiteError: the support, or a jump of the density, moves with a parameter.
+    """
+    if estimator.pathwise or not estimator.needs_cost:
+        return
+    distribution = message.distribution
+    edges = edges_of(distribution) if is_known(distribution) else of_support(distribution)
+    if any(mover.requires_grad for mover in edges.moving):
+        raise SiteError(
+            f"{type(estimator).__name__} cannot serve this site",
+            site=message.name,
+            because=f"the support of {type(distribution).__name__} moves with a parameter, and a score function misses "
+            "what the moving ends contribute",
+            try_="Pathwise() and a model that is smooth in the value; or a family whose support stays, such as Beta",
+        )
 
 
 def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
