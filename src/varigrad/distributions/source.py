@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.quasirandom import SobolEngine
 
 from varigrad.distributions import families
+from varigrad.distributions.fresh import fresh
 
 
 class Source:
@@ -68,7 +69,8 @@ class Source:
         with torch.no_grad():
             if isinstance(distribution, td.Independent):
                 return self.draw(distribution.base_dist)
-            return self._call(distribution.sample)
+            # From a copy, or what is computed here without gradients would answer when the density is asked for.
+            return self._call(fresh(distribution).sample)
 
     def get_state(self) -> Any:
         """Where the generators stand: one state, or `{"root": state, device: state}`."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.distributions.couplings import Coupled
+from varigrad.distributions.fresh import fresh
 from varigrad.distributions.source import Source
 from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
@@ -273,6 +274,7 @@ class _Guide(_Program):
                 try_="obs= in the model, and the data as an argument of the guide",
             )
         settings, record, name = self.settings, self.record, message.name
+        message = remembering_nothing(message)
         self._plates(message)
         statement = record.tracker.examine(message)
         plain = statement.message
@@ -368,6 +370,7 @@ class _Model(_Program):
         self.latent: set[str] = set()
 
     def sample(self, message: Sample, forward: Forward) -> Any:
+        message = remembering_nothing(message)
         self._plates(message)
         if not message.observed:
             if message.estimator is not None:
@@ -392,6 +395,12 @@ class _Model(_Program):
             self.record.marked.append(Marked(message))
         self.record.model.append(self.record.tracker.examine(message))
         return forward(message)
+
+
+def remembering_nothing(message: Sample) -> Sample:
+    """The message with a distribution that keeps nothing of what was computed before."""
+    distribution = fresh(message.distribution)
+    return message if distribution is message.distribution else evolve(message, distribution=distribution)
 
 
 def _unheard(message: Sample) -> Sample:
