@@ -62,7 +62,7 @@ NOWHERE = Edges()
 
 def edges_of(distribution: td.Distribution) -> Edges:
     """Where the log-density of a distribution jumps, as far as its class and its declared support say."""
-    rule = _rule(type(distribution))
+    rule = _rule(type(distribution))  # type: ignore[arg-type]
     return of_support(distribution) if rule is None else rule(distribution)
 
 

@@ -43,7 +43,7 @@ def fresh(distribution: td.Distribution) -> td.Distribution:
 
     The copy shares all tensors and modules. What is computed of it, or drawn from it, stays with the copy.
     """
-    memory = _memory_of(type(distribution))
+    memory = _memory_of(type(distribution))  # type: ignore[arg-type]
     if memory is _Memory.NOTHING:
         return distribution
     if memory is _Memory.ITSELF:
@@ -72,7 +72,7 @@ def _memory_of(kind: type) -> _Memory:
 def _remembers(part: Any, seen: set[int]) -> bool:
     """Whether a distribution or transform, or anything in it, could keep results."""
     seen.add(id(part))
-    memory = _memory_of(type(part))
+    memory = _memory_of(type(part))  # type: ignore[arg-type]
     if memory is not _Memory.PARTS:
         return memory is not _Memory.NOTHING
     if isinstance(part, td.Transform) and part._cache_size:
@@ -105,7 +105,7 @@ def _forget(part: Any) -> None:
     given = own.get("_param")
     if given is not None and "probs" in own and "logits" in own:
         del own["logits" if own["probs"] is given else "probs"]
-    for name in ("_gamma", *_cached_by(type(part))):  # the first is a negative binomial's
+    for name in ("_gamma", *_cached_by(type(part))):  # type: ignore[arg-type] # the first is a negative binomial's
         own.pop(name, None)
 
 

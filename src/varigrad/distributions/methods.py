@@ -29,8 +29,7 @@ class Methods:
         def __init__(self, *args, validate_args=None, **kwargs):
             # Said explicitly, because families built of others hand it on and would check by default.
             super().__init__(*args, validate_args=bool(validate_args), **kwargs)
-            if validate_args is False:
-                self.unchecked = True
+            self._said(validate_args)
 
         def expand(self, batch_shape, _instance=None):
             instance = self.__new__(type(self)) if _instance is None else _instance
@@ -49,6 +48,16 @@ class Methods:
             if "transforms" in state:
                 state["transforms"] = [t.of.inv if isinstance(t, _Inverse) else t for t in state["transforms"]]
             self.__dict__.update(state)
+
+    def _said(self, validate_args: bool | None) -> None:
+        """Note what a constructor was told."""
+        if validate_args is False:
+            self.unchecked = True
+
+    def _begin(self: Any, batch: Size, event: Size, validate_args: bool | None) -> None:
+        """The end of a constructor: torch's own part, which looks at parameters if it was asked to."""
+        td.Distribution.__init__(self, batch, event, validate_args=bool(validate_args))
+        self._said(validate_args)
 
     def to_event(self: Any, dims: int | None = None) -> Any:
         """Declare the `dims` rightmost batch dimensions (default: all) one event: dependent, summed over."""
