@@ -19,7 +19,7 @@ References:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -119,6 +119,8 @@ class Tracked(Tensor):
             result = func(*plain_args, **plain_kwargs)
             if not inputs or (name in _SAYS_NOTHING and not isinstance(result, Tensor)):
                 return result
+            if name == "broadcast_tensors" and isinstance(result, (tuple, list)):
+                return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
             if escapes is not None and (
                 versions != _versions(plain_args)
@@ -262,6 +264,18 @@ def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost:
     if lost:
         shell._lost = lost
     return shell
+
+
+def _as(given: Any, plain: Tensor) -> Tensor:
+    """`plain`, marked as `given` alone is: what it was broadcast with has told its shape, which is no value."""
+    if type(given) is not Tracked:
+        return plain
+    return _shell(plain, given._provenance, given._escapes, given._lost)
+
+
+def _listed(args: tuple[Any, ...]) -> Sequence[Any]:
+    """The tensors of a call that takes them one by one or as a list."""
+    return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
 
 
 def _plain_of(value: Any, inputs: list[Tracked]) -> Any:
