@@ -31,7 +31,7 @@ class Delta(Methods, td.Distribution):
         log_density = torch.as_tensor(log_density, dtype=torch.get_default_dtype(), device=self.value.device)
         self.log_density = log_density.expand(batch)
         self.event_dims = event_dim
-        super().__init__(batch, self.value.shape[len(batch) :], validate_args=False)
+        td.Distribution.__init__(self, batch, self.value.shape[len(batch) :], validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:

@@ -29,7 +29,7 @@ class Expanded(Wrapper):
         if not broadcasts(base.batch_shape, shape):
             raise ValueError(f"batch shape {tuple(base.batch_shape)} does not expand to {tuple(shape)}")
         self.base = base
-        super().__init__(shape, base.event_shape, validate_args=False)
+        td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
     has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
     has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]

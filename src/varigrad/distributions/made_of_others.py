@@ -273,10 +273,8 @@ class Wishart(Methods, td.Wishart):
                 setattr(twin, name, self.__dict__[name].expand(shape))
         td.Distribution.__init__(twin, batch, self.event_shape, validate_args=False)
         twin._validate_args = self._validate_args
-        if "unchecked" in self.__dict__:
-            twin.unchecked = True
         twin._prepare()
-        return twin
+        return self._as_told(twin)
 
     def rsample(self, sample_shape: Any = torch.Size(), max_try_correction: int | None = None) -> Tensor:
         # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
