@@ -77,5 +77,5 @@ class Expanded(Wrapper):
         places = [first + grown.index(d) if d in grown else batch + d for d in range(len(shape))]
         ones = [batch + d for d in grown]
         events = range(batch + len(shape), value.dim())
-        moved = value.permute(*range(first), *places, *ones, *events)
+        moved = value.permute([*range(first), *places, *ones, *events])
         return moved.reshape(sample_shape + shape + self.event_shape)

@@ -8,11 +8,12 @@ log-density of the same object, and an object that lives outside of a program th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions.utils import lazy_property
 
@@ -96,15 +97,15 @@ def _all_parts(part: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _forget(part: Any) -> None:
-    """Take away what was computed of a part before."""
+    """Take away what was computed of a part before; containers of a user's class are not shared."""
     own = part.__dict__
-    if isinstance(part, td.Transform):
-        if "_cached_x_y" in own:
-            own["_cached_x_y"] = None, None
-        return
+    if "_cached_x_y" in own:
+        own["_cached_x_y"] = None, None
     given = own.get("_param")
     if given is not None and "probs" in own and "logits" in own:
         del own["logits" if own["probs"] is given else "probs"]
+    if not is_known_type(type(part)) and not isinstance(part, nn.Module):
+        own.update({name: copy(value) for name, value in own.items() if isinstance(value, (dict, set))})
     for name in ("_gamma", *_cached_by(type(part))):  # type: ignore[arg-type] # the first is a negative binomial's
         own.pop(name, None)
 
