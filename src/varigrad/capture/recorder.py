@@ -131,7 +131,7 @@ class _Recorder(TorchDispatchMode):
         if moving:
             self._moving.add(node)
             if func._schema.is_mutable:
-                self._moving.update(given)
+                self._moving.update(self._nodes_written(func, args, kwargs))
         if isinstance(result, Tensor):
             self._make(result, node)
         elif isinstance(result, (tuple, list)):
@@ -162,6 +162,15 @@ class _Recorder(TorchDispatchMode):
                     raise refusal(
                         "it writes into a tensor that outlives the call", "a buffer of a module(...), or a new tensor"
                     )
+
+    def _nodes_written(self, func: Any, args: Any, kwargs: Any) -> Iterator[fx.Node]:
+        """The nodes of the tensors that an operation writes into; what it only reads (a mask, say) stays as it is."""
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                target = args[i] if i < len(args) else kwargs.get(argument.name)
+                for tensor in target if isinstance(target, (tuple, list)) else (target,):
+                    if isinstance(tensor, Tensor):
+                        yield self._node(tensor)
 
     def _doubt(self, info: Tensor) -> None:
         """What a decomposition gave is NaN wherever it fails: torch raises an error there, and a graph cannot."""

@@ -135,7 +135,7 @@ class DirichletMultinomial(Methods, td.Distribution):
         self.concentration = concentration.expand(batch + concentration.shape[-1:])
         self.total_count = total.expand(batch)
         self.is_sparse = is_sparse
-        td.Distribution.__init__(self, batch, concentration.shape[-1:], validate_args=bool(validate_args))
+        self._begin(batch, concentration.shape[-1:], validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> Any:
@@ -157,7 +157,7 @@ class DirichletMultinomial(Methods, td.Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         shape = torch.Size(batch_shape)
         concentration = self.concentration.expand(shape + self.event_shape)
-        return type(self)(concentration, self.total_count.expand(shape), self.is_sparse)
+        return self._as_told(type(self)(concentration, self.total_count.expand(shape), self.is_sparse))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():

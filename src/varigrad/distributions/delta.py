@@ -31,7 +31,7 @@ class Delta(Methods, td.Distribution):
         log_density = torch.as_tensor(log_density, dtype=torch.get_default_dtype(), device=self.value.device)
         self.log_density = log_density.expand(batch)
         self.event_dims = event_dim
-        super().__init__(batch, self.value.shape[len(batch) :], validate_args=False)
+        td.Distribution.__init__(self, batch, self.value.shape[len(batch) :], validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -56,7 +56,7 @@ class Delta(Methods, td.Distribution):
         return self.rsample(sample_shape).detach()  # a view of a leaf requires gradients even under no_grad
 
     def log_prob(self, value: Tensor) -> Tensor:
-        outside = torch.zeros_like(self.log_density).fill_(-torch.inf)
+        outside = torch.full_like(self.log_density, -torch.inf)
         equal = sum_rightmost((value != self.value).to(self.log_density.dtype), self.event_dims) == 0
         return torch.where(equal, self.log_density, outside)
 

@@ -28,10 +28,10 @@ class VonMises3D(Methods, td.Distribution):
         if concentration.shape[-1:] != (3,):
             raise ValueError(f"concentration must be [*batch, 3], got {tuple(concentration.shape)}")
         self.concentration = concentration
-        td.Distribution.__init__(self, concentration.shape[:-1], torch.Size((3,)), validate_args=bool(validate_args))
+        self._begin(concentration.shape[:-1], torch.Size((3,)), validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.concentration.expand(torch.Size(batch_shape) + self.event_shape))
+        return self._as_told(type(self)(self.concentration.expand(torch.Size(batch_shape) + self.event_shape)))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
@@ -73,7 +73,7 @@ class ProjectedNormal(Methods, td.Distribution):
     def __init__(self, concentration: Tensor, *, validate_args: bool | None = None) -> None:
         self.concentration = concentration
         shape = concentration.shape
-        td.Distribution.__init__(self, shape[:-1], shape[-1:], validate_args=bool(validate_args))
+        self._begin(shape[:-1], shape[-1:], validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -85,7 +85,7 @@ class ProjectedNormal(Methods, td.Distribution):
         return self.concentration / self.concentration.norm(dim=-1, keepdim=True)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.concentration.expand(torch.Size(batch_shape) + self.event_shape))
+        return self._as_told(type(self)(self.concentration.expand(torch.Size(batch_shape) + self.event_shape)))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

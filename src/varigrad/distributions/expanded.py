@@ -29,7 +29,7 @@ class Expanded(Wrapper):
         if not broadcasts(base.batch_shape, shape):
             raise ValueError(f"batch shape {tuple(base.batch_shape)} does not expand to {tuple(shape)}")
         self.base = base
-        super().__init__(shape, base.event_shape, validate_args=False)
+        td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
     has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
     has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]
@@ -77,5 +77,5 @@ class Expanded(Wrapper):
         places = [first + grown.index(d) if d in grown else batch + d for d in range(len(shape))]
         ones = [batch + d for d in grown]
         events = range(batch + len(shape), value.dim())
-        moved = value.permute(*range(first), *places, *ones, *events)
+        moved = value.permute([*range(first), *places, *ones, *events])
         return moved.reshape(sample_shape + shape + self.event_shape)

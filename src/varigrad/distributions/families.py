@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions.lean import Bernoulli as Bernoulli
@@ -14,23 +10,26 @@ from varigrad.distributions.lean import Categorical as Categorical
 from varigrad.distributions.lean import HalfCauchy as HalfCauchy
 from varigrad.distributions.lean import LogNormal as LogNormal
 from varigrad.distributions.lean import Normal as Normal
+from varigrad.distributions.made_of_others import Binomial as Binomial
+from varigrad.distributions.made_of_others import Chi2 as Chi2
+from varigrad.distributions.made_of_others import ContinuousBernoulli as ContinuousBernoulli
+from varigrad.distributions.made_of_others import FisherSnedecor as FisherSnedecor
+from varigrad.distributions.made_of_others import Gamma as Gamma
+from varigrad.distributions.made_of_others import Geometric as Geometric
+from varigrad.distributions.made_of_others import LKJCholesky as LKJCholesky
+from varigrad.distributions.made_of_others import LowRankMultivariateNormal as LowRankMultivariateNormal
+from varigrad.distributions.made_of_others import Multinomial as Multinomial
+from varigrad.distributions.made_of_others import OneHotCategorical as OneHotCategorical
+from varigrad.distributions.made_of_others import OneHotCategoricalStraightThrough as OneHotCategoricalStraightThrough
+from varigrad.distributions.made_of_others import RelaxedBernoulli as RelaxedBernoulli
+from varigrad.distributions.made_of_others import RelaxedOneHotCategorical as RelaxedOneHotCategorical
+from varigrad.distributions.made_of_others import StudentT as StudentT
+from varigrad.distributions.made_of_others import Wishart as Wishart
 from varigrad.distributions.methods import Methods
-
-
-class Binomial(Methods, td.Binomial):
-    """Successes in `total_count` trials."""
 
 
 class Cauchy(Methods, td.Cauchy):
     """Location and scale, no mean."""
-
-
-class Chi2(Methods, td.Chi2):
-    """Sum of `df` squared standard normals."""
-
-
-class ContinuousBernoulli(Methods, td.ContinuousBernoulli):
-    """On [0, 1], the normalised Bernoulli likelihood."""
 
 
 class Dirichlet(Methods, td.Dirichlet):
@@ -41,20 +40,8 @@ class Exponential(Methods, td.Exponential):
     """Waiting time at `rate`."""
 
 
-class FisherSnedecor(Methods, td.FisherSnedecor):
-    """Ratio of two scaled chi-squares."""
-
-
-class Gamma(Methods, td.Gamma):
-    """Positive, from `concentration` and `rate`."""
-
-
 class GeneralizedPareto(Methods, td.GeneralizedPareto):
     """Exceedances over a threshold."""
-
-
-class Geometric(Methods, td.Geometric):
-    """Failures before the first success."""
 
 
 class Gumbel(Methods, td.Gumbel):
@@ -73,10 +60,6 @@ class Kumaraswamy(Methods, td.Kumaraswamy):
     """On (0, 1), Beta-like with a closed CDF."""
 
 
-class LKJCholesky(Methods, td.LKJCholesky):
-    """Cholesky factors of correlation matrices."""
-
-
 class Laplace(Methods, td.Laplace):
     """Double exponential, `loc` and `scale`."""
 
@@ -85,16 +68,8 @@ class LogisticNormal(Methods, td.LogisticNormal):
     """Softmax of a Normal, on the simplex."""
 
 
-class LowRankMultivariateNormal(Methods, td.LowRankMultivariateNormal):
-    """Normal with covariance `factor factor' + diag`."""
-
-
 class MixtureSameFamily(Methods, td.MixtureSameFamily):
     """Mixture over the last batch dimension of one family."""
-
-
-class Multinomial(Methods, td.Multinomial):
-    """Counts of categories in `total_count` draws."""
 
 
 class MultivariateNormal(Methods, td.MultivariateNormal):
@@ -105,32 +80,12 @@ class NegativeBinomial(Methods, td.NegativeBinomial):
     """Successes before `total_count` failures."""
 
 
-class OneHotCategorical(Methods, td.OneHotCategorical):
-    """A one-hot vector from `probs` or `logits`."""
-
-
-class OneHotCategoricalStraightThrough(Methods, td.OneHotCategoricalStraightThrough):
-    """One-hot with a (biased) straight-through `rsample`."""
-
-
 class Pareto(Methods, td.Pareto):
     """Power law above `scale`."""
 
 
 class Poisson(Methods, td.Poisson):
     """Counts at `rate`."""
-
-
-class RelaxedBernoulli(Methods, td.RelaxedBernoulli):
-    """Concrete relaxation of a Bernoulli at a temperature."""
-
-
-class RelaxedOneHotCategorical(Methods, td.RelaxedOneHotCategorical):
-    """Concrete relaxation of a one-hot vector at a temperature."""
-
-
-class StudentT(Methods, td.StudentT):
-    """Heavy-tailed, `df`, `loc`, `scale`."""
 
 
 class TransformedDistribution(Methods, td.TransformedDistribution):
@@ -147,11 +102,3 @@ class VonMises(Methods, td.VonMises):
 
 class Weibull(Methods, td.Weibull):
     """Positive, `scale` and `concentration`."""
-
-
-class Wishart(Methods, td.Wishart):
-    """Random positive-definite matrices."""
-
-    def rsample(self, sample_shape: Any = torch.Size(), max_try_correction: int | None = None) -> Tensor:
-        # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
-        return self._bartlett_sampling(torch.Size(sample_shape))

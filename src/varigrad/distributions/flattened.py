@@ -45,7 +45,7 @@ class Flattened(Methods, td.Distribution):
         self.shapes = tuple(shapes)
         self.plates = tuple(plates)
         self.sizes = tuple(shape.numel() for shape in shapes)
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        td.Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         return type(self)(self.base.expand(batch_shape), self.transforms, self.shapes, self.plates)

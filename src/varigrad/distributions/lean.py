@@ -55,6 +55,8 @@ class Normal(Methods, td.Normal):
         else:
             self.loc, self.scale = broadcast_all(loc, scale)
         td.Distribution.__init__(self, self.loc.shape, validate_args=bool(validate_args))
+        if validate_args is False:
+            self.unchecked = True
 
     @Lazy
     def scale(self) -> Tensor:
@@ -69,6 +71,8 @@ class Normal(Methods, td.Normal):
             twin.scale = self.scale.expand(shape)
         td.Distribution.__init__(twin, shape, validate_args=False)
         twin._validate_args = self._validate_args
+        if self.unchecked:
+            twin.unchecked = True
         return twin
 
     def from_noise(self, noise: Tensor) -> Tensor:
@@ -129,7 +133,7 @@ class HalfCauchy(Methods, td.HalfCauchy):
         if self._number is None:
             super().__init__(scale, validate_args=validate_args)
         else:
-            td.Distribution.__init__(self, torch.Size(), validate_args=False)
+            self._begin(torch.Size(), torch.Size(), validate_args)
 
     @Lazy
     def base_dist(self) -> td.Distribution:  # type: ignore[override]
@@ -219,6 +223,8 @@ class Categorical(Methods, td.Categorical):
         self.logits = self._param = logits.log_softmax(-1)
         *batch, self._num_events = logits.shape
         td.Distribution.__init__(self, torch.Size(batch), validate_args=False)
+        if validate_args is False:
+            self.unchecked = True
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

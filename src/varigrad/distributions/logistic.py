@@ -40,7 +40,7 @@ class Logistic(Methods, td.Distribution):
         return (self.scale * torch.pi).square() / 3
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+        return self._as_told(type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape)))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

@@ -29,15 +29,11 @@ class Methods:
         def __init__(self, *args, validate_args=None, **kwargs):
             # Said explicitly, because families built of others hand it on and would check by default.
             super().__init__(*args, validate_args=bool(validate_args), **kwargs)
-            if validate_args is False:
-                self.unchecked = True
+            self._said(validate_args)
 
         def expand(self, batch_shape, _instance=None):
             instance = self.__new__(type(self)) if _instance is None else _instance
-            twin = super().expand(batch_shape, instance)
-            if "unchecked" in self.__dict__:
-                twin.unchecked = True
-            return twin
+            return self._as_told(super().expand(batch_shape, instance))
 
         def __getstate__(self):
             state = dict(self.__dict__)
@@ -49,6 +45,22 @@ class Methods:
             if "transforms" in state:
                 state["transforms"] = [t.of.inv if isinstance(t, _Inverse) else t for t in state["transforms"]]
             self.__dict__.update(state)
+
+    def _said(self, validate_args: bool | None) -> None:
+        """Note what a constructor was told."""
+        if validate_args is False:
+            self.unchecked = True
+
+    def _as_told(self: Any, twin: Any) -> Any:
+        """A copy of another shape, which is checked if this distribution is."""
+        if twin.unchecked is not self.unchecked:
+            twin.unchecked = self.unchecked
+        return twin
+
+    def _begin(self: Any, batch: Size, event: Size, validate_args: bool | None) -> None:
+        """The end of a constructor: torch's own part, which looks at parameters if it was asked to."""
+        td.Distribution.__init__(self, batch, event, validate_args=bool(validate_args))
+        self._said(validate_args)
 
     def to_event(self: Any, dims: int | None = None) -> Any:
         """Declare the `dims` rightmost batch dimensions (default: all) one event: dependent, summed over."""
@@ -116,7 +128,7 @@ class Masked(Wrapper):
             raise TypeError(f"a mask is a bool tensor, got {self.density_mask.dtype}")
         shape = join(base.batch_shape, self.density_mask.shape)
         self.base = base if shape == base.batch_shape else base.expand(shape)
-        super().__init__(shape, base.event_shape, validate_args=False)
+        td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
     has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
     has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]

@@ -54,6 +54,7 @@ class MaskedMixture(Methods, td.Distribution):
         self.density_mask = mask.expand(shape)
         self.component0, self.component1 = component0.expand(shape), component1.expand(shape)
         td.Distribution.__init__(self, shape, component0.event_shape, validate_args=False)
+        self._said(validate_args)
 
     has_rsample = property(lambda self: self.component0.has_rsample and self.component1.has_rsample)  # type: ignore[assignment]
 
@@ -72,7 +73,8 @@ class MaskedMixture(Methods, td.Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         shape = torch.Size(batch_shape)
-        return type(self)(self.density_mask.expand(shape), self.component0.expand(shape), self.component1.expand(shape))
+        components = self.component0.expand(shape), self.component1.expand(shape)
+        return self._as_told(type(self)(self.density_mask.expand(shape), *components))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self._pick(self.component0.sample(sample_shape), self.component1.sample(sample_shape))
@@ -129,7 +131,7 @@ class MixtureOfNormals(Methods, td.Distribution):
         k, d = join(locs.shape[-2:], scales.shape[-2:])
         self.locs, self.scales = locs.expand(*batch, k, d), scales.expand(*batch, k, d)
         self.component_logits = component_logits.expand(*batch, k)
-        td.Distribution.__init__(self, batch, torch.Size((d,)), validate_args=bool(validate_args))
+        self._begin(batch, torch.Size((d,)), validate_args)
 
     @property
     def mean(self) -> Tensor:

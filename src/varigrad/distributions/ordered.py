@@ -35,7 +35,9 @@ class OrderedLogistic(Categorical):
         width = torch.cat([ends, upper.diff(dim=-1), ends], -1)
         super().__init__(logits=logsigmoid(below) + logsigmoid(-above) + torch.log(-torch.expm1(-width)))
         self._validate_args = bool(validate_args)
+        self._said(validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         shape = torch.Size(batch_shape)
-        return type(self)(self.predictor.expand(shape), self.cutpoints.expand(shape + self.cutpoints.shape[-1:]))
+        cutpoints = self.cutpoints.expand(shape + self.cutpoints.shape[-1:])
+        return self._as_told(type(self)(self.predictor.expand(shape), cutpoints))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -35,13 +36,14 @@ def is_known(distribution: td.Distribution) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _known_type(kind: type) -> bool:
+def is_known_type(kind: type) -> bool:
+    """Whether a class is torch's or ours, and stores all its tensors as attributes."""
     return kind.__module__.startswith(_KNOWN) and not getattr(kind, "holds_functions", False)
 
 
 def _collect(part: Any, found: list[Tensor], seen: set[int]) -> bool:
     seen.add(id(part))  # a transform and its inverse hold each other
-    known = _known_type(part.__class__) or isinstance(part, constraints.Constraint)
+    known = is_known_type(part.__class__) or isinstance(part, constraints.Constraint)
     for value in vars(part).values():
         if isinstance(value, Tensor):
             found.append(value)
@@ -75,7 +77,8 @@ def _replaced(value: Any, replace: Callable[[Tensor], Tensor], twins: dict[int, 
         twin = object.__new__(type(value))
         twins[id(value)] = twin
         for key, part in vars(value).items():
-            twin.__dict__[key] = _replaced(part, replace, twins)
+            # The inverse that a transform refers to weakly is the original's; a twin makes its own.
+            twin.__dict__[key] = None if type(part) is ref else _replaced(part, replace, twins)
         return twin
     if type(value) in (list, tuple):
         return type(value)(_replaced(v, replace, twins) for v in value)

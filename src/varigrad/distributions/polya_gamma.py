@@ -31,9 +31,10 @@ class TruncatedPolyaGamma(Methods, td.Distribution):
     def __init__(self, prototype: Tensor, validate_args: bool | None = None) -> None:
         self.prototype = prototype
         td.Distribution.__init__(self, prototype.shape, validate_args=False)
+        self._said(validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.prototype.expand(torch.Size(batch_shape)))
+        return self._as_told(type(self)(self.prototype.expand(torch.Size(batch_shape))))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():

@@ -51,7 +51,7 @@ class RejectionGamma(Methods, td.Distribution):
         return self.concentration / self.rate.square()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.concentration.expand(batch_shape), self.rate.expand(batch_shape))
+        return self._as_told(type(self)(self.concentration.expand(batch_shape), self.rate.expand(batch_shape)))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

@@ -72,7 +72,7 @@ class AffineBeta(TransformedDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         a, b = self.concentration1.expand(batch_shape), self.concentration0.expand(batch_shape)
-        return type(self)(a, b, self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+        return self._as_told(type(self)(a, b, self.loc.expand(batch_shape), self.scale.expand(batch_shape)))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self._inside(super().rsample(sample_shape))
@@ -104,7 +104,7 @@ class FoldedDistribution(TransformedDistribution):
         super().__init__(base_dist, AbsTransform(), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.base_dist.expand(batch_shape))
+        return self._as_told(type(self)(self.base_dist.expand(batch_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.logaddexp(self.base_dist.log_prob(value), self.base_dist.log_prob(-value))
@@ -140,4 +140,4 @@ class LKJ(TransformedDistribution):
         return torch.eye(self.dim, dtype=like.dtype, device=like.device).expand(self.batch_shape + self.event_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.dim, self.concentration.expand(batch_shape))
+        return self._as_told(type(self)(self.dim, self.concentration.expand(batch_shape)))

@@ -20,7 +20,7 @@ class ScoreOnly(Wrapper):
 
     def __init__(self, base: td.Distribution) -> None:
         self.base = base
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        td.Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         twin: Self = self.__new__(type(self))

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.quasirandom import SobolEngine
 
 from varigrad.distributions import families
+from varigrad.distributions.fresh import fresh
 
 
 class Source:
@@ -68,7 +69,8 @@ class Source:
         with torch.no_grad():
             if isinstance(distribution, td.Independent):
                 return self.draw(distribution.base_dist)
-            return self._call(distribution.sample)
+            # From a copy, or what is computed here without gradients would answer when the density is asked for.
+            return self._call(fresh(distribution).sample)
 
     def get_state(self) -> Any:
         """Where the generators stand: one state, or `{"root": state, device: state}`."""
@@ -249,6 +251,12 @@ def _wishart(source: Source, d: Any) -> Tensor:
     return source._call(lambda: d._bartlett_sampling(torch.Size()))
 
 
+def _lkj(source: Source, d: Any) -> Tensor:
+    # torch's own draws do not follow its density.
+    ours = families.LKJCholesky(d.dim, d.concentration)
+    return source._call(ours.sample)
+
+
 # Families drawn without the detour through their own `sample`: same distribution, several times faster.
 _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     td.Normal: _normal,
@@ -264,6 +272,7 @@ _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     td.Dirichlet: _dirichlet,
     families.Dirichlet: _dirichlet,
     td.Wishart: _wishart,
+    td.LKJCholesky: _lkj,
 }
 
 _REPARAMETERISED = (_normal, _lean_normal, _log_normal, _lean_log_normal, _wishart)

@@ -37,7 +37,7 @@ class MultivariateStudentT(Methods, td.Distribution):
         d = loc.shape[-1:]
         self.df, self.loc = df.expand(batch), loc.expand(batch + d)
         self.scale_tril = scale_tril.expand(batch + d + d)
-        td.Distribution.__init__(self, batch, d, validate_args=bool(validate_args))
+        self._begin(batch, d, validate_args)
 
     @property
     def covariance_matrix(self) -> Tensor:
@@ -61,7 +61,8 @@ class MultivariateStudentT(Methods, td.Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         shape, d = torch.Size(batch_shape), self.event_shape
-        return type(self)(self.df.expand(shape), self.loc.expand(shape + d), self.scale_tril.expand(shape + d + d))
+        twin = type(self)(self.df.expand(shape), self.loc.expand(shape + d), self.scale_tril.expand(shape + d + d))
+        return self._as_told(twin)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

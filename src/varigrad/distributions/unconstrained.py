@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import distributions as td
+from torch.distributions import constraints
 
 
 def unconstrained(support: Any) -> td.Transform:
@@ -14,6 +16,8 @@ def unconstrained(support: Any) -> td.Transform:
         NotImplementedError: torch knows none.
     """
     while True:
+        if isinstance(support, constraints.interval) and bool(torch.as_tensor(support.upper_bound).isposinf().all()):
+            support = constraints.greater_than_eq(support.lower_bound)  # torch would scale by infinity
         try:
             return td.biject_to(support)
         except NotImplementedError:

@@ -21,7 +21,7 @@ class Unit(Methods, td.Distribution):
 
     def __init__(self, log_factor: Tensor | float) -> None:
         self.log_factor = torch.as_tensor(log_factor)
-        super().__init__(self.log_factor.shape, torch.Size((0,)), validate_args=False)
+        td.Distribution.__init__(self, self.log_factor.shape, torch.Size((0,)), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         return type(self)(self.log_factor.expand(batch_shape))

@@ -19,7 +19,7 @@ class Univariate(Methods, td.Distribution):
         """Broadcast the parameters and keep them under their names."""
         values = broadcast_all(*parameters.values())
         self.__dict__.update(zip(parameters, values, strict=True))
-        td.Distribution.__init__(self, values[0].shape, validate_args=bool(validate_args))
+        self._begin(values[0].shape, torch.Size(), validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         shape = torch.Size(batch_shape)

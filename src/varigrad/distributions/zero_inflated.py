@@ -27,7 +27,12 @@ class ZeroInflated(Methods, td.Distribution):
     arg_constraints = {"gate": constraints.unit_interval, "gate_logits": constraints.real}
 
     def __init__(
-        self, base: td.Distribution, *, gate: Tensor | float | None = None, gate_logits: Tensor | float | None = None
+        self,
+        base: td.Distribution,
+        *,
+        gate: Tensor | float | None = None,
+        gate_logits: Tensor | float | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         if (gate is None) == (gate_logits is None):
             raise ValueError("give exactly one of gate and gate_logits")
@@ -37,7 +42,8 @@ class ZeroInflated(Methods, td.Distribution):
         shape = join(logits.shape, base.batch_shape)
         self.gate_logits = logits.expand(shape)
         self.base = base.expand(shape)
-        super().__init__(shape, validate_args=False)
+        td.Distribution.__init__(self, shape, validate_args=False)
+        self._said(validate_args)
 
     @property
     def gate(self) -> Tensor:
@@ -59,7 +65,7 @@ class ZeroInflated(Methods, td.Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         twin: Self = self.__new__(type(self))
         ZeroInflated.__init__(twin, self.base.expand(batch_shape), gate_logits=self.gate_logits.expand(batch_shape))
-        return twin
+        return self._as_told(twin)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
@@ -77,9 +83,14 @@ class ZeroInflatedPoisson(ZeroInflated):
     """Poisson counts at `rate` with extra zeros."""
 
     def __init__(
-        self, rate: Tensor | float, *, gate: Tensor | float | None = None, gate_logits: Tensor | float | None = None
+        self,
+        rate: Tensor | float,
+        *,
+        gate: Tensor | float | None = None,
+        gate_logits: Tensor | float | None = None,
+        validate_args: bool | None = None,
     ) -> None:
-        super().__init__(Poisson(rate), gate=gate, gate_logits=gate_logits)
+        super().__init__(Poisson(rate), gate=gate, gate_logits=gate_logits, validate_args=validate_args)
 
 
 class ZeroInflatedNegativeBinomial(ZeroInflated):
@@ -93,5 +104,7 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
         logits: Tensor | None = None,
         gate: Tensor | float | None = None,
         gate_logits: Tensor | float | None = None,
+        validate_args: bool | None = None,
     ) -> None:
-        super().__init__(NegativeBinomial(total_count, probs, logits), gate=gate, gate_logits=gate_logits)
+        base = NegativeBinomial(total_count, probs, logits)
+        super().__init__(base, gate=gate, gate_logits=gate_logits, validate_args=validate_args)

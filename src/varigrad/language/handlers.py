@@ -25,6 +25,7 @@ from varigrad.errors import SiteError
 from varigrad.language.messages import Factor, Forward, Handler, Indices, Names, Param, Program, Record, Sample, evolve
 from varigrad.language.runtime import Handled, Scope, default, expanded, run
 from varigrad.language.trace import Recorder, Trace
+from varigrad.language.values import as_numbers
 
 
 def _in_force(handler: Handler, program: Program | None) -> Any:
@@ -60,7 +61,9 @@ def replay(program: Program | None = None, trace: Mapping[str, Any] | None = Non
 
 def _condition(data: Mapping[str, Tensor], message: Any, forward: Forward) -> Any:
     if isinstance(message, Sample) and message.name in data:
-        message = evolve(message, value=torch.as_tensor(data[message.name]), observed=True, estimator=None)
+        message = evolve(
+            message, value=as_numbers(message.name, data[message.name], "its value"), observed=True, estimator=None
+        )
     return forward(message)
 
 
@@ -82,7 +85,7 @@ def uncondition(program: Program | None = None) -> Any:
 
 def _substitute(values: Mapping[str, Tensor], message: Any, forward: Forward) -> Any:
     if isinstance(message, (Param, Sample)) and message.value is None and message.name in values:
-        message = evolve(message, value=torch.as_tensor(values[message.name]))
+        message = evolve(message, value=as_numbers(message.name, values[message.name], "its value"))
     return forward(message)
 
 
@@ -94,7 +97,7 @@ def substitute(program: Program | None = None, values: Mapping[str, Tensor] | No
 def _do(values: Mapping[str, Tensor], message: Any, forward: Forward) -> Any:
     answer = forward(message)
     if isinstance(message, Sample) and message.name in values:
-        return evolve(answer, value=torch.as_tensor(values[message.name]))
+        return evolve(answer, value=as_numbers(message.name, values[message.name], "its value"))
     return answer
 
 

@@ -14,6 +14,7 @@ from varigrad.distributions.methods import Masked
 from varigrad.errors import ShapeError, SiteError, SiteNameError
 from varigrad.language.messages import Factor, Module, Param, Record, Sample, Subsample, evolve
 from varigrad.language.runtime import Scope, apply
+from varigrad.language.values import as_numbers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,7 +53,8 @@ def sample(
 
     Raises:
         SiteNameError: the name is not a non-empty string.
-        SiteError: `distribution` is not a distribution, or the estimator is given for an observed site.
+        SiteError: `distribution` is not a distribution, `obs` is neither a tensor nor a number, or the estimator is
+            given for an observed site.
     """
     _check_name(name)
     if not isinstance(distribution, td.Distribution):
@@ -74,7 +76,7 @@ def sample(
         mask = distribution.density_mask if mask is None else mask & distribution.density_mask
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
-        obs = torch.as_tensor(float(obs) if isinstance(obs, int) else obs)  # a density wants floating point
+        obs = as_numbers(name, float(obs) if isinstance(obs, int) else obs, "obs")  # a density wants floating point
     message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary))
     return message.value
 
@@ -146,10 +148,14 @@ def module(name: str, value: M) -> M:
     return apply(Module(name, value)).value
 
 
-def factor(name: str, log_factor: Tensor) -> None:
-    """Add `log_factor`, `[*plates]`, to the log-density."""
+def factor(name: str, log_factor: Tensor | float) -> None:
+    """Add `log_factor`, `[*plates]`, to the log-density.
+
+    Raises:
+        SiteError: it is neither a tensor nor a number.
+    """
     _check_name(name)
-    apply(Factor(name, torch.as_tensor(log_factor)))
+    apply(Factor(name, as_numbers(name, log_factor, "log_factor")))
 
 
 def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:

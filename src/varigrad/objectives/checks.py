@@ -19,7 +19,7 @@ from varigrad.estimators.pathwise import Pathwise, is_partial
 from varigrad.language.messages import Sample
 from varigrad.objectives.pair_checks import check_pair
 from varigrad.objectives.run import Pass
-from varigrad.objectives.site_checks import check_density, check_device, check_parameters, check_value
+from varigrad.objectives.site_checks import check_density, check_device, check_parameters, check_score, check_value
 from varigrad.terms.term import Term
 from varigrad.terms.tracking import SEVERED, Token
 
@@ -56,6 +56,7 @@ def check_pass(run: Pass) -> None:
     check_minibatches(run)
     for name, choice in run.choices.items():
         estimator = choice.estimator
+        check_score(guide[name], estimator)
         idle = isinstance(estimator, Pathwise) and not isinstance(estimator.baseline, NoBaseline)
         if idle and not is_partial(guide[name].distribution):
             raise SiteError(

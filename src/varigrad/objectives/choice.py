@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import distributions as td
 
+from varigrad.distributions.delta import Delta
+from varigrad.distributions.inner import inner_of
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Estimator
 from varigrad.estimators.baselines import MovingAverage
@@ -44,7 +46,8 @@ PATHWISE = Choice(Pathwise(), "default: it has rsample, and its costs are differ
 SCORE = Choice(Score(MovingAverage()), "default: it has no rsample to differentiate through")
 KINKED = Choice(
     Score(MovingAverage()),
-    "default: it has rsample, but a comparison, rounding or conversion of its value was seen, or a lost derivative",
+    "default: it has rsample, but a comparison, rounding or conversion of its value was seen, a density that jumps in "
+    "it, or a lost derivative",
 )
 
 
@@ -88,6 +91,8 @@ def choose(
 
 def _by_rule(message: Sample, kinked: Iterable[str]) -> Choice:
     if message.distribution.has_rsample and not _straight_through(message.distribution):
+        if isinstance(inner_of(message.distribution)[0], Delta):
+            return PATHWISE  # nothing is averaged over, so nothing jumps where there is a derivative
         return KINKED if message.name in kinked else PATHWISE
     return SCORE
 

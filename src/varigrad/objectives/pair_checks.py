@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from varigrad.distributions.delta import Delta
 from varigrad.errors import ShapeError, SupportError
 from varigrad.language.messages import Sample
-from varigrad.objectives.site_checks import example_of, in_support, table_of
+from varigrad.objectives.site_checks import example_of, in_support, is_unchecked, table_of
 from varigrad.objectives.supports import reach
 from varigrad.shapes import broadcasts, join
 
@@ -94,7 +94,7 @@ def _check_reach(q: Sample, p: Sample) -> None:
         narrower = bool((ours.low > theirs.low).any() or (ours.high < theirs.high).any())
     except RuntimeError:  # bounds that do not broadcast: shapes have been compared already
         return
-    if wider:
+    if wider and not is_unchecked(p.distribution):
         raise SupportError(
             f"the guide ({type(q.distribution).__name__}) can draw values outside the model's support "
             f"({type(p.distribution).__name__}): {ours} against {theirs}",

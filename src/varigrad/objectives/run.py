@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.distributions.couplings import Coupled
+from varigrad.distributions.fresh import fresh
 from varigrad.distributions.source import Source
 from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
@@ -30,6 +31,7 @@ from varigrad.language.messages import (
 from varigrad.language.plates import InPlate, same_minibatch
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.choice import Choice, Patterns, choose
+from varigrad.objectives.jumps import Marked, note_jumps
 from varigrad.objectives.parameters import Owner
 from varigrad.terms.alignment import Follower
 from varigrad.terms.provenance import get_provenance, untracked
@@ -99,6 +101,8 @@ class Pass:
     records: dict[str, Tensor] = field(default_factory=dict)
     indices: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    marked: list[Marked] = field(default_factory=list)
+    """Of an exploring run: the samples of both programs with their marks on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +172,8 @@ def perform(
         with record.tracker.guard():
             run(guide, (drawing, *outer), args, kwargs)
             run(model, (scoring, *outer), args, kwargs)
+            if settings.explore:
+                note_jumps(record.marked, record.tracker.escapes)
     finally:
         record.tracker.finish()
     record.tracker.check()
@@ -279,6 +285,7 @@ class _Guide(_Program):
                 try_="obs= in the model, and the data as an argument of the guide",
             )
         settings, record, name = self.settings, self.record, message.name
+        message = remembering_nothing(message)
         self._plates(message)
         statement = record.tracker.examine(message)
         plain = statement.message
@@ -303,6 +310,8 @@ class _Guide(_Program):
         particles = -settings.layout.dims if settings.layout.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
         record.values[name] = marked
+        if settings.explore:
+            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.pathwise))
         drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
         record.guide.append(evolve(statement, message=drawn))
         return forward(evolve(message, value=marked))
@@ -375,6 +384,7 @@ class _Model(_Program):
         self.latent: set[str] = set()
 
     def sample(self, message: Sample, forward: Forward) -> Any:
+        message = remembering_nothing(message)
         self._plates(message)
         if not message.observed:
             if message.estimator is not None:
@@ -395,8 +405,16 @@ class _Model(_Program):
                 )
             self.latent.add(message.name)
             message = evolve(message, value=self.record.values[message.name])
+        if self.settings.explore:
+            self.record.marked.append(Marked(message))
         self.record.model.append(self.record.tracker.examine(message))
         return forward(message)
+
+
+def remembering_nothing(message: Sample) -> Sample:
+    """The message with a distribution that keeps nothing of what was computed before."""
+    distribution = fresh(message.distribution)
+    return message if distribution is message.distribution else evolve(message, distribution=distribution)
 
 
 def _unheard(message: Sample) -> Sample:

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from varigrad.distributions.edges import edges_of, of_support
 from varigrad.distributions.inner import inner_of
-from varigrad.distributions.methods import filled
-from varigrad.distributions.parts import tensors_of
+from varigrad.distributions.methods import Wrapper, filled
+from varigrad.distributions.parts import is_known, tensors_of
 from varigrad.errors import ConstraintError, ShapeError, SiteError, SupportError
+from varigrad.estimators.base import Estimator
 from varigrad.language.messages import Factor, Sample
 from varigrad.language.runtime import plate_shape
 from varigrad.shapes import broadcasts, join, table
@@ -38,6 +40,7 @@ def check_device(message: Sample) -> None:
 def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
     """The shapes of a site's distribution, value and plates fit together, and its log-density can be computed."""
     if isinstance(message, Factor):
+        _check_real(message.log_factor, "its log-factor", message.name)
         check_batch(message, message.log_factor.shape, plate_shape(message), message.log_factor.dim())
         return
     distribution, value = message.distribution, message.value
@@ -57,7 +60,7 @@ def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dic
     if message.mask is not None and message.observed:
         value = filled(distribution, value, message.mask)
     try:
-        distribution.log_prob(value)
+        log_prob = distribution.log_prob(value)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         whole = not value.is_floating_point()
         raise SiteError(
@@ -66,14 +69,32 @@ def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dic
             site=message.name,
             try_="data.float()" if whole else "values of the dtype and device of the distribution's parameters",
         ) from error
+    _check_real(log_prob, f"the log-density of its {type(distribution).__name__}", message.name)
+
+
+def _check_real(value: Tensor, what: str, site: str) -> None:
+    if value.is_complex():
+        raise SiteError(
+            f"{what} is complex ({value.dtype})",
+            site=site,
+            because="a log-density is real, and so are the values and parameters of all families of torch and varigrad",
+            try_="real and imaginary part as two entries of a real tensor (torch.view_as_real)",
+        )
 
 
 def check_parameters(message: Sample) -> None:
     """Every parameter of the distribution is finite and inside its domain."""
+    unchecked = is_unchecked(message.distribution)
     for owner in _layers(message.distribution):
         try:
             declared = owner.arg_constraints
         except NotImplementedError:
+            continue
+        for name in declared:
+            value = vars(owner).get(name)
+            if isinstance(value, Tensor):
+                _check_real(value, f"parameter {name!r} of {type(owner).__name__}", message.name)
+        if unchecked:
             continue
         for name, constraint in declared.items():
             if name not in vars(owner) or constraints.is_dependent(constraint):
@@ -96,10 +117,34 @@ def check_parameters(message: Sample) -> None:
                 )
 
 
+def check_score(message: Sample, estimator: Estimator) -> None:
+    """A score function is asked of a density whose support stays where it is.
+
+    The derivative of an integral whose ends move has a part that no score contains: the integrand at the ends.
+
+    Raises:
+        SiteError: the support, or a jump of the density, moves with a parameter.
+    """
+    if estimator.pathwise or not estimator.needs_cost:
+        return
+    distribution = message.distribution
+    edges = edges_of(distribution) if is_known(distribution) else of_support(distribution)
+    if any(mover.requires_grad for mover in edges.moving):
+        raise SiteError(
+            f"{type(estimator).__name__} cannot serve this site",
+            site=message.name,
+            because=f"the support of {type(distribution).__name__} moves with a parameter, and a score function misses "
+            "what the moving ends contribute",
+            try_="Pathwise() and a model that is smooth in the value; or a family whose support stays, such as Beta",
+        )
+
+
 def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
     """An observed value has the distribution's shape and lies in its support; masked elements are exempt."""
     distribution, value, name = message.distribution, message.value, message.name
     assert value is not None
+    if is_known(distribution):  # a class of the user's may have complex values
+        _check_real(value, "the observation", name)
     event = distribution.event_shape
     shape = tuple(value.shape)
     if value.dim() < len(event) or (event and not broadcasts(value.shape[value.dim() - len(event) :], event)):
@@ -125,14 +170,21 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
         )
 
 
-def _unchecked(distribution: td.Distribution) -> bool:
-    """Whether the program has said `validate_args=False`."""
-    return getattr(inner_of(distribution)[0], "unchecked", False)
+def is_unchecked(distribution: td.Distribution) -> bool:
+    """Whether the program has said `validate_args=False`, at the distribution or for all of them."""
+    inner, _ = inner_of(distribution)
+    while isinstance(inner, Wrapper):
+        inner, _ = inner_of(inner.base)
+    if inner._validate_args:
+        return False
+    said: bool | None = getattr(inner, "unchecked", None)
+    # Our own families leave checks to us, so their `_validate_args` says nothing; that of all families does.
+    return said or said is None or (__debug__ and not td.Distribution._validate_args)
 
 
 def in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:
     """Where the value is in the support, `[*batch]`; None where that is not known or not to be asked."""
-    if _unchecked(distribution):
+    if is_unchecked(distribution):
         return None
     try:
         support = distribution.support

@@ -91,6 +91,8 @@ class Tracked(Tensor):
             effect = effect_of(func)
             if not inputs or (effect.silent and not isinstance(result, Tensor)) or (effect.getter and result is None):
                 return result
+            if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):
+                return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
             if escapes is not None and (
                 effect.leaves
@@ -338,6 +340,18 @@ def _holds(value: Any) -> bool:
     if type(value) is Tracked:
         return True
     return isinstance(value, (tuple, list)) and any(_holds(v) for v in value)
+
+
+def _as(given: Any, plain: Tensor) -> Tensor:
+    """`plain`, marked as `given` alone is: what it was broadcast with has told its shape, which is no value."""
+    if type(given) is not Tracked:
+        return plain
+    return _shell(plain, given._provenance, given._escapes, given._lost)
+
+
+def _listed(args: tuple[Any, ...]) -> Sequence[Any]:
+    """The tensors of a call that takes them one by one or as a list."""
+    return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
 
 
 def _plain_of(value: Any, inputs: list[Tracked]) -> Any:

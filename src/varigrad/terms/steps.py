@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from varigrad.terms.harmless import is_harmless
+
 _STEPS = frozenset(
     """round floor ceil trunc fix sign sgn heaviside floor_divide __floordiv__ __rfloordiv__ frac histc fmod remainder
     __mod__ __rmod__ special_round hardshrink threshold _threshold copysign angle bernoulli poisson normal binomial
@@ -31,7 +33,7 @@ def is_step(name: str, args: tuple[Any, ...], result: Any, silent: bool) -> bool
         return False
     if name not in _STEPS and _floating(result):
         return False
-    return not str(_caller().f_globals.get("__name__")).startswith("torch.distributions.")
+    return not is_harmless(_caller())
 
 
 def users_choice() -> bool:

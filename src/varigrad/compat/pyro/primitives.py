@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions import constraints
@@ -247,8 +246,8 @@ def factor(name: str, log_factor: Tensor | float, *, has_rsample: bool | None = 
         has_rsample: of no importance here: what it depends on is followed.
     """
     if not _GLOB.isdisjoint(name):
-        return _called(name, lambda plain: native.factor(plain, torch.as_tensor(log_factor)))
-    return native.factor(name, torch.as_tensor(log_factor))
+        return _called(name, lambda plain: native.factor(plain, log_factor))
+    return native.factor(name, log_factor)
 
 
 def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:

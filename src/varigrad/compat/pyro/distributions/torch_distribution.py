@@ -22,7 +22,7 @@ class TorchDistributionMixin:
     @property
     def unchecked(self) -> bool:
         """Whether `validate_args=False` was said, here or for all families: then values may be outside the support."""
-        return "_unchecked" in self.__dict__ or not settings.get("validate_distributions_pyro")
+        return self.__dict__.get("_unchecked", False) or not settings.get("validate_distributions_pyro")
 
     @unchecked.setter
     def unchecked(self, value: bool) -> None:
@@ -73,7 +73,7 @@ class TorchDistributionMixin:
         if switched is not None:
             twin.has_rsample = switched
         if "_unchecked" in self.__dict__:
-            twin.unchecked = True
+            twin.unchecked = self.__dict__["_unchecked"]
         return twin
 
     def expand_by(self: Any, sample_shape: Any) -> Any:

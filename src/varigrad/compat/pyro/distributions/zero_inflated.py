@@ -22,7 +22,7 @@ class ZeroInflatedDistribution(TorchDistributionMixin, _Based, native.ZeroInflat
         gate_logits: Tensor | float | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        native.ZeroInflated.__init__(self, base_dist, gate=gate, gate_logits=gate_logits)
+        native.ZeroInflated.__init__(self, base_dist, gate=gate, gate_logits=gate_logits, validate_args=validate_args)
 
 
 class ZeroInflatedPoisson(ZeroInflatedDistribution):
