@@ -27,12 +27,16 @@ class Form:
         check: the graph's step that Python checks next.
         agreed, disagreed: outcomes of the checks since the library came.
         refusal: why it will always run eagerly.
+        text: its arguments, in words.
+        ahead: how many steps are taken in a row: as many as take a moment, and Ctrl-C is obeyed after them.
         seconds: how long the recording took.
         parameters, memory: those that the gradient reaches, and where they are kept.
     """
 
+    text: str = ""
     seen: int = 0
     taken: int = 0
+    ahead: int = 1
     parameters: tuple[nn.Parameter, ...] = ()
     memory: Memory | None = None
     demand: dict[Kind, int] | None = None

@@ -88,6 +88,19 @@ def _is_held(number: Any) -> bool:
     return not math.isfinite(number) or bool(abs(number) < (2**24 if isinstance(number, float) else 2**62))
 
 
+def told(leaves: list[Any]) -> str:
+    """Arguments in words: types and shapes of tensors, values of plain ones, types of all others."""
+    texts = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            texts.append(f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)}")
+        elif _is_number(leaf) or type(leaf) in _PLAIN:
+            texts.append(repr(leaf)[:50])
+        else:
+            texts.append(type(leaf).__qualname__)
+    return f"arguments ({', '.join(texts)})" if texts else "no arguments"
+
+
 def surroundings() -> tuple[Any, ...]:
     """What torch does otherwise in the same operations."""
     places = ("cpu", "cuda")
