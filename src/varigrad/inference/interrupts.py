@@ -35,13 +35,18 @@ class Interrupts:
         self._noted = 0
         self._last: tuple[int, FrameType | None] = (_signal.SIGINT, None)
         self._handler: Callable[[int, FrameType | None], Any] | None = None
-        """What they are handed to in the end; None while signals go there by themselves."""
+        """What they are handed to in the end."""
+        self._installed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()
 
-    def whole(self, call: Callable[..., Result], *given: Any) -> Result:
-        """`call(*given)`, with signals held back; they are delivered at its end."""
+    def whole(self, call: Callable[..., Result], *given: Any, quiet: bool = False) -> Result:
+        """`call(*given)`, with signals held back; they are delivered at its end.
+
+        Args:
+            quiet: `forget` is asked then, and those for Python's own handler are not delivered.
+        """
         held, self._held = self._held, _ALL  # first of all: from now on nothing is raised
         installed = False
         try:
@@ -51,7 +56,8 @@ class Interrupts:
             if installed:
                 self._uninstall()
             self._held = held
-            self._deliver_if_more_than(held)
+            if not (quiet and self._handler is _signal.default_int_handler):
+                self._deliver_if_more_than(held)
 
     def at_once(self, call: Callable[..., Result], *given: Any) -> Result:
         """`call(*given)`, inside `whole`, where a signal is delivered at once, and one that has been noted first."""
@@ -83,27 +89,26 @@ class Interrupts:
     def _holding(self, count: int, call: Callable[..., Result], given: tuple[Any, ...]) -> Result:
         held = self._held
         try:
-            self._held = min(held, count) if self._handler is not None else held
+            self._held = min(held, count) if self._installed else held
             self._deliver_if_more_than(self._held)
             return call(*given)
         finally:
             self._held = held
 
     def _install(self) -> bool:
-        if self._handler is not None or threading.current_thread() is not threading.main_thread():
+        if self._installed or threading.current_thread() is not threading.main_thread():
             return False
         handler = _signal.getsignal(_signal.SIGINT)
         if not callable(handler):  # the process ends, or the signal is ignored: neither is for us to change
             return False
-        self._handler = handler
+        self._handler, self._noted, self._installed = handler, 0, True
         _signal.signal(_signal.SIGINT, self._note)
         return True
 
     def _uninstall(self) -> None:
         if _signal.getsignal(_signal.SIGINT) == self._note:  # else the program has set another one meanwhile
             _signal.signal(_signal.SIGINT, self._handler)
-        if not self._noted:
-            self._handler = None
+        self._installed = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted += 1
@@ -111,9 +116,6 @@ class Interrupts:
         self._deliver_if_more_than(self._held)
 
     def _deliver_if_more_than(self, held: float) -> None:
-        if self._noted > held:
-            handler, self._noted = self._handler, 0
-            if _signal.getsignal(_signal.SIGINT) != self._note:  # taken out already
-                self._handler = None
-            if handler is not None:
-                handler(*self._last)
+        if self._noted > held and self._handler is not None:
+            self._noted = 0
+            self._handler(*self._last)

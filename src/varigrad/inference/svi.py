@@ -237,7 +237,10 @@ class SVI:
         if recheck is not None:
             check_whole("recheck", recheck)
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
-        return self._descent.interrupts.whole(begin)
+        fit, interrupted = self._descent.interrupts.whole(begin, quiet=True)
+        if self._descent.interrupts.forget() or interrupted:
+            warnings.warn(f"interrupted after {len(fit.losses)} of {steps} steps", stacklevel=2)
+        return fit
 
     def _run(
         self,
@@ -249,7 +252,8 @@ class SVI:
         every: int,
         monitor: Gradients | None,
         recheck: int | None,
-    ) -> Fit:
+    ) -> tuple[Fit, bool]:
+        """The steps, and whether they were interrupted."""
         interrupts = self._descent.interrupts
         losses: list[float] = []
         skipped, interrupted = 0, False
@@ -287,11 +291,10 @@ class SVI:
         finally:
             bar.close()
             self._publish()
-        if interrupts.forget() or interrupted:
-            warnings.warn(f"interrupted after {len(losses)} of {steps} steps", stacklevel=4)
         seconds = time.perf_counter() - start
         looks = None if watch is None else watch.looks
-        return Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs, looks)
+        fit = Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs, looks)
+        return fit, interrupted
 
     def _stop_if_asked(self) -> None:
         """Between two steps: all that was taken is on record."""
@@ -311,7 +314,7 @@ class SVI:
         self._publish()
         optimizer = self._descent.current_optimizer
         return {
-            "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
+            "bound": _copied(dict(self.bound.state_dict())),
             "optimizer": None if optimizer is None else _copied(optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
             "generator": self.bound.source.get_state(),
@@ -329,7 +332,7 @@ class SVI:
         if state.get("decided"):
             self.bound.decide({**self.bound.decided, **_doctor().from_names(state["decided"])})
         try:
-            self.bound.load_state_dict(state["bound"])
+            self.bound.load_state_dict(_copied(state["bound"]))
         except RuntimeError as error:
             raise ParameterError(
                 f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
