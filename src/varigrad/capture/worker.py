@@ -107,21 +107,25 @@ def build_c(folder: Path) -> dict[str, Any]:
 
 def _compiled(command: list[str], folder: Path) -> None:
     """Run a compiler; one that does not answer at all is told from one that has much to do."""
-    process = subprocess.Popen(  # noqa: S603 - the user's own compiler
+    with subprocess.Popen(  # noqa: S603 - the user's own compiler
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
+    ) as process:
         try:
-            said = process.communicate(timeout=ANSWER)[1]
-        except subprocess.TimeoutExpired:
-            check_compiler(command[: command.index(C_OPTIONS[0])], folder, ".c")
-            said = process.communicate(timeout=LONGEST)[1]
-    except subprocess.TimeoutExpired as error:
-        raise CompilerError(f"the compiler ({command[0]}) was not done after {LONGEST:.0f} s") from error
-    finally:
-        process.kill()
+            said = _answer(process, command, folder)
+        except subprocess.TimeoutExpired as error:
+            raise CompilerError(f"the compiler ({command[0]}) was not done after {LONGEST:.0f} s") from error
+        finally:
+            process.kill()
     if process.returncode:
         raise CompilerError(f"the compiler ({command[0]}) failed: {_gist(said, process.returncode)}")
+
+
+def _answer(process: subprocess.Popen[bytes], command: list[str], folder: Path) -> bytes:
+    try:
+        return process.communicate(timeout=ANSWER)[1]
+    except subprocess.TimeoutExpired:
+        check_compiler(command[: command.index(C_OPTIONS[0])], folder, ".c")
+    return process.communicate(timeout=LONGEST)[1]
 
 
 def check_compiler(command: list[str], folder: Path, suffix: str) -> None:

@@ -11,6 +11,7 @@ import operator
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -25,6 +26,7 @@ from varigrad.inference.forms import Form, explained
 from varigrad.inference.memory import Memory, looked_at
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.signatures import Signatures, described, surroundings, told
+from varigrad.inference.states import load_schedule, schedule_of
 from varigrad.inference.step import Host, Step
 from varigrad.inference.updates import rule_of, traits_of
 
@@ -78,6 +80,7 @@ class Session:
         self._restarts = 0
         self._evicted = 0
         self._version = -1
+        self._resumed: dict[str, Any] = {}
         self._warned: set[str] = set()
         self.stopped: BaseException | None = None
         """What has ended the last steps early: to be raised when they are on record."""
@@ -130,10 +133,31 @@ class Session:
         """What is compiled, what is not, and why."""
         return explained(self.forms.values(), PATIENCE)
 
+    def standing(self) -> dict[str, Any]:
+        """How far each form of call has come, as plain data."""
+        names = {id(p): name for name, p in self.host.bound.named_parameters()}
+        known = {repr(key): form.standing(names) for key, form in self.forms.items() if form.seen}
+        return {"forms": {**self._resumed, **known}, "numbers": self._signatures.standing()}
+
+    def stand(self, standing: Mapping[str, Any]) -> None:
+        """Go on from there: graphs that were in force then are in force again from the first step on."""
+        self.leave()
+        self._last = None
+        self._resumed = dict(standing.get("forms", {}))
+        self._signatures.stand(standing.get("numbers", {}))
+        kept = {key: form for key, form in self.forms.items() if repr(key) in self._resumed}
+        named = dict(self.host.bound.named_parameters())
+        for key, form in kept.items():
+            form.stand(self._resumed.pop(repr(key)), named, self.noise)
+        self.forms = OrderedDict(kept)
+
     def _form(self, key: Any, leaves: list[Any]) -> Form:
         form = self.forms.get(key)
         if form is None:
             form = self.forms[key] = Form(told(leaves))
+            standing = self._resumed.pop(repr(key), None) if self._resumed else None
+            if standing is not None:
+                form.stand(standing, dict(self.host.bound.named_parameters()), self.noise)
             if len(self.forms) > FORMS:
                 self.forms.popitem(last=False)
                 self._evicted += 1
@@ -181,9 +205,10 @@ class Session:
         if compilation.elsewhere:
             self._warn(compilation.elsewhere)
         now = time.perf_counter()
-        if compilation.library is None and (self.wait or now - form.polled > _POLL):
+        wait = self.wait or form.waits
+        if compilation.library is None and (wait or now - form.polled > _POLL):
             form.polled = now
-            if self.host.interrupts.at_once(compilation.ready, self.wait) and compilation.failure:
+            if self.host.interrupts.at_once(compilation.ready, wait) and compilation.failure:
                 self._refuse(form, compilation.failure)
                 return False
             form.check = form.taken
@@ -233,7 +258,7 @@ class Session:
         if memory is None:
             rule = None if optimizer is None else rule_of(optimizer)
             memory = self._memories[form.reached] = Memory(optimizer, rule, form.parameters, states)
-        if form.memory is not memory:
+        if form.memory is not memory and form.step is not None:
             form.forget()
         self._memory = form.memory = memory
         memory.take(states)
@@ -260,7 +285,7 @@ class Session:
         check = form.taken >= form.check
         alone = check or ((host.scheduler is not None or step.scheduled) and host.skip_nonfinite)
         count = 1 if alone else min(limit, step.rows, form.check - form.taken, form.ahead)
-        before = (noise.get_state(), *_state_of(host.scheduler)) if count > 1 else None
+        before = (noise.get_state(), *schedule_of(host.scheduler)) if count > 1 else None
         ready = step.settle(count)
         rows = noise.rows(step.demand, ready)
         start = time.perf_counter()
@@ -290,9 +315,7 @@ class Session:
             rows = noise.rows(step.demand, drawn) if drawn else {}
             noise.measure()
             if host.scheduler is not None:
-                host.scheduler.load_state_dict(schedule)
-                for group, own in zip(host.scheduler.optimizer.param_groups, settings, strict=True):
-                    group.update(own)
+                load_schedule(host.scheduler, schedule, settings)
                 for _ in range(sum(outcomes.taken)):
                     host.tick()
         elif count == 1 and host.scheduler is not None and bad is None and done:
@@ -334,6 +357,9 @@ class Session:
             )
         soon = bool(difference) or form.agreed < CHECKS
         form.check = form.taken + 1 if soon else 10 * (form.taken + 1)
+        if form.planned is not None:
+            form.check = form.taken + 1 if difference else max(form.planned, form.taken + 1)
+            form.planned = None
 
     def _by_python(
         self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Rows | None = None
@@ -367,11 +393,3 @@ class Session:
         if text not in self._warned:
             self._warned.add(text)
             warnings.warn(text, CaptureWarning, stacklevel=7)
-
-
-def _state_of(scheduler: Any) -> tuple[Any, Any]:
-    """The scheduler's own, and the settings that it changes."""
-    if scheduler is None:
-        return None, None
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in scheduler.optimizer.param_groups]
-    return dict(scheduler.state_dict()), groups

@@ -7,15 +7,17 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
+from varigrad.inference import states
 from varigrad.inference.arguments import Compile, check_arguments, check_compile
 from varigrad.inference.batches import batches
 from varigrad.inference.descent import Descent
@@ -310,43 +312,48 @@ class SVI:
         return Monitor(config, self.bound, self._looks)
 
     def state(self) -> dict[str, Any]:
-        """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks."""
+        """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks, and how
+        far compiled steps have come.
+        """
         self._publish()
-        optimizer = self._descent.current_optimizer
+        metrics = self.metrics
         return {
-            "bound": _copied(dict(self.bound.state_dict())),
-            "optimizer": None if optimizer is None else _copied(optimizer.state_dict()),
-            "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
-            "generator": self.bound.source.get_state(),
+            **states.state_of(self.bound, self._descent),
             "looks": None if self._looks is None else self._looks.state(),
             "decided": _doctor().named(self.bound.decided) if self.bound.decided else None,
+            "compiled": None if self._session is None else self._session.standing(),
+            "metrics": None if metrics is None else asdict(metrics),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to a state; the continuation is bit for bit the one that followed it.
+        """Go back to a state.
+
+        The continuation is bit for bit the one that followed it: without `compile`, and with `compile="wait"`. With
+        `compile=True` it is from the moment on at which the compiler was done when the state was taken; before that
+        it depends on the compiler's time which steps Python takes, and these are equal up to rounding. All this on the
+        same kind of processor, with the same number of threads and the same torch.
 
         Raises:
-            ParameterError: the state belongs to other programs, or parameters do not exist yet (call `init` first).
+            ParameterError: the state belongs to other programs, or to steps that are compiled where these are not (or
+                the other way round), or parameters do not exist yet (call `init` first). Nothing has been changed.
         """
         self._publish()
+        states.check_kind(state, compiled=self._session is not None)
+        decided = self.bound.decided
         if state.get("decided"):
-            self.bound.decide({**self.bound.decided, **_doctor().from_names(state["decided"])})
+            self.bound.decide({**decided, **_doctor().from_names(state["decided"])})
         try:
-            self.bound.load_state_dict(_copied(state["bound"]))
-        except RuntimeError as error:
-            raise ParameterError(
-                f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
-            ) from error
-        self._descent.follow_parameters()
-        optimizer = self._descent.current_optimizer
-        assert optimizer is not None
-        if state["optimizer"] is not None:
-            optimizer.load_state_dict(_copied(state["optimizer"]))
-        if self.scheduler is not None and state["scheduler"] is not None:
-            self.scheduler.load_state_dict(_copied(state["scheduler"]))
-        self.bound.source.set_state(state["generator"])
-        looks = state.get("looks")  # states of older versions have none
+            states.load(state, self.bound, self._descent)
+        except ParameterError:
+            if state.get("decided"):
+                self.bound.decide(decided or None)
+            raise
+        looks = state.get("looks")  # states of older versions have neither of these
         self._looks = None if looks is None else Looks.from_state(looks)
+        metrics = state.get("metrics")
+        self.metrics = None if metrics is None else Metrics(**metrics)
+        if self._session is not None:
+            self._session.stand(state.get("compiled") or {})
 
     def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """At least one step and at most `limit`, with the same arguments."""
@@ -387,13 +394,3 @@ def _blanked(outcomes: Outcomes) -> list[float]:
 
 def _blanked(outcomes: Outcomes) -> list[float]:
     return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]
-
-
-def _copied(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {k: _copied(v) for k, v in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_copied(v) for v in tree)
-    return tree
