@@ -19,7 +19,7 @@ NEVER = 10**9
 class Uncompiled:
     """Stands in for a compilation that is done at once: the library is the recorded graph itself."""
 
-    kernels, calls, found, seconds, failure, maker = 0, (), False, 0.0, "", "nobody"
+    kernels, calls, found, seconds, failure, elsewhere, maker = 0, (), False, 0.0, "", "", "nobody"
 
     def __init__(self, graph, inputs):
         self.library = self

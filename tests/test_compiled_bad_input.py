@@ -35,6 +35,7 @@ from torch import nn
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.capture import compiler
+from varigrad.capture.cache import cache_folder
 from varigrad.capture.recorder import record
 from varigrad.errors import VarigradError
 from varigrad.inference import session
@@ -1242,7 +1243,7 @@ def test_nobodys_home(monkeypatch):
 def test_a_cache_relative_to_where_one_was(tmp_path, monkeypatch):
     monkeypatch.setenv("VARIGRAD_CACHE", "cache")
     monkeypatch.chdir(tmp_path)
-    assert compiler.cache_folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache"
 
 
 def test_validation_is_the_processs():

@@ -11,16 +11,13 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import json
 import os
 import pickle
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -30,11 +27,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from varigrad.capture import cache
 from varigrad.capture.c.calls import Caller
 from varigrad.capture.c.places import Unsupported
 from varigrad.capture.c.program import Program, work, written
 from varigrad.capture.graph import Graph, packed
-from varigrad.capture.worker import C_OPTIONS
+from varigrad.capture.refusals import said_by
+from varigrad.capture.worker import C_OPTIONS, CompilerError, c_compiler, cxx_compiler
 
 OPTIONS: dict[str, Any] = {
     "aot_inductor.allow_stack_allocation": True,
@@ -50,9 +49,6 @@ ALIGNED = 64
 """Bytes: as long as vectors are."""
 
 KILLED = "the compiler was killed"
-
-DAY = 86_400.0
-"""Seconds after which nobody is compiling any more."""
 
 
 SMALL = 2**22
@@ -147,48 +143,74 @@ class Compilation:
     Attributes:
         library: once it is there.
         failure: why there will be none; empty while all is well.
+        elsewhere: why the cache is not where it should be; empty if it is.
     """
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         self.library: Library | None = None
-        self.failure = ""
+        self.failure = self.elsewhere = ""
         self._device = next((i.device.type for i in inputs if i.device.type != "cpu"), "cpu")
         self._start = time.perf_counter()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
         self._owner = os.getpid()
         self._graph, self._inputs = graph, inputs
-        self._start_with(_in_c(graph) if self._device == "cpu" else None)
+        self._program: Program | None = None
+        self._reasons: list[str] = []
+        """Why there is no library in C."""
+        try:
+            found = cache.place()
+        except (OSError, cache.Untrusted) as error:
+            self.failure = f"there is no place for the library: {error}"
+            return
+        self._root, self.elsewhere = found.folder, found.note
+        try:
+            program = _in_c(graph) if self._device == "cpu" else None
+        except Mistake as error:
+            program, self._reasons = None, [str(error)]
+        self._start_with(program)
 
     def _start_with(self, program: Program | None) -> None:
         """Find the library, or begin to make it: from C, or else by Inductor."""
         self._program = program
-        try:
-            self._final = cache_folder() / _key(self._graph, self._inputs, program)
-        except RuntimeError as error:  # nobody's home
-            self.failure = f"there is no place for the cache (set VARIGRAD_CACHE): {error}"
-            return
-        if self._final.exists():
+        self._final = self._root / _key(self._graph, self._inputs, program)
+        if os.path.lexists(self._final):
             try:
-                self.library = self._loaded(True, 0.0)
+                self.library = self._loaded(self._final, True, 0.0)
                 return
-            except (OSError, RuntimeError, ValueError, KeyError, AttributeError):  # a damaged entry is built again
+            except _DAMAGED:  # it is built again
                 shutil.rmtree(self._final, ignore_errors=True)
-                self._final.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    self._final.unlink(missing_ok=True)
+        failure = ""
         try:
             self._begin()
+        except CompilerError as error:
+            failure = str(error)
         except OSError as error:
-            self.failure = f"the cache at {cache_folder()} cannot be written: {error}"
+            failure = f"the cache at {self._root} cannot be written: {error}"
         except Exception as error:  # whatever pickle cannot take
-            self.failure = f"the graph cannot be handed to the compiler: {error}"
-        if self.failure and self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            failure = f"the graph cannot be handed to the compiler: {said_by(error)}"
+        if failure:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            self._failed(failure)
+
+    def _failed(self, reason: str) -> None:
+        """In C: then by Inductor. By Inductor, or because somebody has ended the compiler: there will be none."""
+        if self._program is None or reason == KILLED:
+            self.failure = ". ".join([*self._reasons, reason])
+            return
+        self._reasons.append(reason)
+        self._start_with(None)
 
     def _begin(self) -> None:
-        root = cache_folder()
-        root.mkdir(parents=True, exist_ok=True)
-        _clear_away(root)
-        self._folder = Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
+        if self._program is not None:
+            c_compiler()
+        else:
+            cxx_compiler()
+        cache.clear_away(self._root)
+        self._folder = cache.new_folder(self._root)
         if self._program is not None:
             (self._folder / "step.c").write_bytes(self._program.text.encode())
         else:
@@ -202,7 +224,7 @@ class Compilation:
         paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **os.environ,
-            "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
+            "TORCHINDUCTOR_CACHE_DIR": str(self._root / "inductor"),
             "PYTHONPATH": os.pathsep.join(paths),  # this package, however it came to be imported
         }
         worker = Path(__file__).with_name("worker.py")
@@ -230,9 +252,6 @@ class Compilation:
             if self._process.poll() is None:
                 return False
             self._finish(self._process.returncode)
-            if self.failure not in ("", KILLED) and self._program is not None:  # then not in C
-                self.failure = ""
-                self._start_with(None)
         return True
 
     def _finish(self, code: int) -> None:
@@ -241,65 +260,59 @@ class Compilation:
         self._process = None
         self._give_up.detach()
         seconds = time.perf_counter() - self._start
+        failure = ""
         try:
             if code != 0:
-                self.failure = _last_words(folder)
-                return
-            with contextlib.suppress(OSError):  # another process was quicker: the same library lies there
-                folder.rename(self._final)
-            self.library = self._loaded(False, seconds)
-        except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-            self.failure = f"the library cannot be loaded: {error}"
+                failure = _last_words(folder)
+            else:
+                try:
+                    folder.rename(self._final)
+                    made = self._final
+                except OSError:  # another process was quicker: the same library lies there
+                    made = folder
+                self.library = self._loaded(made, False, seconds)
+        except _DAMAGED as error:
+            failure = f"the library cannot be loaded: {said_by(error)}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        if failure:
+            self._failed(failure)
 
-    def _loaded(self, found: bool, seconds: float) -> Library:
-        report = json.loads((self._final / "done.json").read_text())
-        path = self._final / report["library"]
+    def _loaded(self, entry: Path, found: bool, seconds: float) -> Library:
         program = self._program
-        library: InC | ByInductor = InC(path, program) if program else ByInductor(path, report, self._device)
+
+        def load(path: Path, report: Mapping[str, Any]) -> InC | ByInductor:
+            return InC(path, program) if program else ByInductor(path, report, self._device)
+
+        library = cache.loaded(entry, load)
         library.found, library.seconds = found, seconds
         return library
 
 
+_DAMAGED = (cache.Untrusted, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+"""What comes of an entry that is not what it should be."""
+
+
+class Mistake(Exception):
+    """A graph that C should be able to say, and where its translation failed."""
+
+
 def _last_words(folder: Path) -> str:
+    """What the worker says it has failed for."""
     path = folder / "failed.txt"
     lines = path.read_text().strip().splitlines() if path.exists() else []
     if any("InvalidCxxCompiler" in line or "No working C++ compiler" in line for line in lines):
         return "there is no C++ compiler (install g++)"
-    return next((line for line in reversed(lines) if line and not line[0].isspace()), KILLED)
-
-
-def cache_folder() -> Path:
-    """Where libraries are kept: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder."""
-    given = os.environ.get("VARIGRAD_CACHE")
-    if given:
-        return Path(given).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "varigrad"
-
-
-def _clear_away(root: Path) -> None:
-    """Folders of processes that were killed in the middle."""
-    for folder in root.glob("building-*"):
-        place, _, pid = folder.name.removeprefix("building-").rpartition("-")[0].rpartition("-")
-        with contextlib.suppress(OSError):  # somebody else was quicker
-            ended = place == socket.gethostname() and not _is_running(int(pid))
-            if ended or time.time() - folder.stat().st_mtime > DAY:
-                shutil.rmtree(folder)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    last = next((line for line in reversed(lines) if line and not line[0].isspace()), KILLED)
+    return last.removeprefix(f"{CompilerError.__name__}: ").removeprefix(f"__main__.{CompilerError.__name__}: ")
 
 
 def _in_c(graph: Graph) -> Program | None:
-    """A graph in C, if C can say it, and can call the threads that it needs."""
+    """A graph in C, if C can say it, and can call the threads that it needs.
+
+    Raises:
+        Mistake: its translation went wrong.
+    """
     threads = torch.get_num_threads()
     if threads > 1 and team() is None:
         if work(graph.operations) > SMALL:
@@ -309,6 +322,8 @@ def _in_c(graph: Graph) -> Program | None:
         program = written(graph.operations, products=None not in blas(), parts=threads)
     except Unsupported:
         return None
+    except Exception as error:
+        raise Mistake(f"C cannot be written: {said_by(error)}") from error
     return program if program.bytes <= ROOM else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -22,6 +22,23 @@ _aten = torch.ops.aten
 
 Place = tuple[Tensor, int]
 """A flat tensor, and where in it a parameter begins."""
+
+
+class Difference(NamedTuple):
+    """What a graph and Python do not agree in.
+
+    Attributes:
+        place: the tensor, counted over the targets and those that are written in place.
+        element: where in it they differ most.
+        found, expected: what the graph gives there, and what Python does.
+        steady: whether Python gives the same when it is asked again.
+    """
+
+    place: int
+    element: int
+    found: float
+    expected: float
+    steady: bool
 
 
 class Recorded:
@@ -97,8 +114,15 @@ class Recorded:
         _restore(self.targets + self.written, changed)
         set_global_state(generators)
 
-    def agrees(self) -> bool:
-        """Run, after the same in Python. The targets then hold the results: Python's where the two differ."""
+    def agrees(self) -> Difference | None:
+        """Run, after the same in Python. The targets then hold the results: Python's where the two differ.
+
+        Returns:
+            The first difference, if there is one.
+
+        Raises:
+            Exception: what the function, or the graph, raises; everything is then as it was before.
+        """
         found = self.targets + self.written
         before = [f.detach().clone() for f in found]
         generators = global_state() if self.graph.random else None
@@ -106,26 +130,37 @@ class Recorded:
         def by_python() -> list[Tensor]:
             if generators is not None:
                 set_global_state(generators)
-            results = [*self.function(), *self.written]
-            results = [r.detach().clone() for r in results]
-            _restore(found, before)
-            return results
+            try:
+                return [r.detach().clone() for r in (*self.function(), *self.written)]
+            finally:
+                _restore(found, before)
 
         expected = by_python()
         if generators is not None:
             set_global_state(generators)
-        self.run()
+        try:
+            self.run()
+        except BaseException:
+            _restore(found, before)
+            if generators is not None:
+                set_global_state(generators)
+            raise
         got = [f.detach().clone() for f in found]
         compared = [i for i, f in enumerate(found) if id(f) not in self._loose]
         different = [i for i in compared if not _close(got[i], expected[i], 0.0)]
+        steady = True
         if different:
             _restore(found, before)
             again = by_python()
-            if all(_close(again[i], expected[i], 0.0) for i in different):  # else Python does not agree with itself
+            steady = all(_close(again[i], expected[i], 0.0) for i in different)
+            if steady:
                 noise = self._rounding(by_python, expected)
                 different = [i for i in different if not _close(got[i], expected[i], noise[i])]
             _restore(found, expected if different else got)
-        return not different
+        if not different:
+            return None
+        first = different[0]
+        return Difference(first, *_apart(got[first], expected[first]), steady)
 
     def _rounding(self, by_python: Callable[[], list[Tensor]], expected: Sequence[Tensor]) -> list[float]:
         """How far results move when the parameters do by a rounding error: large where differences cancel.
@@ -145,6 +180,15 @@ class Recorded:
                     gap = (m.double() - e.double()).abs()
                     noise[i] = max(noise[i], 50 * gap[gap.isfinite()].max().item() if gap.isfinite().any() else 0.0)
         return noise
+
+
+def _apart(found: Tensor, expected: Tensor) -> tuple[int, float, float]:
+    """The element in which two tensors differ most, and what it is in each."""
+    one, other = found.reshape(-1).double(), expected.reshape(-1).double()
+    gap = torch.where(one == other, 0.0, (one - other).abs().nan_to_num(nan=math.inf))
+    gap = torch.where(one.isnan() & other.isnan(), 0.0, gap)
+    at = int(gap.argmax())
+    return at, float(one[at]), float(other[at])
 
 
 def _restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -22,10 +22,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from varigrad.capture.c.nodes import GEOMETRY, Geometry
+from varigrad.capture.c.nodes import GEOMETRY, LINE, Geometry
 from varigrad.capture.graph import Graph
 from varigrad.capture.indexing import indexed, one_hot, write
-from varigrad.capture.refusals import OURS, CaptureError, explained, refusal
+from varigrad.capture.refusals import OURS, CaptureError, explained, line_of_the_user, refusal
 from varigrad.capture.rewritten import rewritten
 from varigrad.terms.provenance import Tracked
 
@@ -95,6 +95,8 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is _aten.lift_fresh.default:
             func = _aten.clone.default  # a literal: what is written into it is gone at the next call
+        if func is _aten._efficientzerotensor.default:
+            func = _aten.zeros.default  # a tensor without memory, which torch makes for gradients that are zero
         if func is _aten.index.Tensor:
             args = (args[0], self._without_masks(args[1]))
         otherwise = rewritten(func, args, kwargs)
@@ -128,6 +130,7 @@ class _Recorder(TorchDispatchMode):
             self._refuse_foreign(func, args, kwargs)
         result = func(*args, **kwargs)
         node = self.graph.call_function(func, *written)
+        node.meta[LINE] = line_of_the_user(record.__code__)
         if moving:
             self._moving.add(node)
             if func._schema.is_mutable:

@@ -32,7 +32,7 @@ class Replayed:
         seconds: how long the capture took.
     """
 
-    failure = ""
+    failure = elsewhere = ""
     calls: tuple[str, ...] = ()
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:

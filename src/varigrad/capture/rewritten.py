@@ -117,7 +117,7 @@ def _wrapped(index: Tensor, count: int) -> Tensor:
 
 def _spread(x: Tensor, dims: int) -> Tensor:
     """With so many more dimensions."""
-    return x.reshape(*x.shape, *(1,) * dims)
+    return x.reshape((*x.shape, *(1,) * dims))
 
 
 def _only(x: Tensor, indices: list[Tensor | None]) -> Tensor | None:

@@ -120,14 +120,16 @@ class Noise(Arithmetic):
     def get_state(self) -> dict[Any, Any]:
         """State of every stream, and under "global" of what torch's global generators are lent."""
         self._left = {}
-        return {"global": super().get_state(), **{k: g.get_state() for k, g in self._streams.items()}}
+        own = {k: g.get_state() for k, g in self._streams.items()}
+        return {"global": super().get_state(), "seed": self.seed, **own}
 
     def set_state(self, state: Mapping[Any, Any]) -> None:
         """Go back to where `get_state` was called."""
         super().set_state(state["global"])
         self._streams, self._left = {}, {}
+        self.seed = state.get("seed", self.seed)  # of streams that have not begun
         for kind, value in state.items():
-            if kind != "global":
+            if kind not in ("global", "seed"):
                 self._stream(kind).set_state(value)
 
     @contextmanager

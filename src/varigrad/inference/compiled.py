@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from varigrad.distributions.noise import Noise
 from varigrad.errors import VarigradError
+from varigrad.inference.arguments import check_seed
+from varigrad.inference.interrupts import Interrupts
 from varigrad.inference.leaves import Leaves
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.session import Session
@@ -30,6 +33,7 @@ class Compiled(nn.Module):
         super().__init__()
         self.bound = bound
         bound.source = Noise(seed)
+        self.interrupts = Interrupts()
         self._grads: dict[nn.Parameter, Tensor] = {}
         self.look = Leaves(bound).look
         self._session = Session(self, wait)
@@ -44,9 +48,12 @@ class Compiled(nn.Module):
 
     def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
         """The loss, and its gradient by parameter (tensors that the next call overwrites)."""
+        return self.interrupts.whole(self._gradient, args, kwargs)
+
+    def _gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, dict[nn.Parameter, Tensor]]:
         if self.bound.is_empty:
-            self.bound.init(*args, **kwargs)
-        if self.bound.look_again(args, kwargs):
+            self.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
+        if self.interrupts.on_second(self.bound.look_again, args, kwargs):
             self._session.leave()
             self._session = Session(self, self._session.wait)  # forms were recorded by what does not hold any more
         outcomes = self._session.advance(1, args, kwargs)
@@ -63,12 +70,15 @@ class Compiled(nn.Module):
     def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Loss and gradient without a graph."""
         leaves: list[Any] = [p for _, p in self.bound.owner.named_parameters() if p.requires_grad]
-        result = self.bound.estimate(*args, **kwargs)
+        result = self.interrupts.on_second(partial(self.bound.estimate, *args, **kwargs))
         self.look(result.surrogate, args, kwargs)
         found: Any = torch.autograd.grad(-result.surrogate, leaves, allow_unused=True)
         self._grads = {p: g for p, g in zip(leaves, found, strict=True) if g is not None}
         self.bound.advance(result.state)
         return Outcomes([-float(result.value)], [0.0], [True])
+
+    def tick(self) -> None:
+        """There is no schedule."""
 
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
         """Keep the gradients."""
@@ -101,7 +111,7 @@ def compiled(bound: Bound, *, wait: bool = False, seed: int | None = None) -> Co
         `backward()`. As long as nothing is compiled, and where a program cannot be, it runs the programs.
 
     Raises:
-        VarigradError: `bound` is not an objective applied to a model and a guide.
+        VarigradError: `bound` is not an objective applied to a model and a guide, or the seed is no whole number.
 
     Example:
         >>> import torch, varigrad as vg
@@ -117,4 +127,5 @@ def compiled(bound: Bound, *, wait: bool = False, seed: int | None = None) -> Co
     """
     if not isinstance(bound, Bound):
         raise VarigradError(f"compiled() takes an objective, got {bound!r}", try_="compiled(ELBO()(model, guide))")
-    return Compiled(bound, wait, int(torch.randint(2**62, ()).item()) if seed is None else seed)
+    check_seed(seed)
+    return Compiled(bound, wait, int(torch.randint(2**62, ()).item()) if seed is None else int(seed))

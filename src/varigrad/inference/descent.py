@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import ParameterError
+from varigrad.inference.interrupts import Interrupts
 from varigrad.inference.laid_out import downhill, laid_out_like
 from varigrad.inference.leaves import Leaves
 from varigrad.inference.optim import Optimizer
@@ -32,6 +34,8 @@ class Descent:
 
     Attributes:
         current_optimizer, scheduler: torch's, as they stand; None before the parameters exist.
+        interrupts: holds Ctrl-C back while a step is taken.
+        late: what a schedule has raised after the last step, to be raised when the step is on record.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class Descent:
         self.bound, self.optim, self.skip_nonfinite = bound, optim, skip_nonfinite
         self.current_optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Any = None
+        self.interrupts = Interrupts()
+        self.late: Exception | None = None
         self._leaves: list[nn.Parameter] = []
         self._version = -1
         self._warned = False
@@ -59,7 +65,7 @@ class Descent:
         assert self.current_optimizer is not None
         if self.by_line_search:
             return self._by_closure(args, kwargs)
-        loss, norm = self._differentiate(args, kwargs)
+        loss, norm = self.interrupts.on_second(self._differentiate, args, kwargs)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             self.current_optimizer.step()
@@ -78,9 +84,18 @@ class Descent:
             seen.append(self._differentiate(args, kwargs))
             return seen[-1][0]
 
-        self.current_optimizer.step(closure)
-        loss, norm = seen[0]
-        finite = math.isfinite(loss) and math.isfinite(norm)
+        values, state = [p.detach().clone() for p in self._leaves], copy.deepcopy(self.current_optimizer.state_dict())
+        finite = False
+        try:
+            self.interrupts.on_second(self.current_optimizer.step, closure)
+            loss, norm = seen[0]
+            finite = math.isfinite(loss) and math.isfinite(norm)
+        finally:
+            if not finite:  # or an error, or Ctrl-C: the search has moved the parameters already
+                with torch.no_grad():
+                    for leaf, value in zip(self._leaves, values, strict=False):
+                        leaf.copy_(value)
+                self.current_optimizer.load_state_dict(state)
         if finite:
             self._accept()
         return Outcomes([loss], [norm], [finite])
@@ -130,7 +145,14 @@ class Descent:
     def _accept(self) -> None:
         self.bound.advance(self._new_states)
         if self.scheduler is not None:
+            self.tick()
+
+    def tick(self) -> None:
+        """Move the schedule on by one step; an error of its own does not undo the step, and is kept in `late`."""
+        try:
             self.scheduler.step()
+        except Exception as error:
+            self.late = error
 
     def follow_parameters(self) -> None:
         """Give the optimiser the parameters that have come into being."""
@@ -144,12 +166,14 @@ class Descent:
         known = {id(p) for p in self._leaves}
         new = [(n, p) for n, p in named if id(p) not in known]
         if self.current_optimizer is None:
+            scheduler = None
             if isinstance(self.optim, Optimizer):
-                self.current_optimizer = self.optim.build(named)
-                self.scheduler = self.optim.schedule(self.current_optimizer) if self.optim.schedule else None
+                optimizer = self.optim.build(named)
+                scheduler = self.optim.schedule(optimizer) if self.optim.schedule else None
             else:
-                self.current_optimizer = self.optim([p for _, p in named])
-            _check_foreign(self.current_optimizer, {id(p) for p in self.bound.parameters()})
+                optimizer = self.optim([p for _, p in named])
+            _check_foreign(optimizer, {id(p) for p in self.bound.parameters()})
+            self.current_optimizer, self.scheduler = optimizer, scheduler  # both or, after an error, neither
         elif new:
             groups = self.optim.groups(new) if isinstance(self.optim, Optimizer) else [{"params": [p for _, p in new]}]
             for group in groups:

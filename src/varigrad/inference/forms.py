@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from varigrad.capture.compiler import Library
 from varigrad.capture.replayed import Replayed
-from varigrad.distributions.noise import OURS, Kind, Rows
+from varigrad.distributions.noise import OURS, Kind, Noise, Rows
 from varigrad.inference.memory import Memory
 from varigrad.inference.step import Step
 from varigrad.shapes import table
+
+_KEPT = ("seen", "taken", "check", "agreed", "disagreed", "refusal")
 
 
 @dataclass(eq=False)
@@ -24,15 +27,20 @@ class Form:
         demand: how many random numbers a step takes.
         drawn: who draws each site, as a `Noise` tells.
         rows: those of the last eager step.
-        check: the graph's step that Python checks next.
+        check: the graph's step that Python checks next; `planned` says which one is after that, if it is known.
+        waits: whether steps wait for the library: it was there when the state was taken that this run goes on from.
         agreed, disagreed: outcomes of the checks since the library came.
         refusal: why it will always run eagerly.
+        text: its arguments, in words.
+        ahead: how many steps are taken in a row: as many as take a moment, and Ctrl-C is obeyed after them.
         seconds: how long the recording took.
         parameters, memory: those that the gradient reaches, and where they are kept.
     """
 
+    text: str = ""
     seen: int = 0
     taken: int = 0
+    ahead: int = 1
     parameters: tuple[nn.Parameter, ...] = ()
     memory: Memory | None = None
     demand: dict[Kind, int] | None = None
@@ -40,6 +48,8 @@ class Form:
     rows: Rows | None = None
     step: Step | None = None
     check: int = 0
+    planned: int | None = None
+    waits: bool = False
     agreed: int = 0
     disagreed: int = 0
     refusal: str = ""
@@ -51,9 +61,28 @@ class Form:
         """The ids of the parameters."""
         return frozenset(map(id, self.parameters))
 
+    def standing(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """How far it has come, as plain data; `names` of parameters by id."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return {**kept, "demand": dict(self.demand or {}), "reached": [names[id(p)] for p in self.parameters]}
+
+    def stand(self, standing: Mapping[str, Any], named: Mapping[str, nn.Parameter], noise: Noise) -> None:
+        """Go on from there; `named` has the parameters by name."""
+        for name in _KEPT:
+            setattr(self, name, standing[name])
+        self.demand = dict(standing["demand"])
+        self.parameters = tuple(named[name] for name in standing["reached"])
+        # A graph that was in force then is in force from the first step on, and is looked at once more.
+        self.waits = self.taken > 1
+        self.planned, self.check = self.check, min(self.check, self.taken)
+        state = noise.get_state()
+        self.rows = {kind: rows[0] for kind, rows in noise.rows(self.demand, 1).items()}
+        noise.set_state(state)
+
     def forget(self) -> None:
         """Record it again."""
         self.step, self.taken, self.check, self.agreed, self.disagreed = None, 0, 0, 0, 0
+        self.planned = None
 
 
 def explained(forms: Collection[Form], patience: int) -> str:

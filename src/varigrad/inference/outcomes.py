@@ -1,8 +1,26 @@
-"""What a few steps in a row came to."""
+"""What one step, and a few steps in a row, came to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one step reports.
+
+    Attributes:
+        step: its number, from 1.
+        loss: minus the estimated bound.
+        gradient_norm: before clipping.
+        skipped: whether parameters were left alone because loss or gradient was not finite.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    skipped: bool = False
 
 
 class Outcomes(NamedTuple):

@@ -11,19 +11,22 @@ import operator
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from varigrad.capture.refusals import CaptureError
-from varigrad.distributions.noise import Noise
+from varigrad.capture.refusals import CaptureError, said_by
+from varigrad.capture.refusals import explained as explained_error
+from varigrad.distributions.noise import Noise, Rows
 from varigrad.distributions.source import global_state, set_global_state
 from varigrad.errors import VarigradError
 from varigrad.inference.forms import Form, explained
 from varigrad.inference.memory import Memory, looked_at
 from varigrad.inference.outcomes import Outcomes
-from varigrad.inference.signatures import Signatures, described, surroundings
+from varigrad.inference.signatures import Signatures, described, surroundings, told
+from varigrad.inference.states import load_schedule, schedule_of
 from varigrad.inference.step import Host, Step
 from varigrad.inference.updates import rule_of, traits_of
 
@@ -35,6 +38,8 @@ RESTARTS = 3
 """How often a program is recorded anew because something that it reads has changed."""
 CHECKS = 2
 """How many steps in a row Python checks when a library is new, and how many disagreements end its use."""
+MOMENT = 0.1
+"""Seconds that steps in a row may take: Ctrl-C is obeyed after them."""
 _POLL = 0.02
 
 
@@ -75,9 +80,10 @@ class Session:
         self._restarts = 0
         self._evicted = 0
         self._version = -1
+        self._resumed: dict[str, Any] = {}
         self._warned: set[str] = set()
-        self.interrupted = False
-        """Whether Ctrl-C ended the last steps early; to be raised by whoever has put them on record."""
+        self.stopped: BaseException | None = None
+        """What has ended the last steps early: to be raised when they are on record."""
 
     @property
     def noise(self) -> Noise:
@@ -101,12 +107,13 @@ class Session:
         else:
             leaves, tree = pytree.tree_flatten((args, kwargs))
             base, lifted, key = self._signatures.of(leaves, tree)
-            form = self._form(key)
+            form = self._form(key, leaves)
             same = not kwargs and all(type(a) is Tensor for a in args)
             shapes = [described(a) for a in args] if same else []
             self._last = _Call(args, shapes, around, form, base, leaves, tree, lifted) if same else None
-        outcomes = self._by_graph(form, limit, leaves) if self._prepare(form, base, leaves, tree, lifted) else None
-        return self._by_python(form, args, kwargs) if outcomes is None else outcomes
+        if self._prepare(form, base, leaves, tree, lifted):
+            return self._by_graph(form, limit, leaves, args, kwargs)
+        return self._by_python(form, args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Whose steps; a copy records its own."""
@@ -126,10 +133,31 @@ class Session:
         """What is compiled, what is not, and why."""
         return explained(self.forms.values(), PATIENCE)
 
-    def _form(self, key: Any) -> Form:
+    def standing(self) -> dict[str, Any]:
+        """How far each form of call has come, as plain data."""
+        names = {id(p): name for name, p in self.host.bound.named_parameters()}
+        known = {repr(key): form.standing(names) for key, form in self.forms.items() if form.seen}
+        return {"forms": {**self._resumed, **known}, "numbers": self._signatures.standing()}
+
+    def stand(self, standing: Mapping[str, Any]) -> None:
+        """Go on from there: graphs that were in force then are in force again from the first step on."""
+        self.leave()
+        self._last = None
+        self._resumed = dict(standing.get("forms", {}))
+        self._signatures.stand(standing.get("numbers", {}))
+        kept = {key: form for key, form in self.forms.items() if repr(key) in self._resumed}
+        named = dict(self.host.bound.named_parameters())
+        for key, form in kept.items():
+            form.stand(self._resumed.pop(repr(key)), named, self.noise)
+        self.forms = OrderedDict(kept)
+
+    def _form(self, key: Any, leaves: list[Any]) -> Form:
         form = self.forms.get(key)
         if form is None:
-            form = self.forms[key] = Form()
+            form = self.forms[key] = Form(told(leaves))
+            standing = self._resumed.pop(repr(key), None) if self._resumed else None
+            if standing is not None:
+                form.stand(standing, dict(self.host.bound.named_parameters()), self.noise)
             if len(self.forms) > FORMS:
                 self.forms.popitem(last=False)
                 self._evicted += 1
@@ -149,10 +177,15 @@ class Session:
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
         try:
-            self._enter(form)
+            return self._get_ready(form, base, leaves, tree, lifted)
         except CaptureError as error:
             self._refuse(form, str(error))
-            return False
+        except Exception as error:  # a mistake of ours: Python's steps are none the worse for it
+            self._refuse(form, str(explained_error(error)))
+        return False
+
+    def _get_ready(self, form: Form, base: Any, leaves: list[Any], tree: Any, lifted: frozenset[int]) -> bool:
+        self._enter(form)
         assert self._memory is not None
         if not all(p.requires_grad for p in self._memory.parameters):
             return False  # frozen since: Python says what that means
@@ -169,10 +202,13 @@ class Session:
                 self._refuse(form, f"what the program reads changes again and again: {change}")
             return False
         compilation = step.recorded.compile()
+        if compilation.elsewhere:
+            self._warn(compilation.elsewhere)
         now = time.perf_counter()
-        if compilation.library is None and (self.wait or now - form.polled > _POLL):
+        wait = self.wait or form.waits
+        if compilation.library is None and (wait or now - form.polled > _POLL):
             form.polled = now
-            if compilation.ready(self.wait) and compilation.failure:
+            if self.host.interrupts.at_once(compilation.ready, wait) and compilation.failure:
                 self._refuse(form, compilation.failure)
                 return False
             form.check = form.taken
@@ -222,7 +258,7 @@ class Session:
         if memory is None:
             rule = None if optimizer is None else rule_of(optimizer)
             memory = self._memories[form.reached] = Memory(optimizer, rule, form.parameters, states)
-        if form.memory is not memory:
+        if form.memory is not memory and form.step is not None:
             form.forget()
         self._memory = form.memory = memory
         memory.take(states)
@@ -240,76 +276,101 @@ class Session:
                     form.forget()
         self._memory = None
 
-    def _by_graph(self, form: Form, limit: int, leaves: list[Any]) -> Outcomes | None:
-        """Steps of the graph; None if its check finds that there can be no graph."""
+    def _by_graph(
+        self, form: Form, limit: int, leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Outcomes:
+        """Steps of the graph, or one of Python's where the graph turns out to be wrong."""
         host, step, noise = self.host, form.step, self.noise
         assert step is not None
         check = form.taken >= form.check
         alone = check or ((host.scheduler is not None or step.scheduled) and host.skip_nonfinite)
-        count = 1 if alone else min(limit, step.rows, form.check - form.taken)
-        before = (noise.get_state(), *_state_of(host.scheduler)) if count > 1 or check else None
+        count = 1 if alone else min(limit, step.rows, form.check - form.taken, form.ahead)
+        before = (noise.get_state(), *schedule_of(host.scheduler)) if count > 1 else None
         ready = step.settle(count)
-        with noise.lent(step.device) if step.random else contextlib.nullcontext():
-            try:
-                outcomes, agreed = step.run(ready, noise.rows(step.demand, ready), leaves, check)
-            except CaptureError as error:
-                assert before is not None
-                noise.set_state(before[0])
-                self._refuse(form, str(error))
-                return None
+        rows = noise.rows(step.demand, ready)
+        start = time.perf_counter()
+        try:
+            with noise.lent(step.device) if step.random else contextlib.nullcontext():
+                outcomes, difference = step.run(ready, rows, leaves, check)
+        except Exception as error:
+            return self._instead(form, error, rows, args, kwargs)
         if check:
-            self._judge(form, agreed)
+            self._judge(form, difference)
         bad = None if all(outcomes.taken) else outcomes.taken.index(False)
         if bad is not None and not host.skip_nonfinite:
             outcomes = outcomes.first(bad + 1)
         done = len(outcomes.losses)
-        if step.memory.rule is None:
+        if done and not check:
+            form.ahead = max(1, int(MOMENT * done / (time.perf_counter() - start)))
+        if done and step.memory.rule is None:
             host.follow(step.memory.parameters, step.memory.grads, bad is None)
         form.taken += done
         host.bound.__dict__["steps"] += sum(outcomes.taken)
         noise.measure()
-        self.interrupted, step.interrupted = step.interrupted, False
         if before is not None and done < count:
             # As one by one: nothing after the last step has been drawn or scheduled.
             state, schedule, settings = before
             noise.set_state({**state, "global": noise.get_state()["global"]})
-            noise.rows(step.demand, done)
+            drawn = done or int(isinstance(step.stopped, Exception))  # Python takes the step that failed
+            rows = noise.rows(step.demand, drawn) if drawn else {}
             noise.measure()
             if host.scheduler is not None:
-                host.scheduler.load_state_dict(schedule)
-                for group, own in zip(host.scheduler.optimizer.param_groups, settings, strict=True):
-                    group.update(own)
+                load_schedule(host.scheduler, schedule, settings)
                 for _ in range(sum(outcomes.taken)):
-                    host.scheduler.step()
-        elif count == 1 and host.scheduler is not None and bad is None:
-            host.scheduler.step()
-        if not done:
-            raise KeyboardInterrupt
+                    host.tick()
+        elif count == 1 and host.scheduler is not None and bad is None and done:
+            host.tick()
+        stopped, step.stopped = step.stopped, None
+        if done:
+            # An error is met again by the next call, in its first step. Ctrl-C is not.
+            self.stopped = stopped if isinstance(stopped, KeyboardInterrupt) else None
+            return outcomes
+        assert stopped is not None
+        if isinstance(stopped, Exception):
+            return self._instead(form, stopped, rows, args, kwargs)
+        raise stopped
+
+    def _instead(
+        self, form: Form, error: Exception, rows: Rows, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Outcomes:
+        """Python's step, on the numbers on which the graph's failed: what is wrong with the program it raises itself.
+
+        If it does not, the graph is wrong.
+        """
+        outcomes = self._by_python(form, args, kwargs, rows)
+        known = isinstance(error, CaptureError)
+        self._refuse(form, str(error) if known else f"the graph fails where the program does not: {said_by(error)}")
         return outcomes
 
-    def _judge(self, form: Form, agreed: bool) -> None:
+    def _judge(self, form: Form, difference: str) -> None:
         """Check twice in a row at first, then at step 10, 100, 1000, and at once after a disagreement.
 
         A single one may be rounding that tipped a discrete draw; two are not.
         """
-        form.agreed += agreed
-        form.disagreed += not agreed
+        form.agreed += not difference
+        form.disagreed += bool(difference)
         if form.disagreed >= CHECKS:
             self._refuse(
                 form,
-                "the recorded step and the program no longer agree: the program depends on something that is neither "
-                "an argument nor a variable that can be watched (a clock, a file, a generator of its own)",
+                f"the recorded step and the program do not agree: {difference} (after {form.taken} steps by graph, "
+                f"with {form.text}). Of all that is watched nothing has changed",
             )
-        soon = not agreed or form.agreed < CHECKS
+        soon = bool(difference) or form.agreed < CHECKS
         form.check = form.taken + 1 if soon else 10 * (form.taken + 1)
+        if form.planned is not None:
+            form.check = form.taken + 1 if difference else max(form.planned, form.taken + 1)
+            form.planned = None
 
-    def _by_python(self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+    def _by_python(
+        self, form: Form, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Rows | None = None
+    ) -> Outcomes:
         self.leave()
         noise = self.noise
         if form.demand is None:
             noise.measure()
         else:
-            form.rows = {kind: rows[0] for kind, rows in noise.rows(form.demand, 1).items()}
+            rows = noise.rows(form.demand, 1) if rows is None else rows
+            form.rows = {kind: row[0] for kind, row in rows.items()}
             noise.use(form.rows)
         first = next(self.host.bound.parameters(), None)
         with noise.lent() if first is None else noise.lent(first.device):
@@ -332,11 +393,3 @@ class Session:
         if text not in self._warned:
             self._warned.add(text)
             warnings.warn(text, CaptureWarning, stacklevel=7)
-
-
-def _state_of(scheduler: Any) -> tuple[Any, Any]:
-    """The scheduler's own, and the settings that it changes."""
-    if scheduler is None:
-        return None, None
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in scheduler.optimizer.param_groups]
-    return dict(scheduler.state_dict()), groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -25,6 +26,7 @@ class Signatures:
         self.unliftable: dict[Any, str] = {}
         self._first_numbers: dict[Any, list[tuple[int, Any]]] = {}
         self._lifted: dict[Any, set[int]] = {}
+        self._resumed: dict[str, set[int]] = {}
 
     def of(self, leaves: list[Any], tree: Any) -> tuple[Any, frozenset[int], Any]:
         """What the arguments have in common with those of other calls, which numbers are lifted, and both: the form.
@@ -46,12 +48,23 @@ class Signatures:
         base = (tree, tuple(shape), surroundings())
         if not numbers:
             return base, frozenset(), base
-        lifted = self._lifted.setdefault(base, set())
+        lifted = self._lifted.get(base)
+        if lifted is None:
+            lifted = self._lifted[base] = set(self._resumed.get(repr(base), ()))
         if base not in self.unliftable:
             before = self._first_numbers.setdefault(base, numbers)
             lifted |= {i for (i, now), (_, then) in zip(numbers, before, strict=True) if now != then}
         chosen = frozenset(i for i, now in numbers if i in lifted and _is_held(now))
         return base, chosen, (base, chosen, tuple(n for n in numbers if n[0] not in chosen))
+
+    def standing(self) -> dict[str, list[int]]:
+        """Which numbers are lifted, by the text of what they are lifted in."""
+        return {repr(base): sorted(lifted) for base, lifted in self._lifted.items() if lifted}
+
+    def stand(self, standing: Mapping[str, list[int]]) -> None:
+        """Lift these, and no others so far."""
+        self.unliftable, self._first_numbers, self._lifted = {}, {}, {}
+        self._resumed = {text: set(lifted) for text, lifted in standing.items()}
 
     def lift_none(self, base: Any, reason: str) -> None:
         """From now on, in calls of this form."""
@@ -59,7 +72,7 @@ class Signatures:
         self._lifted[base] = set()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Itself:
     """An argument that is only equal to itself, kept, so that no other one is given its id."""
 
@@ -70,6 +83,10 @@ class _Itself:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+    def __repr__(self) -> str:
+        """The same in every process."""
+        return f"<{type(self.value).__module__}.{type(self.value).__qualname__}>"
 
 
 def described(leaf: Tensor) -> tuple[Any, ...]:
@@ -86,6 +103,19 @@ def _is_number(leaf: Any) -> bool:
 def _is_held(number: Any) -> bool:
     """Whether a tensor has room for it: single precision keeps the units of what is smaller."""
     return not math.isfinite(number) or bool(abs(number) < (2**24 if isinstance(number, float) else 2**62))
+
+
+def told(leaves: list[Any]) -> str:
+    """Arguments in words: types and shapes of tensors, values of plain ones, types of all others."""
+    texts = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            texts.append(f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)}")
+        elif _is_number(leaf) or type(leaf) in _PLAIN:
+            texts.append(repr(leaf)[:50])
+        else:
+            texts.append(type(leaf).__qualname__)
+    return f"arguments ({', '.join(texts)})" if texts else "no arguments"
 
 
 def surroundings() -> tuple[Any, ...]:

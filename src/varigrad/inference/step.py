@@ -16,8 +16,10 @@ from varigrad.capture.recorded import Recorded
 from varigrad.capture.refusals import CaptureError
 from varigrad.capture.watch import Watch
 from varigrad.distributions.noise import Kind, Noise, Rows
+from varigrad.inference.interrupts import Interrupts
 from varigrad.inference.memory import Memory, flattened
 from varigrad.inference.outcomes import Outcomes
+from varigrad.inference.quantities import Quantities
 from varigrad.objectives.bound import Bound
 
 ROWS = 256
@@ -35,9 +37,11 @@ class Host(Protocol):
         scheduler: of learning rates, or None.
         skip_nonfinite: leave out steps that are not finite; else everything stands still after the first of them.
         clip_norm: of the gradient, or None.
+        interrupts: holds Ctrl-C back while a step is taken.
     """
 
     bound: Bound
+    interrupts: Interrupts
     scheduler: Any
     skip_nonfinite: bool
 
@@ -52,6 +56,9 @@ class Host(Protocol):
 
     def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """One step without a graph."""
+
+    def tick(self) -> None:
+        """Move the schedule on by one step."""
 
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
         """Use gradients, where the graph does not contain the optimiser."""
@@ -73,7 +80,9 @@ class Step:
     def __init__(
         self, host: Host, memory: Memory, rows: Rows, leaves: list[Any], tree: Any, lifted: frozenset[int]
     ) -> None:
-        self.host, self.memory, self.interrupted = host, memory, False
+        self.host, self.memory = host, memory
+        self.stopped: BaseException | None = None
+        """What has ended the last steps early."""
         self._tree, self._lifted = tree, lifted
         self._settings = host.skip_nonfinite, host.clip_norm
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -147,11 +156,15 @@ class Step:
         self._numbers[:ready] = torch.tensor(rows[:ready], dtype=torch.float64)
         return ready
 
-    def run(self, count: int, rows: Rows, leaves: list[Any], check: bool = False) -> tuple[Outcomes, bool]:
+    def run(self, count: int, rows: Rows, leaves: list[Any], check: bool = False) -> tuple[Outcomes, str]:
         """Take `count` steps that have been settled, with the given random numbers, `kind -> [count, length]`.
 
         Returns:
-            Their outcomes (fewer after Ctrl-C), and whether Python agreed (True without a check, which is for one).
+            Their outcomes (those before an error, which is then in `stopped`), and in which quantity Python disagreed
+            (empty if in none, and without a check, which is for one step).
+
+        Raises:
+            Exception: a check failed, in Python or in the graph; nothing has been changed.
         """
         for kind, block in self._noise.items():
             block[:count].copy_(rows[kind])
@@ -159,19 +172,18 @@ class Step:
         for i, leaf in enumerate(leaves):
             if self._positions[i] is not None:
                 self._put(i, leaf)
-        agreed, before = True, None
+        difference, before, self.stopped = "", None, None
         if check:
-            agreed = self.recorded.agrees()
+            found = self.recorded.agrees()
+            difference = "" if found is None else self._quantities.told(found)
         else:
             # What goes on after a step that fails: a module's averages, and a generator.
             if count > 1 and not self.host.skip_nonfinite and (self.recorded.written or self.random):
                 before = self.recorded.state()
             try:
                 self.recorded.run(count)
-            except KeyboardInterrupt:
-                if count == 1:
-                    raise
-                count, self.interrupted = int(self._index), True  # raised when the steps that were taken are on record
+            except (Exception, KeyboardInterrupt) as error:
+                count, self.stopped = int(self._index), error  # raised when the steps that were taken are on record
         # Lists of numbers, not a tuple for each step: those would keep Python's garbage collector busy.
         losses, norms, taken = self._metrics[:count].t().tolist() if count else ([], [], [])
         if not all(taken):
@@ -179,7 +191,7 @@ class Step:
                 self.recorded.go_back(before)
                 self.recorded.run(taken.index(0.0) + 1)
             self._alive.fill_(True)
-        return Outcomes(losses, norms, list(map(bool, taken))), agreed
+        return Outcomes(losses, norms, list(map(bool, taken))), difference
 
     def _put(self, i: int, leaf: Any) -> None:
         position = self._positions[i]
@@ -230,6 +242,7 @@ class Step:
         loose = [b.flat for b in memory.buckets if b.moments]
         others = [a for a in self._arguments if not isinstance(a, Tensor)]
         watch = Watch((bound.model_program, bound.guide_program, *(m._parameters for m in bound.modules()), *others))
+        self._quantities = Quantities(bound, memory, buffers)
         version = bound.version
         recorded = Recorded(self._compute, unique, self._targets, memory.places, buffers, loose)
         if bound.version != version:

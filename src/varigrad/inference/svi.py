@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
+from varigrad.inference import states
+from varigrad.inference.arguments import Compile, check_arguments, check_compile
+from varigrad.inference.batches import batches
 from varigrad.inference.descent import Descent
 from varigrad.inference.fit import Fit
 from varigrad.inference.looks import Looks
 from varigrad.inference.monitor import Gradients, Monitor
 from varigrad.inference.optim import Optimizer
-from varigrad.inference.outcomes import Outcomes
+from varigrad.inference.outcomes import Metrics, Outcomes
 from varigrad.inference.progress import Progress
 from varigrad.inference.session import Session
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
-
-Compile = bool | Literal["wait"]
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What one step reports.
-
-    Attributes:
-        step: its number, from 1.
-        loss: minus the estimated bound.
-        gradient_norm: before clipping.
-        skipped: whether parameters were left alone because loss or gradient was not finite.
-    """
-
-    step: int
-    loss: float
-    gradient_norm: float
-    skipped: bool = False
 
 
 class SVI:
@@ -90,15 +74,8 @@ class SVI:
         compile: Compile = False,
     ) -> None:
         objective = ELBO() if objective is None else objective
-        if isinstance(optim, (torch.optim.Optimizer, type)):
-            raise VarigradError(
-                f"optim must be a configuration, got {optim!r}",
-                because="the parameters to optimise are known only once the programs have run",
-                try_="vg.optim.Adam(lr=1e-3), or lambda parameters: torch.optim.SGD(parameters, lr=0.1)",
-            )
-        seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
-        if isinstance(objective, type) or not (isinstance(objective, Bound) or hasattr(objective, "bind")):
-            raise VarigradError(f"objective must be an ELBO(...) or a bound, got {objective!r}", try_="vg.ELBO()")
+        check_arguments(optim, objective, seed, skip_nonfinite)
+        seed = int(torch.randint(2**62, ()).item()) if seed is None else int(seed)
         if isinstance(objective, Bound):
             self.bound = objective
         else:
@@ -111,8 +88,7 @@ class SVI:
 
     def _use(self, compile: Compile, seed: int) -> None:
         """Compile from now on, or not, with new generators."""
-        if compile not in (False, True, "wait"):
-            raise VarigradError(f'compile must be False, True or "wait", got {compile!r}')
+        check_compile(compile)
         self._publish()
         if not compile:
             self._session = None
@@ -159,10 +135,12 @@ class SVI:
         return self
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Nothing has been learnt yet: Ctrl-C may come at any time."""
         if self.bound.undecided:
-            _doctor().decide(self.bound, *args, compiled=self._session is not None, **kwargs)
+            decide = partial(_doctor().decide, self.bound, *args, compiled=self._session is not None, **kwargs)
+            self._descent.interrupts.at_once(decide)
         else:
-            self.bound.init(*args, **kwargs)
+            self._descent.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which estimator serves which site, and why."""
@@ -193,6 +171,9 @@ class SVI:
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One gradient step; returns the loss before it. More figures are in `metrics`.
 
+        Ctrl-C does not cut it in two: `KeyboardInterrupt` comes when the step is whole, and `metrics` tell of it. A
+        second Ctrl-C leaves a program that takes too long, and nothing has been changed.
+
         Raises:
             NonFiniteError: loss or gradient is NaN or infinite (parameters are left as they were).
             VarigradError: gradients are switched off, or the program is wrong.
@@ -203,7 +184,7 @@ class SVI:
                 because="the call is inside torch.no_grad() or torch.inference_mode()",
                 try_="svi.evaluate(...) to measure without learning",
             )
-        return self._advance(1, args, kwargs).losses[0]
+        return self._descent.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
 
     def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated but the generator."""
@@ -237,28 +218,54 @@ class SVI:
             recheck: call the method of that name after every so many steps; for estimators that are "auto".
 
         Returns:
-            A `Fit`. After an interruption (Ctrl-C) it covers the steps taken.
+            A `Fit`. After an interruption (Ctrl-C, which ends a run between two steps) it covers the steps taken, and
+            so do parameters, optimiser, baselines and counters. A second Ctrl-C leaves the step that is being computed.
 
         Raises:
             VarigradError: `steps` is not a whole number of at least 1, the loader is empty, or `monitor` is none.
         """
         check_whole("steps", steps)
         check_whole("every", every)
-        if compile is not None and bool(compile) != (self._session is not None):
-            self._use(compile, self.bound.source.fresh_seed())
+        if callback is not None and not callable(callback):
+            raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
+        if compile is not None:
+            check_compile(compile)
+            if bool(compile) != (self._session is not None):
+                self._use(compile, self.bound.source.fresh_seed())
+            elif self._session is not None:
+                self._session.wait = compile == "wait"
         if monitor is not None and not isinstance(monitor, Gradients):
             raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
         if recheck is not None:
             check_whole("recheck", recheck)
+        begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
+        fit, interrupted = self._descent.interrupts.whole(begin, quiet=True)
+        if self._descent.interrupts.forget() or interrupted:
+            warnings.warn(f"interrupted after {len(fit.losses)} of {steps} steps", stacklevel=2)
+        return fit
+
+    def _run(
+        self,
+        steps: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        progress: bool | None,
+        callback: Callable[[Metrics], object] | None,
+        every: int,
+        monitor: Gradients | None,
+        recheck: int | None,
+    ) -> tuple[Fit, bool]:
+        """The steps, and whether they were interrupted."""
+        interrupts = self._descent.interrupts
         losses: list[float] = []
-        skipped = 0
+        skipped, interrupted = 0, False
         watch = None if monitor is None else self._monitor(monitor)
-        batches, alone = _batches(args)
+        given, alone = batches(args)
         bar = Progress(steps, progress)
         start = time.perf_counter()
         try:
             while len(losses) < steps:
-                args = next(batches)
+                args = interrupts.at_once(next, given)
                 limit = 1 if alone else steps - len(losses)
                 if callback is not None:
                     limit = min(limit, every - len(losses) % every)
@@ -277,19 +284,26 @@ class SVI:
                     self.recheck(*args, **kwargs)
                 note = "" if watch is None else watch.note
                 bar.update(metrics.loss, metrics.gradient_norm, len(outcomes.losses), note)
-                if self._session is not None and self._session.interrupted:
-                    self._session.interrupted = False
-                    raise KeyboardInterrupt
-                if callback is not None and len(losses) % every == 0 and callback(metrics) is True:
+                self._stop_if_asked()
+                if callback is not None and len(losses) % every == 0 and interrupts.at_once(callback, metrics) is True:
                     break
         except KeyboardInterrupt:
-            warnings.warn(f"interrupted after {len(losses)} of {steps} steps", stacklevel=2)
+            interrupts.hold()
+            interrupted = True
         finally:
             bar.close()
             self._publish()
         seconds = time.perf_counter() - start
         looks = None if watch is None else watch.looks
-        return Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs, looks)
+        fit = Fit(self.bound, torch.tensor(losses, dtype=torch.float64), seconds, skipped, args, kwargs, looks)
+        return fit, interrupted
+
+    def _stop_if_asked(self) -> None:
+        """Between two steps: all that was taken is on record."""
+        self._descent.interrupts.deliver()
+        if self._session is not None and self._session.stopped is not None:
+            stopped, self._session.stopped = self._session.stopped, None
+            raise stopped
 
     def _monitor(self, config: Gradients) -> Monitor:
         """Looks at this run, which go on from those at the run before."""
@@ -298,43 +312,48 @@ class SVI:
         return Monitor(config, self.bound, self._looks)
 
     def state(self) -> dict[str, Any]:
-        """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks."""
+        """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks, and how
+        far compiled steps have come.
+        """
         self._publish()
-        optimizer = self._descent.current_optimizer
+        metrics = self.metrics
         return {
-            "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
-            "optimizer": None if optimizer is None else _copied(optimizer.state_dict()),
-            "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
-            "generator": self.bound.source.get_state(),
+            **states.state_of(self.bound, self._descent),
             "looks": None if self._looks is None else self._looks.state(),
             "decided": _doctor().named(self.bound.decided) if self.bound.decided else None,
+            "compiled": None if self._session is None else self._session.standing(),
+            "metrics": None if metrics is None else asdict(metrics),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to a state; the continuation is bit for bit the one that followed it.
+        """Go back to a state.
+
+        The continuation is bit for bit the one that followed it: without `compile`, and with `compile="wait"`. With
+        `compile=True` it is from the moment on at which the compiler was done when the state was taken; before that
+        it depends on the compiler's time which steps Python takes, and these are equal up to rounding. All this on the
+        same kind of processor, with the same number of threads and the same torch.
 
         Raises:
-            ParameterError: the state belongs to other programs, or parameters do not exist yet (call `init` first).
+            ParameterError: the state belongs to other programs, or to steps that are compiled where these are not (or
+                the other way round), or parameters do not exist yet (call `init` first). Nothing has been changed.
         """
         self._publish()
+        states.check_kind(state, compiled=self._session is not None)
+        decided = self.bound.decided
         if state.get("decided"):
-            self.bound.decide({**self.bound.decided, **_doctor().from_names(state["decided"])})
+            self.bound.decide({**decided, **_doctor().from_names(state["decided"])})
         try:
-            self.bound.load_state_dict(state["bound"])
-        except RuntimeError as error:
-            raise ParameterError(
-                f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
-            ) from error
-        self._descent.follow_parameters()
-        optimizer = self._descent.current_optimizer
-        assert optimizer is not None
-        if state["optimizer"] is not None:
-            optimizer.load_state_dict(_copied(state["optimizer"]))
-        if self.scheduler is not None and state["scheduler"] is not None:
-            self.scheduler.load_state_dict(_copied(state["scheduler"]))
-        self.bound.source.set_state(state["generator"])
-        looks = state.get("looks")  # states of older versions have none
+            states.load(state, self.bound, self._descent)
+        except ParameterError:
+            if state.get("decided"):
+                self.bound.decide(decided or None)
+            raise
+        looks = state.get("looks")  # states of older versions have neither of these
         self._looks = None if looks is None else Looks.from_state(looks)
+        metrics = state.get("metrics")
+        self.metrics = None if metrics is None else Metrics(**metrics)
+        if self._session is not None:
+            self._session.stand(state.get("compiled") or {})
 
     def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """At least one step and at most `limit`, with the same arguments."""
@@ -359,6 +378,9 @@ class SVI:
                 because=self.bound.diagnose(*args, **kwargs),
                 try_="a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
             )
+        if self._descent.late is not None:
+            late, self._descent.late = self._descent.late, None
+            raise late
         return outcomes
 
 
@@ -373,28 +395,5 @@ def _blanked(outcomes: Outcomes) -> list[float]:
     return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]
 
 
-def _batches(args: tuple[Any, ...]) -> tuple[Iterator[tuple[Any, ...]], bool]:
-    """The same arguments for ever, or a loader's batches, round and round; and whether each serves one step."""
-    if len(args) != 1 or not (hasattr(args[0], "dataset") and hasattr(args[0], "batch_sampler")):
-        return itertools.repeat(args), False
-    return _loaded(args[0]), True
-
-
-def _loaded(loader: Any) -> Iterator[tuple[Any, ...]]:
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-        if empty:
-            raise VarigradError("the loader is empty")
-
-
-def _copied(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {k: _copied(v) for k, v in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_copied(v) for v in tree)
-    return tree
+def _blanked(outcomes: Outcomes) -> list[float]:
+    return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,20 @@ from varigrad.capture.c.loops import Loop
 from varigrad.capture.c.places import Place, Unsupported, but, column, suffix, trailing
 from varigrad.capture.c.writer import Out, Writer, copy, fill, only
 from varigrad.shapes import join
+
+
+def _of_numbers_too(rule: Callable[..., None]) -> Callable[..., None]:
+    """A rule along a dimension that takes a tensor without dimensions for a row of one entry, as torch does."""
+
+    @functools.wraps(rule)
+    def widened(w: Writer, out: Out, *given: Any) -> None:
+        rule(w, [_widened(o) for o in out], *map(_widened, given))
+
+    return widened
+
+
+def _widened(given: Any) -> Any:
+    return column(given) if isinstance(given, Place) and not given.shape else given
 
 
 def _cat(w: Writer, out: Out, parts: Sequence[Place], dim: int = 0) -> None:
@@ -31,6 +46,7 @@ def _stack(w: Writer, out: Out, parts: Sequence[Place], dim: int = 0) -> None:
         copy(w, found.entry(dim % len(found.shape), i), part)
 
 
+@_of_numbers_too
 def _flip(w: Writer, out: Out, x: Place, dims: Sequence[int]) -> None:
     for d in dims:
         x = x.part(d % len(x.shape), x.shape[d] - 1, x.shape[d], -1)
@@ -77,13 +93,15 @@ def _sliced(x: Place, dim: int, start: Any, end: Any, step: int) -> Place:
     return x.part(dim % len(x.shape), steps.start, len(steps), step)
 
 
+@_of_numbers_too
 def _index_select(w: Writer, out: Out, x: Place, dim: int, index: Place) -> None:
     found = only(out)
     dim %= len(x.shape)
-    at = trailing(index if index.shape else column(index), len(x.shape) - dim - 1)
+    at = trailing(index, len(x.shape) - dim - 1)
     _look_up(w, found, x.part(dim, 0, 1).to(found.shape), [(at, x.shape[dim], x.stride[dim])])
 
 
+@_of_numbers_too
 def _gather(w: Writer, out: Out, x: Place, dim: int, index: Place, sparse_grad: bool = False) -> None:
     found = only(out)
     dim %= len(x.shape)
@@ -125,6 +143,7 @@ def _look_up(w: Writer, out: Place, base: Place, jumps: Sequence[tuple[Place, in
     w.write(out, [place for place, _, _ in jumps], express, whole=[base.memory], here=True)
 
 
+@_of_numbers_too
 def _index_copy(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Place) -> None:
     found = only(out)
     if found != x:
@@ -132,6 +151,7 @@ def _index_copy(w: Writer, out: Out, x: Place, dim: int, index: Place, source: P
     _put(w, found, dim, index, source, "=")
 
 
+@_of_numbers_too
 def _index_add(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Place, alpha: Any = 1) -> None:
     if alpha != 1:
         raise Unsupported("index_add with a factor")
@@ -141,11 +161,12 @@ def _index_add(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Pl
 
 def _put(w: Writer, out: Place, dim: int, index: Place, source: Place, operator: str) -> None:
     dim %= len(out.shape)
-    at = trailing(index if index.shape else column(index), len(out.shape) - dim - 1)
+    at = trailing(index, len(out.shape) - dim - 1)
     base = Place(out.memory, out.offset, source.shape, but(out.stride, dim), out.kind)
     _scatter_to(w, base, [(at, out.shape[dim], out.stride[dim])], source, operator)
 
 
+@_of_numbers_too
 def _scatter(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Any, operator: str = "=") -> None:
     found = only(out)
     copy(w, found, x)
@@ -156,6 +177,7 @@ def _scatter(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Any,
     _scatter_to(w, base, [(index, found.shape[dim], found.stride[dim])], source, operator)
 
 
+@_of_numbers_too
 def _scatter_add(w: Writer, out: Out, x: Place, dim: int, index: Place, source: Place) -> None:
     _scatter(w, out, x, dim, index, source, "+=")
 

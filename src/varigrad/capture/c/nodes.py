@@ -15,6 +15,10 @@ GEOMETRY = "geometry"
 """The key under which a node's `meta` says how its tensor lay in memory when the graph was recorded."""
 
 
+LINE = "line"
+"""And the key for the user's line that it comes from: file and number, or None."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How a tensor lies: in which storage, from where, and in which steps (in elements)."""

@@ -23,9 +23,10 @@ from varigrad.capture.c import elementwise, entries, products, reductions
 from varigrad.capture.c.calls import Call, Spot
 from varigrad.capture.c.homes import homes, made
 from varigrad.capture.c.loops import CHECKS, INPUT, Loop
-from varigrad.capture.c.nodes import GEOMETRY, arguments_of, geometry_of, name_of, operand_of, schema_of, shares
+from varigrad.capture.c.nodes import GEOMETRY, LINE, arguments_of, geometry_of, name_of, operand_of, schema_of, shares
 from varigrad.capture.c.places import TYPES, Place, Unsupported
 from varigrad.capture.c.writer import Writer
+from varigrad.capture.refusals import said_by, told
 
 RULES: Mapping[str, Callable[..., None]] = {**reductions.RULES, **products.RULES, **entries.RULES}
 """How operations that look beyond one element are written: `rule(writer, out, *arguments)`."""
@@ -95,12 +96,20 @@ class _Translation:
             if node.op == "placeholder":
                 self._input(node)
             elif node.op == "call_function":
-                try:
-                    self._operation(node)
-                except Unsupported:
-                    self._call(node)
+                self._translate(node)
             elif node.op == "output" and node.all_input_nodes:
                 raise Unsupported("results that are not written into an input")
+
+    def _translate(self, node: fx.Node) -> None:
+        try:
+            try:
+                self._operation(node)
+            except Unsupported:
+                self._call(node)
+        except Unsupported:
+            raise
+        except Exception as error:  # a mistake in a rule: half of it may be written, so none of the program will do
+            raise RuntimeError(f"{node.target} ({told(node.meta.get(LINE))}): {said_by(error)}") from error
 
     def program(self) -> Program:
         writer = self.writer

@@ -33,7 +33,7 @@ def _total(w: Writer, out: Place, x: Place, dim: Any, keepdim: bool, count: int)
     out = out.without(*dims) if keepdim else out
     if terms is not None:
         cast = f"({TYPES[out.kind]})"
-        w.write(out, terms, lambda _, names: "(" + (" + ".join(cast + n for n in names) or "0") + ")" + over)
+        w.write(out, terms, lambda _, names: "(" + " + ".join(cast + n for n in names or ["0"]) + ")" + over)
         return
     if dims and x.stride[dims[-1]] != 1 and math.prod(x.shape[d] for d in dims) < LONG and out.numel >= FEW:
         _added_up(w, out, x, dims, over)

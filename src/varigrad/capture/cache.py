@@ -1,0 +1,220 @@
+"""Where compiled libraries are kept, and which of them may be loaded.
+
+A library is code that this process will run, so ownership and mode decide: its folder, its file and every folder above
+them belong to this user (or to root), and nobody else can write there. The sha256 that is recorded beside a library is
+no protection against somebody who may write (who could write another one); it tells a truncated or altered file from a
+whole one. What has been checked is copied, and the copy is loaded: a file that is cut short afterwards does no harm.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+DAY = 86_400.0
+"""Seconds after which no process is compiling any more."""
+
+REPORT = "done.json"
+"""The name of an entry's report: the name of its library, and the sha256 of each of its files."""
+_LARGEST = 2**20
+"""Bytes of a report, at most."""
+_NAME = re.compile(r"\w[\w.-]*")
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+Loaded = TypeVar("Loaded")
+
+
+class Untrusted(Exception):
+    """A folder or file that another user may have written."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where libraries are kept.
+
+    Attributes:
+        folder: without symbolic links.
+        note: why it is not the place that was asked for; empty if it is.
+    """
+
+    folder: Path
+    note: str = ""
+
+
+def cache_folder() -> Path:
+    """Where libraries are to be kept: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    given = os.environ.get("VARIGRAD_CACHE")
+    if given:
+        return Path(given).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "varigrad"
+
+
+def place() -> Place:
+    """Where libraries are kept: the cache if it is safe and can be written, else a folder for this process only.
+
+    Raises:
+        Untrusted: there is no safe folder at all.
+        OSError: there is no folder that can be written.
+    """
+    try:
+        folder = cache_folder()
+    except RuntimeError as error:
+        return Place(private(os.getpid()), f"there is no place for the cache: {error}. {_ADVICE}")
+    try:
+        return Place(made(folder))
+    except Untrusted as error:
+        return Place(private(os.getpid()), f"the cache at {folder} is not safe to load code from: {error}. {_ADVICE}")
+    except OSError as error:
+        return Place(private(os.getpid()), f"the cache at {folder} cannot be written: {error}. {_ADVICE}")
+
+
+_ADVICE = (
+    "Libraries are kept for this process only. Try: set VARIGRAD_CACHE to a folder that is yours and that nobody else "
+    "can write"
+)
+
+
+@functools.cache
+def private(process: int) -> Path:
+    """A folder for one process, which is gone when it ends."""
+    folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="varigrad-")))
+    check_folder(folder)
+
+    def clear() -> None:
+        if os.getpid() == process:  # no fork of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clear)
+    return folder
+
+
+def made(folder: Path) -> Path:
+    """The folder without symbolic links, created where it is missing, for this user only.
+
+    Raises:
+        Untrusted: another user can write it, or a folder above it.
+        OSError: it cannot be created or written.
+    """
+    folder = Path(os.path.realpath(folder))
+    for part in (*reversed(folder.parents), folder):
+        with contextlib.suppress(FileExistsError):
+            part.mkdir(0o700)
+    check_folder(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write {folder}")
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Raise if another user than root could put something into a folder, or another one in its place.
+
+    Raises:
+        Untrusted: one could.
+        OSError: it does not exist, or is no folder.
+    """
+    _check(folder, os.stat(folder, follow_symlinks=False), stat.S_ISDIR)
+    for above in folder.parents:
+        found = os.stat(above, follow_symlinks=False)
+        if found.st_uid not in (os.geteuid(), 0):
+            raise Untrusted(f"{above} belongs to another user")
+        # In a folder with the sticky bit, others cannot rename what is not theirs.
+        if found.st_mode & _OTHERS and not found.st_mode & stat.S_ISVTX:
+            raise Untrusted(f"others can write {above} (chmod go-w, or +t)")
+
+
+def _check(path: Path | str, found: os.stat_result, is_kind: Callable[[int], bool]) -> None:
+    if not is_kind(found.st_mode):
+        raise Untrusted(f"{path} is another kind of file than it should be (a symbolic link?)")
+    if found.st_uid != os.geteuid():
+        raise Untrusted(f"{path} belongs to another user")
+    if found.st_mode & _OTHERS:
+        raise Untrusted(f"others can write {path} (chmod go-w)")
+
+
+def loaded(entry: Path, load: Callable[[Path, dict[str, Any]], Loaded]) -> Loaded:
+    """What `load(library, report)` makes of an entry's library, of which it sees a checked copy.
+
+    Raises:
+        Untrusted: another user may have written it, or it is not what was recorded.
+        OSError, ValueError, KeyError: it is not there, or damaged.
+    """
+    check_folder(entry.parent)
+    inside = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        # From here on all is looked up in the open folder, which cannot be exchanged for another one.
+        _check(entry, os.fstat(inside), stat.S_ISDIR)
+        report = json.loads(_content(inside, REPORT, _LARGEST))
+        name, sums = report["library"], dict(report["sha256"])
+        if name not in sums:
+            raise Untrusted(f"{entry} has no sha256 of its library")
+        contents = {own: _content(inside, own) for own in sums}
+    finally:
+        os.close(inside)
+    for own, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != sums[own]:
+            raise Untrusted(f"{entry / own} is not what was recorded: it has been truncated or altered")
+    copy = new_folder(entry.parent)
+    try:
+        for own, content in contents.items():
+            (copy / own).write_bytes(content)
+        return load(copy / name, report)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)  # what is loaded stays loaded
+
+
+def _content(folder: int, name: str, most: int | None = None) -> bytes:
+    """Of a file in an open folder."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise Untrusted(f"{name!r} is no name of a file inside the folder")
+    # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
+    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as file:
+        _check(name, os.fstat(file.fileno()), stat.S_ISREG)
+        return file.read() if most is None else file.read(most)
+
+
+def sums_of(folder: Path, names: list[str]) -> dict[str, str]:
+    """The sha256 of files in a folder, by name."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def new_folder(root: Path) -> Path:
+    """A folder inside the cache for what is being made, named after this process."""
+    return Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
+
+
+def clear_away(root: Path) -> None:
+    """Delete the folders of processes that were killed in the middle."""
+    for folder in root.glob("building-*"):
+        host, _, pid = folder.name.removeprefix("building-").rpartition("-")[0].rpartition("-")
+        with contextlib.suppress(OSError, ValueError):  # another process was quicker; a name that is not ours
+            ended = host == socket.gethostname() and not _is_running(int(pid))
+            if ended or time.time() - folder.stat().st_mtime > DAY:
+                shutil.rmtree(folder)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

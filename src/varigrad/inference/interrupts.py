@@ -1,0 +1,121 @@
+"""Ctrl-C between two steps, never inside one.
+
+A step changes parameters, the optimiser's moments, baselines and counters one after the other, and they belong
+together. So Ctrl-C is held back while one is taken: the signal is noted, and its handler is called when the step is
+whole. Where nothing has been changed yet, a program that takes too long can be left: by a second Ctrl-C while it is run
+eagerly, by the first one while a loader, a callback or the compiler is waited for.
+
+Only the main thread receives signals, so there is nothing to hold back in others. A handler other than Python's own is
+called just as late.
+"""
+
+from __future__ import annotations
+
+import _signal  # what Python's `signal` is made of, without its enumerations: a twentieth of the time, at every step
+import math
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_ALL = math.inf
+
+
+class Interrupts:
+    """Holds SIGINT back while a call runs.
+
+    Copies hold nothing back: the original does.
+    """
+
+    def __init__(self) -> None:
+        self._held = 0.0
+        """How many signals in a row are only noted."""
+        self._noted = 0
+        self._last: tuple[int, FrameType | None] = (_signal.SIGINT, None)
+        self._handler: Callable[[int, FrameType | None], Any] | None = None
+        """What they are handed to in the end."""
+        self._installed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+    def whole(self, call: Callable[..., Result], *given: Any, quiet: bool = False) -> Result:
+        """`call(*given)`, with signals held back; they are delivered at its end.
+
+        Args:
+            quiet: `forget` is asked then, and those for Python's own handler are not delivered.
+        """
+        held, self._held = self._held, _ALL  # first of all: from now on nothing is raised
+        installed = False
+        try:
+            installed = self._install()
+            return call(*given)
+        finally:
+            if installed:
+                self._uninstall()
+            self._held = held
+            if not (quiet and self._handler is _signal.default_int_handler):
+                self._deliver_if_more_than(held)
+
+    def at_once(self, call: Callable[..., Result], *given: Any) -> Result:
+        """`call(*given)`, inside `whole`, where a signal is delivered at once, and one that has been noted first."""
+        return self._holding(0, call, given)
+
+    def on_second(self, call: Callable[..., Result], *given: Any) -> Result:
+        """`call(*given)`, inside `whole`, where the second signal is delivered at once."""
+        return self._holding(1, call, given)
+
+    def deliver(self) -> None:
+        """Now is a good time: hand over what has been noted.
+
+        Raises:
+            KeyboardInterrupt: as Python's own handler does.
+        """
+        self._deliver_if_more_than(0)
+
+    def forget(self) -> bool:
+        """Whether a signal has been noted that Python's own handler was to get; it is delivered no more."""
+        if self._handler is not _signal.default_int_handler or not self._noted:
+            return False
+        self._noted = 0
+        return True
+
+    def hold(self) -> None:
+        """Inside `whole`: hold signals back again, after one has been raised."""
+        self._held = _ALL
+
+    def _holding(self, count: int, call: Callable[..., Result], given: tuple[Any, ...]) -> Result:
+        held = self._held
+        try:
+            self._held = min(held, count) if self._installed else held
+            self._deliver_if_more_than(self._held)
+            return call(*given)
+        finally:
+            self._held = held
+
+    def _install(self) -> bool:
+        if self._installed or threading.current_thread() is not threading.main_thread():
+            return False
+        handler = _signal.getsignal(_signal.SIGINT)
+        if not callable(handler):  # the process ends, or the signal is ignored: neither is for us to change
+            return False
+        self._handler, self._noted, self._installed = handler, 0, True
+        _signal.signal(_signal.SIGINT, self._note)
+        return True
+
+    def _uninstall(self) -> None:
+        if _signal.getsignal(_signal.SIGINT) == self._note:  # else the program has set another one meanwhile
+            _signal.signal(_signal.SIGINT, self._handler)
+        self._installed = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted += 1
+        self._last = number, frame
+        self._deliver_if_more_than(self._held)
+
+    def _deliver_if_more_than(self, held: float) -> None:
+        if self._noted > held and self._handler is not None:
+            self._noted = 0
+            self._handler(*self._last)

@@ -1,0 +1,416 @@
+"""The cache is code that will be run: what is loaded belongs to this user, is what was recorded, and stays whole."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from captures import by_python, forms, svi_of
+from programs_for_svi import DATA, normal_guide, normal_model
+from test_compiled_bad_input import heard
+
+import varigrad as vg
+from varigrad.capture import cache, compiler, worker
+from varigrad.capture.cache import Untrusted
+from varigrad.capture.worker import CompilerError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The cache of a user who has one."""
+    monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path / "own" / "cache"))
+    return tmp_path / "own" / "cache"
+
+
+def entry(root, content=b"library", name="step.so", **report):
+    folder = root / "key"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    whole = {"library": name, "sha256": {name: hashlib.sha256(content).hexdigest()}}
+    (folder / "done.json").write_text(json.dumps({**whole, **report}))
+    return folder
+
+
+def content(path, report):
+    return path.read_bytes()
+
+
+def test_what_is_whole_is_loaded_from_a_copy(home):
+    root = cache.made(home)
+    folder = entry(root)
+    seen = []
+
+    def load(path, report):
+        seen.append(path)
+        (folder / "step.so").write_bytes(b"")  # another process cuts it short meanwhile
+        return path.read_bytes()
+
+    assert cache.loaded(folder, load) == b"library"
+    assert folder not in seen[0].parents and not seen[0].exists()
+    assert {f.name for f in root.iterdir()} == {"key"}
+
+
+def links_to(folder, name):
+    (folder / name).rename(folder.parent / "elsewhere")
+    (folder / name).symlink_to(folder.parent / "elsewhere")
+
+
+def linked(folder):
+    folder.rename(folder.with_name("real"))
+    folder.symlink_to(folder.with_name("real"))
+
+
+def pipe(folder):
+    (folder / "step.so").unlink()
+    os.mkfifo(folder / "step.so")
+
+
+def reported(folder, **changed):
+    path = folder / "done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
+ATTACKS = {
+    "truncated": (lambda f: (f / "step.so").write_bytes(b"lib"), "has been truncated or altered"),
+    "empty": (lambda f: (f / "step.so").write_bytes(b""), "has been truncated or altered"),
+    "altered": (lambda f: (f / "step.so").write_bytes(b"Library"), "has been truncated or altered"),
+    "a link": (lambda f: links_to(f, "step.so"), "symbolic link"),
+    "a report that is a link": (lambda f: links_to(f, "done.json"), "symbolic link"),
+    "a folder that is a link": (linked, ""),
+    "a pipe": (pipe, "another kind of file"),
+    "others may write it": (lambda f: (f / "step.so").chmod(0o666), "others can write step.so (chmod go-w)"),
+    "a group may write it": (lambda f: (f / "step.so").chmod(0o664), "others can write step.so (chmod go-w)"),
+    "others may write the report": (lambda f: (f / "done.json").chmod(0o646), "others can write done.json"),
+    "others may write the folder": (lambda f: f.chmod(0o777), "others can write"),
+    "others may write the cache": (lambda f: f.parent.chmod(0o777), "others can write"),
+    "others may write above": (lambda f: f.parent.parent.chmod(0o777), "others can write"),
+    "outside": (lambda f: reported(f, library="../step.so"), "no sha256"),
+    "outside, with a sum": (
+        lambda f: reported(f, library="../step.so", sha256={"../step.so": "0"}),
+        "'../step.so' is no name of a file inside the folder",
+    ),
+    "by its path": (lambda f: reported(f, library="/etc/passwd", sha256={"/etc/passwd": "0"}), "is no name"),
+    "no sum": (lambda f: reported(f, sha256={}), "no sha256"),
+    "another sum": (lambda f: reported(f, sha256={"step.so": "0" * 64}), "has been truncated or altered"),
+    "no report": (lambda f: (f / "done.json").unlink(), ""),
+    "no library": (lambda f: (f / "step.so").unlink(), ""),
+    "half a report": (lambda f: (f / "done.json").write_text('{"libr'), ""),
+    "a report that is a list": (lambda f: (f / "done.json").write_text("[]"), ""),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_is_not_ours_or_not_whole_is_not_loaded(name, home):
+    attack, text = ATTACKS[name]
+    folder = entry(cache.made(home))
+    attack(folder)
+    loaded = []
+    with pytest.raises(compiler._DAMAGED) as error:
+        cache.loaded(folder, lambda *given: loaded.append(given))
+    assert not loaded
+    if text and "link" not in name:
+        assert isinstance(error.value, Untrusted) and text in str(error.value)
+
+
+@pytest.mark.parametrize("whose", ["step.so", "done.json", "key", "cache", "own"])
+def test_what_belongs_to_another_user_is_not_loaded(whose, home, monkeypatch):
+    folder = entry(cache.made(home))
+    path = next(p for p in (folder / "step.so", folder / "done.json", folder, home, home.parent) if p.name == whose)
+    real_stat, real_fstat, found = os.stat, os.fstat, path.stat()
+
+    def foreign(result):
+        if (result.st_ino, result.st_dev) != (found.st_ino, found.st_dev):
+            return result
+        return os.stat_result([*result[:4], os.geteuid() + 1, *result[5:]])
+
+    monkeypatch.setattr(cache.os, "stat", lambda *a, **k: foreign(real_stat(*a, **k)))
+    monkeypatch.setattr(cache.os, "fstat", lambda *a, **k: foreign(real_fstat(*a, **k)))
+    with pytest.raises(Untrusted, match="belongs to another user"):
+        cache.loaded(folder, content)
+
+
+def test_a_folder_that_is_exchanged_while_it_is_read(home, monkeypatch):
+    """What has been opened is what is checked and read."""
+    folder = entry(cache.made(home))
+    real = cache._content
+
+    def exchanging(inside, name, *most):
+        if name == "done.json" and folder.exists():
+            folder.rename(folder.with_name("gone"))
+            entry(home, b"evil")
+        return real(inside, name, *most)
+
+    monkeypatch.setattr(cache, "_content", exchanging)
+    assert cache.loaded(folder, content) == b"library"
+
+
+def test_the_place_is_for_this_user_only(home):
+    before = os.umask(0)
+    try:
+        place = cache.place()
+    finally:
+        os.umask(before)
+    assert place == cache.Place(home, "")
+    assert stat.S_IMODE(home.stat().st_mode) == stat.S_IMODE(home.parent.stat().st_mode) == 0o700
+
+
+def test_a_link_to_the_cache_is_followed_once(home, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path / "link" / "cache"))
+    assert cache.place().folder == home
+
+
+def shared(folder, tmp_path, monkeypatch):
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+
+
+def below_shared(folder, tmp_path, monkeypatch):
+    folder.parent.mkdir()
+    folder.parent.chmod(0o777)
+
+
+def read_only(folder, tmp_path, monkeypatch):
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(cache.os, "access", lambda *a: False)
+
+
+def a_file(folder, tmp_path, monkeypatch):
+    folder.parent.write_text("in the way")
+
+
+def foreign(folder, tmp_path, monkeypatch):
+    folder.mkdir(parents=True)
+    real = os.stat
+
+    def stat_of(path, *a, **k):
+        found = real(path, *a, **k)
+        return os.stat_result([*found[:4], os.geteuid() + 1, *found[5:]]) if Path(path) == folder else found
+
+    monkeypatch.setattr(cache.os, "stat", stat_of)
+
+
+def no_home(folder, tmp_path, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("VARIGRAD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", home)
+
+
+ELSEWHERE = {
+    shared: "is not safe to load code from: others can write",
+    below_shared: "is not safe to load code from: others can write",
+    foreign: "belongs to another user",
+    read_only: "cannot be written: no permission",
+    a_file: "cannot be written: ",
+    no_home: "there is no place for the cache: Could not determine home directory.",
+}
+
+
+@pytest.mark.parametrize("how", ELSEWHERE, ids=lambda f: f.__name__)
+def test_a_place_that_is_no_good_is_replaced_by_one_for_this_process(how, home, tmp_path, monkeypatch):
+    """It compiles all the same, and one warning says what to do."""
+    how(home, tmp_path, monkeypatch)
+    if how is shared:
+        entry(home)
+    with heard() as said:
+        svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait")
+        svi.run(6, DATA)
+        vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait")
+    assert len(said) == 1 and ELSEWHERE[how] in said[0] and "set VARIGRAD_CACHE to a folder that is yours" in said[0]
+    assert forms(svi)[0].taken == 4
+    final = forms(svi)[0].step.recorded.compilation._final
+    assert final.parent == cache.private(os.getpid()) and stat.S_IMODE(final.parent.stat().st_mode) == 0o700
+
+
+def test_a_folder_for_one_process_goes_with_it(tmp_path):
+    script = (
+        "import os; from varigrad.capture import cache; p = cache.private(os.getpid()); print(p, flush=True)\n"
+        "if not os.fork(): os._exit(0)\n"
+        "os.wait(); assert p.exists()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == tmp_path and not list(tmp_path.iterdir())
+
+
+def test_nowhere_is_safe(home, tmp_path, monkeypatch):
+    """Neither the cache nor the folder for temporary files: steps run eagerly."""
+    shared(home, tmp_path, monkeypatch)
+    unsafe = tmp_path / "tmp"
+    unsafe.mkdir()
+    unsafe.chmod(0o777)
+    cache.private.cache_clear()
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(unsafe))
+    with heard() as said:
+        vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait").run(6, DATA)
+    cache.private.cache_clear()
+    assert len(said) == 1 and "there is no place for the library: others can write" in said[0]
+
+
+def waiting():
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait")
+    losses = svi.run(20, DATA).losses
+    return svi, losses
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "others may write it", "no sum", "a pipe"])
+def test_a_damaged_library_is_built_again(damage, home):
+    _, losses = waiting()
+    folder = next(f for f in home.iterdir() if (f / "done.json").exists())
+    whole = (folder / "step.so").read_bytes()
+    ATTACKS[damage][0](folder)
+    with heard() as said:
+        svi, again = waiting()
+    assert torch.equal(losses, again) and not said
+    assert not forms(svi)[0].step.recorded.compilation.library.found
+    assert len((folder / "step.so").read_bytes()) == len(whole)
+    svi, again = waiting()
+    assert torch.equal(losses, again) and forms(svi)[0].step.recorded.compilation.library.found
+
+
+def test_a_library_that_is_cut_short_while_it_is_in_use(home):
+    """A copy is in force: no SIGBUS, and the same numbers."""
+    svi, _ = waiting()
+    for library in home.glob("*/step.so"):
+        os.truncate(library, 0)
+    losses = svi.run(50, DATA).losses
+    with by_python():
+        eager = svi_of(normal_model, normal_guide)
+        eager.run(20, DATA)
+    torch.testing.assert_close(losses, eager.run(50, DATA).losses, rtol=1e-4, atol=1e-5)
+
+
+def test_another_process_was_quicker_and_left_rubbish(home):
+    """What this one has made is used all the same."""
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
+    svi._session.wait = True
+    real = compiler.Compilation._finish
+
+    def finish(self, code):
+        self._final.mkdir()
+        (self._final / "step.so").write_bytes(b"rubbish")
+        real(self, code)
+
+    compiler.Compilation._finish = finish
+    try:
+        with heard() as said:
+            svi.run(10, DATA)
+    finally:
+        compiler.Compilation._finish = real
+    assert not said and forms(svi)[0].taken == 8
+
+
+# Compilers
+
+
+def program(folder, name, text):
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_without_a_compiler_it_says_so_at_once(home, tmp_path, monkeypatch):
+    """No process is started to find that out."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    for variable in ("CC", "CXX", "TORCH_INDUCTOR_INSTALL_GXX"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def started(*given, **options):
+        raise AssertionError("a process is started")
+
+    monkeypatch.setattr(compiler.subprocess, "Popen", started)
+    with heard() as said:
+        waiting()
+    text = "there is no C compiler (install gcc, or set CC). there is no C++ compiler (install g++)"
+    assert len(said) == 1 and text in said[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("no-such-compiler -O2", "CC='no-such-compiler -O2': there is no program 'no-such-compiler'"),
+        ("gcc 'unclosed", 'CC="gcc \'unclosed" is no command: No closing quotation'),
+    ],
+)
+def test_a_variable_that_names_no_compiler(given, text, monkeypatch):
+    monkeypatch.setenv("CC", given)
+    with pytest.raises(CompilerError) as error:
+        worker.c_compiler()
+    assert text in str(error.value)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(CompilerError, match="CXX='no-such-compiler': there is no program 'no-such-compiler'"):
+        worker.cxx_compiler()
+
+
+def test_a_compiler_with_arguments(home, monkeypatch):
+    monkeypatch.setenv("CC", "gcc -DUNUSED='a b'")
+    assert worker.c_compiler() == ["gcc", "-DUNUSED=a b"]
+    svi, _ = waiting()
+    assert forms(svi)[0].step.recorded.compilation.library.maker == "C"
+
+
+BROKEN = "echo 'note: x' >&2; echo 'step.c:1: error: no such header' >&2; exit 1"
+
+
+def test_a_compiler_that_fails_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", str(program(tmp_path / "bin", "cc", BROKEN)))
+    (tmp_path / "step.c").write_text("int x;\n")
+    with pytest.raises(CompilerError, match=r"cc\) failed: step.c:1: error: no such header"):
+        worker.build_c(tmp_path)
+    monkeypatch.setenv("CXX", str(program(tmp_path / "bin", "g++", "exit 3")))
+    with pytest.raises(CompilerError, match=r"g\+\+\) does not work: exit status 3"):
+        worker.build(tmp_path)  # before torch's compiler is imported
+
+
+def test_broken_compilers_of_both_kinds(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", str(program(tmp_path / "bin", "cc", BROKEN)))
+    monkeypatch.setenv("CXX", str(program(tmp_path / "bin", "g++", BROKEN)))
+    with heard() as said:
+        waiting()
+    assert len(said) == 1 and "cc) failed: step.c:1: error" in said[0] and "g++) does not work: step.c:1" in said[0]
+
+
+def test_a_compiler_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", str(program(tmp_path / "bin", "cc", "exec sleep 60")))
+    monkeypatch.setattr(worker, "ANSWER", 0.2)
+    (tmp_path / "step.c").write_text("int x;\n")
+    with pytest.raises(CompilerError, match=r"cc\) does not answer"):
+        worker.build_c(tmp_path)
+
+
+def test_a_compiler_that_only_takes_its_time(tmp_path, monkeypatch):
+    """It compiles next to nothing at once, so it is waited for."""
+    text = 'case "$*" in *nothing*) exit 0;; esac; sleep 1; echo library > "$(dirname "$0")/../step.so"'
+    monkeypatch.setenv("CC", str(program(tmp_path / "bin", "cc", text)))
+    monkeypatch.setattr(worker, "ANSWER", 0.4)
+    (tmp_path / "step.c").write_text("int x;\n")
+    assert worker.build_c(tmp_path) == {"library": "step.so"}
+    monkeypatch.setattr(worker, "LONGEST", 0.1)
+    with pytest.raises(CompilerError, match="was not done after 0 s"):
+        worker.build_c(tmp_path)
+
+
+def test_folders_of_killed_processes_with_odd_names(home):
+    root = cache.made(home)
+    for name in (f"building-{socket.gethostname()}-x-y", "building-", "building-a"):
+        (root / name).mkdir()
+        os.utime(root / name, (time.time() - 2 * cache.DAY,) * 2)
+    cache.clear_away(root)
+    assert {f.name for f in root.glob("building-*")} <= {f"building-{socket.gethostname()}-x-y"}
+    shutil.rmtree(root)

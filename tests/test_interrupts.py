@@ -1,0 +1,484 @@
+"""Ctrl-C, and errors, at every line of a step: what is left behind is always what some whole number of steps has made.
+
+The signal is raised by a trace function at the k-th line of the loop, the step and the optimiser, for all k. (Python
+runs its handler between two lines in any case.)
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from captures import by_graph, same, svi_of
+from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
+from torch.optim.lr_scheduler import StepLR
+
+import varigrad as vg
+from varigrad import distributions as dist
+from varigrad.errors import NonFiniteError, VarigradError
+from varigrad.estimators import MovingAverage, Score
+from varigrad.inference import interrupts, session
+from varigrad.inference.interrupts import Interrupts
+
+STEPS = 4
+LOOP = str(Path(interrupts.__file__).parent)
+PROGRAMS = str(Path(__file__).parent / "programs_for_svi.py")
+
+
+@contextlib.contextmanager
+def signals(*lines):
+    """Ctrl-C at these lines, counted from 1 over those at which it is held back (a dozen at either end are not).
+
+    Yields a list whose length is how many have been run.
+    """
+    seen, wanted = [], set(lines)
+
+    def at(frame, event, argument):
+        if event == "line" and signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            seen.append(None)
+            if len(seen) in wanted:
+                signal.raise_signal(signal.SIGINT)
+        return at
+
+    def entered(frame, event, argument):
+        return at if frame.f_code.co_filename.startswith((LOOP, PROGRAMS)) else None
+
+    before = sys.gettrace()
+    sys.settrace(entered)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+
+
+def adam():
+    return vg.optim.Adam(lr=0.02, schedule=functools.partial(StepLR, step_size=2))
+
+
+def mixed(compile=False):
+    return vg.SVI(mixed_model, MixedGuide(), adam(), seed=3, compile=compile)
+
+
+def lbfgs(compile=False):
+    kind = functools.partial(torch.optim.LBFGS, lr=0.1, max_iter=3)
+    return vg.SVI(normal_model, normal_guide, kind, seed=3, compile=compile)
+
+
+def score(compile=False):
+    config = vg.ELBO(estimators={"z": Score(MovingAverage(0.9))})
+    return vg.SVI(normal_model, normal_guide, adam(), config, seed=3, compile=compile)
+
+
+MADE = {"mixed": mixed, "lbfgs": lbfgs}
+
+
+def tree(svi, generator=True):
+    found = {**svi.state(), "metrics": svi.metrics.step if svi.metrics else 0, "steps": svi.bound.steps}
+    return found if generator else {k: v for k, v in found.items() if k != "generator"}
+
+
+@functools.cache
+def states(make):
+    """What every number of steps has made, and the losses."""
+    svi = make()
+    svi.init()
+    found, losses = [tree(svi)], []
+    for _ in range(STEPS):
+        losses.append(svi.step())
+        found.append(tree(svi))
+    return found, losses
+
+
+def run(svi, *lines):
+    """A run with Ctrl-C at these lines; the `Fit`, what was said, and how many lines there were."""
+    handler = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with signals(*lines) as seen:
+            fit = svi.run(STEPS)
+    assert signal.getsignal(signal.SIGINT) is handler
+    return fit, [str(w.message) for w in said if not issubclass(w.category, session.CaptureWarning)], len(seen)
+
+
+def check(svi, fit, said, make, expected, losses, generator=True):
+    taken = len(fit.losses)
+    assert same(tree(svi, generator), {k: v for k, v in expected[taken].items() if generator or k != "generator"})
+    assert fit.losses.tolist() == losses[:taken]
+    assert said == [f"interrupted after {taken} of {STEPS} steps"]
+
+
+MANY = [pytest.param(80, id="some lines"), pytest.param(10**6, id="all lines", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("many", MANY)
+@pytest.mark.parametrize("name", MADE)
+def test_a_run_ends_between_two_steps(name, many):
+    """Wherever Ctrl-C comes, in one run or the other: at most the step that is going on is taken."""
+    make = MADE[name]
+    expected, losses = states(make)
+    whole, said, count = run(make().init())
+    assert whole.losses.tolist() == losses and not said and count > 100
+    taken = []
+    for line in range(1, count + 1, 1 + count // many):
+        svi = make().init()
+        fit, said, _ = run(svi, line)
+        check(svi, fit, said, make, expected, losses)
+        taken.append(len(fit.losses))
+    assert set(taken) == set(range(STEPS + 1))
+
+
+@pytest.mark.parametrize("many", MANY)
+@pytest.mark.parametrize("name", MADE)
+def test_a_second_one_leaves_the_step(name, many):
+    """It may be dropped or taken, but not in part."""
+    make = MADE[name]
+    expected, losses = states(make)
+    _, _, count = run(make().init())
+    for line in range(1, count - 40, 1 + 3 * count // many):
+        for later in (1, 7, 40):
+            svi = make().init()
+            fit, said, _ = run(svi, line, line + later)
+            check(svi, fit, said, make, expected, losses, generator=False)
+
+
+@pytest.mark.parametrize("many", MANY)
+@pytest.mark.parametrize("name", MADE)
+def test_a_loop_of_ones_own(name, many):
+    """`KeyboardInterrupt` comes out of the step that it has met, when that is whole."""
+    make = MADE[name]
+    expected, _ = states(make)
+    svi = make().init()
+    with signals() as seen:
+        svi.step()
+    for line in range(1, len(seen) + 1, 1 + len(seen) // many):
+        svi = make().init()
+        svi.step()
+        with contextlib.suppress(KeyboardInterrupt), signals(line):
+            svi.step()
+        assert svi.bound.steps in (1, 2)
+        assert same(tree(svi), expected[svi.bound.steps])
+
+
+@pytest.mark.parametrize("many", MANY)
+def test_a_compiled_run_ends_between_two_steps(many):
+    """From the recording on to steps in a row."""
+    with by_graph():
+        make = functools.partial(score, True)
+        expected, losses = [], []
+        svi = make().init()
+        expected.append(tree(svi))
+        for _ in range(STEPS):
+            losses.append(svi.step())
+            expected.append(tree(svi))
+        _, said, count = run(make().init())
+        assert not said
+        for line in range(1, count + 1, 1 + count // many):
+            svi = make().init()
+            fit, said, _ = run(svi, line)
+            check(svi, fit, said, make, expected, losses)
+            rest = STEPS - len(fit.losses)
+            if rest:
+                assert svi.run(rest).losses.tolist() == losses[-rest:]
+            assert same(tree(svi), expected[-1])
+
+
+def test_waiting_is_left_at_once():
+    """For a loader, in a callback, for the compiler: nothing is going on there."""
+
+    class Loader:
+        dataset = batch_sampler = ()
+
+        def __iter__(self):
+            yield (DATA,)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("goes on")
+
+    with pytest.warns(UserWarning, match="interrupted after 1 of 9 steps"):
+        assert len(svi_of(normal_model, normal_guide).run(9, Loader()).losses) == 1
+
+    def callback(metrics):
+        if metrics.step == 3:
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("goes on")
+
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0)
+    with pytest.warns(UserWarning, match="interrupted after 3 of 9 steps"):
+        svi.run(9, DATA, callback=callback)
+    assert svi.bound.steps == 3
+
+
+def test_a_handler_of_ones_own_is_called_between_two_steps():
+    called = []
+
+    def model():
+        normal_model()
+        if sending:
+            signal.raise_signal(signal.SIGINT)
+
+    sending = []
+    svi = vg.SVI(model, normal_guide, vg.optim.Adam(), seed=0).init()
+    handler = lambda *_: called.append(svi.bound.steps)  # noqa: E731
+    before = signal.signal(signal.SIGINT, handler)
+    sending.append(True)
+    try:
+        assert len(svi.run(5).losses) == 5 and called == [1, 2, 3, 4, 5]
+        svi.step()
+        assert called == [1, 2, 3, 4, 5, 6] and signal.getsignal(signal.SIGINT) is handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert len(svi.run(2).losses) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_hold_nothing_back():
+    handler = signal.getsignal(signal.SIGINT)
+    seen = []
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0)
+    run_it = lambda: svi.run(3, DATA, callback=lambda m: seen.append(signal.getsignal(signal.SIGINT)))  # noqa: E731
+    thread = threading.Thread(target=run_it)
+    thread.start()
+    thread.join()
+    assert seen == [handler] * 3
+    svi.run(1, DATA, callback=lambda m: seen.append(signal.getsignal(signal.SIGINT)))
+    assert seen[-1] is not handler
+
+
+def test_one_inside_another():
+    """A fit in a callback ends, and what was asked of it is not lost on the outer one's handler."""
+    inner = vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0)
+    asked = []
+
+    def callback(metrics):
+        asked.append(len(inner.run(3, DATA, callback=lambda m: signal.raise_signal(signal.SIGINT)).losses))
+
+    outer = vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0)
+    with pytest.warns(UserWarning, match="interrupted after 1 of 3 steps"):
+        fit = outer.run(2, DATA, callback=callback)
+    assert asked == [1, 1] and len(fit.losses) == 2
+
+
+def test_signals_are_delivered_in_the_end():
+    held, order = Interrupts(), []
+
+    def inside():
+        signal.raise_signal(signal.SIGINT)
+        order.append("held")
+        with pytest.raises(KeyboardInterrupt):
+            held.at_once(order.append, "never")
+        held.on_second(signal.raise_signal, signal.SIGINT)
+        order.append("noted")
+        with pytest.raises(KeyboardInterrupt):
+            held.on_second(signal.raise_signal, signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        order.append("last")
+
+    with pytest.raises(KeyboardInterrupt):
+        held.whole(inside)
+    assert order == ["held", "noted", "last"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):  # and is as good as new
+        held.whole(signal.raise_signal, signal.SIGINT)
+
+
+# Errors
+
+
+class Wrong(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def error_at(line):
+    """An error of the program's at this line of it."""
+    seen = []
+
+    def at(frame, event, argument):
+        if event == "line":
+            seen.append(None)
+            if len(seen) == line:
+                raise Wrong
+        return at
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: at if frame.f_code.co_filename == PROGRAMS else None)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_an_error_of_the_program_changes_nothing(name):
+    make = MADE[name]
+    expected, _ = states(make)
+    svi = make().init()
+    svi.step()
+    with error_at(0) as seen:
+        svi.step()
+    for line in range(1, len(seen) + 1):
+        svi = make().init()
+        svi.step()
+        with pytest.raises(Wrong), error_at(line):
+            svi.run(2)
+        assert same(tree(svi, False), {k: v for k, v in expected[1].items() if k != "generator"})
+
+
+def test_an_error_of_a_callback_or_schedule_comes_after_the_step():
+    def wrong(metrics):
+        if metrics.step == 2:
+            raise Wrong
+
+    expected, _ = states(mixed)
+    svi = mixed().init()
+    with pytest.raises(Wrong):
+        svi.run(4, callback=wrong)
+    assert same(tree(svi), expected[2])
+
+    schedule = functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=3)
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(schedule=schedule), seed=0)
+    with pytest.raises(ValueError, match="Tried to step 4 times"):
+        svi.run(9, DATA)
+    age = float(next(iter(svi.optimizer.state.values()))["step"])
+    assert svi.metrics.step == svi.bound.steps == age == 3 + (age == 4)
+
+
+def test_a_schedule_that_cannot_be_made_leaves_no_optimiser_behind():
+    """Else the second attempt would go on without a schedule."""
+
+    def schedule(optimizer):
+        raise Wrong
+
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(schedule=schedule), seed=0)
+    for _ in range(2):
+        with pytest.raises(Wrong):
+            svi.step(DATA)
+
+
+def test_a_line_search_that_is_not_finite_moves_nothing():
+    def model(limit):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.factor("poison", torch.where(z > limit, torch.inf, 0.0 * z))
+
+    svi = vg.SVI(model, lambda limit: normal_guide(), functools.partial(torch.optim.LBFGS, lr=0.1), seed=0)
+    svi.step(torch.tensor(100.0))
+    before = tree(svi, False)
+    with pytest.raises(NonFiniteError):
+        svi.step(torch.tensor(-100.0))
+    after = tree(svi, False)
+    assert before.pop("metrics") + 1 == after.pop("metrics")
+    assert same(before, after)
+
+
+def test_an_error_in_a_block_of_steps():
+    """The steps before it are on record, and Python raises it again, as an eager run does."""
+    table = torch.arange(4.0)
+
+    def model(index):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.sample("x", dist.Normal(z + table.index_select(0, index.reshape(1))[0], 1.0), obs=torch.tensor(1.0))
+
+    def guide(index):
+        vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0))
+
+    index = torch.tensor(1)
+    with by_graph():
+        svi = svi_of(model, guide)
+        svi.run(8, index)
+        before = tree(svi, False)
+        index.fill_(9)
+        with pytest.raises(IndexError):
+            svi.run(20, index)
+        assert same(tree(svi, False), before)
+        index.fill_(2)
+        svi.run(20, index)
+        assert "eager: " not in svi.explain() and svi.bound.steps == 28
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"seed": "a"}, "seed must be a whole number (of at most 64 bits) or None, got 'a'. Try: seed=0"),
+        ({"seed": 1.5}, "seed must be a whole number (of at most 64 bits) or None, got 1.5"),
+        ({"seed": True}, "seed must be a whole number (of at most 64 bits) or None, got True"),
+        ({"seed": 2**64}, "seed must be a whole number (of at most 64 bits) or None, got 18446744073709551616"),
+        ({"seed": torch.tensor(1)}, "seed must be a whole number (of at most 64 bits) or None, got tensor(1)"),
+        ({"compile": "yes"}, "compile must be False, True or \"wait\", got 'yes'"),
+        ({"compile": 1}, 'compile must be False, True or "wait", got 1'),
+        ({"skip_nonfinite": "no"}, "skip_nonfinite must be True or False, got 'no'"),
+        ({"optim": "adam"}, "optim must be a configuration, or a function from parameters to an optimiser, got 'adam'"),
+        ({"optim": None}, "optim must be a configuration, or a function from parameters to an optimiser, got None"),
+        ({"objective": 3}, "objective must be an ELBO(...) or a bound, got 3"),
+    ],
+)
+def test_wrong_kinds_of_arguments(options, text):
+    arguments = {"optim": vg.optim.Adam(), "objective": vg.ELBO(), **options}
+    with pytest.raises(VarigradError) as error:
+        vg.SVI(normal_model, normal_guide, **arguments)
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**63, -(2**63), 2**64 - 1])
+@pytest.mark.parametrize("compile", [False, True])
+def test_seeds(seed, compile):
+    losses = [
+        vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=seed, compile=compile).step(DATA) for _ in range(2)
+    ]
+    assert losses[0] == losses[1]
+    with pytest.raises(VarigradError, match="seed must be a whole number"):
+        vg.compiled(vg.ELBO()(normal_model, normal_guide), seed="a")
+
+
+def test_wrong_arguments_of_a_run():
+    svi = svi_of(normal_model, normal_guide)
+    for options, text in (
+        ({"callback": 3}, "callback must be a function of the metrics, got 3"),
+        ({"compile": "now"}, "compile must be False, True or \"wait\", got 'now'"),
+    ):
+        with pytest.raises(VarigradError) as error:
+            svi.run(3, DATA, **options)
+        assert text in str(error.value)
+
+
+# The real thing
+
+SCRIPT = """
+import os, random, signal, sys, threading, time, warnings
+import torch, varigrad as vg
+from programs_for_svi import MixedGuide, mixed_model
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+compile = {compile}
+random.seed({seed})
+new = lambda: vg.SVI(mixed_model, MixedGuide(), vg.optim.Adam(lr=0.005), seed=0, compile=compile)
+for i in range({tries}):
+    s = new()
+    s.run(5, progress=False)
+    given = threading.main_thread().ident, signal.SIGINT
+    timer = threading.Timer(random.uniform(0.02, 0.3), signal.pthread_kill, given)
+    timer.start()
+    n = len(s.run(10**9, progress=False).losses)
+    u = new()
+    u.run(5 + n, progress=False)
+    same = all(torch.equal(x, y) for x, y in zip(s.bound.parameters(), u.bound.parameters()))
+    assert same and s.bound.steps == u.bound.steps == n + 5 and s.metrics.step == n + 5, (i, n, s.bound.steps)
+print("whole")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("compile", [False, "wait"])
+def test_five_hundred_interrupts(compile):
+    """Signals at random moments, from another thread."""
+    script = SCRIPT.format(compile=repr(compile), seed=1, tries=500)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=os.path.dirname(__file__), check=False
+    )
+    assert done.stdout.strip() == "whole", (done.stdout[-500:], done.stderr[-2000:])

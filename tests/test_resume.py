@@ -1,0 +1,238 @@
+"""A run of n + m steps is n steps, a state, another SVI, and m more, bit for bit: every estimator, eager and compiled.
+
+The other SVI begins with another seed, at other parameters, and the state has been through a file.
+"""
+
+import contextlib
+import functools
+import io
+import warnings
+
+import pytest
+import torch
+from captures import InC, by_graph, forms, same, svi_of
+from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
+from test_laws import ESTIMATORS
+from torch.optim.lr_scheduler import ExponentialLR
+
+import varigrad as vg
+from varigrad import distributions as dist
+from varigrad.errors import ParameterError, SiteError
+from varigrad.estimators import MovingAverage, Score
+from varigrad.inference.session import CaptureWarning
+from varigrad.testing import PROGRAMS
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def tree(svi):
+    """A state without how often graphs have been checked."""
+    found = svi.state()
+    found["compiled"] = [(f["seen"], f["taken"]) for f in (found["compiled"] or {"forms": {}})["forms"].values()]
+    return found
+
+
+def moved(svi, args):
+    """Somewhere else."""
+    svi.init(*args)
+    with torch.no_grad():
+        for p in svi.bound.parameters():
+            p.add_(0.1)
+    return svi
+
+
+def check(make, cut, steps, *args):
+    """Losses and states of a run that was cut are those of one that was not."""
+    whole = make(0)
+    expected = whole.run(steps, *args).losses
+    one = make(0)
+    first = one.run(cut, *args).losses if cut else torch.zeros(0)
+    if not cut:
+        one.init(*args)
+    state = through_a_file(one.state())
+    kept = through_a_file(one.state())
+    other = moved(make(7), args)
+    other.load_state(state)
+    assert torch.equal(torch.cat([first, other.run(steps - cut, *args).losses]).double(), expected)
+    assert same(tree(other), tree(whole))
+    assert other.metrics == whole.metrics
+    one.run(steps - cut + 3, *args)
+    one.load_state(kept)  # the same one goes back
+    assert torch.equal(one.run(steps - cut, *args).losses, expected[cut:])
+    assert same(tree(one), tree(whole))
+    return whole
+
+
+def wait(model, guide, config=None, seed=0, optim=None):
+    optim = vg.optim.Adam(lr=0.05) if optim is None else optim
+    return vg.SVI(model, guide, optim, config, seed=seed, compile="wait")
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator(name):
+    """On the first program whose sites it serves."""
+    served = 0
+    for program in ("bernoulli", "categorical_chain", "normals", "chain", "nested_plates"):
+        case = PROGRAMS.get(program)
+        if case is None or served:
+            continue
+
+        def make(seed, case=case):
+            config = vg.ELBO(estimators={"z*": ESTIMATORS[name]})
+            return vg.SVI(case.model, case.guide, vg.optim.Adam(lr=0.02), config, seed=seed, compile="wait")
+
+        with warnings.catch_warnings(action="ignore", category=CaptureWarning), by_graph():
+            try:
+                make(0).run(1, *case.args)
+            except SiteError:
+                continue
+            served += 1
+            for cut in (1, 4):
+                check(make, cut, 7, *case.args)
+    assert served
+
+
+def annealed(data, temper):
+    with vg.handlers.scale(scale=temper):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+    with vg.plate("data", len(data), subsample_size=2):
+        vg.sample("x", dist.Normal(z, 1.0), obs=vg.subsample(data))
+
+
+def annealed_guide(data, temper):
+    with vg.handlers.scale(scale=temper):
+        normal_guide()
+
+
+SCHEDULED = vg.optim.Adam(lr=0.05, schedule=functools.partial(ExponentialLR, gamma=0.97))
+SVIS = {
+    "normal": lambda seed: wait(normal_model, normal_guide, seed=seed),
+    "mixed": lambda seed: wait(mixed_model, MixedGuide(), seed=seed, optim=SCHEDULED),
+    "own optimiser": lambda seed: wait(
+        normal_model, normal_guide, seed=seed, optim=vg.optim.Optimizer(torch.optim.RMSprop, {"lr": 0.01})
+    ),
+    "average": lambda seed: wait(
+        normal_model, normal_guide, vg.ELBO(2, estimators={"z": Score(MovingAverage(0.9))}), seed
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [InC, None], ids=["C", "recorded"])
+@pytest.mark.parametrize("name", SVIS)
+def test_wherever_it_is_cut(name, kind, tmp_path, monkeypatch):
+    """Before, at and after the first graph, and around checks."""
+    monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path))
+    args = () if name == "mixed" else (DATA,)
+    with by_graph(kind=kind) if kind else by_graph():
+        for cut in (0, 1, 2, 3, 12, 31):
+            whole = check(SVIS[name], cut, 35, *args)
+        assert forms(whole)[0].taken == 33 and not forms(whole)[0].refusal
+
+
+@pytest.mark.parametrize("name", SVIS)
+def test_eager_steps(name):
+    args = () if name == "mixed" else (DATA,)
+
+    def make(seed):
+        with by_graph():
+            svi = SVIS[name](seed)
+        svi._use(False, seed)
+        return svi
+
+    check(make, 3, 8, *args)
+
+
+def test_numbers_that_change():
+    """They are inputs of the graph from the first step on, as they were when the state was taken."""
+
+    def steps(svi, numbers):
+        return [svi.step(DATA, 0.1 + 0.01 * i) for i in numbers]
+
+    with by_graph():
+        make = lambda seed: wait(annealed, annealed_guide, seed=seed)  # noqa: E731
+        whole, one, other = make(0), make(0), make(5)
+        expected = steps(whole, range(20))
+        first = steps(one, range(9))
+        other.init(DATA, 0.1)
+        other.load_state(through_a_file(one.state()))
+        assert first + steps(other, range(9, 20)) == expected
+        assert same(tree(other), tree(whole))
+
+
+def test_in_the_background_once_the_library_is_there(tmp_path, monkeypatch):
+    """Then the next SVI waits for it, instead of a hundred of Python's steps."""
+    monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path))
+    with by_graph(patience=5, kind=InC):
+        one = svi_of(normal_model, normal_guide)
+        one.run(20, DATA)
+        state = through_a_file(one.state())
+        other = moved(svi_of(normal_model, normal_guide, seed=4), (DATA,))
+        other.load_state(state)
+        assert torch.equal(one.run(20, DATA).losses, other.run(20, DATA).losses)
+        assert same(tree(one), tree(other)) and forms(other)[0].taken == 35
+
+
+def test_what_was_refused_stays_so():
+    def model(data):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.sample("x", dist.Normal(z if z > 0 else 2 * z, 1.0), obs=data[0])
+
+    with by_graph(), warnings.catch_warnings(action="ignore", category=CaptureWarning):
+        check(lambda seed: wait(model, normal_guide, seed=seed), 5, 12, DATA)
+
+
+def test_a_state_is_not_changed_by_later_steps():
+    """Estimators' averages lie in memory that compiled steps overwrite."""
+    with by_graph():
+        svi = SVIS["average"](0)
+        svi.run(5, DATA)
+        state = svi.state()
+        kept = through_a_file(state)
+        svi.run(5, DATA)
+        assert same(state, kept)
+        svi.load_state(state)
+        svi.run(5, DATA)
+        assert same(state, kept)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_states_of_the_other_kind(compiled):
+    one, other = (
+        vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0, compile=c) for c in (compiled, not compiled)
+    )
+    one.init(DATA), other.init(DATA)
+    before = other.state()
+    with pytest.raises(ParameterError) as error:
+        other.load_state(one.state())
+    texts = ("not compiled, and those of the state are compiled", "compiled, and those of the state are not; because")
+    assert f"the steps of this SVI are {texts[0 if compiled else 1]}" in str(error.value)
+    assert same(other.state(), before)
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    def guide(data):
+        vg.sample("z", dist.Normal(vg.param("loc", 3.0), vg.param("other", 1.0)))
+
+    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0).init(DATA)
+    before = svi.state()
+    with pytest.raises(ParameterError, match="the state does not fit these programs"):
+        svi.load_state(vg.SVI(normal_model, guide, vg.optim.Adam(), seed=0).init(DATA).state())
+    assert same(svi.state(), before)
+
+
+def test_states_of_older_versions():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(by_graph())
+        one, other = SVIS["normal"](0), SVIS["normal"](1)
+        one.run(9, DATA)
+        state = one.state()
+        for new in ("compiled", "metrics"):
+            del state[new]
+        del state["generator"]["seed"]
+        other.init(DATA).load_state(state)
+        torch.testing.assert_close(other.run(5, DATA).losses, one.run(5, DATA).losses, rtol=1e-5, atol=1e-5)
