@@ -161,20 +161,23 @@ def program(loss, parameters):
 def followed(loss, parameters, plain, steps=STEPS, clip_norm=None):
     """The parameters after steps of torch's plain optimiser along the gradients of `backward()`."""
     optimizer = plain(parameters)
+    by_line_search = isinstance(optimizer, torch.optim.LBFGS)
 
     def closure():
         optimizer.zero_grad(set_to_none=True)
         value = loss(*parameters)
         value.backward()
+        for p in parameters if by_line_search else ():
+            p.grad = None if p.grad is None else p.grad.contiguous()  # or torch's LBFGS refuses
         return value
 
     for _ in range(steps):
         closure()
-        for p in parameters if not isinstance(optimizer, torch.optim.LBFGS) else ():
+        for p in parameters if not by_line_search else ():
             p.grad = None if p.grad is None else p.grad.clone()  # `backward()` lets two share one
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=False)
-        optimizer.step(closure) if isinstance(optimizer, torch.optim.LBFGS) else optimizer.step()
+        optimizer.step(closure) if by_line_search else optimizer.step()
     return [p.detach().clone() for p in parameters]
 
 
