@@ -74,7 +74,7 @@ class _Known(torch.autograd.Function):
         return ctx.held[0 if g > 0 else 1], None, None
 
 
-DATA = {d: values(4, dtype=d, start=90) for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+DATA = {d: values(4, dtype=d, start=90) for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)}
 """What gradients are computed from, or are, with the other sign here:"""
 MINUS_DATA = {d: -x for d, x in DATA.items()}
 

@@ -76,6 +76,8 @@ class FusedAdam(torch.optim.Adam):
     def _is_readable(self, p: Tensor) -> bool:
         if p.grad is None:
             return True
+        if p.is_complex():
+            return False
         kept = [value for name, value in self.state.get(p, {}).items() if name != "step"]
         return all(fits(p, p.grad, value, value) for value in kept or [p])
 
@@ -98,6 +100,8 @@ class FusedAdam(torch.optim.Adam):
             if not fits(p, grad, average, square) or count.dtype is not torch.float32 or count.device != kind[1]:
                 return None
             if kind != last:
+                if kind[0].is_complex:  # which the kernel does not know
+                    return None
                 last = kind
                 params, grads, averages, squares, counts = found.setdefault(kind, _Operands([], [], [], [], []))
             params.append(p)

@@ -188,8 +188,8 @@ class Descent:
         """Whether parameters have come, or require a gradient no more or again, since the optimiser was told."""
         return (
             self.bound.version != self._version
-            or not all([p.requires_grad for p in self._leaves])
-            or any([p.requires_grad for p in self._frozen])
+            or not all(p.requires_grad for p in self._leaves)
+            or any(p.requires_grad for p in self._frozen)
         )
 
     def frozen(self) -> list[nn.Parameter]:
