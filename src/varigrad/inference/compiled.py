@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from varigrad.distributions.noise import Noise
 from varigrad.errors import VarigradError
+from varigrad.inference.laid_out import downhill
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.session import Session
 from varigrad.objectives.bound import Bound
@@ -30,6 +31,7 @@ class Compiled(nn.Module):
         self.bound = bound
         bound.source = Noise(seed)
         self._grads: dict[nn.Parameter, Tensor] = {}
+        self._frozen: list[nn.Parameter] = []
         self._session = Session(self, wait)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -38,7 +40,7 @@ class Compiled(nn.Module):
             return self.bound(*args, **kwargs)
         loss, grads = self.gradient(*args, **kwargs)
         first = next(iter(grads))
-        return _Attach.apply(first.new_tensor(loss), tuple(grads.values()), *grads)
+        return _Attach.apply(first.new_tensor(loss, dtype=first.dtype.to_real()), tuple(grads.values()), *grads)
 
     def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
         """The loss, and its gradient by parameter (tensors that the next call overwrites)."""
@@ -55,11 +57,17 @@ class Compiled(nn.Module):
         """The parameters that the last gradient reached."""
         return list(self._grads)
 
+    def frozen(self) -> list[nn.Parameter]:
+        """The parameters that required no gradient in the last call in Python."""
+        return self._frozen
+
     def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Loss and gradient without a graph."""
-        leaves: list[Any] = [p for _, p in self.bound.owner.named_parameters() if p.requires_grad]
         result = self.bound.estimate(*args, **kwargs)
-        found: Any = torch.autograd.grad(-result.surrogate, leaves, allow_unused=True)
+        every: list[Any] = [p for _, p in self.bound.owner.named_parameters()]
+        leaves = [p for p in every if p.requires_grad]
+        self._frozen = [p for p in every if not p.requires_grad]
+        found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)
         self._grads = {p: g for p, g in zip(leaves, found, strict=True) if g is not None}
         self.bound.advance(result.state)
         return Outcomes([-float(result.value)], [0.0], [True])

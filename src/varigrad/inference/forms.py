@@ -29,12 +29,14 @@ class Form:
         refusal: why it will always run eagerly.
         seconds: how long the recording took.
         parameters, memory: those that the gradient reaches, and where they are kept.
+        frozen: the parameters that required no gradient in the last step by Python.
     """
 
     seen: int = 0
     taken: int = 0
     parameters: tuple[nn.Parameter, ...] = ()
     memory: Memory | None = None
+    frozen: tuple[nn.Parameter, ...] = ()
     demand: dict[Kind, int] | None = None
     drawn: dict[str, str] = field(default_factory=dict)
     rows: Rows | None = None

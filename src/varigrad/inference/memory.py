@@ -78,7 +78,7 @@ class Memory:
         states: the estimators' state, a tree of tensors.
 
     Raises:
-        CaptureError: parameters overlap in memory, or one that has to stay where it is has gaps there.
+        CaptureError: a parameter is complex, parameters overlap in memory, or one that has to stay where it is has gaps there.
     """
 
     def __init__(
@@ -91,6 +91,12 @@ class Memory:
         self.rule, self.optimizer = rule, optimizer
         self.traits = None if optimizer is None else traits_of(optimizer)
         self.parameters = list(parameters)
+        if any(p.is_complex() for p in self.parameters):
+            raise CaptureError(
+                "a parameter is complex",
+                because="captured steps update real numbers",
+                try_="a real parameter, [..., 2], and torch.view_as_complex in the program",
+            )
         tensors, self._form = flattened(states)
         self.states = [tensor.detach().clone() for tensor in tensors]
         self.buckets: list[Bucket] = []

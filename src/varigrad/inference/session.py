@@ -148,6 +148,8 @@ class Session:
         """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
+        if any(p.requires_grad for p in form.frozen):
+            return False  # no longer frozen: to the graph it is a constant
         try:
             self._enter(form)
         except CaptureError as error:
@@ -319,7 +321,7 @@ class Session:
         elif noise.overdrawn and not form.refusal:
             self._refuse(form, "the program draws more in some runs than in others")
         noise.measure()
-        form.parameters = tuple(self.host.reached())
+        form.parameters, form.frozen = tuple(self.host.reached()), tuple(self.host.frozen())
         form.seen += 1
         return outcome
 
