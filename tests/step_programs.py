@@ -74,7 +74,10 @@ class _Known(torch.autograd.Function):
         return ctx.held[0 if g > 0 else 1], None, None
 
 
-DATA = {d: values(4, dtype=d, start=90) for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)}
+DATA = {
+    d: values(4, dtype=d, start=90)
+    for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
+}
 """What gradients are computed from, or are, with the other sign here:"""
 MINUS_DATA = {d: -x for d, x in DATA.items()}
 
@@ -190,14 +193,14 @@ def stepped(loss, parameters, optim, steps=STEPS, **options):
     return [p.detach().clone() for p in parameters], svi
 
 
-def assert_close(found, expected, steps=STEPS, scale=1.0):
+def assert_close(found, expected, steps=STEPS, name=""):
     """Equal up to the roundings of so many steps."""
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert a.shape == b.shape and a.dtype == b.dtype
         if a.numel():
             size = max(1.0, float(b.abs().max()))
-            limit = scale * steps * ROUNDINGS * torch.finfo(a.dtype).eps * size
-            assert float((a - b).abs().max()) <= limit, (i, a, b, limit)
+            limit = steps * ROUNDINGS * torch.finfo(a.dtype).eps * size
+            assert float((a - b).abs().max()) <= limit, (name or i, a, b, limit)
 
 
 # Optimisers

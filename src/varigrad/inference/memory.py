@@ -78,7 +78,8 @@ class Memory:
         states: the estimators' state, a tree of tensors.
 
     Raises:
-        CaptureError: a parameter is complex, parameters overlap in memory, or one that has to stay where it is has gaps there.
+        CaptureError: a parameter is complex, parameters overlap in memory, or one that has to stay where it is has
+            gaps there.
     """
 
     def __init__(

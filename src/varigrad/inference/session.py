@@ -222,6 +222,8 @@ class Session:
             self._abandon(form.reached)
             memory = None
         if memory is None:
+            wanted = {f.reached for f in self.forms.values()}
+            self._abandon(*[name for name in self._memories if name not in wanted])  # a parameter was frozen since
             rule = None if optimizer is None else rule_of(optimizer)
             memory = self._memories[form.reached] = Memory(optimizer, rule, form.parameters, states)
         if form.memory is not memory:
