@@ -41,8 +41,8 @@ def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
     Returns:
         A new tensor with the parameter's strides; without gaps if the parameter has gaps, or overlaps itself.
     """
-    if gradient.layout is not torch.strided:
-        return gradient.clone()
+    if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
+        return gradient.clone()  # in the same order
     return torch.empty_like(parameter, memory_format=torch.preserve_format, requires_grad=False).copy_(gradient)
 
 
