@@ -346,6 +346,7 @@ class SVI:
             outcomes = self._descent.by_python(args, kwargs)
         else:
             outcomes = self._session.advance(limit, args, kwargs)
+        torch.clear_autocast_cache()  # its copies are of the parameters as they were
         loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
         number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
         self.metrics = Metrics(number, loss, norm, not taken)

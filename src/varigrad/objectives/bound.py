@@ -260,6 +260,7 @@ class Bound(Parameters):
     def _estimate(self, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
         cache: dict[str, Tensor] = {}
         programs = (self.model_program, self.guide_program)
+        torch.clear_autocast_cache()  # 16-bit copies of parameters as they were, or made where gradients were off
         try:
             if self.side_by_side:
                 wide = perform(self._settings(layout), *programs, args, kwargs, cache)

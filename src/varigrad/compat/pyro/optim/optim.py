@@ -97,6 +97,7 @@ class PyroOptim:
                 for p in group.params:
                     _clip(p, **group.clip)
             group.optimizer.step(*args, **kwargs)
+        torch.clear_autocast_cache()  # its copies are of the parameters as they were
 
     @property
     def optim_objs(self) -> dict[Tensor, Any]:
