@@ -141,6 +141,11 @@ class SVI:
     def skip_nonfinite(self, skip: bool) -> None:
         self._descent.skip_nonfinite = skip
 
+    @property
+    def clip_norm(self) -> float | None:
+        """Limit of the gradient's norm; None if there is none."""
+        return self._descent.clip_norm
+
     def explain(self) -> str:
         """What is compiled and what is not, and why: a row for each form of the arguments."""
         return "steps are not compiled: SVI(..., compile=True)" if self._session is None else self._session.explain()
@@ -302,7 +307,7 @@ class SVI:
         self._publish()
         optimizer = self._descent.current_optimizer
         return {
-            "bound": {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.bound.state_dict().items()},
+            "bound": {k: _copied(v) for k, v in self.bound.state_dict().items()},  # compiled steps overwrite averages
             "optimizer": None if optimizer is None else _copied(optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
             "generator": self.bound.source.get_state(),
@@ -393,6 +398,8 @@ def _copied(tree: Any) -> Any:
         return tree.clone()
     if isinstance(tree, dict):
         return {k: _copied(v) for k, v in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(_copied, tree))
     if isinstance(tree, (list, tuple)):
         return type(tree)(_copied(v) for v in tree)
     return tree
