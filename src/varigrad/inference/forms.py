@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,7 @@ class Form:
         seconds: how long the recording took.
         parameters, memory: those that the gradient reaches, and where they are kept.
         frozen: the parameters that required no gradient in the last step by Python.
+        carried: what kind of state the estimators had after it.
     """
 
     seen: int = 0
@@ -37,6 +39,7 @@ class Form:
     parameters: tuple[nn.Parameter, ...] = ()
     memory: Memory | None = None
     frozen: tuple[nn.Parameter, ...] = ()
+    carried: Any = None
     demand: dict[Kind, int] | None = None
     drawn: dict[str, str] = field(default_factory=dict)
     rows: Rows | None = None

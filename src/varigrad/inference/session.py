@@ -21,7 +21,7 @@ from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import global_state, set_global_state
 from varigrad.errors import VarigradError
 from varigrad.inference.forms import Form, explained
-from varigrad.inference.memory import Memory, looked_at
+from varigrad.inference.memory import Memory, flattened, looked_at
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.signatures import Signatures, described, surroundings
 from varigrad.inference.step import Host, Step
@@ -150,6 +150,9 @@ class Session:
             return False
         if any(p.requires_grad for p in form.frozen):
             return False  # no longer frozen: to the graph it is a constant
+        states = self.host.bound.estimator_states
+        if states is not self._installed and flattened(states)[1] != form.carried:
+            return False  # a state from before the first step: Python makes what is carried on
         try:
             self._enter(form)
         except CaptureError as error:
@@ -323,6 +326,7 @@ class Session:
         elif noise.overdrawn and not form.refusal:
             self._refuse(form, "the program draws more in some runs than in others")
         noise.measure()
+        form.carried = flattened(self.host.bound.estimator_states)[1]
         form.parameters, form.frozen = tuple(self.host.reached()), tuple(self.host.frozen())
         form.seen += 1
         return outcome
