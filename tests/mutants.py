@@ -237,6 +237,50 @@ MUTANTS = (
     M("earlier draws not held", "objectives/gradients.py", "value.register_hook(torch.zeros_like)", "value.register_hook(torch.clone)", "a gradient is the sum"),
     M("parts not averaged over particles", "objectives/gradients.py", "torch.full_like(total, 1 / parts.count)", "torch.ones_like(total)", "a gradient is the sum"),
     M("what comes by a draw counted twice", "objectives/gradients.py", "add(DIRECT, through, -1)", "pass", "a gradient is the sum"),
+    # The step (laws: tests/step_laws.py).
+    M("gradients not laid out", "inference/laid_out.py", "    return laid_out_like(gradient, parameter)\n", "    return gradient\n", "steps of fused kernels"),
+    M("gradients climb, and are the very ones", "inference/laid_out.py", "iter(torch._foreach_neg([g for g in gradients if g is not None]))", "iter([g for g in gradients if g is not None])", "eager steps"),
+    M("one gradient for two parameters", "inference/laid_out.py", "iter(torch._foreach_neg([g for g in gradients if g is not None]))", "map({id(g): -g for g in gradients if g is not None}.get, [id(g) for g in gradients if g is not None])", "clipping scales once"),
+    M("a gradient's strides not looked at", "inference/laid_out.py", "gradient.stride() == stride\n", "True\n", "a gradient that is set by hand"),
+    M("the first moment's strides not looked at", "inference/laid_out.py", "first.stride() == stride", "True", "moments in another order"),
+    M("the second moment's strides not looked at", "inference/laid_out.py", "second.stride() == stride", "True", "moments in another order"),
+    M("a moment's shape not looked at", "inference/laid_out.py", "first.shape == shape", "True", "a moment of another shape"),
+    M("moments for torch's kernels left as they are", "inference/laid_out.py", "value.stride() != stride", "False", "moments in another order"),
+    M("gaps not refused", "inference/laid_out.py", "if not is_dense(parameter):", "if False:", "gaps and overlaps are refused"),
+    M("overlaps not refused", "inference/laid_out.py", "if stride <= reach:", "if stride < 0:", "gaps and overlaps are refused"),
+    M("any strides called dense", "inference/laid_out.py", "if stride != expected:", "if stride < expected:", "gaps and overlaps are refused"),
+    M("counts of steps not looked at", "inference/adam.py", "torch._foreach_add_(counts, 1)", "pass", "eager steps"),
+    M("complex parameters for the kernel", "inference/adam.py", "if kind[0].is_complex:", "if False:", "complex parameters"),
+    M("clipping in place", "inference/clipped_adam.py", 'list(torch._foreach_clamp_min([p.grad for p in params], -group["clip_norm"]))', '[p.grad.clamp_(min=-group["clip_norm"]) for p in params]', "clipped adam leaves"),
+    M("clipping from above only", "inference/clipped_adam.py", 'list(torch._foreach_clamp_min([p.grad for p in params], -group["clip_norm"]))', "[p.grad.clone() for p in params]", "eager steps"),
+    M("clipped Adam's correction off by one", "inference/clipped_adam.py", "(1 - beta1**k)", "(1 - beta1 ** (k + 1))", "eager steps"),
+    M("clipped Adam's decay on the wrong side", "inference/clipped_adam.py", 'alpha=group["weight_decay"]', 'alpha=-group["weight_decay"]', "eager steps"),
+    M("the schedule of clipped Adam late", "inference/clipped_adam.py", 'group["lr"] *= group["lrd"]', "pass", "eager steps"),
+    M("variance not centred", "inference/clipped_adam.py", 'if group["centered_variance"] else', "if False else", "eager steps"),
+    M("a step of AdagradRMSProp counted twice", "inference/advi.py", 'state["step"] += 1', 'state["step"] += 2', "eager steps"),
+    M("AdagradRMSProp: weight of the oldest", "inference/advi.py", 'square, group["t"])', 'square, 1 - group["t"])', "eager steps"),
+    M("compiled Adam's correction off by one", "inference/updates.py", "steps = count + 1", "steps = count + 2", "compiled steps by adam"),
+    M("compiled Adam: eps on the wrong side", "inference/updates.py", "(second.sqrt() / root + eps.to(value.dtype))", "((second.sqrt() + eps.to(value.dtype)) / root)", "compiled steps by adam"),
+    M("compiled AdamW grows", "inference/updates.py", "value * (1 - lr * decay)", "value * (1 + lr * decay)", "compiled steps by adamw"),
+    M("compiled Adam decays like AdamW", "inference/updates.py", "if decays and decoupled:", "if decays:", "compiled steps by adam with decay"),
+    M("compiled SGD: momentum dampened at first", "inference/updates.py", "torch.where(count == 0, grad,", "torch.where(count < 0, grad,", "compiled steps by sgd"),
+    M("compiled SGD: nesterov left out", "inference/updates.py", "grad + momentum * buffer if nesterov else buffer", "buffer", "compiled steps by nesterov"),
+    M("gradients joined in another order", "inference/memory.py", "pieces.append(grads[id(p)].reshape(-1))", "pieces.append(grads[id(p)].transpose(0, -1).reshape(-1))", "compiled steps by sgd"),
+    M("parameters start anew in their bucket", "inference/memory.py", "place.copy_(p.detach())", "pass", "compiled steps by sgd"),
+    M("moments start anew", "inference/memory.py", "kept[i].copy_(old)", "kept[i].zero_()", "compiled steps by adam"),
+    M("the count starts anew", "inference/memory.py", "bucket.count.fill_(age)", "bucket.count.fill_(0)", "compiled steps by adam"),
+    M("the count not given back", "inference/memory.py", "fill_(bucket.count.item())", "fill_(1.0)", "from compiled steps to eager ones"),
+    M("compiled clipping scales up", "inference/step.py", "(limit / (norm + 1e-6)).clamp(max=1.0)", "(limit / (norm + 1e-6))", "clipping scales once"),
+    M("compiled gradients handed on as they are", "inference/descent.py", "id(p): laid_out_like(g, p) for", "id(p): g for", "a user may keep gradients"),
+    M("a compiled bound climbs", "inference/compiled.py", "found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)", "found = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)", "loops of one's own"),
+    M("a frozen parameter keeps its gradient", "inference/descent.py", "            p.grad = None  # an optimiser", "            pass  # an optimiser", "frozen parameters"),
+    M("an unfrozen parameter not noticed", "inference/descent.py", "or any(p.requires_grad for p in self._frozen)", "", "frozen parameters"),
+    M("a graph with what is no longer frozen", "inference/session.py", "if any(p.requires_grad for p in form.frozen):", "if False:", "frozen parameters, compiled"),
+    M("an optimiser of others kept", "inference/descent.py", "        _check_foreign(optimizer,", "        self.current_optimizer = optimizer\n        _check_foreign(optimizer,", "an optimiser of others"),
+    M("autocast's copies kept", "objectives/bound.py", "torch.clear_autocast_cache()", "pass", "autocast around a loop"),
+    M("compat: gradients shared", "compat/pyro/optim/optim.py", "p.grad = laid_out_like(p.grad, p)", "pass", "compat clips"),
+    M("assert_step lets all pass", "testing/step.py", "if bool((apart <= limit).all()):", "if True:", "assert_step finds"),
+    M("assert_step reads in the order of memory", "testing/step.py", "p.detach().clone().contiguous()", "p.detach().clone()", "assert_step finds"),
 )  # fmt: skip
 
 
@@ -286,13 +330,15 @@ def first_broken(folder: str, expected: str) -> tuple[str | None, str]:
     import warnings
 
     import torch
-    from laws import LAWS
+    from laws import LAWS as OF_GRADIENTS
+    from step_laws import LAWS as OF_STEPS
 
     import varigrad
 
     assert Path(varigrad.__file__).is_relative_to(folder), varigrad.__file__
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    LAWS = {**OF_GRADIENTS, **OF_STEPS}
     order = sorted(LAWS, key=lambda name: not (expected and name.startswith(expected)))
     if expected and not order[0].startswith(expected):
         raise ValueError(f"there is no law {expected!r}")

@@ -147,6 +147,22 @@ class Holder(nn.Module):
         self.all = nn.ParameterList(parameters)
 
 
+COMPILED = {name: case for name, case in LAYOUTS.items() if name not in NO_C}
+
+
+def together(cases, dtype):
+    """All layouts in one program, which is compiled once, and the name of each parameter's layout."""
+    made = {name: case.make(dtype) for name, case in cases.items()}
+    sizes = [len(ps) for ps in made.values()]
+    names = [f"{name}, {i}" for name, ps in made.items() for i in range(len(ps))]
+
+    def loss(*parameters):
+        parts = iter(parameters)
+        return sum(case.loss(*(next(parts) for _ in range(n))) for case, n in zip(cases.values(), sizes, strict=True))
+
+    return loss, [p for ps in made.values() for p in ps], names
+
+
 def program(loss, parameters):
     """A model and a guide with this loss, and the parameters' names."""
     holder = Holder(parameters)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from step_programs import (
+    COMPILED,
     DATA,
     LAYOUTS,
     MINUS_DATA,
-    NO_C,
     OPTIMIZERS,
     STEPS,
     assert_close,
@@ -15,6 +15,7 @@ from step_programs import (
     one,
     program,
     stepped,
+    together,
 )
 from torch import nn
 
@@ -86,20 +87,6 @@ def test_eager_steps_of_every_type(optimizer, dtype):
 
 WAIT = 12
 """Steps: two by Python, two that Python checks, and the rest by the library alone."""
-COMPILED = {name: case for name, case in LAYOUTS.items() if name not in NO_C}
-
-
-def _together(cases, dtype):
-    """All layouts in one program, which is compiled once, and the name of each parameter's layout."""
-    made = {name: case.make(dtype) for name, case in cases.items()}
-    sizes = [len(ps) for ps in made.values()]
-    names = [f"{name}, {i}" for name, ps in made.items() for i in range(len(ps))]
-
-    def loss(*parameters):
-        parts = iter(parameters)
-        return sum(case.loss(*(next(parts) for _ in range(n))) for case, n in zip(cases.values(), sizes, strict=True))
-
-    return loss, [p for ps in made.values() for p in ps], names
 
 
 def _assert_compiled(svi, maker):
@@ -115,19 +102,19 @@ def _assert_compiled(svi, maker):
 )
 def test_compiled_steps_of_all_layouts_in_one_program(optimizer, dtype):
     ours, plain = OPTIMIZERS[optimizer]
-    loss, parameters, names = _together(COMPILED, dtype)
+    loss, parameters, names = together(COMPILED, dtype)
     expected = followed(loss, parameters, plain, WAIT)
-    loss, parameters, names = _together(COMPILED, dtype)
+    loss, parameters, names = together(COMPILED, dtype)
     found, svi = stepped(loss, parameters, ours, WAIT, compile="wait")
     _assert_compiled(svi, "C")
     for name, a, b in zip(names, found, expected, strict=True):
         assert_close([a], [b], WAIT, name=name)
 
 
-def test_compiled_steps_are_clipped_together():
-    loss, parameters, _ = _together(COMPILED, torch.float32)
+def test_compiled_steps_are_clippedtogether():
+    loss, parameters, _ = together(COMPILED, torch.float32)
     expected = followed(loss, parameters, OPTIMIZERS["vg SGD"][1], WAIT, clip_norm=0.5)
-    loss, parameters, names = _together(COMPILED, torch.float32)
+    loss, parameters, names = together(COMPILED, torch.float32)
     found, svi = stepped(loss, parameters, vg.optim.SGD(lr=0.01, clip_norm=0.5), WAIT, compile="wait")
     _assert_compiled(svi, "C")
     for name, a, b in zip(names, found, expected, strict=True):
@@ -152,9 +139,9 @@ def test_steps_by_inductor(dtype, monkeypatch):
         monkeypatch.setattr(compiler, "ROOM", 0)  # nothing is small enough for C
     chosen = ("sum", "transpose", "channels-last parameter", "strided parameter", "broadcast", "a number", "empty")
     cases = {name: LAYOUTS[name] for name in chosen}
-    loss, parameters, names = _together(cases, dtype)
+    loss, parameters, names = together(cases, dtype)
     expected = followed(loss, parameters, OPTIMIZERS["vg Adam"][1], WAIT)
-    loss, parameters, names = _together(cases, dtype)
+    loss, parameters, names = together(cases, dtype)
     found, svi = stepped(loss, parameters, vg.optim.Adam(lr=0.02), WAIT, compile="wait")
     _assert_compiled(svi, "Inductor")
     for name, a, b in zip(names, found, expected, strict=True):
@@ -170,9 +157,9 @@ def test_compiled_steps_of_every_optimizer(optimizer):
         cases = {n: c for n, c in cases.items() if all(p.dim() == 2 for p in c.make(torch.float32))}
     if optimizer == "Adafactor":
         del cases["empty"]
-    loss, parameters, _ = _together(cases, torch.float64)
+    loss, parameters, _ = together(cases, torch.float64)
     expected = followed(loss, parameters, plain, WAIT)
-    loss, parameters, names = _together(cases, torch.float64)
+    loss, parameters, names = together(cases, torch.float64)
     found, svi = stepped(loss, parameters, ours, WAIT, compile="wait")
     if optimizer != "LBFGS":  # its line search is Python's
         _assert_compiled(svi, "C")
@@ -188,9 +175,9 @@ def test_compiled_steps_of_every_optimizer(optimizer):
 def test_loops_of_ones_own(by_graph, optimizer):
     ours, plain = OPTIMIZERS[optimizer]
     cases = {n: c for n, c in COMPILED.items() if "strided" not in n}  # which torch's fused kernel misreads
-    loss, parameters, names = _together(cases, torch.float32)
+    loss, parameters, names = together(cases, torch.float32)
     expected = followed(loss, parameters, plain, WAIT)
-    loss, parameters, names = _together(cases, torch.float32)
+    loss, parameters, names = together(cases, torch.float32)
     bound = vg.ELBO()(*program(loss, parameters))
     objective = vg.compiled(bound, wait=True, seed=0) if by_graph else bound
     own = ours.build((str(i), p) for i, p in enumerate(parameters))
