@@ -12,6 +12,7 @@ from step_programs import (
     assert_close,
     far,
     followed,
+    like,
     one,
     program,
     stepped,
@@ -359,3 +360,47 @@ def test_a_parameter_that_is_replaced_is_an_error():
     net.weight = nn.Parameter(torch.ones(1, 2))
     with pytest.raises(ParameterError, match=r"shape \(1, 2\) that the optimiser holds is the objective's no more"):
         svi.step()
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+def test_a_parameter_whose_memory_is_read_in_another_order(compile):
+    """`w.data = w.data.T` begins at the same place, and no version counter tells."""
+    case = LAYOUTS["diagonal"]
+    loss = lambda w: far(w.flip(1).diagonal().sum()) + far((w * like(w, 3, 3)).sum())  # noqa: E731
+
+    def turned(run, w):
+        run()
+        w.data = w.data.T
+        run()
+        return w.detach().clone()
+
+    (w,) = case.make(torch.float64)
+    own = torch.optim.SGD([w], lr=0.01)
+
+    def by_torch():
+        for _ in range(WAIT):
+            own.zero_grad()
+            loss(w).backward()
+            own.step()
+
+    expected = turned(by_torch, w)
+    (v,) = case.make(torch.float64)
+    svi = vg.SVI(*program(loss, [v]), vg.optim.SGD(lr=0.01), seed=0, compile=compile)
+    assert_close([turned(lambda: svi.run(WAIT, progress=False), v)], [expected], 2 * WAIT)
+    if compile:
+        (form,) = svi._session.forms.values()
+        assert not form.refusal and form.taken >= WAIT - 2
+
+
+@pytest.mark.filterwarnings("ignore:steps run eagerly. a parameter of shape ..,. has become one of shape ..,.")
+def test_a_parameter_that_is_cut_short():
+    (w,) = one(5)(torch.float64)
+    svi = vg.SVI(*program(lambda w: far(w.sum()), [w]), vg.optim.SGD(lr=0.01), seed=0, compile="wait")
+    svi.run(WAIT, progress=False)
+    rest = w.detach().clone()[:3]
+    w.data = w.data[:3]
+    svi.run(1, progress=False)
+    assert w.shape == (3,)
+    twin = rest.clone().requires_grad_()
+    far(twin.sum()).backward()
+    assert_close([w.detach()], [rest - 0.01 * twin.grad])
