@@ -74,7 +74,10 @@ class _Known(torch.autograd.Function):
         return ctx.held[0 if g > 0 else 1], None, None
 
 
-DATA = {d: values(4, dtype=d, start=90) for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+DATA = {
+    d: values(4, dtype=d, start=90)
+    for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
+}
 """What gradients are computed from, or are, with the other sign here:"""
 MINUS_DATA = {d: -x for d, x in DATA.items()}
 
@@ -144,6 +147,22 @@ class Holder(nn.Module):
         self.all = nn.ParameterList(parameters)
 
 
+COMPILED = {name: case for name, case in LAYOUTS.items() if name not in NO_C}
+
+
+def together(cases, dtype):
+    """All layouts in one program, which is compiled once, and the name of each parameter's layout."""
+    made = {name: case.make(dtype) for name, case in cases.items()}
+    sizes = [len(ps) for ps in made.values()]
+    names = [f"{name}, {i}" for name, ps in made.items() for i in range(len(ps))]
+
+    def loss(*parameters):
+        parts = iter(parameters)
+        return sum(case.loss(*(next(parts) for _ in range(n))) for case, n in zip(cases.values(), sizes, strict=True))
+
+    return loss, [p for ps in made.values() for p in ps], names
+
+
 def program(loss, parameters):
     """A model and a guide with this loss, and the parameters' names."""
     holder = Holder(parameters)
@@ -161,20 +180,23 @@ def program(loss, parameters):
 def followed(loss, parameters, plain, steps=STEPS, clip_norm=None):
     """The parameters after steps of torch's plain optimiser along the gradients of `backward()`."""
     optimizer = plain(parameters)
+    by_line_search = isinstance(optimizer, torch.optim.LBFGS)
 
     def closure():
         optimizer.zero_grad(set_to_none=True)
         value = loss(*parameters)
         value.backward()
+        for p in parameters if by_line_search else ():
+            p.grad = None if p.grad is None else p.grad.contiguous()  # or torch's LBFGS refuses
         return value
 
     for _ in range(steps):
         closure()
-        for p in parameters if not isinstance(optimizer, torch.optim.LBFGS) else ():
+        for p in parameters if not by_line_search else ():
             p.grad = None if p.grad is None else p.grad.clone()  # `backward()` lets two share one
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=False)
-        optimizer.step(closure) if isinstance(optimizer, torch.optim.LBFGS) else optimizer.step()
+        optimizer.step(closure) if by_line_search else optimizer.step()
     return [p.detach().clone() for p in parameters]
 
 
@@ -187,14 +209,14 @@ def stepped(loss, parameters, optim, steps=STEPS, **options):
     return [p.detach().clone() for p in parameters], svi
 
 
-def assert_close(found, expected, steps=STEPS, scale=1.0):
+def assert_close(found, expected, steps=STEPS, name=""):
     """Equal up to the roundings of so many steps."""
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert a.shape == b.shape and a.dtype == b.dtype
         if a.numel():
             size = max(1.0, float(b.abs().max()))
-            limit = scale * steps * ROUNDINGS * torch.finfo(a.dtype).eps * size
-            assert float((a - b).abs().max()) <= limit, (i, a, b, limit)
+            limit = steps * ROUNDINGS * torch.finfo(a.dtype).eps * size
+            assert float((a - b).abs().max()) <= limit, (name or i, a, b, limit)
 
 
 # Optimisers

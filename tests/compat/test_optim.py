@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from step_programs import LAYOUTS, OPTIMIZERS, STEPS, assert_close, followed
 from torch import nn
 
 import varigrad.compat.pyro as pyro
@@ -9,7 +10,7 @@ import varigrad.compat.pyro.optim as optim
 from varigrad.compat.pyro.optim import pytorch_optimizers
 from varigrad.compat.pyro.optim.optim import is_scheduler
 from varigrad.distributions import constraints
-from varigrad.errors import VarigradError
+from varigrad.errors import ParameterError, VarigradError
 from varigrad.inference.adam import FusedAdam
 
 t = torch.tensor
@@ -310,3 +311,48 @@ def test_many_small_parameters_are_one_step():
     step(optimizer, leaves, 1.0)
     assert [len(g.params) for g in optimizer._groups] == [100]
     assert optimizer._last[1] == optimizer._groups
+
+
+# Layouts
+
+
+def _layout_law(name, make, plain):
+    case = LAYOUTS[name]
+    expected = followed(case.loss, case.make(torch.float32), plain)
+    optimizer, parameters = make(), case.make(torch.float32)
+    for _ in range(STEPS):
+        for p in parameters:
+            p.grad = None
+        case.loss(*parameters).backward()
+        optimizer(parameters)
+    assert_close([p.detach() for p in parameters], expected, name=name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_steps_are_torchs_in_every_layout(layout):
+    _layout_law(layout, lambda: optim.Adam({"lr": 0.02}), OPTIMIZERS["vg Adam"][1])
+    _layout_law(layout, lambda: optim.ClippedAdam({"lr": 0.02}), OPTIMIZERS["ClippedAdam"][1])
+    _layout_law(layout, lambda: optim.AdagradRMSProp({"eta": 0.1}), OPTIMIZERS["AdagradRMSProp"][1])
+    nesterov = {"lr": 0.01, "momentum": 0.8, "nesterov": True, "foreach": True}
+    _layout_law(layout, lambda: optim.SGD(nesterov), OPTIMIZERS["SGD nesterov"][1])
+
+
+def test_clipping_scales_two_that_share_a_gradient_once_each():
+    a, b = leaf("a"), leaf("b")
+    before = a.detach().clone()
+    (a.view(2, 1) + b.view(2, 1)).mul(torch.tensor([[3.0], [4.0]])).sum().backward()
+    optimizer = optim.SGD({"lr": 1.0}, {"clip_norm": 2.5})
+    optimizer([a, b])
+    assert torch.allclose(before - a, torch.tensor([1.5, 2.0]), atol=1e-5)
+    assert torch.allclose(before - b, torch.tensor([1.5, 2.0]), atol=1e-5)
+
+
+def test_what_kernels_cannot_read_is_refused():
+    a = torch.ones(6)[::2].requires_grad_()
+    a.grad = torch.ones(3)
+    with pytest.raises(ParameterError, match="has gaps in memory"):
+        optim.Adam({"lr": 0.1, "fused": True})([a])
+    b = torch.ones(1).expand(3).requires_grad_()
+    b.grad = torch.ones(3)
+    with pytest.raises(ParameterError, match="overlaps itself"):
+        optim.SGD({"lr": 0.1})([b])

@@ -3,7 +3,7 @@
     PYTHONPATH=tests .venv/bin/python -m mutants [part of a name, or a subject ...]
 
 A mutant is made in a copy of the package, and the law that it names runs against the copy in a process of its own. A
-law of `tests/laws.py` that holds nevertheless is followed by all the others. A subject is the name of a file of this
+law of `tests/laws.py` or `tests/step_laws.py` that holds nevertheless is followed by all the others. A subject is the name of a file of this
 folder. The run fails if a mutant survives, if a fragment is no longer in the source (so that these lists cannot rot),
 or if the source itself breaks a law.
 
@@ -132,7 +132,10 @@ def _child(folder: Path, laws: tuple[str, ...], by_pytest: bool, others: bool) -
 
 def _first_broken(expected: tuple[str, ...], others: bool) -> tuple[str | None, str, int]:
     """The first law that does not hold, and how many held; those whose names start as expected, then the `others`."""
-    from laws import LAWS
+    from laws import LAWS as GRADIENTS
+    from step_laws import LAWS as STEPS
+
+    LAWS = {**GRADIENTS, **STEPS}  # noqa: N806
 
     warnings.simplefilter("ignore")
     first = [name for name in LAWS if name.startswith(expected)]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from varigrad.inference.laid_out import fits
 
-_KEPT = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+class _Operands(NamedTuple):
+    """What the kernel takes, of one dtype and device."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    averages: list[Tensor]
+    squares: list[Tensor]
+    counts: list[Tensor]
 
 
 class FusedAdam(torch.optim.Adam):
@@ -39,9 +47,9 @@ class FusedAdam(torch.optim.Adam):
             if None in ready:
                 self._by_parent()
                 return loss
-            for group, kinds in zip(self.param_groups, ready, strict=True):
-                assert kinds is not None
-                self._update(group, kinds)
+            for group, operands in zip(self.param_groups, ready, strict=True):
+                assert operands is not None
+                self._update(group, operands)
         return loss
 
     step.hooked = True  # type: ignore[attr-defined] # torch wraps `step` for its profiler unless told it has
@@ -66,12 +74,18 @@ class FusedAdam(torch.optim.Adam):
                 group["fused"] = True
 
     def _is_readable(self, p: Tensor) -> bool:
-        state = self.state.get(p, {})
-        return p.grad is None or fits(p, p.grad, *(state[name] for name in _KEPT if name in state))
+        if p.grad is None:
+            return True
+        if p.is_complex():
+            return False
+        kept = [value for name, value in self.state.get(p, {}).items() if name != "step"]
+        return all(fits(p, p.grad, value, value) for value in kept or [p])
 
-    def _arranged(self, group: dict[str, Any]) -> _Kinds | None:
-        """The kernel's operands by kind; None if it would misread one of them."""
-        kinds: _Kinds = {}
+    def _arranged(self, group: dict[str, Any]) -> list[_Operands] | None:
+        """The kernel's operands, by dtype and device; None if it would misread one of them."""
+        found: dict[tuple[torch.dtype, torch.device], _Operands] = {}
+        params, grads, averages, squares, counts = _Operands([], [], [], [], [])
+        last = None
         for p in group["params"]:
             grad = p.grad
             if grad is None:
@@ -82,23 +96,28 @@ class FusedAdam(torch.optim.Adam):
                 state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
             average, square, count = state["exp_avg"], state["exp_avg_sq"], state["step"]
-            if not fits(p, grad, average, square) or count.dtype is not torch.float32 or count.device != p.device:
+            kind = (p.dtype, p.device)
+            if not fits(p, grad, average, square) or count.dtype is not torch.float32 or count.device != kind[1]:
                 return None
-            lists = kinds.setdefault((p.dtype, p.device), ([], [], [], [], []))
-            for entries, entry in zip(lists, (p, grad, average, square, count), strict=True):
-                entries.append(entry)
-        return kinds
+            if kind != last:
+                if kind[0].is_complex:  # which the kernel does not know
+                    return None
+                last = kind
+                params, grads, averages, squares, counts = found.setdefault(kind, _Operands([], [], [], [], []))
+            params.append(p)
+            grads.append(grad)
+            averages.append(average)
+            squares.append(square)
+            counts.append(count)
+        return list(found.values())
 
     @staticmethod
-    def _update(group: dict[str, Any], kinds: _Kinds) -> None:
+    def _update(group: dict[str, Any], operands: list[_Operands]) -> None:
         beta1, beta2 = group["betas"]
-        for params, grads, averages, squares, steps in kinds.values():
+        for params, grads, averages, squares, steps in operands:
             torch._foreach_add_(steps, 1)
             torch._fused_adam_(
                 params, grads, averages, squares, [], steps,
                 lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"],
                 amsgrad=False, maximize=False,
             )  # fmt: skip
-
-
-_Kinds = dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], ...]]

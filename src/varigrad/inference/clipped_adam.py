@@ -67,8 +67,8 @@ class ClippedAdam(torch.optim.Optimizer):
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
             state["step"] += 1
         beta1, beta2 = group["betas"]
-        grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
-        torch._foreach_clamp_min_(grads, -group["clip_norm"])
+        # Not in place: a gradient may be seen, or held, by others.
+        grads = list(torch._foreach_clamp_min([p.grad for p in params], -group["clip_norm"]))  # type: ignore[misc]
         torch._foreach_clamp_max_(grads, group["clip_norm"])
         if group["weight_decay"]:
             grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))

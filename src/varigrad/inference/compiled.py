@@ -12,6 +12,7 @@ from varigrad.distributions.noise import Noise
 from varigrad.errors import VarigradError
 from varigrad.inference.arguments import check_seed
 from varigrad.inference.interrupts import Interrupts
+from varigrad.inference.laid_out import downhill
 from varigrad.inference.leaves import Leaves
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.session import Session
@@ -36,6 +37,7 @@ class Compiled(nn.Module):
         self.interrupts = Interrupts()
         self._grads: dict[nn.Parameter, Tensor] = {}
         self.look = Leaves(bound).look
+        self._frozen: list[nn.Parameter] = []
         self._session = Session(self, wait)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -44,7 +46,7 @@ class Compiled(nn.Module):
             return self.bound(*args, **kwargs)
         loss, grads = self.gradient(*args, **kwargs)
         first = next(iter(grads))
-        return _Attach.apply(first.new_tensor(loss), tuple(grads.values()), *grads)
+        return _Attach.apply(first.new_tensor(loss, dtype=first.dtype.to_real()), tuple(grads.values()), *grads)
 
     def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
         """The loss, and its gradient by parameter (tensors that the next call overwrites)."""
@@ -67,12 +69,18 @@ class Compiled(nn.Module):
         """The parameters that the last gradient reached."""
         return list(self._grads)
 
+    def frozen(self) -> list[nn.Parameter]:
+        """The parameters that required no gradient in the last call in Python."""
+        return self._frozen
+
     def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Loss and gradient without a graph."""
-        leaves: list[Any] = [p for _, p in self.bound.owner.named_parameters() if p.requires_grad]
         result = self.interrupts.on_second(partial(self.bound.estimate, *args, **kwargs))
         self.look(result.surrogate, args, kwargs)
-        found: Any = torch.autograd.grad(-result.surrogate, leaves, allow_unused=True)
+        every: list[Any] = [p for _, p in self.bound.owner.named_parameters()]
+        leaves = [p for p in every if p.requires_grad]
+        self._frozen = [p for p in every if not p.requires_grad]
+        found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)
         self._grads = {p: g for p, g in zip(leaves, found, strict=True) if g is not None}
         self.bound.advance(result.state)
         return Outcomes([-float(result.value)], [0.0], [True])

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import ParameterError
+from varigrad.inference.adam import FusedAdam
 from varigrad.inference.interrupts import Interrupts
-from varigrad.inference.laid_out import downhill, laid_out_like
+from varigrad.inference.laid_out import check_writable, downhill, laid_out_like, prepare_kernels
 from varigrad.inference.leaves import Leaves
 from varigrad.inference.optim import Optimizer
 from varigrad.inference.outcomes import Outcomes
@@ -50,8 +51,10 @@ class Descent:
         self.interrupts = Interrupts()
         self.late: Exception | None = None
         self._leaves: list[nn.Parameter] = []
+        self._frozen: list[nn.Parameter] = []
+        self._offered: list[nn.Parameter] = []
+        self._unreached: list[nn.Parameter] | None = None
         self._version = -1
-        self._warned = False
         self._foreign = Leaves(bound)
         self._new_states: Any = None
 
@@ -68,9 +71,15 @@ class Descent:
         loss, norm = self.interrupts.on_second(self._differentiate, args, kwargs)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
-            self.current_optimizer.step()
+            self._update()
             self._accept()
         return Outcomes([loss], [norm], [finite])
+
+    def _update(self) -> None:
+        assert self.current_optimizer is not None
+        if type(self.current_optimizer) is not FusedAdam:  # which looks for itself
+            prepare_kernels(self.current_optimizer)
+        self.current_optimizer.step()
 
     def _by_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """Line-search optimisers evaluate several times: always on the same random numbers."""
@@ -82,6 +91,9 @@ class Descent:
         def closure() -> float:
             source.set_state(before)
             seen.append(self._differentiate(args, kwargs))
+            for leaf in self.reached():  # torch's line search sees them as vectors, in the order of their indices
+                assert leaf.grad is not None
+                leaf.grad = leaf.grad.contiguous()
             return seen[-1][0]
 
         values, state = [p.detach().clone() for p in self._leaves], copy.deepcopy(self.current_optimizer.state_dict())
@@ -103,7 +115,7 @@ class Descent:
     def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
         """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""
         result = self.bound.estimate(*args, **kwargs)
-        if self.bound.version != self._version:
+        if self._is_stale():
             self.follow_parameters()
         if not result.surrogate.requires_grad:
             raise ParameterError(
@@ -115,9 +127,9 @@ class Descent:
         grads = downhill(torch.autograd.grad(result.surrogate, self._leaves, allow_unused=True), self._leaves)
         for leaf, grad in zip(self._leaves, grads, strict=True):
             leaf.grad = grad
-        if not self._warned:
-            self._warned = True
-            self._warn_unreached(grads)
+        unreached = [leaf for leaf, grad in zip(self._leaves, grads, strict=True) if grad is None]
+        if self._unreached is None or list(map(id, unreached)) != list(map(id, self._unreached)):
+            self._note_unreached(unreached)
         self._new_states = result.state
         if self.clip_norm is not None:
             norm = float(nn.utils.clip_grad_norm_(self._leaves, self.clip_norm))
@@ -140,7 +152,7 @@ class Descent:
             found = {id(p): laid_out_like(g, p) for p, g in zip(parameters, grads, strict=True)}
             for leaf in self._leaves:
                 leaf.grad = found.get(id(leaf))
-            self.current_optimizer.step()
+            self._update()
 
     def _accept(self) -> None:
         self.bound.advance(self._new_states)
@@ -156,47 +168,89 @@ class Descent:
 
     def follow_parameters(self) -> None:
         """Give the optimiser the parameters that have come into being."""
-        named = [(n, p) for n, p in self.bound.named_parameters() if p.requires_grad]
+        every = list(self.bound.named_parameters())
+        named = [(n, p) for n, p in every if p.requires_grad]
         if not named:
             raise ParameterError(
                 "there is nothing to optimise",
                 because="neither model nor guide declares a parameter that requires a gradient",
                 try_="param(name, init) or module(name, net) in the guide",
             )
-        known = {id(p) for p in self._leaves}
+        check_writable(named)
+        known = {id(p) for p in self._offered}
         new = [(n, p) for n, p in named if id(p) not in known]
         if self.current_optimizer is None:
-            scheduler = None
-            if isinstance(self.optim, Optimizer):
-                optimizer = self.optim.build(named)
-                scheduler = self.optim.schedule(optimizer) if self.optim.schedule else None
-            else:
-                optimizer = self.optim([p for _, p in named])
-            _check_foreign(optimizer, {id(p) for p in self.bound.parameters()})
-            self.current_optimizer, self.scheduler = optimizer, scheduler  # both or, after an error, neither
+            self._build(named)
         elif new:
             groups = self.optim.groups(new) if isinstance(self.optim, Optimizer) else [{"params": [p for _, p in new]}]
             for group in groups:
                 self.current_optimizer.add_param_group(group)
+        self._offered += [p for _, p in new]
         self._leaves = [p for _, p in named]
+        self._frozen = [p for _, p in every if not p.requires_grad]
+        for p in self._frozen:
+            p.grad = None  # an optimiser would go on along a gradient of old
         self._version = self.bound.version
 
-    def _warn_unreached(self, grads: list[Tensor | None]) -> None:
-        names = {id(p): n for n, p in self.bound.named_parameters()}
-        for leaf, grad in zip(self._leaves, grads, strict=True):
-            if grad is None:
-                warnings.warn(
-                    f"parameter {names[id(leaf)]!r} is not reached by any gradient: it will not be learnt. "
-                    "Is it used, detached, or turned into a Python number?",
-                    GradientWarning,
-                    stacklevel=4,
+    def _build(self, named: list[tuple[str, nn.Parameter]]) -> None:
+        """Make the optimiser and its schedule: both, or an error and neither."""
+        if isinstance(self.optim, Optimizer):
+            optimizer = self.optim.build(named)
+        else:
+            optimizer = self.optim([p for _, p in named])
+        _check_foreign(optimizer, {id(p) for p in self.bound.parameters()})
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, p in named:
+            if id(p) not in held:
+                _warn(
+                    f"parameter {name!r} is not in the optimiser: it will not be learnt. requires_grad_(False) says so"
                 )
+        schedule = self.optim.schedule if isinstance(self.optim, Optimizer) else None
+        self.scheduler = schedule(optimizer) if schedule is not None else None
+        self.current_optimizer = optimizer
+
+    def _is_stale(self) -> bool:
+        """Whether parameters have come, or require a gradient no more or again, since the optimiser was told."""
+        return (
+            self.bound.version != self._version
+            or not all(p.requires_grad for p in self._leaves)
+            or any(p.requires_grad for p in self._frozen)
+        )
+
+    def frozen(self) -> list[nn.Parameter]:
+        """The parameters that required no gradient in the last step in Python."""
+        return self._frozen
+
+    def _note_unreached(self, unreached: list[nn.Parameter]) -> None:
+        """Say which parameters the gradient does not reach, when that has changed.
+
+        Raises:
+            ParameterError: because another parameter is in their place.
+        """
+        names = {id(p): n for n, p in self.bound.named_parameters()}
+        for p in unreached:
+            if id(p) not in names:
+                raise ParameterError(
+                    f"a parameter of shape {tuple(p.shape)} that the optimiser holds is the objective's no more",
+                    because="another one was put in its place in a module",
+                    try_="parameter.data.copy_(value), or a new SVI",
+                )
+            if self._unreached is None:
+                _warn(
+                    f"parameter {names[id(p)]!r} is not reached by any gradient: it will not be learnt. "
+                    "Is it used, detached, or turned into a Python number?"
+                )
+        self._unreached = unreached
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, GradientWarning, stacklevel=5)
 
 
 def _norm(grads: list[Tensor]) -> float:
     """The norm of the whole gradient."""
     if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
-        return math.hypot(*[torch.linalg.vector_norm(g).item() if g.dim() else g.item() for g in grads])
+        return math.hypot(*[torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads])
     norms = torch._foreach_norm(grads)
     return torch.stack([n.to(norms[0]) for n in norms]).norm().item()
 

@@ -35,6 +35,8 @@ class Form:
         ahead: how many steps are taken in a row: as many as take a moment, and Ctrl-C is obeyed after them.
         seconds: how long the recording took.
         parameters, memory: those that the gradient reaches, and where they are kept.
+        frozen: the parameters that required no gradient in the last step by Python.
+        carried: what kind of state the estimators had after it.
     """
 
     text: str = ""
@@ -43,6 +45,8 @@ class Form:
     ahead: int = 1
     parameters: tuple[nn.Parameter, ...] = ()
     memory: Memory | None = None
+    frozen: tuple[nn.Parameter, ...] = ()
+    carried: Any = None
     demand: dict[Kind, int] | None = None
     drawn: dict[str, str] = field(default_factory=dict)
     rows: Rows | None = None

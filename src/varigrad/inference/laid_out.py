@@ -8,10 +8,12 @@ whatever scales in place scales twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+from varigrad.errors import ParameterError
 
 
 def downhill(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
@@ -23,14 +25,11 @@ def downhill(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -
     Returns:
         New tensors, which nothing else holds, with the strides of their parameters where those have no gaps.
     """
-    found: list[Tensor | None] = []
-    for gradient, parameter in zip(gradients, parameters, strict=True):
-        if gradient is not None:
-            gradient = torch.neg(gradient)  # always a new tensor, and never one with gaps
-            if gradient.layout is torch.strided and gradient.stride() != parameter.stride():
-                gradient = laid_out_like(gradient, parameter)
-        found.append(gradient)
-    return found
+    found = iter(torch._foreach_neg([g for g in gradients if g is not None]))  # always new tensors, without gaps
+    return [
+        None if old is None else _as(parameter, next(found))
+        for old, parameter in zip(gradients, parameters, strict=True)
+    ]
 
 
 def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
@@ -42,8 +41,8 @@ def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
     Returns:
         A new tensor with the parameter's strides; without gaps if the parameter has gaps, or overlaps itself.
     """
-    if gradient.layout is not torch.strided:
-        return gradient.clone()
+    if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
+        return gradient.clone()  # in the same order
     return torch.empty_like(parameter, memory_format=torch.preserve_format, requires_grad=False).copy_(gradient)
 
 
@@ -71,18 +70,73 @@ def overlaps_itself(tensor: Tensor) -> bool:
     return False
 
 
-def fits(parameter: Tensor, *others: Tensor) -> bool:
-    """Whether a kernel that reads all of these from end to end reads what belongs together, and nothing else."""
+def fits(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor) -> bool:
+    """Whether a kernel that reads all of these from end to end reads what belongs together, and nothing else.
+
+    Written out, because a step of a small model asks it for every parameter.
+    """
     shape, stride, kind, device = parameter.shape, parameter.stride(), parameter.dtype, parameter.device
     return (
-        parameter.layout is torch.strided
-        and is_dense(parameter)
-        and all(
-            other.layout is torch.strided
-            and other.stride() == stride
-            and other.shape == shape
-            and other.dtype == kind
-            and other.device == device
-            for other in others
-        )
+        gradient.layout is torch.strided
+        and gradient.stride() == stride
+        and first.stride() == stride
+        and second.stride() == stride
+        and gradient.shape == shape
+        and first.shape == shape
+        and second.shape == shape
+        and gradient.dtype is kind
+        and first.dtype is kind
+        and second.dtype is kind
+        and gradient.device == device
+        and first.device == device
+        and second.device == device
+        and (parameter.is_contiguous() or is_dense(parameter))
     )
+
+
+def check_writable(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse parameters that no operation of torch's can write to.
+
+    Raises:
+        ParameterError: several elements of one are a single place in memory.
+    """
+    for name, parameter in named:
+        if not parameter.is_contiguous() and parameter.layout is torch.strided and overlaps_itself(parameter):
+            raise ParameterError(
+                f"parameter {name!r} overlaps itself: several of its elements are one place in memory",
+                because=f"its shape is {tuple(parameter.shape)} and its strides are {parameter.stride()}",
+                try_="nn.Parameter(value.clone()), or a smaller parameter that the program expands",
+            )
+
+
+def prepare_kernels(optimizer: torch.optim.Optimizer) -> None:
+    """Make sure that the fused kernels of torch's optimisers read what they should; nothing to do for others.
+
+    Raises:
+        ParameterError: a parameter has gaps in memory.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("fused"):
+            continue
+        for parameter in group["params"]:
+            if not is_dense(parameter):
+                raise ParameterError(
+                    f"a parameter of shape {tuple(parameter.shape)} has gaps in memory: strides {parameter.stride()}",
+                    because="fused=True goes through memory from end to end",
+                    try_="fused=False, or nn.Parameter(value.contiguous())",
+                )
+            kept = optimizer.state.get(parameter, {})
+            for name, value in kept.items():
+                if (
+                    isinstance(value, Tensor)
+                    and value.shape == parameter.shape
+                    and value.stride() != parameter.stride()
+                ):
+                    kept[name] = laid_out_like(value, parameter)
+
+
+def _as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient in the layout of its parameter; itself where it has it."""
+    if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
+        return gradient
+    return laid_out_like(gradient, parameter)

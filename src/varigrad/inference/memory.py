@@ -78,7 +78,8 @@ class Memory:
         states: the estimators' state, a tree of tensors.
 
     Raises:
-        CaptureError: parameters overlap in memory, or one that has to stay where it is has gaps there.
+        CaptureError: a parameter is complex, parameters overlap in memory, or one that has to stay where it is has
+            gaps there.
     """
 
     def __init__(
@@ -91,11 +92,17 @@ class Memory:
         self.rule, self.optimizer = rule, optimizer
         self.traits = None if optimizer is None else traits_of(optimizer)
         self.parameters = list(parameters)
+        if any(p.is_complex() for p in self.parameters):
+            raise CaptureError(
+                "a parameter is complex",
+                because="captured steps update real numbers",
+                try_="a real parameter, [..., 2], and torch.view_as_complex in the program",
+            )
         tensors, self._form = flattened(states)
         self.states = [tensor.detach().clone() for tensor in tensors]
         self.buckets: list[Bucket] = []
         self.grads: list[Tensor] = []
-        self._pointers: list[list[int]] = []
+        self._places: list[list[tuple[int, torch.Size, tuple[int, ...]]]] = []
         if rule is None or optimizer is None:
             self.grads = [torch.zeros_like(p) for p in self.parameters]
             return
@@ -119,7 +126,7 @@ class Memory:
                     key = (number, p.dtype, p.device, _age(optimizer.state.get(p, {})), stays)
                     found.setdefault(key, []).append(p)
         self.buckets = [Bucket(k[0], ps, len(rule.moments), k[3], k[4] is None) for k, ps in found.items()]
-        self._pointers = [[v.data_ptr() for v in b.views(b.flat)] for b in self.buckets]
+        self._places = [[(v.data_ptr(), v.shape, v.stride()) for v in b.views(b.flat)] for b in self.buckets]
 
     @property
     def places(self) -> dict[int, Place]:
@@ -158,19 +165,28 @@ class Memory:
                 self._take_moments(bucket)
 
     def displaced(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """Parameters whose data lies elsewhere since, and their places in the flat tensors."""
+        """Parameters whose data lies elsewhere since, or in another order, and their places in the flat tensors."""
         found = []
-        for bucket, pointers in zip(self.buckets, self._pointers, strict=True):
-            for p, pointer, start in zip(bucket.parameters, pointers, bucket.starts, strict=True):
-                if p.data_ptr() != pointer:
-                    found.append((p, bucket.flat[start : start + p.numel()].view(p.shape)))
+        for bucket, places in zip(self.buckets, self._places, strict=True):
+            for p, (pointer, shape, stride), start in zip(bucket.parameters, places, bucket.starts, strict=True):
+                if p.data_ptr() != pointer or p.stride() != stride or p.shape != shape:
+                    found.append((p, bucket.flat[start : start + shape.numel()].view(shape)))
         return found
 
     def take_parameters(self, displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-        """Bring them back into the flat tensors, with their values."""
+        """Bring them back into the flat tensors, with their values.
+
+        Raises:
+            CaptureError: one has another shape, or type, since.
+        """
         with torch.no_grad():
             for p, place in displaced:
-                place.copy_(p.detach())
+                if p.shape != place.shape or p.dtype != place.dtype:
+                    raise CaptureError(
+                        f"a parameter of shape {tuple(place.shape)} has become one of shape {tuple(p.shape)}, {p.dtype}"
+                    )
+                # A copy first: it may be these very numbers in another order.
+                place.copy_(p.detach().clone())
                 p.data = place
 
     def give(self) -> None:

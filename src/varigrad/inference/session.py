@@ -23,7 +23,7 @@ from varigrad.distributions.noise import Noise, Rows
 from varigrad.distributions.source import global_state, set_global_state
 from varigrad.errors import VarigradError
 from varigrad.inference.forms import Form, explained
-from varigrad.inference.memory import Memory, looked_at
+from varigrad.inference.memory import Memory, flattened, looked_at
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.signatures import Signatures, described, surroundings, told
 from varigrad.inference.states import load_schedule, schedule_of
@@ -176,6 +176,11 @@ class Session:
         """Whether the graph is to take the next step; moves the form on as far as that is possible now."""
         if form.refusal or form.rows is None or form.seen < (2 if self.wait else PATIENCE):
             return False
+        if any(p.requires_grad for p in form.frozen):
+            return False  # no longer frozen: to the graph it is a constant
+        states = self.host.bound.estimator_states
+        if states is not self._installed and flattened(states)[1] != form.carried:
+            return False  # a state from before the first step: Python makes what is carried on
         try:
             return self._get_ready(form, base, leaves, tree, lifted)
         except CaptureError as error:
@@ -256,6 +261,8 @@ class Session:
             self._abandon(form.reached)
             memory = None
         if memory is None:
+            wanted = {f.reached for f in self.forms.values()}
+            self._abandon(*[name for name in self._memories if name not in wanted])  # a parameter was frozen since
             rule = None if optimizer is None else rule_of(optimizer)
             memory = self._memories[form.reached] = Memory(optimizer, rule, form.parameters, states)
         if form.memory is not memory and form.step is not None:
@@ -380,7 +387,8 @@ class Session:
         elif noise.overdrawn and not form.refusal:
             self._refuse(form, "the program draws more in some runs than in others")
         noise.measure()
-        form.parameters = tuple(self.host.reached())
+        form.carried = flattened(self.host.bound.estimator_states)[1]
+        form.parameters, form.frozen = tuple(self.host.reached()), tuple(self.host.frozen())
         form.seen += 1
         return outcome
 

@@ -54,6 +54,9 @@ class Host(Protocol):
     def reached(self) -> list[nn.Parameter]:
         """The parameters that the last step's gradient reached."""
 
+    def frozen(self) -> list[nn.Parameter]:
+        """The parameters that required no gradient then."""
+
     def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """One step without a graph."""
 
@@ -289,7 +292,7 @@ class Step:
         if len(grads) < len(memory.parameters):
             raise CaptureError("the gradient does not reach the same parameters in every run")
         loss = -result.value.detach()
-        norm = torch.stack([g.square().sum().to(loss.dtype) for g in grads]).sum().sqrt()
+        norm = torch.stack([_squared_norm(g).to(_wide(loss.dtype)) for g in grads]).sum().sqrt()
         go = loss.isfinite() & norm.isfinite() & self._alive
         limit = host.clip_norm
         if limit is not None:
@@ -315,6 +318,15 @@ class Step:
             new += [torch.where(go, n, o) for n, o in zip([value, *moments], olds, strict=True)]
             new.append(bucket.count + go)
         return new
+
+
+def _squared_norm(gradient: Tensor) -> Tensor:
+    """Of 16-bit numbers, in single precision: the square of 256 is infinite in half precision."""
+    return gradient.to(_wide(gradient.dtype)).square().sum()
+
+
+def _wide(kind: torch.dtype) -> torch.dtype:
+    return torch.promote_types(kind, torch.float32)
 
 
 def _is_schedule(weight: Any) -> bool:

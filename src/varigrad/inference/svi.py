@@ -117,6 +117,11 @@ class SVI:
     def skip_nonfinite(self, skip: bool) -> None:
         self._descent.skip_nonfinite = skip
 
+    @property
+    def clip_norm(self) -> float | None:
+        """Limit of the gradient's norm; None if there is none."""
+        return self._descent.clip_norm
+
     def explain(self) -> str:
         """What is compiled and what is not, and why: a row for each form of the arguments."""
         return "steps are not compiled: SVI(..., compile=True)" if self._session is None else self._session.explain()
@@ -368,6 +373,7 @@ class SVI:
                 self._publish()
                 self._session = Session(self._descent, self._session.wait)  # forms were recorded by what does not hold
             outcomes = self._session.advance(min(limit, self.bound.steps_to_look), args, kwargs)
+        torch.clear_autocast_cache()  # its copies are of the parameters as they were
         loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
         number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
         self.metrics = Metrics(number, loss, norm, not taken)

@@ -421,6 +421,7 @@ class Bound(Parameters):
         cache: dict[str, Tensor] = {}
         programs = (self.model_program, self.guide_program)
         layout, kinked = finding.layout, finding.kinked
+        torch.clear_autocast_cache()  # 16-bit copies of parameters as they were, or made where gradients were off
         try:
             if finding.side_by_side:
                 wide = perform(self._settings(layout, kinked=kinked), *programs, args, kwargs, cache)

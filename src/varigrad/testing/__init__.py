@@ -15,4 +15,5 @@ from varigrad.testing.fakes import NonreparameterizedDirichlet as Nonreparameter
 from varigrad.testing.fakes import NonreparameterizedGamma as NonreparameterizedGamma
 from varigrad.testing.fakes import NonreparameterizedNormal as NonreparameterizedNormal
 from varigrad.testing.programs import PROGRAMS as PROGRAMS
+from varigrad.testing.step import assert_step as assert_step
 from varigrad.testing.unbiased import assert_unbiased as assert_unbiased

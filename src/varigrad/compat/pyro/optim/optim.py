@@ -24,6 +24,7 @@ from varigrad.errors import ParameterError, VarigradError, did_you_mean
 from varigrad.inference.adam import FusedAdam
 from varigrad.inference.advi import AdagradRMSProp as _AdagradRMSProp
 from varigrad.inference.clipped_adam import ClippedAdam as _ClippedAdam
+from varigrad.inference.laid_out import check_writable, laid_out_like, prepare_kernels
 
 Options = Mapping[str, Any]
 OptionsByName = Options | Callable[..., Options]
@@ -46,7 +47,7 @@ class _Group:
 
 
 class PyroOptim:
-    """Called with tensors whose `.grad` is set, takes a step for each.
+    """Called with tensors whose `.grad` is set, takes a step for each, along a copy of it in the tensor's own layout.
 
     Args:
         optim_constructor: a class of `torch.optim`, or another optimiser class.
@@ -86,11 +87,17 @@ class PyroOptim:
         ids = list(map(id, params))
         if ids != self._last[0]:
             self._last = ids, self._arrange(params)
+        for p in params:
+            if p.grad is not None:  # `backward()` may have given one tensor to two, or one that the user holds
+                p.grad = laid_out_like(p.grad, p)
         for group in self._last[1]:
+            if type(group.optimizer) is not FusedAdam:  # which looks for itself
+                prepare_kernels(group.optimizer)
             if group.clip:
                 for p in group.params:
                     _clip(p, **group.clip)
             group.optimizer.step(*args, **kwargs)
+        torch.clear_autocast_cache()  # its copies are of the parameters as they were
 
     @property
     def optim_objs(self) -> dict[Tensor, Any]:
@@ -152,6 +159,7 @@ class PyroOptim:
         fresh: list[_Group] = []
         for p in params:
             name = store.param_name(p)
+            check_writable([(name or "(without a name)", p)])
             options, clip = self._options(name), self._clips(name)
             group = next((g for g in fresh if _same(g.options, options) and g.clip == clip), None)
             if group is None or not self._together:

@@ -1,0 +1,235 @@
+"""`assert_step(svi, *args)`: whether a step moves the parameters as torch's plain optimiser would."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import random
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from varigrad.distributions.noise import Noise
+from varigrad.errors import VarigradError, check_whole
+from varigrad.language.runtime import modules_of
+from varigrad.objectives.bound import Bound
+
+ROUNDINGS = 64
+"""Operations on a parameter's value in one step, at most; each rounds once."""
+
+
+class Steps(Protocol):
+    """What takes steps: an `SVI`."""
+
+    bound: Bound
+    metrics: Any
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None: ...
+
+    @property
+    def clip_norm(self) -> float | None: ...
+
+    def init(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def step(self, *args: Any, **kwargs: Any) -> float: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+def assert_step(svi: Steps, *args: Any, steps: int = 4, tolerance: float | None = None, **kwargs: Any) -> None:
+    """Raise unless steps of an `SVI` are steps of torch's plain optimiser along the surrogate's gradient.
+
+    Both start where the SVI stands, with the same random numbers. The one side is `svi.step`, compiled where it
+    compiles. The other calls `backward()` on minus the surrogate, copies gradients and parameters into the order of
+    their indices, and hands them to the class of torch that the optimiser is one of, with `foreach` and `fused` off; an
+    optimiser that is none of torch's is handed them itself, as a copy. So an optimiser that reads memory instead of
+    indices is found if a parameter is laid out in another order.
+
+    Afterwards the SVI is as it was, bit for bit: parameters, `.grad`, optimiser, schedule, estimators' state, buffers,
+    modes of modules and generators. Only what had not happened before stays: parameters that came into being, and a
+    compiled step, for which parameters lie side by side.
+
+    Args:
+        svi: whose steps; programs that have not been run are run once.
+        args, kwargs: handed to model and guide, as in `svi.step`.
+        steps: how many. An SVI with `compile="wait"` compiles its third.
+        tolerance: the largest difference, as a part of the parameter's way so far, besides the rounding of 64
+            operations a step; None: 0, or for compiled steps, which add up in another order, the square root of the
+            type's precision. (A gradient that is zero but for rounding, which Adam divides by its own size, differs.)
+
+    Raises:
+        AssertionError: a parameter is elsewhere; the text says which, its layout, where and by how much.
+        VarigradError: `steps` is not a whole number of at least 1, or parameters come into being on the way.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.testing import assert_step
+        >>> def model():
+        ...     vg.sample("z", dist.Normal(1.0, 1.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("w", torch.zeros(5)).sum(), 1.0))
+        >>> svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.01), seed=0)
+        >>> assert_step(svi)
+    """
+    check_whole("steps", steps)
+    with _untouched(svi):
+        if svi.optimizer is None:
+            generator = svi.bound.source.get_state()
+            svi.init(*args, **kwargs)
+            svi.bound.source.set_state(generator)
+        names = {n: p for n, p in svi.bound.named_parameters() if isinstance(p, nn.Parameter)}
+        before = svi.state()
+        start = {n: p.detach().clone() for n, p in names.items()}
+        with _untouched(svi):
+            found = []
+            settings = []
+            for _ in range(steps):
+                assert svi.optimizer is not None
+                settings.append([_settings(group) for group in svi.optimizer.param_groups])
+                svi.step(*args, **kwargs)
+                found.append({n: p.detach().clone() for n, p in names.items()})
+            if len(names) != len(list(svi.bound.named_parameters())):
+                raise VarigradError("a parameter came into being on the way", try_="svi.step(...) before assert_step")
+            svi.load_state(before)
+        try:
+            plain = _Plain(svi, names)
+            for number in range(steps):
+                plain.step(settings[number], args, kwargs)
+                for name, parameter in names.items():
+                    _compare(number + 1, name, parameter, found[number][name], start[name], tolerance, plain)
+        finally:
+            svi.load_state(before)
+
+
+class _Plain:
+    """The optimiser that steps are held to, of contiguous copies of the parameters."""
+
+    def __init__(self, svi: Steps, names: dict[str, nn.Parameter]) -> None:
+        optimizer = svi.optimizer
+        assert optimizer is not None
+        self.svi = svi
+        self.pairs = [(p, nn.Parameter(p.detach().clone().contiguous(), p.requires_grad)) for p in names.values()]
+        twins = {id(p): twin for p, twin in self.pairs}
+        kind = next(k for k in type(optimizer).__mro__ if k.__module__.startswith("torch.optim"))
+        if kind is torch.optim.Optimizer:
+            self.optimizer, self.name = copy.deepcopy(optimizer, dict(twins)), type(optimizer).__name__
+            return
+        groups = [
+            {**_settings(group), "params": [twins[id(p)] for p in group["params"]]} for group in optimizer.param_groups
+        ]
+        self.optimizer, self.name = kind(groups), f"torch's plain {kind.__name__}"  # type: ignore[call-arg]
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        for kept in self.optimizer.state.values():
+            for key, value in kept.items():
+                if isinstance(value, Tensor):
+                    kept[key] = value.contiguous()
+
+    def step(self, settings: list[dict[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """One step, with these settings of the groups, unless loss or gradient is not finite."""
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            source = self.svi.bound.source
+            before = source.get_state()
+
+            def closure() -> float:
+                source.set_state(before)
+                self._give()
+                return self._differentiate(args, kwargs)[0]
+
+            self.optimizer.step(closure)  # type: ignore[arg-type]
+            self._accept()
+        elif all(map(math.isfinite, self._differentiate(args, kwargs))):
+            self.optimizer.step()
+            self._accept()
+
+    def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
+        for p, _ in self.pairs:
+            p.grad = None
+        source = self.svi.bound.source
+        lent: Any = contextlib.nullcontext()
+        if isinstance(source, Noise):
+            source.measure()
+            lent = source.lent(self.pairs[0][0].device)
+        with lent:
+            result = self.svi.bound.estimate(*args, **kwargs)
+        (-result.surrogate).backward()
+        self._state = result.state
+        twins = [twin for _, twin in self.pairs]
+        for p, twin in self.pairs:
+            twin.grad = None if p.grad is None else p.grad.clone().contiguous()
+        norm = nn.utils.clip_grad_norm_(twins, self.svi.clip_norm or math.inf, foreach=False)
+        return -float(result.value), float(norm)
+
+    def _accept(self) -> None:
+        self.svi.bound.advance(self._state)
+        self._give()
+
+    def _give(self) -> None:
+        with torch.no_grad():
+            for p, twin in self.pairs:
+                p.copy_(twin)
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's, with the plain forms of what has several."""
+    plain: dict[str, Any] = {k: False for k in ("foreach", "fused") if k in group}
+    return {**{k: v for k, v in group.items() if k not in ("params", "param_names")}, **plain}
+
+
+def _compare(
+    step: int, name: str, expected: Tensor, found: Tensor, start: Tensor, tolerance: float | None, plain: _Plain
+) -> None:
+    if not expected.numel():
+        return
+    precision = torch.finfo(expected.dtype).eps
+    if tolerance is None:
+        tolerance = math.sqrt(precision) if isinstance(plain.svi.bound.source, Noise) else 0.0
+    expected = expected.detach()
+    size, way = float(expected.abs().max()), float((expected - start).abs().max())
+    limit = step * ROUNDINGS * precision * max(size, way) + tolerance * way
+    apart = (found - expected).abs()
+    apart = torch.where(found.isnan() & expected.isnan(), 0.0, apart)
+    if bool((apart <= limit).all()):
+        return
+    at = int(torch.where(apart.isnan(), torch.inf, apart).argmax())
+    index = [int(i) for i in np.unravel_index(at, expected.shape)]
+    difference, ours, theirs = (x.reshape(-1)[at].item() for x in (apart, found, expected))
+    raise AssertionError(
+        f"step {step}: the parameter {name!r} of shape {tuple(expected.shape)} and strides {expected.stride()} is off "
+        f"by {difference:.3g} at {index}: {ours:.6g}, and by {plain.name} {theirs:.6g} (limit {limit:.2g})"
+    )
+
+
+@contextlib.contextmanager
+def _untouched(svi: Steps) -> Iterator[None]:
+    """Afterwards all that `svi.state()` has not is as it was: gradients, buffers, modes and global generators."""
+    bound, metrics = svi.bound, svi.metrics
+    programs = (bound, *modules_of(bound.model_program), *modules_of(bound.guide_program))
+    modules = {id(m): m for top in programs if isinstance(top, nn.Module) for m in top.modules()}
+    modes = [(m, m.training) for m in modules.values()]
+    buffers = [(b, b.clone()) for m in modules.values() for b in m.buffers(recurse=False)]
+    grads = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in bound.parameters()]
+    others = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([]):
+        try:
+            yield
+        finally:
+            for m, mode in modes:
+                m.training = mode
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+                for p, grad, old in grads:
+                    p.grad = grad if grad is None or old is None else grad.copy_(old)
+            random.setstate(others[0])
+            np.random.set_state(others[1])
+            svi.metrics = metrics
