@@ -121,7 +121,8 @@ class Known:
         known = self._entries.get(id(tensor))
         if known is None or known.memory != memory or known.geometry != geometry:
             if known is not None and known.memory is not None:
-                self._shared[known.memory].remove(known)
+                others = self._shared[known.memory]
+                self._shared[known.memory] = [e for e in others if e.tensor is not tensor]
             entry = self._entries[id(tensor)] = Entry(tensor, memory, geometry)
             if memory is not None:
                 self._shared.setdefault(memory, []).append(entry)
