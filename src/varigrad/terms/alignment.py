@@ -38,7 +38,7 @@ from varigrad.terms.alignment_flow import (
     written_by,
 )
 from varigrad.terms.alignment_layers import MASKS
-from varigrad.terms.alignment_memory import Known, Label, Origin, State, Trouble, joined
+from varigrad.terms.alignment_memory import Known, Label, Origin, State, Trouble, joined, overlaps
 from varigrad.terms.alignment_rules import Call, Place, Slot
 from varigrad.terms.alignment_table import name_of, rule_of
 from varigrad.terms.provenance import Escapes, Provenance
@@ -252,7 +252,13 @@ class Follower(TorchDispatchMode):
             given = {**given, "self": torch.empty_like(given["self"], device="meta")}
             slots = [(slot._replace(tensor=given["self"]) if slot.name == "self" else slot, n) for slot, n in slots]
         shapes = [given[name].shape for name in outputs]
-        result = func(*args, **kwargs)
+        written = [] if reshaped else written_by(func, given)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            for target in written:  # it may have written a part
+                self.known.write(target, same_trouble(slots, str(func)))
+            raise
         if shapes != [given[name].shape for name in outputs]:
             rule = None  # torch has given the output another shape, over memory that others may share
         results = [plain(r) for r in tensors_in(result)]
@@ -260,8 +266,9 @@ class Follower(TorchDispatchMode):
         if call.name == "as_strided":  # any view of the memory: strides say where the elements lie
             labels = [self.known.get(results[0])]
         else:
+            if any(overlaps(target, slot.tensor) for target in written for slot, _ in slots):
+                rule = None  # what is read depends on the order in which it is overwritten
             labels = labels_of(call, rule, slots, str(func))
-        written = [] if reshaped else written_by(func, given)
         for tensor, label in zip(results, labels, strict=True):
             if not any(tensor is w for w in written):
                 self.known.put(tensor, label)
