@@ -397,7 +397,7 @@ VIEWS: list[Callable[[Tensor, random.Random], Tensor]] = [
     lambda x, r: x.detach(),
     lambda x, r: x.squeeze(),
     lambda x, r: x.expand(2, *x.shape),
-    lambda x, r: x.move_dim(0, -1),
+    lambda x, r: x.movedim(0, -1),
     lambda x, r: x[:, ::2],
     lambda x, r: x[..., ::2],
     lambda x, r: x.as_strided(x.shape[::-1], x.stride()[::-1]),
