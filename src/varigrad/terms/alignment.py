@@ -38,7 +38,7 @@ from varigrad.terms.alignment_flow import (
     written_by,
 )
 from varigrad.terms.alignment_layers import MASKS
-from varigrad.terms.alignment_memory import Known, Label, Origin, State, Trouble, joined
+from varigrad.terms.alignment_memory import Known, Label, Origin, State, Trouble, joined, overlaps
 from varigrad.terms.alignment_rules import Call, Place, Slot
 from varigrad.terms.alignment_table import name_of, rule_of
 from varigrad.terms.provenance import Escapes, Provenance
@@ -102,6 +102,8 @@ class Follower(TorchDispatchMode):
         self.plates_of: dict[str, tuple[Plate, ...]] = {}
         self.checking = False
         """Whether a value is being looked at only to raise an error."""
+        self.asked = ""
+        """Where Python first asked for a number that does not come from a draw: others may run for another."""
         self._followed: set[Origin] = set()
         self.unruled: set[str] = set()
         """Operations on followed tensors for which there is no rule."""
@@ -143,23 +145,19 @@ class Follower(TorchDispatchMode):
                 if plate.name in token.crossed or dim is None:
                     state: State = Trouble("mixes", f"the draw of {message.name!r}, outside of the plate,", "")
                 else:
-                    state = self._placed(value, dim - event)
+                    state = _placed(value, dim - event, plate)
                 label[origin] = joined(label[origin], state) if origin in label else state
-        for name, dim in here.items():
-            label[Origin(message.name, name)] = self._placed(value, dim - event)
+        for plate in self.plates_of[message.name]:
+            assert plate.dim is not None
+            label[Origin(message.name, plate.name)] = _placed(value, plate.dim - event, plate)
         if lane is not None and value.dim() - event >= -lane:
-            label[LANES] = self._placed(value, lane - event)
+            label[LANES] = Place(lane - event, value.shape[lane - event])
         with _disable_current_modes():
             copy = value.clone()
         label = {origin: state for origin, state in label.items() if not (isinstance(state, Place) and state.size <= 1)}
         self._followed |= label.keys()
         self.known.put(plain(copy), label)
         return copy
-
-    @staticmethod
-    def _placed(value: Tensor, dim: int) -> State:
-        size = value.shape[dim] if value.dim() >= -dim else 1
-        return Place(dim, size)
 
     # -- asking --
 
@@ -234,10 +232,12 @@ class Follower(TorchDispatchMode):
         if not isinstance(func, torch._ops.OpOverload):
             return self._opaque(func, args, kwargs)
         given = bound(func, args, kwargs)
-        outputs = {a.name for a in func._schema.arguments if a.is_out} if func._schema.is_mutable else ()
+        outputs = [a.name for a in func._schema.arguments if a.is_out] if func._schema.is_mutable else []
         read = slots_of({name: value for name, value in given.items() if name not in outputs})
         slots = [(slot, label) for slot in read if (label := self.known.get(slot.tensor))]
         if not slots and not outputs:
+            if func is _aten._local_scalar_dense.default and not self.asked and not looked_at_in_vain():
+                self.asked = users_line()
             return func(*args, **kwargs)
         rule = rule_of(func)
         if rule is None and func._can_decompose():
@@ -251,14 +251,24 @@ class Follower(TorchDispatchMode):
         if reshaped:  # rules ask for the shape before: a stand-in has it
             given = {**given, "self": torch.empty_like(given["self"], device="meta")}
             slots = [(slot._replace(tensor=given["self"]) if slot.name == "self" else slot, n) for slot, n in slots]
-        result = func(*args, **kwargs)
+        shapes = [given[name].shape for name in outputs]
+        written = [] if reshaped else written_by(func, given)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            for target in written:  # it may have written a part
+                self.known.write(target, same_trouble(slots, str(func)))
+            raise
+        if shapes != [given[name].shape for name in outputs]:
+            rule = None  # torch has given the output another shape, over memory that others may share
         results = [plain(r) for r in tensors_in(result)]
         call = Call(name_of(func), given, results)
         if call.name == "as_strided":  # any view of the memory: strides say where the elements lie
             labels = [self.known.get(results[0])]
         else:
+            if any(overlaps(target, slot.tensor) for target in written for slot, _ in slots):
+                rule = None  # what is read depends on the order in which it is overwritten
             labels = labels_of(call, rule, slots, str(func))
-        written = [] if reshaped else written_by(func, given)
         for tensor, label in zip(results, labels, strict=True):
             if not any(tensor is w for w in written):
                 self.known.put(tensor, label)
@@ -309,6 +319,14 @@ def follow_dimensions() -> Iterator[Follower]:
     follower = Follower()
     with follower, _Classes(follower):
         yield follower
+
+
+def _placed(value: Tensor, dim: int, plate: Plate) -> State:
+    """Where a plate's elements lie in a drawn value."""
+    size = value.shape[dim] if value.dim() >= -dim else 1
+    if size == 1 and (plate.batch or 1) > 1:
+        return Trouble("mixes", "one value for all elements of the plate", "")
+    return Place(dim, size)
 
 
 class _Classes(TorchFunctionMode):

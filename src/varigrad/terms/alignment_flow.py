@@ -18,7 +18,10 @@ from varigrad.terms.provenance import Tracked
 
 _OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<")
 _FAMILIES = str(Path(torch.distributions.__file__).parent)
-_SAMPLER = str(Path(__file__).parents[1] / "distributions" / "source.py")
+_SAMPLERS = (
+    str(Path(__file__).parents[1] / "distributions" / "source.py"),
+    str(Path(__file__).parents[1] / "estimators"),
+)
 
 
 def labels_of(call: Call, rule: Rule | None, slots: Sequence[tuple[Slot, Label]], operation: str) -> list[Label]:
@@ -149,7 +152,7 @@ def looked_at_in_vain() -> bool:
         name = frame.f_code.co_filename
         if name.startswith(_FAMILIES) and frame.f_code.co_name in ("__init__", "_validate_sample"):
             return True
-        if name == _SAMPLER and frame.f_code.co_name == "draw":
+        if name.startswith(_SAMPLERS) and frame.f_code.co_name == "draw":
             return True
         if not name.startswith(_OURS):
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from varigrad.terms.alignment_rules import MIXES, UNKNOWN, Answer, Answers, Call, Place, Slot, batched, negative
+from varigrad.terms.alignment_rules import MIXES, UNKNOWN, Answer, Answers, Call, Place, Rule, Slot, batched, negative
 
 # -- look-ups --
 
@@ -149,12 +149,24 @@ def isin(call: Call, slot: Slot, place: Place) -> Answers:
     return place if slot.name == "elements" else MIXES
 
 
+def solving(right: str, otherwise: Rule) -> Rule:
+    """A linear equation whose right-hand side is a matrix: each of its columns (rows, from the right) by itself."""
+
+    def rule(call: Call, slot: Slot, place: Place) -> Answers:
+        if slot.name == right and place.dim == (-1 if call.given.get("left", True) else -2):
+            return (place, *[None] * (len(call.results) - 1))
+        return otherwise(call, slot, place)
+
+    return rule
+
+
 def linear_solve(call: Call, slot: Slot, place: Place) -> Answers:
     """`A X = B`, where `B` is a batch of matrices or of vectors."""
     matrices, right = call.given["A"], call.given["B"]
     vector = right.dim() == 1 or (right.dim() == matrices.dim() - 1 and right.shape == matrices.shape[:-1])
     core = 1 if vector else 2
-    return batched({"A": 2, "B": core}, (core, 2, 1, 0))(call, slot, place)
+    rule = batched({"A": 2, "B": core}, (core, 2, 1, 0))
+    return (rule if vector else solving("B", rule))(call, slot, place)
 
 
 # -- layers --

@@ -8,10 +8,12 @@ known memory inherits what was found out about the others, as far as strides sho
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from varigrad.terms.alignment_rules import Kind, Place
 
@@ -47,12 +49,17 @@ class Geometry(NamedTuple):
     itemsize: int
 
 
-class Entry(NamedTuple):
-    """A tensor that something is known about. It is kept alive: its identity, and its memory's, stay its own."""
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known about a tensor, or was before it got other memory.
+
+    The object and its memory are kept alive, so that no other can take their identity.
+    """
 
     tensor: Tensor
-    memory: int | None
+    storage: torch.UntypedStorage | None
     geometry: Geometry | None
+    label: Label
 
 
 def joined(a: State, b: State) -> State:
@@ -77,25 +84,21 @@ class Known:
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
-        self._labels: dict[int, Label] = {}
         self._shared: dict[int, list[Entry]] = {}
 
     def get(self, tensor: Tensor) -> Label:
         """What is known of a tensor; `NOTHING` for one that is constant as far as the run is concerned."""
-        memory, geometry = _whereabouts(tensor)
+        storage, geometry = _whereabouts(tensor)
         entry = self._entries.get(id(tensor))
-        if entry is not None and entry.memory == memory and entry.geometry == geometry:
-            return self._labels[id(tensor)]
-        others = self._shared.get(memory) if memory is not None else None
+        if entry is not None and _same(entry, storage, geometry):
+            return entry.label
+        others = self._shared.get(storage._cdata) if storage is not None else None
         if not others:
             return NOTHING
         label: dict[Origin, State] = {}
-        same = [e for e in others if e.geometry == geometry]
-        for other in same or others:
-            for origin, state in self._labels[id(other.tensor)].items():
-                found = _seen_in(state, other, geometry)
-                label[origin] = joined(label[origin], found) if origin in label else found
-        self._put(tensor, label, memory, geometry)
+        for other in [e for e in others if e.geometry == geometry] or others:
+            merge(label, {origin: _seen_in(s, other.geometry, geometry) for origin, s in other.label.items()})
+        self._put(tensor, label, storage, geometry)
         return label
 
     def put(self, tensor: Tensor, label: Label) -> None:
@@ -104,46 +107,71 @@ class Known:
 
     def write(self, tensor: Tensor, label: Label) -> None:
         """The numbers in a tensor have been replaced: so have those that other tensors share with it."""
-        memory, geometry = _whereabouts(tensor)
-        written = Entry(tensor, memory, geometry)
-        for other in self._shared.get(memory, ()) if memory is not None else ():
-            if other.tensor is tensor:
-                continue
+        storage, geometry = _whereabouts(tensor)
+        for other in self._shared.get(storage._cdata, ()) if storage is not None else ():
             if other.geometry == geometry:
-                self._labels[id(other.tensor)] = label
+                other.label = label
                 continue
-            found = dict(self._labels[id(other.tensor)])
-            merge(found, {origin: _seen_in(state, written, other.geometry) for origin, state in label.items()})
-            self._labels[id(other.tensor)] = found
-        self._put(tensor, label, memory, geometry)
+            found = dict(other.label)
+            merge(found, {origin: _seen_in(s, geometry, other.geometry) for origin, s in label.items()})
+            other.label = found
+        self._put(tensor, label, storage, geometry)
 
-    def _put(self, tensor: Tensor, label: Label, memory: int | None, geometry: Geometry | None) -> None:
+    def _put(
+        self, tensor: Tensor, label: Label, storage: torch.UntypedStorage | None, geometry: Geometry | None
+    ) -> None:
         known = self._entries.get(id(tensor))
-        if known is None or known.memory != memory or known.geometry != geometry:
-            if known is not None and known.memory is not None:
-                self._shared[known.memory].remove(known)
-            entry = self._entries[id(tensor)] = Entry(tensor, memory, geometry)
-            if memory is not None:
-                self._shared.setdefault(memory, []).append(entry)
-        self._labels[id(tensor)] = label
+        if known is not None and _same(known, storage, geometry):
+            known.label = label
+            return
+        entry = self._entries[id(tensor)] = Entry(tensor, storage, geometry, label)
+        if storage is not None:
+            self._shared.setdefault(storage._cdata, []).append(entry)
 
 
-def _whereabouts(tensor: Tensor) -> tuple[int | None, Geometry | None]:
+def overlaps(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors, not in the very same place, share addresses; True where that would take long to find out."""
+    if one is other:
+        return False
+    (storage, here), (other_storage, there) = _whereabouts(one), _whereabouts(other)
+    if storage is None or other_storage is None or storage._cdata != other_storage._cdata or here == there:
+        return False
+    assert here is not None and there is not None
+    if here.itemsize != there.itemsize or max(one.numel(), other.numel()) > 1_000_000:
+        return True
+    with _disable_current_modes():
+        return bool(torch.isin(_addresses(here), _addresses(there)).any())
+
+
+def _addresses(geometry: Geometry) -> Tensor:
+    found = torch.tensor([geometry.offset])
+    for size, stride in zip(geometry.shape, geometry.strides, strict=True):
+        found = (found.unsqueeze(-1) + torch.arange(size) * stride).flatten()
+    return found
+
+
+def _whereabouts(tensor: Tensor) -> tuple[torch.UntypedStorage | None, Geometry | None]:
     if tensor.layout is not torch.strided:
         return None, None
     try:
-        memory = tensor.untyped_storage()._cdata
+        storage = tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):  # a wrapper, such as those of `torch.func`
         return None, None
     shape, strides = tuple(tensor.shape), tensor.stride()
-    return memory, Geometry(int(tensor.storage_offset()), shape, strides, tensor.dtype.itemsize)
+    return storage, Geometry(int(tensor.storage_offset()), shape, strides, tensor.dtype.itemsize)
 
 
-def _seen_in(state: State, entry: Entry, geometry: Geometry | None) -> State:
+def _same(entry: Entry, storage: torch.UntypedStorage | None, geometry: Geometry | None) -> bool:
+    """Whether the tensor still is where it was."""
+    if storage is None or entry.storage is None:
+        return storage is entry.storage
+    return storage._cdata == entry.storage._cdata and geometry == entry.geometry
+
+
+def _seen_in(state: State, own: Geometry | None, geometry: Geometry | None) -> State:
     """The state of elements of one tensor in another that shares its memory."""
     if isinstance(state, Trouble):
         return state
-    own = entry.geometry
     unknown = Trouble("unknown", "another view of the same memory", "")
     if own is None or geometry is None or own.itemsize != geometry.itemsize:
         return unknown
