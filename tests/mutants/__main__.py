@@ -3,9 +3,9 @@
     PYTHONPATH=tests .venv/bin/python -m mutants [part of a name, or a subject ...]
 
 A mutant is made in a copy of the package, and the law that it names runs against the copy in a process of its own. A
-law of `tests/laws.py` or `tests/step_laws.py` that holds nevertheless is followed by all the others. A subject is the name of a file of this
-folder. The run fails if a mutant survives, if a fragment is no longer in the source (so that these lists cannot rot),
-or if the source itself breaks a law.
+law of `tests/laws.py` or `tests/step_laws.py` that holds nevertheless is followed by all the others. A subject is the
+name of a file of this folder. The run fails if a mutant survives, if a fragment is no longer in the source (so that
+these lists cannot rot), or if the source itself breaks a law.
 
 Processes are forks of this one, which has imported torch and pytest for all of them.
 """
@@ -135,7 +135,7 @@ def _first_broken(expected: tuple[str, ...], others: bool) -> tuple[str | None, 
     from laws import LAWS as GRADIENTS
     from step_laws import LAWS as STEPS
 
-    LAWS = {**GRADIENTS, **STEPS}  # noqa: N806
+    LAWS = {**GRADIENTS, **STEPS}
 
     warnings.simplefilter("ignore")
     first = [name for name in LAWS if name.startswith(expected)]
