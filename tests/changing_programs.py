@@ -1,4 +1,4 @@
-"""Programs in which something changes in the middle of a run, so that what a first look finds does not hold for ever."""
+"""Programs in which something changes in the middle of a run, so that a first look does not tell all of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -38,6 +38,10 @@ class Reached:
     tensors: dict[int, Tensor] = field(default_factory=dict)
     generators: dict[int, Generator] = field(default_factory=dict)
 
+    def __reduce__(self) -> tuple[type[Reached], tuple[()]]:
+        """A copy knows nothing: it belongs to copies of the modules, which have other identities."""
+        return Reached, ()
+
 
 def reached_by(programs: Iterable[object]) -> Reached:
     """What the programs can see: their closures, the globals that they name, their owners, and containers of these."""

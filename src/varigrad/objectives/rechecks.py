@@ -98,6 +98,8 @@ class Rechecks:
 
     def calls_for_a_look(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether something has changed that may matter, or it is time."""
+        if self._now is None:  # the first look has been taken just now, and its step not yet
+            return False
         if bound.steps >= self.due or (self._buffers and self._versions != [b._version for b in self._buffers]):
             return True
         return self._now != self.situation(bound, args, kwargs)

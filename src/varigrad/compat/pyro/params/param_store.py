@@ -239,11 +239,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
 
     def aside(self) -> ParamStoreDict:
         """A store with the same entries, for runs that leave nothing behind: what is declared there is forgotten."""
-        twin = _Aside()
-        twin._params, twin._constraints = dict(self._params), dict(self._constraints)
-        twin._transforms, twin._names = dict(self._transforms), dict(self._names)
-        twin.registered, twin.generation = self.registered, self.generation
-        return twin
+        return _Aside(self)
 
     def fetch(self, message: Param) -> Tensor:
         """As `setdefault`, for a message."""
@@ -318,6 +314,24 @@ def as_taken(message: Param) -> Param:
 
 class _Aside(ParamStoreDict):
     """What a store is for an exploring run."""
+
+    def __init__(self, store: ParamStoreDict) -> None:
+        super().__init__()
+        self._store = store
+        self.registered, self.generation = store.registered, store.generation
+        for name in store:
+            self._take(name)
+
+    def fetch(self, message: Param) -> Tensor:
+        """As the store, which modules may have put an entry into meanwhile."""
+        if message.name not in self._params and message.name in self._store._params:
+            self._take(message.name)
+        return super().fetch(message)
+
+    def _take(self, name: str) -> None:
+        leaf, store = self._store._params[name], self._store
+        self._params[name], self._names[id(leaf)] = leaf, name
+        self._constraints[name], self._transforms[name] = store._constraints[name], store._transforms[name]
 
     def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
         """Nothing: the step itself registers a network, and says so."""
