@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 torch.manual_seed(0)
@@ -77,6 +78,28 @@ def turned(z: Tensor) -> Tensor:
 def written_by_out(z: Tensor) -> Tensor:
     made = torch.empty_like(z)
     torch.mul(z, 2.0, out=made)
+    return made
+
+
+@torch.jit.script
+def scripted(z: Tensor) -> Tensor:
+    return z + z.sum()
+
+
+class Accumulated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        return z.cumsum(0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def rows_reversed(z: Tensor) -> Tensor:
+    made = torch.zeros(3, 4)
+    for i in range(3):
+        made[i] = z[2 - i]
     return made
 
 
@@ -262,6 +285,16 @@ MIXES: dict[str, Case] = {
     "einsum": Case(lambda z: torch.einsum("bi,cj->ci", z, z)),
     "bmm": Case(lambda z: torch.bmm(torch.ones(1, 3, 3).to(z), z.unsqueeze(0))[0]),
     "solve": Case(lambda z: torch.linalg.solve(torch.ones(3, 3).to(z) + torch.eye(3).to(z), z)),
+    "nested": Case(lambda z: torch.nested.nested_tensor([z[0], z[1], z[2]]).to_padded_tensor(0.0)),
+    "scripted": Case(lambda z: scripted(z)),
+    "autograd_function": Case(lambda z: z + Accumulated.apply(z)),
+    "checkpoint": Case(lambda z: torch.utils.checkpoint.checkpoint(lambda a: a + a.sum(0), z, use_reentrant=False)),
+    "parameter": Case(lambda z: nn.Parameter(z.detach() + z.detach().sum(0)) * 1),
+    "rows_in_a_loop": Case(lambda z: rows_reversed(z)),
+    "take": Case(lambda z: z.take(torch.arange(12).reshape(3, 4).flip(0))),
+    "renorm": Case(lambda z: z.renorm(2, 1, 1.0)),
+    "correlations": Case(lambda z: torch.corrcoef(z)),
+    "wrong_unfolding": Case(lambda z: z.expand(5, 3, 4).reshape(15, 4).exp().reshape(3, 5, 4)[:, 0]),
     "trace": Case(lambda z: z * z[:, :3].trace()),
     "dot": Case(lambda z: z * (z[:, 0] @ z[:, 1])),
     "cdist": Case(lambda z: torch.cdist(z, z)),
@@ -317,6 +350,8 @@ UNKNOWN: dict[str, Case] = {
     "resized": Case(lambda z: z.clone().resize_(3, 4)),
     "sparse": Case(lambda z: z.to_sparse().to_dense()),
     "overlapping_write": Case(lambda z: _overlapping(z)),
+    "nested_data": Case(lambda z: torch.nested.as_nested_tensor(z.detach()).to_padded_tensor(0.0)),
+    "sparse_data": Case(lambda z: torch.sparse.mm(torch.ones(3, 3).to_sparse(), z)),
     "least_squares": Case(lambda z: torch.linalg.lstsq(outer(z) + eye(z), z.unsqueeze(-1)).solution),
     "packed": Case(lambda z: nn.utils.rnn.pack_sequence([z]).data),
 }

@@ -34,6 +34,7 @@ def judged(case: Case) -> tuple[Verdict, Follower]:
     return follower.verdict(result, N, -result.dim() if case.out is None else case.out), follower
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
 @pytest.mark.parametrize(("kind", "name"), TABLE, ids=[f"{k}-{n}" for k, n in TABLE])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_the_answer_is_the_one_found_by_hand(kind, name, mode):
@@ -101,26 +102,27 @@ def check_programs(make: Callable[[int], Callable[[Tensor], Tensor]], seeds: ran
 
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_that_couples_is_called_apart():
-    check_programs(lambda seed: random_program(seed, 0.6)[0], range(150), share=0.9)
+    check_programs(lambda seed: random_program(seed, 0.6)[0], range(80), share=0.9)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_compositions_of_common_layers_are_proven():
-    check_programs(lambda seed: random_program(seed, 0.0)[0], range(100), share=0.97)
+    check_programs(lambda seed: random_program(seed, 0.0)[0], range(60), share=0.97)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_no_write_into_shared_memory_is_missed():
-    check_programs(random_writes, range(150), share=0.4)
+    check_programs(random_writes, range(100), share=0.4)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(20))
 def test_nothing_that_couples_is_called_apart_in_thousands(block):
-    check_programs(lambda seed: random_program(seed, 0.6)[0], range(1000 + 300 * block, 1300 + 300 * block), share=0.9)
-    check_programs(lambda seed: random_program(seed, 0.0)[0], range(1000 + 100 * block, 1100 + 100 * block), share=0.97)
-    check_programs(random_writes, range(1000 + 300 * block, 1300 + 300 * block), share=0.4)
+    many, few = range(1000 + 150 * block, 1150 + 150 * block), range(1000 + 50 * block, 1050 + 50 * block)
+    check_programs(lambda seed: random_program(seed, 0.6)[0], many, share=0.9)
+    check_programs(lambda seed: random_program(seed, 0.0)[0], few, share=0.97)
+    check_programs(random_writes, many, share=0.4)
 
 
 MUTANTS = {

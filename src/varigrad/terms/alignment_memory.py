@@ -85,6 +85,7 @@ class Known:
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
         self._shared: dict[int, list[Entry]] = {}
+        self._origins: set[Origin] = set()
 
     def get(self, tensor: Tensor) -> Label:
         """What is known of a tensor; `NOTHING` for one that is constant as far as the run is concerned."""
@@ -92,7 +93,10 @@ class Known:
         entry = self._entries.get(id(tensor))
         if entry is not None and _same(entry, storage, geometry):
             return entry.label
-        others = self._shared.get(storage._cdata) if storage is not None else None
+        if storage is None:  # sparse, nested, a wrapper: what it may share cannot be seen
+            hidden = Trouble("unknown", f"a tensor of layout {tensor.layout} that may share memory", "")
+            return dict.fromkeys(self._origins, hidden)
+        others = self._shared.get(storage._cdata)
         if not others:
             return NOTHING
         label: dict[Origin, State] = {}
@@ -120,6 +124,7 @@ class Known:
     def _put(
         self, tensor: Tensor, label: Label, storage: torch.UntypedStorage | None, geometry: Geometry | None
     ) -> None:
+        self._origins |= label.keys()
         known = self._entries.get(id(tensor))
         if known is not None and _same(known, storage, geometry):
             known.label = label
@@ -151,7 +156,7 @@ def _addresses(geometry: Geometry) -> Tensor:
 
 
 def _whereabouts(tensor: Tensor) -> tuple[torch.UntypedStorage | None, Geometry | None]:
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not torch.strided or tensor.is_nested:
         return None, None
     try:
         storage = tensor.untyped_storage()
