@@ -32,7 +32,7 @@ laws: $(VENV)/ready
 test-all: test laws
 
 mutants: $(VENV)/ready
-	$(BIN)/python tests/mutants.py
+	PYTHONPATH=tests $(BIN)/python -m mutants
 
 $(VENV)/bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'

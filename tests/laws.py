@@ -1,4 +1,4 @@
-"""Fast laws of the gradient machinery: what `tests/mutants.py` holds mutants to, and pytest the source.
+"""Fast laws of the gradient machinery: what `tests/mutants/` holds mutants to, and pytest the source.
 
 Nearly all are exact: every outcome of the draws is run, Normal draws are Gauss-Hermite nodes. A law is a function
 without arguments that raises `AssertionError` if it is broken.

@@ -1,0 +1,28 @@
+# ruff: noqa: E501 - one mutant a line
+"""What is upstream of what, and what escapes from the tracker."""
+
+from mutants import M
+
+MUTANTS = (
+    # Dependencies.
+    M("a value does not carry what is upstream of it", "terms/tracking.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
+    M("sites not followed", "objectives/run.py", "follow = estimator.needs_cost or", "follow = False and", "score on bernoulli"),
+    M("escapes ignored", "terms/tracking.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
+    M("escapes cross no plate", "terms/tracking.py", "Token(t.site, self.plates[t.site]) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
+    M("the dispatcher does not mark", "terms/provenance.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
+    M("writes in place ignored", "terms/provenance.py", "versions != _versions(plain_args)", "(False and versions != _versions(plain_args))", "leak by add_"),
+    M("out= ignored", "terms/provenance.py", '"out" in kwargs or', '"nothing" in kwargs or', "leak by out"),
+    M("shapes that tell ignored", "terms/provenance.py", "or name in _SHAPE_TELLS", "", "leak by nonzero"),
+    M("masks as indices ignored", "terms/provenance.py", 'name == "__getitem__" and _mask_index', 'name == "" and _mask_index', "leak by mask shape"),
+    M("transforms that close over a value ignored", "terms/provenance.py", "or _functorch_level() is not None", "", "leak by vmap"),
+    M("compiled callables not made eager", "terms/stance.py", 'self._stance = set_stance("force_eager")', 'self._stance = set_stance("default")', "a compiled callable"),
+    M("a mask not looked at", "terms/tracking.py", "upstream |= message.mask._provenance", "pass", "dependent mask"),
+    M("a scale not looked at", "terms/tracking.py", "upstream |= message.scale._provenance", "pass", "dependent scale"),
+    M("a factor's value not looked at", "terms/tracking.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
+    M("leaving a plate crosses nothing", "terms/tracking.py", "t.crossed | (self.plates[t.site] - here)", "t.crossed", "score on plate_entered"),
+    M("mixing inside a plate ignored", "objectives/layout.py", "if _mixes(perform,", "if False and _mixes(perform,", "plate crossed by flip"),
+    M("every other element changed at once", "objectives/layout.py", "[index == i for i in range(size)]", "[index % 2 == 0]", "mixing by"),
+    M("mixing looked for at one draw only", "objectives/layout.py", "for start in starts:", "for start in starts[:1]:", "mixing by product"),
+    M("lanes compared at one draw only", "objectives/layout.py", "(8 if small else 2) *", "0 *", "mixing by"),
+    M("hidden tensors not looked for", "terms/term.py", "if not statement.opaque:", "if True:", "a distribution may hide"),
+)  # fmt: skip
