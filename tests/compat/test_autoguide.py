@@ -475,8 +475,9 @@ def test_means_and_medians_that_do_not_exist():
 def test_mistakes(kind):
     with pytest.raises(ValueError, match=rf"'k': {kind.__name__} has no distribution for a discrete site"):
         kind(lambda: pyro.sample("k", dist.Categorical(torch.ones(2))))()
-    with pytest.raises(ValueError, match="the model has no latent sites"):
-        kind(lambda: pyro.sample("x", dist.Normal(0.0, 1.0), obs=t(0.0)))()
+    if kind not in (AutoNormal, AutoDelta):
+        with pytest.raises(ValueError, match="the model has no latent sites"):
+            kind(lambda: pyro.sample("x", dist.Normal(0.0, 1.0), obs=t(0.0)))()
     with pytest.raises(ValueError, match="init_loc_fn must be a function of a site"):
         kind(model, init_loc_fn=3)
     if kind is not AutoDelta:

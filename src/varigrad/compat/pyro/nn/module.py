@@ -350,7 +350,10 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
         """Take the entries of a module out of the store, which would otherwise win over those of its successor."""
         store, full, part = primitives.get_param_store(), self._pyro_get_fullname(name), self._modules[name]
         for key in [key for key, _ in part.named_parameters()] if part is not None else []:
-            _forget(store, f"{full}$$${key}", f"{full}.{key}", f"{full}.{key.removesuffix(_LEAF)}")
+            parts = key.split(".")
+            splits = range(len(parts))  # which of the modules on the way is the outermost plain one is not known
+            of_modules = (".".join([full, *parts[:i]]) + "$$$" + ".".join(parts[i:]) for i in splits)
+            _forget(store, *of_modules, f"{full}.{key}", f"{full}.{key.removesuffix(_LEAF)}")
 
 
 _NOTHING = object()

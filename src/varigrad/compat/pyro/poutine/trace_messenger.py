@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from varigrad.compat.pyro.poutine.messages import Dictionary, _Subsample, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.trace_struct import Trace
-from varigrad.language.messages import Forward
+from varigrad.language.messages import Forward, Indices, Plate
 
 
 def identify_dense_edges(trace: Trace) -> None:
@@ -71,8 +73,18 @@ class TraceMessenger(Messenger):
             if self.param_only and node["type"] != "param":
                 return answer
             if not node["infer"].get("_do_not_trace"):
+                for plate in getattr(answer, "plates", ()):
+                    self._plate(plate)
                 self.trace.add_node(node["name"], **node)
         return answer
+
+    def _plate(self, plate: Plate) -> None:
+        """A node for a plate of its full size, as Pyro has one (loops have none); a minibatch has its own."""
+        full = plate.dim is not None and plate.subsample is None
+        if full and plate.size is not None and plate.name not in self.trace.nodes:
+            node = view(Indices(plate.name, plate.size, plate.size, torch.arange(plate.size)))
+            assert node is not None
+            self.trace.add_node(plate.name, **node)
 
 
 class TraceHandler:
