@@ -353,6 +353,14 @@ def test_zero_inflated_counts_are_checked():
         loss_of(dist.Expanded(dist.Poisson(t(2.0))), t(-1.0))
 
 
+def test_a_mixture_has_the_values_of_any_of_its_components():
+    mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Uniform(t([0.0, 4.0]), t([1.0, 5.0])))
+    for value in (0.5, 4.5):
+        torch.testing.assert_close(loss_of(mixture, t(value)), t(0.5).log())
+    with pytest.raises(SupportError, match="outside the support of MixtureSameFamily"):
+        loss_of(mixture, t(2.0))
+
+
 def test_a_guide_may_reach_beyond_an_unchecked_support():
     def model(d):
         return lambda: vg.sample("z", d.Exponential(t(2.0), validate_args=False))
