@@ -96,7 +96,8 @@ def _of_base(distribution: Any) -> Edges:
 
 
 def _of_point(distribution: Any) -> Edges:
-    return Edges(inside=True, movers=(distribution.value,))
+    """Both ends in one place, which a draw from it moves with."""
+    return Edges(distribution.value, distribution.value)
 
 
 def _of_points(distribution: Any) -> Edges:

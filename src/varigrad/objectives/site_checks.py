@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -192,12 +193,22 @@ def in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:
         return None
     if support is None or constraints.is_dependent(support):
         return None
-    ok = support.check(value)
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        ok = _in_some_component(support, value)
+    else:
+        ok = support.check(value)
     if value.is_floating_point():
         finite = value.isfinite()
         event = value.dim() - ok.dim()
         ok = ok & (finite.flatten(-event).all(-1) if event > 0 else finite)
     return ok
+
+
+def _in_some_component(support: Any, value: Tensor) -> Tensor:
+    """Whether a mixture can have a value: torch asks whether all of its components can."""
+    batch = value.dim() - support.event_dim
+    each: Tensor = support.base_constraint.check(value.unsqueeze(batch))
+    return each.reshape(*each.shape[:batch], -1).any(-1)
 
 
 def _layers(distribution: td.Distribution) -> Iterable[td.Distribution]:
