@@ -33,7 +33,7 @@ def through_a_file(state):
 def tree(svi):
     """A state without how often graphs have been checked."""
     found = svi.state()
-    found["compiled"] = [(f["seen"], f["taken"]) for f in (found["compiled"] or {"forms": {}})["forms"].values()]
+    found["steps"] = [(f["seen"], f["taken"]) for f in (found["compiled"] or {"forms": {}})["forms"].values()]
     return found
 
 

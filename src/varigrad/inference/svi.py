@@ -399,7 +399,3 @@ def _doctor() -> Any:
 
 def _blanked(outcomes: Outcomes) -> list[float]:
     return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]
-
-
-def _blanked(outcomes: Outcomes) -> list[float]:
-    return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]
