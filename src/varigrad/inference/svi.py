@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from varigrad.distributions.noise import Noise
 from varigrad.distributions.source import Source
@@ -25,6 +25,7 @@ from varigrad.inference.optim import Optimizer
 from varigrad.inference.outcomes import Outcomes
 from varigrad.inference.progress import Progress
 from varigrad.inference.session import Session
+from varigrad.inference.trees import copied
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
@@ -307,9 +308,9 @@ class SVI:
         self._publish()
         optimizer = self._descent.current_optimizer
         return {
-            "bound": {k: _copied(v) for k, v in self.bound.state_dict().items()},  # compiled steps overwrite averages
-            "optimizer": None if optimizer is None else _copied(optimizer.state_dict()),
-            "scheduler": None if self.scheduler is None else _copied(self.scheduler.state_dict()),
+            "bound": {k: copied(v) for k, v in self.bound.state_dict().items()},  # compiled steps overwrite averages
+            "optimizer": None if optimizer is None else copied(optimizer.state_dict()),
+            "scheduler": None if self.scheduler is None else copied(self.scheduler.state_dict()),
             "generator": self.bound.source.get_state(),
             "looks": None if self._looks is None else self._looks.state(),
             "decided": _doctor().named(self.bound.decided) if self.bound.decided else None,
@@ -334,9 +335,9 @@ class SVI:
         optimizer = self._descent.current_optimizer
         assert optimizer is not None
         if state["optimizer"] is not None:
-            optimizer.load_state_dict(_copied(state["optimizer"]))
+            optimizer.load_state_dict(copied(state["optimizer"]))
         if self.scheduler is not None and state["scheduler"] is not None:
-            self.scheduler.load_state_dict(_copied(state["scheduler"]))
+            self.scheduler.load_state_dict(copied(state["scheduler"]))
         self.bound.source.set_state(state["generator"])
         looks = state.get("looks")  # states of older versions have none
         self._looks = None if looks is None else Looks.from_state(looks)
@@ -391,15 +392,3 @@ def _loaded(loader: Any) -> Iterator[tuple[Any, ...]]:
             yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         if empty:
             raise VarigradError("the loader is empty")
-
-
-def _copied(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {k: _copied(v) for k, v in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*map(_copied, tree))
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_copied(v) for v in tree)
-    return tree
