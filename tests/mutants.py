@@ -263,10 +263,10 @@ MUTANTS = (
     M("compiled Adam: eps on the wrong side", "inference/updates.py", "(second.sqrt() / root + eps.to(value.dtype))", "((second.sqrt() + eps.to(value.dtype)) / root)", "compiled steps by adam"),
     M("compiled AdamW grows", "inference/updates.py", "value * (1 - lr * decay)", "value * (1 + lr * decay)", "compiled steps by adamw"),
     M("compiled Adam decays like AdamW", "inference/updates.py", "if decays and decoupled:", "if decays:", "compiled steps by adam with decay"),
-    M("compiled SGD: momentum dampened at first", "inference/updates.py", "torch.where(count == 0, grad,", "torch.where(count < 0, grad,", "compiled steps by sgd"),
+    M("compiled SGD: momentum dampened at first", "inference/updates.py", "torch.where(count == 0, grad,", "torch.where(count < 0, grad,", "a graph that begins anew"),
     M("compiled SGD: nesterov left out", "inference/updates.py", "grad + momentum * buffer if nesterov else buffer", "buffer", "compiled steps by nesterov"),
     M("gradients joined in another order", "inference/memory.py", "pieces.append(grads[id(p)].reshape(-1))", "pieces.append(grads[id(p)].transpose(0, -1).reshape(-1))", "compiled steps by sgd"),
-    M("parameters start anew in their bucket", "inference/memory.py", "place.copy_(p.detach())", "pass", "compiled steps by sgd"),
+    M("parameters start anew in their bucket", "inference/memory.py", "place.copy_(p.detach().clone())", "pass", "compiled steps by sgd"),
     M("moments start anew", "inference/memory.py", "kept[i].copy_(old)", "kept[i].zero_()", "compiled steps by adam"),
     M("the count starts anew", "inference/memory.py", "bucket.count.fill_(age)", "bucket.count.fill_(0)", "compiled steps by adam"),
     M("the count not given back", "inference/memory.py", "fill_(bucket.count.item())", "fill_(1.0)", "from compiled steps to eager ones"),
@@ -278,9 +278,9 @@ MUTANTS = (
     M("a graph with what is no longer frozen", "inference/session.py", "if any(p.requires_grad for p in form.frozen):", "if False:", "frozen parameters, compiled"),
     M("an optimiser of others kept", "inference/descent.py", "        _check_foreign(optimizer,", "        self.current_optimizer = optimizer\n        _check_foreign(optimizer,", "an optimiser of others"),
     M("autocast's copies kept", "objectives/bound.py", "torch.clear_autocast_cache()", "pass", "autocast around a loop"),
-    M("compat: gradients shared", "compat/pyro/optim/optim.py", "p.grad = laid_out_like(p.grad, p)", "pass", "compat clips"),
-    M("assert_step lets all pass", "testing/step.py", "if bool((apart <= limit).all()):", "if True:", "assert_step finds"),
-    M("assert_step reads in the order of memory", "testing/step.py", "p.detach().clone().contiguous()", "p.detach().clone()", "assert_step finds"),
+    M("compat: gradients shared", "compat/pyro/optim/optim.py", "p.grad = laid_out_like(p.grad, p)", "pass", "compat follows"),
+    M("assert_step lets all pass", "testing/step.py", "if bool((apart <= limit).all()):", "if True:", "assert step finds"),
+    M("assert_step reads in the order of memory", "testing/step.py", "p.detach().clone().contiguous()", "p.detach().clone()", "assert step finds"),
 )  # fmt: skip
 
 
