@@ -166,6 +166,22 @@ for _title, _name in {
 
 
 @law
+def a_graph_that_begins_anew():
+    """Back at the first state, the graph takes the first step as well."""
+    case, (ours, plain) = LAYOUTS["transpose"], OPTIMIZERS["SGD decay"]
+    expected = followed(case.loss, case.make(torch.float64), plain, WAIT)
+    parameters = case.make(torch.float64)
+    svi = vg.SVI(*program(case.loss, parameters), ours, seed=0, compile="wait").init()
+    start = svi.state()
+    for _ in range(2):
+        svi.run(WAIT, progress=False)
+        assert_close([p.detach() for p in parameters], expected, WAIT)
+        svi.load_state(start)
+    (form,) = svi._session.forms.values()
+    assert form.seen == 2 and form.taken == 2 * WAIT - 2
+
+
+@law
 def from_compiled_steps_to_eager_ones():
     case, (ours, plain) = LAYOUTS["transpose"], OPTIMIZERS["vg Adam"]
     expected = followed(case.loss, case.make(torch.float64), plain, WAIT + STEPS)
@@ -268,11 +284,17 @@ def autocast_around_a_loop():
 
 
 @law
-def compat_clips_each_once():
-    a, b = (nn.Parameter(torch.zeros(2)) for _ in range(2))
-    (a.view(2, 1) + b.view(2, 1)).mul(torch.tensor([[3.0], [4.0]])).sum().backward()
-    pyro_optim.SGD({"lr": 1.0}, {"clip_norm": 2.5})([a, b])
-    assert torch.allclose(torch.stack([a, b]), torch.tensor([-1.5, -2.0]), atol=1e-5)
+def compat_follows_gradients_of_its_own():
+    settings = {"lr": 0.01, "momentum": 0.8, "nesterov": True, "foreach": True}  # which adds to gradients in place
+    case, plain = LAYOUTS["views of one gradient"], OPTIMIZERS["SGD nesterov"][1]
+    expected = followed(case.loss, case.make(torch.float64), plain)
+    optimizer, parameters = pyro_optim.SGD(settings), case.make(torch.float64)
+    for _ in range(STEPS):
+        for p in parameters:
+            p.grad = None
+        case.loss(*parameters).backward()
+        optimizer(parameters)
+    assert_close([p.detach() for p in parameters], expected)
 
 
 class _ByMemory(torch.optim.SGD):

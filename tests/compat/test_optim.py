@@ -337,16 +337,6 @@ def test_steps_are_torchs_in_every_layout(layout):
     _layout_law(layout, lambda: optim.SGD(nesterov), OPTIMIZERS["SGD nesterov"][1])
 
 
-def test_clipping_scales_two_that_share_a_gradient_once_each():
-    a, b = leaf("a"), leaf("b")
-    before = a.detach().clone()
-    (a.view(2, 1) + b.view(2, 1)).mul(torch.tensor([[3.0], [4.0]])).sum().backward()
-    optimizer = optim.SGD({"lr": 1.0}, {"clip_norm": 2.5})
-    optimizer([a, b])
-    assert torch.allclose(before - a, torch.tensor([1.5, 2.0]), atol=1e-5)
-    assert torch.allclose(before - b, torch.tensor([1.5, 2.0]), atol=1e-5)
-
-
 def test_what_kernels_cannot_read_is_refused():
     a = torch.ones(6)[::2].requires_grad_()
     a.grad = torch.ones(3)

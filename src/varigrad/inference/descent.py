@@ -132,6 +132,7 @@ class Descent:
             self._note_unreached(unreached)
         self._new_states = result.state
         if self.clip_norm is not None:
+            _check_dense(grads)
             norm = float(nn.utils.clip_grad_norm_(self._leaves, self.clip_norm))
         else:
             norm = _norm([g for g in grads if g is not None])
@@ -249,10 +250,20 @@ def _warn(text: str) -> None:
 
 def _norm(grads: list[Tensor]) -> float:
     """The norm of the whole gradient."""
+    grads = [g.values() if g.is_sparse else g for g in grads]
     if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
         return math.hypot(*[torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads])
     norms = torch._foreach_norm(grads)
     return torch.stack([n.to(norms[0]) for n in norms]).norm().item()
+
+
+def _check_dense(grads: list[Tensor | None]) -> None:
+    if any(g is not None and g.is_sparse for g in grads):
+        raise ParameterError(
+            "clip_norm does not take sparse gradients",
+            because="torch's clip_grad_norm_ does not",
+            try_="nn.Embedding(..., sparse=False)",
+        )
 
 
 def _check_foreign(optimizer: torch.optim.Optimizer, own: set[int]) -> None:

@@ -137,6 +137,8 @@ def prepare_kernels(optimizer: torch.optim.Optimizer) -> None:
 
 def _as(parameter: Tensor, gradient: Tensor) -> Tensor:
     """A gradient in the layout of its parameter; itself where it has it."""
+    if gradient.is_sparse:
+        return gradient.coalesce()  # each entry once: what has a norm
     if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
         return gradient
     return laid_out_like(gradient, parameter)
