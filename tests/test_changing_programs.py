@@ -58,21 +58,39 @@ SIMPLE = {
     "particles": one("particles", "global", "sum()"),
     "chain": chain(),
     "rare": one("score", operation="rare"),
+    "rare chain": chain("rare"),
+    "summed": one("score", operation="sum(-1)"),
+    "multiplied": one("score", operation="linear"),
+    "sliced": one("score", operation="first"),
+    "unbound": one("score", operation="unbound"),
 }
 ALONG = ("last layer", "batch norm")
 """They do something of their own, along a plate."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "gate"), [(k, g) for k in SIMPLE for g in GATES if k in ("plate", "chain") or g not in ALONG]
-)
+def _simple_cases():
+    for kind in SIMPLE:
+        gates = ("hidden", "open") if kind in ("summed", "multiplied", "sliced", "unbound") else GATES
+        yield from ((kind, gate) for gate in gates if kind in ("plate", "chain") or gate not in ALONG)
+
+
+@pytest.mark.parametrize(("kind", "gate"), list(_simple_cases()))
 def test_each_gate(kind, gate):
     options = {"operation": "apart", "size": 3} if gate in ALONG else {}
     assert eagerly(replace(SIMPLE[kind], gate=gate, **options)) == "exact"
 
 
-@pytest.mark.parametrize("gate", ["at zero", "train", "buffer", "flag", "closure", "shape", "frozen"])
-@pytest.mark.parametrize("kind", ["plate", "lanes"])
+@pytest.mark.parametrize(
+    ("kind", "gate"),
+    [
+        *(
+            (k, g)
+            for k in ("plate", "lanes")
+            for g in ("at zero", "train", "buffer", "flag", "closure", "shape", "frozen")
+        ),
+        ("rare", "rectified"),
+    ],
+)
 def test_each_gate_of_recorded_steps(kind, gate):
     assert by_steps(replace(SIMPLE[kind], gate=gate)) == "exact"
 

@@ -16,10 +16,12 @@ class Gate:
         told: the library is told of the opening, or sees an operation that it knows although its factor is zero: the
             very next gradient has to be right. Otherwise it may be wrong until the next look.
         announced: it is told of the opening itself, so that this is so of any operation.
+        movable: at parameters and arguments near the first ones the gate is open, so that this is so of any operation.
     """
 
     told = True
     announced = False
+    movable = False
 
     def args(self):
         """The programs' arguments, as they are now."""
@@ -43,6 +45,8 @@ class Gate:
 
 class AtZero(Gate):
     """A parameter that starts at zero."""
+
+    movable = True
 
     def __call__(self, operation, v, *args):
         return vg.param("gate", lambda: torch.zeros((), dtype=torch.float64)) * operation(v)
@@ -74,6 +78,8 @@ class ByTraining(AtZero):
 class Scaled(Gate):
     """LayerScale: a module's factor that starts at zero."""
 
+    movable = True
+
     def __init__(self):
         self.module = nn.Module()
         self.module.register_parameter("scale", nn.Parameter(torch.zeros(1, dtype=torch.float64)))
@@ -88,6 +94,8 @@ class Scaled(Gate):
 
 class LastLayer(Gate):
     """A network along the plate, whose last layer starts at zero."""
+
+    movable = True
 
     def __init__(self):
         generator = torch.Generator().manual_seed(3)
@@ -173,6 +181,8 @@ class Buffer(Gate):
 class Argument(Gate):
     """A minibatch's covariate that is zero at first."""
 
+    movable = True
+
     def __init__(self):
         self.covariate = torch.zeros((), dtype=torch.float64)
 
@@ -252,6 +262,8 @@ class Shape(Gate):
 
 class Rectified(AtZero):
     """A parameter far on the flat side of a rectifier."""
+
+    movable = False
 
     def __call__(self, operation, v):
         return vg.param("gate", lambda: torch.tensor(-6.0, dtype=torch.float64)).relu() * operation(v)

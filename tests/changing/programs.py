@@ -214,7 +214,8 @@ class Program:
     @property
     def told(self):
         """Whether the very next gradient after the opening has to be right."""
-        return self.gate.announced or (self.gate.told and self.spec.operation != "rare")
+        known = self.spec.operation != "rare" or self.gate.movable
+        return self.gate.announced or (self.gate.told and known)
 
     def read(self, values, j, place):
         """A parent's value in a child's place: summed over plates that the child is not in."""

@@ -54,6 +54,9 @@ def by_steps(spec, kind=Uncompiled):
             program.gate.open(svi.bound)
         # What a graph is watched for may be noticed at once by the one, and by the other at the next look.
         steps(1 if graph.told else 10, alike=graph.told)
+        if not graph.told:
+            svis[1].load_state(svis[0].state())
+            steps(1)
         return judged(svis[0].bound, graph)
 
     return _tried(run)

@@ -1,0 +1,36 @@
+# ruff: noqa: E501 - one mutant a line
+"""What was found out about a program, and is believed although the program has changed."""
+
+from mutants import M
+
+EACH = "test_changing_programs.py::test_each_gate"
+
+MUTANTS = (
+    # When to look again.
+    M("modes of modules not looked at", "objectives/rechecks.py", "tuple([m.training for m in self._modules])", "()", f"{EACH}[plate-train]"),
+    M("shapes of arguments not looked at", "objectives/rechecks.py", "shapes = tuple([_shape(a) for a in args]) if args else ()", "shapes = ()", f"{EACH}[plate-shape]", also=(("objectives/discovery.py", "return (*guide, None, *model, *run.sizes.items()) if run.sizes else", "return (*guide, None, *model) if False else"),)),
+    M("flags among arguments not looked at", "objectives/rechecks.py", "if isinstance(value, (bool, int, str)):", "if False:", f"{EACH}[plate-flag]"),
+    M("no look when it is time", "objectives/rechecks.py", "FIRST = 10", "FIRST = 10**6", f"{EACH}[plate-closure]"),
+    M("a look's finding not used", "objectives/rechecks.py", "        bound.use(found)\n        self.settle(bound", "        self.settle(bound", f"{EACH}[plate-closure]"),
+    M("no second look at all", "objectives/bound.py", "elif not self.held and checks.calls_for_a_look(", "elif False and checks.calls_for_a_look(", f"{EACH}[lanes-train]"),
+    M("mixing found later not added", "objectives/rechecks.py", "        mixed[site] = mixed.get(site, frozenset()) | plates\n    side", "    side", f"{EACH}[plate-closure]"),
+    M("a loop found later not added", "objectives/rechecks.py", "        side, reason = False, found.reason\n", "", f"{EACH}[lanes-closure]"),
+    M("one finding for all situations", "objectives/rechecks.py", "if known is not None and not late and not touched:", "if not late and not touched:\n            known = bound.finding", f"{EACH}[plate-eval]"),
+    # What a look looks at.
+    M("operations prove no mixing", "objectives/structure.py", 'if verdict.kind == "mixes":', "if False:", f"{EACH}[plate-hidden]"),
+    M("what is not known to mix counts as apart", "objectives/structure.py", "elif verdict.apart:", "else:", f"{EACH}[rare-closure]"),
+    M("operations that mix lanes ignored", "objectives/discovery.py", '        if verdict.kind == "mixes":\n            return self._failure(', '        if False:\n            return self._failure(', f"{EACH}[lanes-hidden]"),
+    M("numbers compared at the first point only", "objectives/discovery.py", "POINTS = 3", "POINTS = 0", f"{EACH}[rare-at zero]"),
+    M("parameters stay where they are", "objectives/perturbed.py", "kept.show(tensor, move(numbers, generator))", "pass", f"{EACH}[rare-scaled]"),
+    M("arguments stay where they are", "objectives/discovery.py", "        if inputs:", "        if False:", f"{EACH}[rare-argument]", also=(("objectives/discovery.py", "inputs = attempt % 2 == 1", "inputs = False"),)),
+    M("an operation without a rule keeps elements apart", "terms/alignment_flow.py", 'return ["unknown"] * len(call.results)\n    try', 'return [place] * len(call.results)\n    try', f"{EACH}[rare-closure]"),
+    # Rules for operations.
+    M("sums keep elements apart", "terms/alignment_rules.py", "    if place.dim in dims:\n        return MIXES\n    return place if call", "    return place if call", f"{EACH}[summed-hidden]"),
+    M("flips keep elements apart", "terms/alignment_rules.py", "return MIXES if place.dim in several(dims, slot.tensor.dim()) else place\n\n\ndef reducing", "return place\n\n\ndef reducing", f"{EACH}[plate-hidden]"),
+    M("matrix products keep elements apart", "terms/alignment_rules.py", "            return MIXES if place.dim == contracted[0] else place", "            return place", f"{EACH}[multiplied-hidden]"),
+    M("slices keep elements apart", "terms/alignment_rules.py", "return MIXES if dim == place.dim and not whole else place", "return place", f"{EACH}[sliced-hidden]"),
+    M("elements of a list kept apart", "terms/alignment_rules.py", "return MIXES if dim == place.dim else moved(place, [dim])", "return moved(place, [dim])", f"{EACH}[unbound-hidden]"),
+    # Compiled steps.
+    M("steps by graph not looked at again", "inference/svi.py", "if self.bound.look_again(args, kwargs):", "if False:", "test_changing_programs.py::test_each_gate_of_recorded_steps[rare-rectified]"),
+    M("a graph kept though a look has found it wrong", "inference/svi.py", "                self._session = Session(self._descent, self._session.wait)", "                pass", "test_changing_programs.py::test_each_gate_of_recorded_steps[rare-rectified]"),
+)  # fmt: skip
