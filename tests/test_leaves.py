@@ -275,7 +275,10 @@ def test_arguments_are_named_as_the_model_names_them():
 
     with pytest.raises(ParameterError, match="'x': requires a gradient and gets none; because it is an argument"):
         step(t(2.0, requires_grad=True))
-    with pytest.raises(ParameterError, match=r"'x': was computed from a tensor that requires .* Try: x\.detach\(\) as"):
+    with pytest.raises(
+        ParameterError,
+        match=r"'x': was computed from a tensor that requires a gradient and gets none; .* Try: x\.detach\(\) as",
+    ):
         step(linear()(ONE)[0])
     step(t(2.0))
 

@@ -91,7 +91,9 @@ def _named(
 def complaint(strangers: Sequence[Stranger]) -> ParameterError:
     """The error about the first of them, which names the others."""
     first, *others = strangers
-    sight, rest = first.sight, [s.sight.name for s in others if s.sight is not None]
+    sight = first.sight
+    mine = None if sight is None else sight.name
+    rest = list(dict.fromkeys(s.sight.name for s in others if s.sight is not None and s.sight.name != mine))
     also = f" (nor does {', nor does '.join(map(repr, rest[:3]))})" if rest else ""
     untrained = f"requires a gradient and gets none{also}"
     if sight is None:
