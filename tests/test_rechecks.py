@@ -376,3 +376,15 @@ def test_points_are_left_again(monkeypatch):
     assert len(set(seen)) == 1 + bound.finding.points  # zero, and other points
     assert seen[0] == seen[-1] == 0.0  # the plan is made at the present one
     assert float(dict(bound.named_parameters())["gate"].detach()) == 0.0
+
+
+def test_a_look_at_a_step_that_is_due_neither_warns_nor_cures():
+    svi = late()
+    stepped(svi, 7, ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svi.bound.gradients(1)
+        svi.evaluate()
+    assert svi.bound.finding.layout.mixed == {}
+    with pytest.warns(StaleCheckWarning, match=TEXT):
+        svi.step()

@@ -311,6 +311,15 @@ def test_an_automatic_guide_draws_where_it_starts_once():
 # The tool
 
 
+class Box:
+    """Does not show what it holds."""
+
+    __slots__ = ("net",)
+
+    def __init__(self):
+        self.net = nn.BatchNorm1d(2)
+
+
 def test_what_a_program_does_meanwhile_is_undone():
     net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
     net[1].weight.grad = torch.ones(1, 2)
@@ -318,7 +327,7 @@ def test_what_a_program_does_meanwhile_is_undone():
     rng = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(1)
     view = net[1].weight.data[0]
-    hidden = {"net": nn.BatchNorm1d(2)}  # found when it is called
+    hidden = Box()  # what is in it is found when it is called
 
     def program():
         torch.rand(()), np.random.rand(), random.random(), rng.normal(), torch.rand((), generator=generator)
@@ -329,15 +338,15 @@ def test_what_a_program_does_meanwhile_is_undone():
         net(torch.randn(4, 2)).sum().backward()
         net[1].bias.requires_grad_(False)
         net[0].running_mean = torch.ones(2)
-        hidden["net"].__call__(torch.randn(4, 2))
+        hidden.net(torch.randn(4, 2))
 
-    before = copy.deepcopy(net.state_dict()), kept.clone(), copy.deepcopy(hidden["net"].state_dict())
+    before = copy.deepcopy(net.state_dict()), kept.clone(), copy.deepcopy(hidden.net.state_dict())
     states = torch.get_rng_state(), random.getstate(), str(rng.bit_generator.state), generator.get_state()
     with undisturbing(reached_by((program,)), net.parameters(), seed=0):
         program()
     assert all(torch.equal(net.state_dict()[k], v) for k, v in before[0].items())
     assert torch.equal(kept, before[1])
-    assert all(torch.equal(hidden["net"].state_dict()[k], v) for k, v in before[2].items())
+    assert all(torch.equal(hidden.net.state_dict()[k], v) for k, v in before[2].items())
     assert net[1].weight.grad.tolist() == [[1.0, 1.0]] and net[0].weight.grad is None
     assert net[1].bias.requires_grad and net[0].training and net.training
     assert view.data_ptr() == net[1].weight.data_ptr()
