@@ -104,9 +104,10 @@ def _forget(part: Any) -> None:
     given = own.get("_param")
     if given is not None and "probs" in own and "logits" in own:
         del own["logits" if own["probs"] is given else "probs"]
-    if not is_known_type(type(part)) and not isinstance(part, nn.Module):
+    kind: Any = type(part)
+    if not is_known_type(kind) and not isinstance(part, nn.Module):
         own.update({name: copy(value) for name, value in own.items() if isinstance(value, (dict, set))})
-    for name in ("_gamma", *_cached_by(type(part))):  # type: ignore[arg-type] # the first is a negative binomial's
+    for name in ("_gamma", *_cached_by(kind)):  # the first is a negative binomial's
         own.pop(name, None)
 
 
