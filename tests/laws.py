@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from leaks import KINDS
 
 import varigrad as vg
 from varigrad import distributions as dist
@@ -755,6 +756,11 @@ def _leak_law(leak):
 
 for _name, _leak in LEAKS.items():
     law(_leak_law(_leak), f"leak by {_name}")
+
+
+for _kind, _ways in KINDS.items():
+    for _name, _leak in _ways.items():
+        law(_leak_law(_leak), f"way out, {_kind}: {_name}")
 
 
 def _by_other_ways(where):

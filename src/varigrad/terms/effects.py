@@ -196,10 +196,12 @@ def _of_python(function: Any) -> Effect:
     )
     generic = all(p.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for p in parameters.values())
     places = {key: i for i, key in enumerate(parameters)}
+    sizes: tuple[int, ...] = ()
+    rest: int | None = None
     if generic:  # one of two functions, chosen by a switch: only the first argument is a tensor, if they do not say
-        sizes, rest = (), None if reviewed[name] else 1
+        rest = None if reviewed[name] else 1
     else:
-        sizes, rest = tuple(i for key, i in places.items() if key not in named), None
+        sizes = tuple(i for key, i in places.items() if key not in named)
     changes = _changes(places, name in WITH_RUNNING_AVERAGES)
     if name == "einsum":
         changes = _by_sublists

@@ -26,9 +26,11 @@ def foreign_modes() -> bool:
 
 def are_traced(tensors: Iterable[Tensor]) -> bool:
     """Whether a mode that writes a graph holds one of these tensors to be an input of it."""
-    graphs = [getattr(mode, "tracer", None) for mode in _get_current_dispatch_mode_stack()]
-    known = [graph.tensor_tracker for graph in graphs if hasattr(graph, "tensor_tracker")]
-    return any(tensor in tracker for tracker in known for tensor in tensors)
+    for mode in _get_current_dispatch_mode_stack():
+        known = getattr(getattr(mode, "tracer", None), "tensor_tracker", ())
+        if any(tensor in known for tensor in tensors):
+            return True
+    return False
 
 
 def anyone_listens() -> bool:

@@ -304,7 +304,7 @@ def refuse_wrappers(*tensors: object) -> None:
         kind = type(tensor)
         if kind is Tensor or kind is Tracked or kind in _HARMLESS or not isinstance(tensor, Tensor):
             continue
-        if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        if getattr(kind, "__torch_dispatch__", None) is not Tensor.__torch_dispatch__:
             raise VarigradError(
                 f"a tensor of class {kind.__module__}.{kind.__qualname__} stands where choices have been made before",
                 because="what such a class holds may depend on them, and the class does not say so",

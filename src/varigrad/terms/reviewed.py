@@ -91,11 +91,11 @@ TOTAL = frozenset(
     frac full_like ge gelu glu greater greater_equal group_norm gt hardsigmoid hardswish hardtanh heaviside hypot
     imag inner isfinite isinf isnan kron layer_norm le leaky_relu lerp less less_equal lgamma linalg_vector_norm
     linear log log10 log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not
-    logical_or logical_xor logit logsigmoid logsumexp lt mT masked_fill max maximum mean median min minimum mish mm
-    moveaxis movedim mse_loss mul multiply mv mvlgamma nan_to_num nanmean nansum narrow_copy ne neg negative norm
-    not_equal ones_like outer pad permute pixel_shuffle polygamma positive prod ravel real reciprocal relu relu6
-    repeat reshape reshape_as rms_norm roll rot90 round rsqrt rsub select selu sgn sigmoid sign silu sin sinc sinh
-    slice softmax softmin softplus softsign sort special_digamma special_erf special_erfc special_erfinv
+    logical_or logical_xor logit logsigmoid logsumexp lt mT masked_fill matmul max maximum mean median min minimum
+    mish mm moveaxis movedim mse_loss mul multiply mv mvlgamma nan_to_num nanmean nansum narrow_copy ne neg negative
+    norm not_equal ones_like outer pad permute pixel_shuffle polygamma positive prod ravel real reciprocal relu
+    relu6 repeat reshape reshape_as rms_norm roll rot90 round rsqrt rsub select selu sgn sigmoid sign silu sin sinc
+    sinh slice softmax softmin softplus softsign sort special_digamma special_erf special_erfc special_erfinv
     special_expit special_expm1 special_gammaln special_log1p special_log_softmax special_logit special_logsumexp
     special_ndtr special_ndtri special_psi special_softmax special_xlog1py special_xlogy split sqrt square squeeze
     stack std std_mean sub subtract sum swapaxes swapdims t tan tanh tanhshrink tensordot to topk transpose tril

@@ -125,7 +125,9 @@ class Tracker:
                 changes["plates"] = tuple(evolve(p, subsample=_plain(p.subsample)) for p in message.plates)
         plain = evolve(message, **changes) if changes else message
         given = self._beyond(upstream, message.plates) if upstream else upstream
-        if inside and not message.observed and would_be_caught():  # drawing may fail for some parameters
+        if (
+            inside and isinstance(message, Sample) and not message.observed and would_be_caught()
+        ):  # drawing may fail for some parameters
             self.escapes.add(inside)
         if not through_value:
             return Statement(plain, given, given, opaque)
