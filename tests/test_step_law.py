@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from step_laws import LAWS
 from step_programs import (
     COMPILED,
     DATA,
@@ -404,3 +405,17 @@ def test_a_parameter_that_is_cut_short():
     twin = rest.clone().requires_grad_()
     far(twin.sum()).backward()
     assert_close([w.detach()], [rest - 0.01 * twin.grad])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "autocast around a loop",
+        "a graph that begins anew",
+        "from compiled steps to eager ones",
+        "clipped adam leaves gradients",
+    ],
+)
+def test_laws_of_the_step(name):
+    """Those of `tests/step_laws.py` that no test above contains."""
+    LAWS[name]()
