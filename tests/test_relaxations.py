@@ -59,7 +59,7 @@ def test_they_say_that_they_are_biased(estimator):
     plan = bound_of(estimator).plan()
     assert not plan["z"].unbiased and plan["z"].alternatives == 0
     assert re.search(r"z: \w+\(.*\) has unbiased=False", str(plan))
-    found = vg.compare(model, rare, (), {"z": [estimator, LeaveOneOut(2)]}, budget=500)
+    found = vg.compare(model, rare, (), {"z": [estimator, LeaveOneOut(2)]}, budget=4000)
     name = found.measured[0].estimator
     assert found[name].verdict == "biased by name" and "says so itself; here by up to" in found[name].because
     assert abs(found[name].rows[0].z) > 2 and found.recommended == "LeaveOneOut(k=2)"

@@ -192,7 +192,7 @@ class SVI:
         return self._descent.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
 
     def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
-        """The loss averaged over `particles` fresh runs; nothing is updated but the generator."""
+        """The loss averaged over `particles` fresh runs; nothing is updated, no generator either."""
         if self.bound.undecided:
             self._begin(args, kwargs)
         return -self.bound.evaluate(*args, particles=particles, **kwargs)

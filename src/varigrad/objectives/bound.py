@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.source import Source
-from varigrad.errors import ArgumentError, VarigradError, check_whole
+from varigrad.errors import VarigradError, check_whole
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
 from varigrad.language.runtime import (
@@ -20,12 +19,11 @@ from varigrad.language.runtime import (
     expanded,
     modules_of,
     run,
-    signature_of,
     takes_no_arguments,
 )
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.adjust import analytic, weighted
-from varigrad.objectives.checks import check_pass, first_bad
+from varigrad.objectives.checks import check_arguments, check_pass, first_bad
 from varigrad.objectives.choice import Choice, patterns_of
 from varigrad.objectives.discovery import POINTS, Discovery, Finding
 from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
@@ -36,8 +34,8 @@ from varigrad.objectives.plan import Plan
 from varigrad.objectives.reached import Reached, reached_by
 from varigrad.objectives.rechecks import Rechecks
 from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
-from varigrad.objectives.structure import Crossed
-from varigrad.objectives.undisturbed import Undisturbed, undisturbing
+from varigrad.objectives.structure import Crossed, crossed
+from varigrad.objectives.undisturbed import Undisturbed, seed_beside, undisturbing
 from varigrad.terms.term import Term
 
 if TYPE_CHECKING:
@@ -330,13 +328,10 @@ class Bound(Parameters):
 
     def fresh_seed(self) -> int:
         """A seed for draws beside the run: another one at every call, and none that the run's generators notice."""
-        source = self.source.generator
-        base = torch.initial_seed() if source is None else source.initial_seed()
         step, count = self._asides
         count = count + 1 if step == self.steps else 0
         self.__dict__["_asides"] = self.steps, count
-        digest = hashlib.sha256(repr((base, self.steps, count)).encode()).digest()
-        return int.from_bytes(digest[:7], "little")
+        return seed_beside(self.source, self.steps, count)
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """`site -> its contribution to the bound` in the run that the next step would make; they sum to minus its loss.
@@ -432,7 +427,7 @@ class Bound(Parameters):
                 loop = self._settings(layout, kinked=kinked, loop=True)
                 ensembles = [self._looped(loop, args, kwargs, cache) for _ in range(self.config.particles)]
         except TypeError:
-            self._check_arguments(args, kwargs)
+            check_arguments(self.model_program, self.guide_program, args, kwargs)
             raise
         return self.config.combine(ensembles, layout, self._states)
 
@@ -476,30 +471,6 @@ class Bound(Parameters):
 
     def _adjust(self, run: Pass, terms: list[Term]) -> list[Term]:
         return weighted(analytic(terms, run, self.config.analytic_kl), self._weights, self.steps)
-
-    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Both programs are called with the same arguments: name the one that does not take them."""
-        for what, program in (("model", self.model_program), ("guide", self.guide_program)):
-            signature = signature_of(program)
-            if signature is None:
-                continue
-            try:
-                signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise ArgumentError(
-                    f"the {what} does not accept the arguments it is called with: {error}",
-                    because=f"model and guide get the same arguments, and its signature is {signature}",
-                    try_=f"the same parameters in the {what}, used or not (or *args, **kwargs)",
-                ) from error
-
-
-def crossed(terms: list[Term], mixed: Crossed) -> list[Term]:
-    """The terms as they would be, had the plates been known to be mixed when the run began."""
-    if not mixed:
-        return terms
-    nothing: frozenset[str] = frozenset()
-    ups = [{site: plates | mixed.get(site, nothing) for site, plates in t.upstream.items()} for t in terms]
-    return [evolve(term, upstream=upstream) for term, upstream in zip(terms, ups, strict=True)]
 
 
 class _Anew(Exception):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from varigrad.errors import (
+    ArgumentError,
     GuideMismatchError,
     PlateError,
     SiteError,
@@ -16,7 +18,8 @@ from varigrad.errors import (
 )
 from varigrad.estimators.baselines import NoBaseline
 from varigrad.estimators.pathwise import Pathwise, is_partial
-from varigrad.language.messages import Sample
+from varigrad.language.messages import Program, Sample
+from varigrad.language.runtime import signature_of
 from varigrad.objectives.pair_checks import check_pair
 from varigrad.objectives.run import Pass
 from varigrad.objectives.site_checks import check_density, check_device, check_parameters, check_score, check_value
@@ -187,3 +190,23 @@ def first_bad(terms: Iterable[Term]) -> str | None:
             count = f"{int(bad.sum())} of {bad.numel()} entries"
             return f"the {kind}'s log-density of site {term.name!r} is {value} in {count}"
     return None
+
+
+def check_arguments(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Both programs are called with the same arguments.
+
+    Raises:
+        ArgumentError: one of them does not take these.
+    """
+    for what, program in (("model", model), ("guide", guide)):
+        signature = signature_of(program)
+        if signature is None:
+            continue
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(
+                f"the {what} does not accept the arguments it is called with: {error}",
+                because=f"model and guide get the same arguments, and its signature is {signature}",
+                try_=f"the same parameters in the {what}, used or not (or *args, **kwargs)",
+            ) from error

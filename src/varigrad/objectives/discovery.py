@@ -17,7 +17,7 @@ from torch import Tensor
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Param, evolve
 from varigrad.objectives.borrowed import aside_of
-from varigrad.objectives.checks import check_particles, check_pass, check_patterns, check_smooth
+from varigrad.objectives.checks import check_arguments, check_particles, check_pass, check_patterns, check_smooth
 from varigrad.objectives.choice import patterns_of
 from varigrad.objectives.layout import (
     failure_side_by_side,
@@ -198,7 +198,7 @@ class Discovery:
             programs = bound.model_program, bound.guide_program
             return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
         except TypeError:
-            bound._check_arguments(self.args, self.kwargs)
+            check_arguments(bound.model_program, bound.guide_program, self.args, self.kwargs)
             raise
 
     def _lasting(self) -> AbstractContextManager[None]:

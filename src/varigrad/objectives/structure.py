@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from varigrad.language.messages import evolve
 from varigrad.objectives.run import Layout, Pass
 from varigrad.terms.alignment import Follower, Verdict, follow_dimensions
 from varigrad.terms.term import Term
@@ -80,3 +81,12 @@ def joined_plates(*several: Crossed) -> dict[str, frozenset[str]]:
     """The plates of each site in any of them."""
     sites: Iterable[str] = {site for crossed in several for site in crossed}
     return {site: frozenset().union(*(c.get(site, frozenset()) for c in several)) for site in sites}
+
+
+def crossed(terms: list[Term], mixed: Crossed) -> list[Term]:
+    """The terms as they would be, had the plates been known to be mixed when the run began."""
+    if not mixed:
+        return terms
+    nothing: frozenset[str] = frozenset()
+    ups = [{site: plates | mixed.get(site, nothing) for site, plates in t.upstream.items()} for t in terms]
+    return [evolve(term, upstream=upstream) for term, upstream in zip(terms, ups, strict=True)]

@@ -7,6 +7,7 @@ and graphs that others still hold are what they were, bit for bit.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
-from varigrad.distributions.source import global_state, set_global_state
+from varigrad.distributions.source import Source, global_state, set_global_state
 from varigrad.objectives.reached import Generator, Reached
 
 LARGEST = 2**20
@@ -187,6 +188,14 @@ def undisturbing(reached: Reached, parameters: Iterable[Tensor] = (), seed: int 
     finally:
         hook.remove()
         _in_spite_of_interrupts(kept.restore)
+
+
+def seed_beside(source: Source, *numbers: int) -> int:
+    """A seed that depends on where a source started and on some numbers; the source does not notice."""
+    generator = source.generator
+    start = torch.initial_seed() if generator is None else generator.initial_seed()
+    digest = hashlib.sha256(repr((start, numbers)).encode()).digest()
+    return int.from_bytes(digest[:7], "little")
 
 
 def _in_spite_of_interrupts(restore: Any) -> None:
