@@ -68,6 +68,8 @@ class Form:
     def standing(self, names: Mapping[int, str]) -> dict[str, Any]:
         """How far it has come, as plain data; `names` of parameters by id."""
         kept = {name: getattr(self, name) for name in _KEPT}
+        if self.planned is not None:  # `check` is the one look more after a state was loaded
+            kept["check"] = self.planned
         return {**kept, "demand": dict(self.demand or {}), "reached": [names[id(p)] for p in self.parameters]}
 
     def stand(self, standing: Mapping[str, Any], named: Mapping[str, nn.Parameter], noise: Noise) -> None:

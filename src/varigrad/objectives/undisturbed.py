@@ -109,9 +109,10 @@ class Undisturbed:
         for module, training, buffers, parameters in self._modules.values():
             module.training = training
             for now, before in ((module._buffers, buffers), (module._parameters, parameters)):
-                if any(now.get(key) is not value for key, value in before.items()):
+                entries = dict(now.items())  # of a scripted module, `now` is no dictionary
+                if any(entries.get(key) is not value for key, value in before.items()):
                     _put_back(now, before)
-                for key in [key for key in now if key not in before] if now is module._buffers else ():
+                for key in entries.keys() - before.keys() if before is buffers else ():
                     del now[key]
         with torch.inference_mode(False):
             for tensor, data in self._memory.values():
@@ -128,18 +129,21 @@ class Undisturbed:
 
     @contextmanager
     def lasting(self) -> Iterator[None]:
-        """Inside, generators stand where they will when all is put back, and what is drawn stays drawn.
+        """Inside, generators stand where they will when all is put back, and what is drawn or registered stays.
 
         For initial values: they are kept, so their draws have been made.
         """
         own = list(self.reached.generators.values())
         inside = _states_of(own)
+        registered = [(m._buffers, buffers, set(m._buffers.keys())) for m, _, buffers, _ in self._modules.values()]
         _go_back(self._states, own)
         try:
             yield
         finally:
             self._states = _states_of(own)
             _go_back(inside, own)
+            for now, before, names in registered:
+                before.update({key: value for key, value in now.items() if key not in names})
 
     def called(self, module: nn.Module, _: object) -> None:
         """A hook of torch's: a module is about to be called."""
