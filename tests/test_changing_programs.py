@@ -106,7 +106,7 @@ def test_recorded_programs_that_change(block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(2, 36))
+@pytest.mark.parametrize("block", range(2, 38))
 def test_many_programs_that_change(block):
     held(range(BLOCK * block, BLOCK * (block + 1)), eagerly)
 

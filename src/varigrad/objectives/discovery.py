@@ -172,7 +172,8 @@ class Discovery:
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
             bound._adjust(seen, terms)
         side = self._side_by_side(wide, reason)
-        plan = plan_of(seen, terms, wide, bound.config.particles, reason, side, self._kinked)
+        unproven = self._unproven(seen, wide, reason, points)
+        plan = plan_of(seen, terms, wide, bound.config.particles, reason, side, self._kinked, unproven)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return Finding(wide, side, reason, self._kinked, plan, branch_of(seen), sentences, proven, points, suspects)
@@ -286,6 +287,15 @@ class Discovery:
                 "(sum(-1) for sum(), z[..., 0] for z[0])",
             )
         return failure or ""
+
+    def _unproven(self, seen: Pass, wide: Layout, reason: str, points: int) -> tuple[str, ...]:
+        """What only numbers speak for: that plates, or lanes and particles, are kept apart."""
+        compared = f"compared at {1 + points} point(s): no operation that was seen proves it"
+        plates = sorted({f"{m.name!r} in plate {p.name!r}" for m, p in open_plates(seen, self._settled)})
+        found = [f"the elements of {', '.join(plates)} being kept apart, {compared}"] if plates else []
+        if not (reason or self._alone(wide) or self._lanes_proven):
+            found.append(f"particles and alternatives being kept apart, {compared}")
+        return tuple(found)
 
     def _side_by_side(self, wide: Layout, reason: str) -> bool:
         return self._alone(wide) or not reason

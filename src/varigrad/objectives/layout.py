@@ -159,7 +159,7 @@ def moves_anywhere(
 
     The same question as `mixed_plates` for all sites together, at a fraction of the runs.
     """
-    layout = Layout(plates=layout.plates, order=layout.order)
+    layout = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     groups: dict[str, list[tuple[Sample, Plate]]] = {}
     for message, plate in open_plates(run, known):
         groups.setdefault(plate.name, []).append((message, plate))

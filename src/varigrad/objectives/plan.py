@@ -38,13 +38,40 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the objective is going to do; `print` it."""
+    """What the objective is going to do; `print` it.
+
+    Attributes:
+        sites: the latent sites, in the order of drawing.
+        particles, lanes: how many of each.
+        side_by_side: whether they run along dimensions of their own.
+        reason: why in a loop; empty otherwise.
+        unproven: what no operation proves though "unbiased: yes" relies on it, with the numbers that speak for it.
+    """
 
     sites: tuple[SitePlan, ...]
     particles: int
     lanes: int
     side_by_side: bool
     reason: str
+    unproven: tuple[str, ...] = ()
+
+    @property
+    def relies_on(self) -> tuple[str, ...]:
+        """What has to hold for "unbiased: yes" to be true, in sentences."""
+        if not any(s.unbiased and not s.suspect for s in self.sites):
+            return ()
+        return (
+            "the operations seen so far (looked at again when statements, modes or shapes change, and at steps 10, 100, ...)",
+            *self.unproven,
+        )
+
+    def _answer(self, site: SitePlan) -> str:
+        """Whether the site's estimator is unbiased, in a word or two."""
+        if site.suspect:
+            return "suspect"
+        if not site.unbiased:
+            return "no"
+        return "by numbers" if self.unproven else "yes"
 
     def __getitem__(self, name: str) -> SitePlan:
         return next(s for s in self.sites if s.name == name)
@@ -59,7 +86,7 @@ class Plan:
                 ", ".join(s.upstream) or "-",
                 ", ".join(s.downstream) or "-",
                 s.alternatives,
-                "suspect" if s.suspect else "yes" if s.unbiased else "no",
+                self._answer(s),
             )
             for s in self.sites
         ]
@@ -92,6 +119,7 @@ class Plan:
                 f"{self.particles} particle(s), {self.lanes} lane(s): {how}"
                 + (f" ({self.reason})" if self.reason else "")
             )
+        lines += [f"unbiased relies on: {what}" for what in self.relies_on]
         return "\n".join(lines)
 
 
@@ -114,6 +142,7 @@ def plan_of(
     reason: str,
     side_by_side: bool,
     kinked: frozenset[str],
+    unproven: tuple[str, ...] = (),
 ) -> Plan:
     """The plan that an exploring run, with every site tracked, amounts to."""
     sites = []
@@ -140,4 +169,4 @@ def plan_of(
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs_cost,
             )
         )
-    return Plan(tuple(sites), particles, layout.count, side_by_side, reason)
+    return Plan(tuple(sites), particles, layout.count, side_by_side, reason, unproven)

@@ -34,7 +34,7 @@ class Structure:
 
 def structure_of_plates(perform: Followed, collect: Callable[[Pass, Layout], list[Term]], layout: Layout) -> Structure:
     """What a plain run proves; nothing, if it cannot be followed."""
-    plain = Layout(plates=layout.plates, order=layout.order)
+    plain = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     found = Structure()
     try:
         with follow_dimensions() as follower:
