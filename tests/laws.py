@@ -1988,6 +1988,3 @@ def draws_follow_their_distributions():
 @law
 def a_compiled_callable_is_followed():  # last: it loads the compiler
     _leak_law(torch.compile(_double, backend="eager"))()
-
-
-import laws_of_runs  # noqa: E402, F401 - they are laws, too

@@ -1,4 +1,4 @@
-"""Fast laws of runs: interrupts, errors, the cache, states; see `laws.py`, which collects them."""
+"""Fast laws of runs: interrupts, errors, the cache, states; they join those of `laws.py` when this module is imported."""
 
 import contextlib
 import os
@@ -14,6 +14,7 @@ import test_resume
 import test_small_tensors
 import torch
 from captures import by_graph
+from laws import LAWS as LAWS
 from laws import law
 
 from varigrad.capture import cache
