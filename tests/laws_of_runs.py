@@ -1,4 +1,4 @@
-"""Fast laws of runs: interrupts, errors, the cache, states; they join those of `laws.py` when this module is imported."""
+"""Fast laws of runs: interrupts, errors, the cache, states; importing this adds them to those of `laws.py`."""
 
 import contextlib
 import os

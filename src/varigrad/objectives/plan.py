@@ -61,8 +61,8 @@ class Plan:
         if not any(s.unbiased and not s.suspect for s in self.sites):
             return ()
         return (
-            "the operations seen so far (looked at again when statements, modes or shapes change, and at steps 10, 100, "
-            "...)",
+            "the operations seen so far (looked at again when statements, modes or shapes change, and at steps "
+            "10, 100, ...)",
             *self.unproven,
         )
 
