@@ -123,9 +123,16 @@ def test_compiled_steps_are_clippedtogether():
         assert_close([a], [b], WAIT, name=name)
 
 
+CELLS = [
+    (optimizer, layout)
+    for optimizer in ("vg Adam", "SGD decay", "Adam fused", "ClippedAdam, all options")
+    for layout in COMPILED
+    if not (optimizer == "Adam fused" and "strided" in layout)  # torch's kernel would read the gaps: refused
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", COMPILED)
-@pytest.mark.parametrize("optimizer", ["vg Adam", "SGD decay", "Adam fused", "ClippedAdam, all options"])
+@pytest.mark.parametrize(("optimizer", "layout"), CELLS)
 def test_compiled_steps_of_each_layout(layout, optimizer):
     case, (ours, plain) = LAYOUTS[layout], OPTIMIZERS[optimizer]
     expected = followed(case.loss, case.make(torch.float32), plain, WAIT)

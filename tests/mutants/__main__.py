@@ -114,7 +114,7 @@ def mutated(mutant: Mutant | None, folder: Path) -> str | None:
 
 def _child(folder: Path, laws: tuple[str, ...], by_pytest: bool, others: bool) -> None:
     os.setsid()  # a group of its own, compilers included, to be stopped as one
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # laws of Ctrl-C send the signal to themselves
     with (folder / "output").open("wb") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -146,7 +146,7 @@ def _first_broken(expected: tuple[str, ...], others: bool) -> tuple[str | None, 
         torch.manual_seed(20261123)
         try:
             laws[name]()
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             traceback.print_exc()
             return name, type(error).__name__, count
     return None, "", len(order)
