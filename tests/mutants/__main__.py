@@ -146,7 +146,7 @@ def _first_broken(expected: tuple[str, ...], others: bool) -> tuple[str | None, 
         torch.manual_seed(20261123)
         try:
             laws[name]()
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, pytest.fail.Exception) as error:
             traceback.print_exc()
             return name, type(error).__name__, count
     return None, "", len(order)
