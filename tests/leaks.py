@@ -525,6 +525,12 @@ sizes("dimension_unsqueezed", lambda z: torch.ones(2).unsqueeze(z.long()).shape[
 sizes("permute", lambda z: torch.ones(2, 3).permute(z.long(), 1 - z.long()).shape[0])
 sizes("transpose", lambda z: torch.ones(2, 3).transpose(0, z.long()).shape[0])
 sizes("tensordot", lambda z: torch.tensordot(torch.ones(2, 2), torch.ones(2, 2), dims=whole(z)).numel())
+sizes(
+    "ctc_loss",
+    lambda z: torch.ops.aten._ctc_loss.Tensor(
+        torch.zeros(4, 1, 3), torch.ones(1, 2).long(), whole(one()).reshape(1), whole(z).reshape(1)
+    )[1].numel(),
+)
 sizes("diagonal", lambda z: torch.ones(2, 2).diagonal(z.long()).numel())
 sizes("vander", lambda z: torch.vander(torch.ones(2), whole(z)).numel())
 sizes("offset_of_a_view", lambda z: table()[z.long()].storage_offset())

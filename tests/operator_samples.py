@@ -21,6 +21,7 @@ from varigrad.terms.provenance import NOTHING, Escapes, get_provenance, track_pr
 SOURCE = frozenset({"z"})
 SAMPLES, TRACKED = 2, 3
 UNDEFINED = ("empty", "new_empty")  # their values are whatever was in memory
+ONE_BY_ONE = ("broadcast_tensors",)  # each result is a view of one argument, and marked by that one alone
 
 
 def table():
@@ -68,8 +69,11 @@ def same(a, b):
     return torch.allclose(a.resolve_conj().nan_to_num(), b.resolve_conj().nan_to_num(), rtol=1e-9, atol=1e-9)
 
 
-def lost(function, args, kwargs, index, compare):
-    """What a call loses, or None; and "refused" if it raises the tracker's own error."""
+def lost(function, args, kwargs, index, compare, one_by_one=False):
+    """What a call loses, or None; and "refused" if it raises the tracker's own error.
+
+    `one_by_one` says that the result at `index` is made of the argument there, and the others are not.
+    """
     try:
         answer, escaped, written = call(function, args, kwargs, index)
     except VarigradError:
@@ -79,10 +83,12 @@ def lost(function, args, kwargs, index, compare):
     if written:
         return f"LOST: writes into argument {written}"
     parts = tree_flatten(answer)[0]
-    for part in parts:
+    for place, part in enumerate(parts):
         if isinstance(part, torch.Tensor):
-            if get_provenance(part) == NOTHING:
+            if get_provenance(part) == NOTHING and (place == index or not one_by_one):
                 return "LOST: an unmarked tensor in the answer"
+            if get_provenance(part) != NOTHING and place != index and one_by_one:
+                return "WRONG: marked by what it is not made of"
         elif part is not None:
             return f"LOST: {type(part).__name__} in the answer"
     torch.manual_seed(0)
@@ -132,7 +138,8 @@ def main(part, parts):
                     except Exception:
                         continue  # not a sample for this form
                     try:
-                        verdict = lost(function, args, kwargs, index, not op.name.startswith(UNDEFINED))
+                        compare = not op.name.startswith(UNDEFINED)
+                        verdict = lost(function, args, kwargs, index, compare, op.name in ONE_BY_ONE)
                     except Exception as error:
                         verdict = f"WRONG: {type(error).__name__}: {str(error)[:120]}"
                     counts[verdict.split(":")[0]] = counts.get(verdict.split(":")[0], 0) + 1

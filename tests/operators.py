@@ -1,7 +1,10 @@
 """Writes the list of all that torch can do with a tensor, and what the tracker makes of it: `torch_operators.txt`.
 
     python tests/operators.py            writes the list for the torch that is installed
-    python tests/operators.py --check    shows what differs from the list
+    python tests/operators.py --check    shows what differs from the list (or from another one, if it is named)
+
+Parts of torch register operators of their own when they are imported. So the list is of a process of its own, which
+imports nothing but what this file does.
 
 Each operator (every overload that is registered) and each public function or method is one of
 
@@ -78,14 +81,12 @@ def of_schema(schema):
         return "escapes: calls code that is not torch's"
     if name in TELLING:
         return f"escapes: {TELLING[name]}"
-    if name in WITH_RUNNING_AVERAGES:
-        return "carries; escapes where it is given running averages in training"
-    if schema.returns and not any("Tensor" in str(r.type) for r in schema.returns):
+    if not any("Tensor" in str(r.type) for r in schema.returns):
         return "escapes: answers with what is no tensor"
     if any("Tensor" not in str(r.type) for r in schema.returns):
         return "escapes: answers with numbers beside tensors"
-    if not schema.returns:
-        return "escapes: answers with what is no tensor"
+    if name in WITH_RUNNING_AVERAGES:
+        return "carries; escapes where it is given running averages in training"
     return "carries"
 
 
@@ -149,14 +150,19 @@ def functions():
 
 def lines():
     """The list, sorted."""
-    listed = {f"{s.name}.{s.overload_name}".rstrip("."): of_schema(s) for s in torch._C._jit_get_all_schemas()}
-    listed |= {name: of_function(name, function) for name, function in functions().items()}
-    return [f"{name}  {what}" for name, what in sorted(listed.items())]
+    found = {f"{s.name}.{s.overload_name}".rstrip("."): of_schema(s) for s in torch._C._jit_get_all_schemas()}
+    found |= {name: of_function(name, function) for name, function in functions().items()}
+    return [f"{name}  {what}" for name, what in sorted(found.items())]
 
 
-def differences():
-    """What is new, gone or different: of the list, and of the torch that is installed."""
-    before = dict(line.split("  ", 1) for line in LIST.read_text().splitlines()[1:])
+def listed(path=LIST):
+    """What a list says, by name."""
+    return dict(line.split("  ", 1) for line in Path(path).read_text().splitlines()[1:])
+
+
+def differences(path=LIST):
+    """What is new, gone or different: of a list, and of the torch that is installed."""
+    before = listed(path)
     now = dict(line.split("  ", 1) for line in lines())
     return [
         *(f"new: {name}  {now[name]}" for name in now if name not in before),
@@ -171,6 +177,6 @@ def differences():
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        print("\n".join(differences()) or "the list is complete")
+        print("\n".join(differences(*sys.argv[2:])) or "the list is complete")
     else:
         LIST.write_text("\n".join([f"torch {torch.__version__.split('+')[0]}", *lines()]) + "\n")

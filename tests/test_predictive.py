@@ -42,6 +42,18 @@ def test_from_posterior_samples(vectorize):
     assert torch.equal(with_latent["mean"], samples["mean"])
 
 
+def test_predictions_of_a_program_that_asserts_its_shapes_are_made_one_by_one():
+    def asserting():
+        mean = vg.sample("mean", dist.Normal(0.0, 1.0))
+        assert mean.shape == ()
+        vg.deterministic("twice", 2 * mean)
+
+    samples = {"mean": torch.arange(5.0)}
+    assert torch.equal(vg.Predictive(asserting, posterior_samples=samples)()["twice"], 2 * samples["mean"])
+    with pytest.raises(VarigradError, match="cannot run predictions side by side"):
+        vg.Predictive(asserting, posterior_samples=samples, vectorize=True)()
+
+
 @MODES
 @pytest.mark.parametrize("kind", [AutoNormal, AutoMultivariateNormal])
 def test_from_a_fit(vectorize, kind):

@@ -49,6 +49,45 @@ def test_a_change_is_seen_at_once(name, estimator):
     assert bias(bound, *case.after) < 1e-9
 
 
+def test_a_program_may_assert_what_holds_only_in_its_own_shapes():
+    """Side by side there are more dimensions: a loop is taken, as for any other error of shapes."""
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64)))
+        assert z.shape == ()
+        vg.sample("x", dist.Normal(2 * z, 1.0), obs=torch.tensor(0.7, dtype=torch.float64))
+
+    def guide():
+        logits = vg.param("t", torch.tensor(0.3, dtype=torch.float64))
+        vg.sample("z", dist.Bernoulli(logits=logits), estimator=LeaveOneOut(2))
+
+    bound = vg.ELBO()(model, guide)
+    assert not bound.side_by_side
+    assert bias(bound) < 1e-9
+
+
+def test_a_program_may_assert_what_holds_only_at_the_present_parameters():
+    """At other parameters nothing is said then, and the program goes on."""
+    places = []
+
+    def model():
+        with vg.plate("n", 2):
+            z = vg.sample("z", dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64)))
+            loc = torch.tensor([float(v) for v in z.flatten()], dtype=torch.float64).reshape(z.shape)
+            vg.sample("x", dist.Normal(loc, 1.0), obs=torch.ones(2, dtype=torch.float64))
+
+    def guide():
+        logits = vg.param("t", torch.tensor([0.3, -0.2], dtype=torch.float64))
+        places.append(logits.tolist())
+        assert places[-1] == [0.3, -0.2]
+        with vg.plate("n", 2):
+            vg.sample("z", dist.Bernoulli(logits=logits), estimator=LeaveOneOut(2))
+
+    bound = vg.ELBO()(model, guide)
+    assert any(place != [0.3, -0.2] for place in places)
+    assert bias(bound) < 1e-9
+
+
 @pytest.mark.parametrize("name", ["gate", "eval_to_train", "branch_with_a_site"])
 def test_a_change_is_seen_without_plates(name):
     """Lanes of alternatives, where `sum()` adds up what belongs to different lanes."""

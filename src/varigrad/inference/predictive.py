@@ -25,7 +25,7 @@ from varigrad.language.plates import InPlate
 from varigrad.language.primitives import UNOBSERVED
 from varigrad.language.runtime import expanded, run
 from varigrad.language.trace import Recorder
-from varigrad.objectives.layout import same
+from varigrad.objectives.layout import FAILURES, same
 from varigrad.objectives.parameters import Owner
 from varigrad.terms.provenance import untracked
 from varigrad.terms.tracking import Tracker
@@ -261,7 +261,7 @@ class Predictive:
             wide = program(given, width=(count, dims))
             failure = self._disagreement(program, wide, first)
             found = {name: _stacked(wide.values[name], first.values[name].shape, count) for name in wanted}
-        except (VarigradError, RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
+        except (*FAILURES, KeyError) as error:
             failure = error
         if failure is None:
             return found

@@ -20,6 +20,7 @@ from varigrad.objectives.borrowed import aside_of
 from varigrad.objectives.checks import check_arguments, check_particles, check_pass, check_patterns, check_smooth
 from varigrad.objectives.choice import patterns_of
 from varigrad.objectives.layout import (
+    FAILURES,
     failure_side_by_side,
     layout_of,
     mixed_plates,
@@ -30,7 +31,7 @@ from varigrad.objectives.layout import (
 from varigrad.objectives.parameters import Owner
 from varigrad.objectives.perturbed import moved, moved_arguments
 from varigrad.objectives.plan import Plan, plan_of
-from varigrad.objectives.run import Layout, LayoutChanged, Pass, perform
+from varigrad.objectives.run import Layout, Pass, perform
 from varigrad.objectives.structure import (
     Crossed,
     Structure,
@@ -51,9 +52,6 @@ POINTS = 3
 """At how many other points than the present one the first look compares numbers,"""
 ATTEMPTS = 6
 """in at most so many attempts: a program may refuse some of the points."""
-
-FAILURES = (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError, ArithmeticError)
-"""What a program may raise at values that it is never given."""
 
 
 @dataclass(frozen=True, eq=False)

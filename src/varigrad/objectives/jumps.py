@@ -54,9 +54,12 @@ def _reached(statement: Marked, drawn: Mapping[str, Sample]) -> Iterator[Tensor]
     assert value is not None
     edges = edges_of(message.distribution)
     if statement.guide and statement.pathwise:
-        # The draw moves with the ends of its support; what it can be carried over lies between them.
+        # The draw moves with the ends of its support; what it can be carried over lies between them. A relaxed choice
+        # lies between the values of a discrete family, where its density is continued.
         if edges.inside:
-            yield from (value, *edges.movers)
+            yield from edges.movers
+            if not _is_discrete(message):
+                yield value
         return
     yield from edges.moving
     if statement.guide or (message.name in drawn and _cannot_leave(message, edges, drawn[message.name])):
@@ -67,13 +70,20 @@ def _reached(statement: Marked, drawn: Mapping[str, Sample]) -> Iterator[Tensor]
 
 def _cannot_leave(message: Sample, edges: Edges, draw: Sample) -> bool:
     """Whether the guide's draws of a site stay inside the model's support, where there are no jumps."""
-    support = getattr(draw.distribution, "support", None)
-    if support is not None and support.is_discrete:
+    if _is_discrete(draw):
         return True  # it is not moved by small steps
     if edges.inside:
         return False
     # Where values are checked, a guide that draws outside is an error by itself.
     return not is_unchecked(message.distribution) or within(edges_of(draw.distribution), edges)
+
+
+def _is_discrete(draw: Sample) -> bool:
+    try:
+        support = draw.distribution.support
+    except (NotImplementedError, AttributeError):
+        return False
+    return support is not None and bool(support.is_discrete)
 
 
 def _look_inside(statement: Marked, escapes: Escapes) -> None:

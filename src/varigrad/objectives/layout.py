@@ -19,6 +19,11 @@ Again = Callable[[Layout, Pass | None, dict[str, Tensor]], Pass]
 
 Collect = Callable[[Pass, Layout], list[Term]]
 
+FAILURES = (
+    LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError
+)  # fmt: skip
+"""What a program may raise at values, or in shapes, that it was not made for."""
+
 
 def layout_of(run: Pass, particles: int) -> Layout:
     """The layout that an exploring run calls for."""
@@ -69,7 +74,7 @@ def failure_side_by_side(
         try:
             wide = perform(layout, drawn, forced)
             mixed = _mixed_density(perform, collect, layout, wide, ends)
-        except (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError):
+        except FAILURES:
             return None  # values that are never drawn may be more than a program can take
         if mixed is not None:
             return mixed
@@ -86,7 +91,7 @@ def _as_reason(error: Exception) -> str:
         return f"the sites or plates change from run to run ({error})"
     if isinstance(error, VarigradError):
         return str(error)
-    if isinstance(error, (RuntimeError, ValueError, IndexError, TypeError)):
+    if isinstance(error, FAILURES):
         return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
     raise error
 
@@ -100,7 +105,7 @@ def _mixed_density(
         values = {name: _slice(wide, name, layout, lane, particle) for name in wide.draws}
         try:
             single = collect(perform(narrow, wide, values), narrow)
-        except (LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError):
+        except FAILURES:
             return "a single lane's values do not run by themselves"
         together = {_key(t): _entry(t.log_prob, layout, lane, particle) for t in terms}
         for term in single:
@@ -223,7 +228,7 @@ def _mixes(
                 after = collect(perform(layout, run, {**values, message.name: other}), layout)
                 if any(_moved(before.get(_key(t)), t, plate, changed) for t in after):
                     return True
-        except (VarigradError, LayoutChanged, RuntimeError, ValueError, IndexError, TypeError):
+        except FAILURES:
             if start is value:  # values that are never drawn may be more than a program can take
                 return True
     return False

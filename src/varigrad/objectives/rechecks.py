@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from varigrad.language.messages import evolve
-from varigrad.objectives.discovery import FAILURES, POINTS, Finding, branch_of
+from varigrad.objectives.discovery import POINTS, Finding, branch_of
+from varigrad.objectives.layout import FAILURES
 from varigrad.objectives.run import Layout, Pass
 
 if TYPE_CHECKING:

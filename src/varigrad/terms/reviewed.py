@@ -65,7 +65,8 @@ TELLING = {
     **dict.fromkeys(
         """nonzero nonzero_numpy argwhere masked_select index unique unique_consecutive unique_dim
         unique_dim_consecutive _unique _unique2 bincount repeat_interleave one_hot histogramdd linalg_lstsq
-        _pack_padded_sequence _pad_packed_sequence combinations _masked_softmax_sizes""".split(),
+        _pack_padded_sequence _pad_packed_sequence combinations _masked_softmax_sizes _ctc_loss _cudnn_ctc_loss
+        miopen_ctc_loss""".split(),
         _SHAPE,
     ),
     **dict.fromkeys("poisson binomial _standard_gamma _sample_dirichlet rrelu rrelu_with_noise".split(), _RANDOM),
