@@ -171,6 +171,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     asked = None if asked is None else torch.device(asked)
     if not there and asked != PLACE:
         return func(*args, **kwargs)
+    if func is _aten._foreach_neg.default:  # where devices differ, torch goes through the list one by one
+        return [_run(_aten.neg.default, (t,), {}) for t in args[0]]
     if func not in _MAY_MIX:
         _refuse_mixture(func, args, kwargs, there)
     generator = kwargs.get("generator")
