@@ -67,6 +67,21 @@ def svi_of(model, guide, config=None, optim=None, seed=0, **options):
     return vg.SVI(model, guide, optim, vg.ELBO() if config is None else config, seed=seed, compile=True, **options)
 
 
+def both(make, go, **options):
+    """What `go` answers, and the state after it: in Python, by graph, and the second's `SVI`."""
+    with by_python():
+        svi = make()
+        expected = go(svi), svi.state()
+    with by_graph(**options):
+        svi = make()
+        found = go(svi), svi.state()
+    return expected, found, svi
+
+
+def steps(count, *args, **kwargs):
+    return lambda svi: [svi.step(*args, **kwargs) for _ in range(count)]
+
+
 def forms(svi):
     return list(svi._session.forms.values())
 
@@ -100,10 +115,10 @@ def assert_close(one, other, rtol=1e-7, atol=1e-9):
 
 
 def same(one, other):
-    """Bit for bit."""
-    a, b = leaves(one), leaves(other)
+    """Bit for bit; what is not a number in one is none in the other."""
+    a, b = ([torch.as_tensor(leaf) for leaf in leaves(tree)] for tree in (one, other))
     return len(a) == len(b) and all(
-        torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(a, b, strict=True)
+        x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all()) for x, y in zip(a, b, strict=True)
     )
 
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from varigrad.capture import indexing, recorder
 from varigrad.distributions import noise, source
-from varigrad.terms import provenance
+from varigrad.terms import listeners, provenance
 
 _aten = torch.ops.aten
 PLACE = torch.device("meta")
@@ -85,6 +85,10 @@ def elsewhere() -> Iterator[None]:
         mock.patch.object(noise, "generator_on", generator_on),
         mock.patch.object(noise, "global_on", return_value=torch.default_generator),
         mock.patch.object(provenance, "_shell", _shell),
+        # A device hides nothing and listens to nothing, so neither do the class and the modes that stand for it.
+        mock.patch.object(provenance, "_HARMLESS", provenance._HARMLESS | {Elsewhere}),
+        mock.patch.object(provenance, "foreign_modes", return_value=False),
+        mock.patch.object(listeners, "function_modes", return_value=0),
         mock.patch.object(recorder, "_memory_of", _memory_of),
         _Made(),
         _Seen(),
@@ -167,6 +171,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     asked = None if asked is None else torch.device(asked)
     if not there and asked != PLACE:
         return func(*args, **kwargs)
+    if func is _aten._foreach_neg.default:  # where devices differ, torch goes through the list one by one
+        return [_run(_aten.neg.default, (t,), {}) for t in args[0]]
     if func not in _MAY_MIX:
         _refuse_mixture(func, args, kwargs, there)
     generator = kwargs.get("generator")
@@ -200,7 +206,7 @@ def _memory_of(tensor: Tensor) -> int:
 _memory_of_plain = recorder._memory_of
 
 
-def _shell(plain: Tensor, names: Any, escapes: Any) -> Tensor:
+def _shell(plain: Tensor, names: Any, escapes: Any, lost: Any = provenance.NOTHING) -> Tensor:
     """Like the original, for tensors that cannot be seen as another class."""
     if isinstance(plain, Elsewhere):
         shell = Tensor._make_wrapper_subclass(
@@ -209,5 +215,5 @@ def _shell(plain: Tensor, names: Any, escapes: Any) -> Tensor:
         )  # fmt: skip
     else:
         shell = plain.as_subclass(provenance.Tracked)
-    shell._plain, shell._provenance, shell._escapes = plain, names, escapes
+    shell._plain, shell._provenance, shell._escapes, shell._lost = plain, names, escapes, lost
     return shell

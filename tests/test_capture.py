@@ -12,7 +12,7 @@ import warnings
 import laws
 import pytest
 import torch
-from captures import NEVER, assert_close, by_graph, by_python, forms, same, svi_of, taken
+from captures import NEVER, assert_close, both, by_graph, by_python, forms, same, steps, svi_of, taken
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 from test_distributions import FAMILIES, everything
 from test_distributions import reparameterised as ways
@@ -48,21 +48,6 @@ from varigrad.testing import PROGRAMS
 t = torch.tensor
 positive = dist.constraints.positive
 EAGER = {"control_flow", "sites_that_come_and_go"}  # they branch in Python on what they drew
-
-
-def both(make, go, **options):
-    """What `go` answers, and the state after it: in Python, by graph, and the second's `SVI`."""
-    with by_python():
-        svi = make()
-        expected = go(svi), svi.state()
-    with by_graph(**options):
-        svi = make()
-        found = go(svi), svi.state()
-    return expected, found, svi
-
-
-def steps(count, *args, **kwargs):
-    return lambda svi: [svi.step(*args, **kwargs) for _ in range(count)]
 
 
 # The registry

@@ -642,7 +642,7 @@ SPARSE = torch.eye(6).to_sparse()
         (lambda m: observe(1.0, (m @ DATA.unsqueeze(1)).squeeze(1)), lambda: SPARSE, "an argument is torch.sparse_coo"),
         (lambda m: observe(1.0, (SPARSE @ DATA.unsqueeze(1)).squeeze(1)), lambda: None, "and this tensor is sparse"),
         (
-            lambda m: observe(1.0 + m),
+            lambda m: observe(1.0 + m.detach()),
             lambda: torch.ones((), requires_grad=True).exp(),
             "an argument has been computed from what requires a gradient",
         ),
@@ -977,6 +977,7 @@ def test_what_torch_does_otherwise():
     net = nn.Linear(6, 1)
 
     def model():
+        vg.module("net", net)
         observe(net(DATA)[0].float().exp() + torch.zeros(()))
 
     def go(svi):

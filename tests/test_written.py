@@ -8,8 +8,7 @@ import warnings
 import pytest
 import torch
 from benchmarks.layered import MODELS
-from captures import InC, Uncompiled, assert_close, by_graph, by_python, forms, svi_of, taken
-from test_capture import both, steps
+from captures import InC, Uncompiled, assert_close, both, by_graph, by_python, forms, steps, svi_of, taken
 from test_laws import ESTIMATORS
 from torch.nn import functional as F
 

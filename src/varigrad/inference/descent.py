@@ -252,9 +252,12 @@ def _norm(grads: list[Tensor]) -> float:
     """The norm of the whole gradient."""
     grads = [g.values() if g.is_sparse else g for g in grads]
     if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
-        return math.hypot(*[torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads])
-    norms = torch._foreach_norm(grads)
-    return torch.stack([n.to(norms[0]) for n in norms]).norm().item()
+        norms = [torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads]
+        norm = math.hypot(*norms)
+        # That of inf and NaN is inf; torch says NaN.
+        return math.nan if norm == math.inf and any(map(math.isnan, norms)) else norm
+    parts = torch._foreach_norm(grads)
+    return torch.stack([n.to(parts[0]) for n in parts]).norm().item()
 
 
 def _check_dense(grads: list[Tensor | None]) -> None:

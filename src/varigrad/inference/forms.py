@@ -36,7 +36,7 @@ class Form:
         seconds: how long the recording took.
         parameters, memory: those that the gradient reaches, and where they are kept.
         frozen: the parameters that required no gradient in the last step by Python.
-        carried: what kind of state the estimators had after it.
+        carried: what kind of state the estimators had after it; in words, if that was before a state was loaded.
     """
 
     text: str = ""
@@ -70,7 +70,13 @@ class Form:
         kept = {name: getattr(self, name) for name in _KEPT}
         if self.planned is not None:  # `check` is the one look more after a state was loaded
             kept["check"] = self.planned
-        return {**kept, "demand": dict(self.demand or {}), "reached": [names[id(p)] for p in self.parameters]}
+        return {
+            **kept,
+            "demand": dict(self.demand or {}),
+            "reached": [names[id(p)] for p in self.parameters],
+            "frozen": [names[id(p)] for p in self.frozen],
+            "carried": str(self.carried),
+        }
 
     def stand(self, standing: Mapping[str, Any], named: Mapping[str, nn.Parameter], noise: Noise) -> None:
         """Go on from there; `named` has the parameters by name."""
@@ -78,12 +84,20 @@ class Form:
             setattr(self, name, standing[name])
         self.demand = dict(standing["demand"])
         self.parameters = tuple(named[name] for name in standing["reached"])
+        self.frozen = tuple(named[name] for name in standing["frozen"])
+        self.carried = standing["carried"]
         # A graph that was in force then is in force from the first step on, and is looked at once more.
         self.waits = self.taken > 1
-        self.planned, self.check = self.check, min(self.check, self.taken)
+        self.planned = None
+        if self.check > self.taken:
+            self.planned, self.check = self.check, self.taken
         state = noise.get_state()
         self.rows = {kind: rows[0] for kind, rows in noise.rows(self.demand, 1).items()}
         noise.set_state(state)
+
+    def carries(self, kind: object) -> bool:
+        """Whether the estimators' state is of the kind that it was after the last eager step."""
+        return str(kind) == self.carried if isinstance(self.carried, str) else kind == self.carried
 
     def forget(self) -> None:
         """Record it again."""

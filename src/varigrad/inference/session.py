@@ -179,7 +179,7 @@ class Session:
         if any(p.requires_grad for p in form.frozen):
             return False  # no longer frozen: to the graph it is a constant
         states = self.host.bound.estimator_states
-        if states is not self._installed and flattened(states)[1] != form.carried:
+        if states is not self._installed and not form.carries(flattened(states)[1]):
             return False  # a state from before the first step: Python makes what is carried on
         try:
             return self._get_ready(form, base, leaves, tree, lifted)
@@ -354,7 +354,7 @@ class Session:
 
         A single one may be rounding that tipped a discrete draw; two are not.
         """
-        form.agreed += not difference
+        form.agreed += not difference and form.planned is None
         form.disagreed += bool(difference)
         if form.disagreed >= CHECKS:
             self._refuse(

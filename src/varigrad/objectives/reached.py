@@ -89,10 +89,19 @@ def _inside(value: object) -> Iterable[object]:
         return () if _of_library(value) else tuple(vars(value).values())
     if isinstance(value, (property, staticmethod, classmethod)):
         return (value.fget if isinstance(value, property) else value.__func__,)
-    held = tuple(v for k, v in getattr(value, "__dict__", {}).items() if k not in ("_parameters", "_buffers"))
+    held = tuple(v for k, v in _attributes(value).items() if k not in ("_parameters", "_buffers"))
     if isinstance(value, (nn.Module, td.Distribution)) or not _of_library(type(value)):
         return (*held, *(k for k in type(value).__mro__ if not _of_library(k)))
     return held if hasattr(value, "program") else ()
+
+
+def _attributes(value: object) -> dict[str, object]:
+    """What an object keeps, without asking the object: a class may answer for all its attributes as it likes."""
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def _of_function(function: types.FunctionType) -> Iterable[object]:
