@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from varigrad.capture import recorder
+
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True, database=None)
 settings.load_profile("repeatable")
@@ -12,6 +14,22 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(20261123)
+
+
+@pytest.fixture(autouse=True)
+def _validation_is_left_as_it_was():
+    """Whether torch's distributions validate is a setting of the process: a test that changes it puts it back."""
+    before = _validation()
+    yield
+    after = _validation()
+    torch.distributions.Distribution.set_default_validate_args(before)
+    assert after == before, f"the test left the validation of distributions at {after}, and it was {before}"
+
+
+def _validation():
+    """The setting, once no recording in the background has switched it off for a moment."""
+    with recorder._VALIDATION:
+        return torch.distributions.Distribution._validate_args
 
 
 class NamesAtOnce:

@@ -1582,13 +1582,14 @@ class Recorder(Source):
 def _coupled(coupling, particles, family, many=3, seed=0):
     """Values `[particles, many]` of a site in a plate, below another one with three lanes, and the source."""
     source = Recorder(torch.Generator().manual_seed(seed))
-    seen = []
+    seen, bound = [], None
 
     def model():
         s = vg.sample("s", dist.Bernoulli(t(0.4)))
         with vg.plate("n", many):
             z = vg.sample("z", family(0 * s))
-            seen[:] = [z.detach()[0]]
+            if bound is not None and bound.source is source:  # else the run is only a look, with draws of its own
+                seen[:] = [z.detach()[0]]
             vg.factor("f", z + s)
 
     def guide():
@@ -1621,7 +1622,8 @@ def antithetic_particles_are_mirror_images():
     assert torch.equal((u[1000:] * 2**53).long(), 2**53 - 1 - (half * 2**53).long())  # the same grid, turned round
     z, _ = _coupled(Antithetic(), 2, lambda zero: dist.Gamma(vg.param("m", lambda: t(3.0)) + zero, t(1.0)), many=2000)
     correlation = torch.corrcoef(z)[0, 1]
-    assert correlation < -0.8, correlation
+    # By 200,000 pairs it is -0.795; the standard error of 2,000 is below 0.01.
+    assert abs(correlation + 0.795) < 0.04, correlation
     assert (z.mean(1) - 3).abs().max() < 5 * (3 / 2000) ** 0.5
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from varigrad.distributions.delta import Delta
 from varigrad.distributions.inner import index_in, inner_of, listed
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Plate, Sample
@@ -70,7 +71,9 @@ def failure_side_by_side(
     # What is drawn may be the same in all lanes, and hide that they are mixed: so look at other values, too.
     count = (8 if small and thorough else 2) if others is None else others
     for _ in range(count * bool(names)):
-        forced = {s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide}
+        forced = {
+            s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide if not _certain(s.message)
+        }
         try:
             wide = perform(layout, drawn, forced)
             mixed = _mixed_density(perform, collect, layout, wide, ends)
@@ -101,12 +104,20 @@ def _mixed_density(
 ) -> str | None:
     terms = collect(wide, layout)
     narrow = replace(layout, particles=1, lanes={})
+    # The value of a point mass follows from others. Computed in another shape it is rounded in another way, and the
+    # density of the value held would be zero: so it is computed anew, and compared itself.
+    certain = [s.message.name for s in wide.guide if _certain(s.message)]
     for lane, particle in probed:
         values = {name: _slice(wide, name, layout, lane, particle) for name in wide.draws}
+        follows = {name: values.pop(name) for name in certain}
         try:
-            single = collect(perform(narrow, wide, values), narrow)
+            run = perform(narrow, wide, values)
+            single = collect(run, narrow)
         except FAILURES:
             return "a single lane's values do not run by themselves"
+        for name, value in follows.items():
+            if not same(run.draws[name].value.detach(), value):
+                return f"the value of {name!r} mixes particles or alternatives"
         together = {_key(t): _entry(t.log_prob, layout, lane, particle) for t in terms}
         for term in single:
             other = together.get(_key(term))
@@ -252,6 +263,11 @@ def _finite(message: Sample | Factor) -> Tensor | None:
     return listed(inner_of(message.distribution)[0]) if isinstance(message, Sample) else None
 
 
+def _certain(message: Sample | Factor) -> bool:
+    """Whether a site is a point mass, whose value follows from other values."""
+    return isinstance(message, Sample) and isinstance(inner_of(message.distribution)[0], Delta)
+
+
 def _scattered(message: Sample | Factor, run: Pass, generator: torch.Generator) -> Tensor:
     """Values from all over a finite support, in the shape of the drawn ones; these, where the support is not finite."""
     value = run.draws[message.name].value.detach()
@@ -313,6 +329,10 @@ def _entry(value: Tensor, layout: Layout, lane: int, particle: int, event: int =
     return value
 
 
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
+"""How far two computations of the same numbers may be apart by rounding; of coarser types, some units of rounding."""
+
+
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two log-densities are, up to rounding and broadcasting."""
     if a.numel() != b.numel():
@@ -320,5 +340,8 @@ def same(a: Tensor, b: Tensor) -> bool:
             a, b = torch.broadcast_tensors(a, b)
         except RuntimeError:
             return False
-    tolerance = 1e-9 if a.dtype == torch.float64 else 1e-3
-    return bool(torch.isclose(a.reshape(-1), b.reshape(-1), rtol=tolerance, atol=tolerance, equal_nan=True).all())
+    if not a.is_floating_point():
+        return torch.equal(a.reshape(-1), b.reshape(-1))
+    tolerance = TOLERANCES.get(a.dtype) or 32 * torch.finfo(a.dtype).eps
+    a, b = a.reshape(-1).double(), b.reshape(-1).double()
+    return bool(torch.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True).all())

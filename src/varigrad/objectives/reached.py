@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 import types
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.language.runtime import modules_of
 
+if TYPE_CHECKING:
+    import numpy as np
+
 LIMIT = 2_000
 """How many objects are looked into, the nearest first."""
 
 _LIBRARIES = ("varigrad", "torch", "numpy", "builtins", "functools", "typing")
-_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
-Generator = np.random.Generator | np.random.RandomState | random.Random | torch.Generator
+Generator: TypeAlias = "np.random.Generator | np.random.RandomState | random.Random | torch.Generator"
 
 
 @dataclass
@@ -61,7 +64,7 @@ def reached_by(programs: Iterable[object]) -> Reached:
         elif isinstance(value, Tensor):
             found.tensors[id(value)] = value
             continue
-        elif isinstance(value, _GENERATORS):
+        elif _is_generator(value):
             found.generators[id(value)] = value
             continue
         queue += _inside(value)
@@ -128,3 +131,11 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _of_library(kind: type) -> bool:
     return str(kind.__module__).split(".")[0] in _LIBRARIES
+
+
+def _is_generator(value: object) -> TypeGuard[Generator]:
+    """Whether it is a generator of random numbers. numpy's are asked for only where a program has loaded them."""
+    if isinstance(value, (random.Random, torch.Generator)):
+        return True
+    loaded = sys.modules.get("numpy.random")
+    return loaded is not None and isinstance(value, (loaded.Generator, loaded.RandomState))
