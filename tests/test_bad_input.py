@@ -4,6 +4,8 @@
 What a compiled step makes of bad input is in `test_compiled_bad_input.py`, and `Predictive` in `test_predictive.py`.
 """
 
+import subprocess
+import sys
 import warnings
 from functools import partial
 
@@ -485,3 +487,28 @@ def test_supports_that_fit_say_nothing(prior, start):
         point = lambda: vg.sample("z", dist.Delta(vg.param("v", start)))  # noqa: E731
         for guide in (vg.guides.AutoNormal(model), vg.guides.AutoDelta(model), point):
             assert abs(vg.SVI(model, guide, vg.optim.Adam(), seed=0).evaluate()) < inf
+
+
+COMPILED_BEFORE = """
+import torch
+torch.compile(lambda x: x, backend="eager")
+assert torch.distributions.Distribution._validate_args is False  # torch's own doing, to compile distributions
+import varigrad as vg
+from varigrad import distributions as dist
+from varigrad.errors import SupportError
+for family in (dist.Beta, torch.distributions.Beta):
+    def model():
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.sample("x", family(z.exp(), 1.0), obs=torch.tensor(1.5))
+    def guide():
+        vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0))
+    try:
+        vg.SVI(model, guide, vg.optim.Adam(lr=0.1)).step()
+    except SupportError as error:
+        print("refused")
+"""
+
+
+def test_compiling_something_switches_no_checks_off():
+    ran = subprocess.run([sys.executable, "-c", COMPILED_BEFORE], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["refused"] * 2

@@ -337,8 +337,10 @@ def loss_of(prior, value):
 
 @pytest.mark.parametrize("kind", [dist.Exponential, pdist.Exponential, td.Exponential])
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_an_unchecked_observation_is_taken_as_it_is(kind, everywhere):
+def test_an_unchecked_observation_is_taken_as_it_is(kind, everywhere, monkeypatch):
     if everywhere:
+        # What another test has compiled with torch makes it unclear who switched the checks off, and they stay on.
+        monkeypatch.setattr(site_checks, "_switched_by_dynamo", lambda: False)
         td.Distribution.set_default_validate_args(False)
         try:
             found = loss_of(kind(t(2.0)), t(-1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -179,8 +180,15 @@ def is_unchecked(distribution: td.Distribution) -> bool:
     if inner._validate_args:
         return False
     said: bool | None = getattr(inner, "unchecked", None)
-    # Our own families leave checks to us, so their `_validate_args` says nothing; that of all families does.
-    return said or said is None or (__debug__ and not td.Distribution._validate_args)
+    if said is None:  # a class of torch's or the user's; ours leave checks to the engine, so theirs says nothing
+        said = "_validate_args" in vars(inner)
+    return said or (__debug__ and not td.Distribution._validate_args and not _switched_by_dynamo())
+
+
+def _switched_by_dynamo() -> bool:
+    """Whether `torch.compile` has been used: it switches the validation of all distributions off, and nobody asked."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    return dynamo is not None and dynamo.TorchPatcher.patch.cache_info().currsize > 0
 
 
 def in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:

@@ -15,10 +15,12 @@ import sys
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
+from varigrad.language.runtime import handlers_in_force
+
 _TRUSTED = ("torch", "varigrad", "_io", "_thread", "threading", "numpy")
 """Packages whose managers swallow no errors."""
 _MOST = 4096
-_KNOWN: dict[tuple[int, int], tuple[CodeType, bool]] = {}
+_KNOWN: dict[tuple[int, int], tuple[CodeType, bool | frozenset[int]]] = {}
 """By the identity of a code object, which is kept alive here, and a place in it. A cache: it is emptied when full."""
 
 
@@ -44,11 +46,22 @@ def _catches(frame: FrameType, code: CodeType) -> bool:
         if len(_KNOWN) >= _MOST:
             _KNOWN.clear()
         known = _KNOWN[key] = code, _look(frame, code)
-    return known[1]
+    doubtful = known[1]
+    if isinstance(doubtful, bool):
+        return doubtful
+    # Managers that a call has returned: a plate says by which `with` statement it was entered, and swallows nothing.
+    plates = {getattr(handler, "entered", None) for handler in handlers_in_force()}
+    return not all((id(frame), place) in plates for place in doubtful)
 
 
-def _look(frame: FrameType, code: CodeType) -> bool:
-    """Follow an error from the instruction at work to the handlers it would meet in this frame."""
+def _look(frame: FrameType, code: CodeType) -> bool | frozenset[int]:
+    """Follow an error from the instruction at work to the handlers it would meet in this frame.
+
+    Returns:
+        Whether one of them would end it; or, if that depends on managers that cannot be told from the code, the places
+        of their `with` statements.
+    """
+    doubtful = set[int]()
     instructions = list(dis.get_instructions(code))
     places = {instruction.offset: i for i, instruction in enumerate(instructions)}
     entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]
@@ -56,14 +69,19 @@ def _look(frame: FrameType, code: CodeType) -> bool:
     while True:
         target = next((e.target for e in entries if e.start <= at < e.end), None)
         if target is None or target in met:
-            return False
+            return frozenset(doubtful) if doubtful else False
         met.add(target)
         handler = instructions[places[target] :]
         if handler[0].opname == "PUSH_EXC_INFO":
             if handler[1].opname == "WITH_EXCEPT_START":
                 starts = [places[e.start] for e in entries if e.target == target]
                 begun = max((i for i in range(min(starts)) if instructions[i].opname == "BEFORE_WITH"), default=None)
-                if begun is None or _may_swallow(_manager(frame, instructions[: begun + 1])):
+                if begun is None:
+                    return True
+                manager = _manager(frame, instructions[: begun + 1])
+                if manager is _MISSING or _is_users(manager):
+                    doubtful.add(instructions[begun].offset)
+                elif _may_swallow(manager):
                     return True
             elif _ends(handler):
                 return True
@@ -110,9 +128,14 @@ def _manager(frame: FrameType, before: list[dis.Instruction]) -> Any:
     return found
 
 
+def _is_users(manager: Any) -> bool:
+    """Whether it is a function of the user's that returns a manager, of whatever class."""
+    if not isinstance(manager, FunctionType) or getattr(manager, "__wrapped__", None) is not None:
+        return False
+    return manager.__module__.split(".")[0] not in _TRUSTED
+
+
 def _may_swallow(manager: Any) -> bool:
-    if manager is _MISSING:
-        return True
     if manager in (contextlib.nullcontext, contextlib.closing):
         return False
     inner = getattr(manager, "__wrapped__", None)
