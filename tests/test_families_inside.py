@@ -16,6 +16,7 @@ from varigrad import distributions as dist
 from varigrad.distributions import Source, constraints
 from varigrad.errors import ConstraintError, SiteError, SupportError
 from varigrad.language.runtime import run
+from varigrad.objectives import site_checks
 from varigrad.objectives.site_checks import is_unchecked
 from varigrad.terms.provenance import Escapes, track_provenance, untracked
 
