@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,6 +29,11 @@ EVERY = {**ESTIMATORS, **BIASED}
 FEW = {"bernoulli", "normal"}
 
 
+def _told(plan):
+    """A plan's text; operations on the stand-in are no torch's, so what is proven on a CPU is compared by numbers there."""
+    return str(replace(plan, unproven=()))
+
+
 def _cases(often=("score",)):
     for i, name in enumerate(EVERY):
         for j, program in enumerate(PROGRAMS):
@@ -43,7 +49,7 @@ def test_nothing_mixes_devices(name, program):
     estimator, case = EVERY[name], PROGRAMS[program]
     config = vg.ELBO(1 if estimator.coupling is None and not estimator.across_particles else 2, {"z*": estimator})
     try:
-        plan = str(_warm(config, case, 0).plan(*case.args))
+        plan = _told(_warm(config, case, 0).plan(*case.args))
     except SiteError:
         return
     with elsewhere():
@@ -53,7 +59,7 @@ def test_nothing_mixes_devices(name, program):
         assert found.surrogate.device == PLACE
         torch.autograd.grad(found.surrogate, list(there.parameters()), allow_unused=True)
         if program not in EAGER:  # their plans depend on what they draw, and they draw something else there
-            assert str(there.plan(*case.args)) == plan
+            assert _told(there.plan(*case.args)) == plan
 
 
 @pytest.mark.parametrize(("name", "program"), [("score", "chain"), ("enumerate", "one_hot"), ("disarm", "bernoulli")])
