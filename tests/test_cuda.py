@@ -30,7 +30,7 @@ FEW = {"bernoulli", "normal"}
 
 
 def _told(plan):
-    """A plan's text; operations on the stand-in are no torch's, so what is proven on a CPU is compared by numbers there."""
+    """A plan's text without what is unproven: operations on the stand-in are no torch's, and prove nothing."""
     return str(replace(plan, unproven=()))
 
 
