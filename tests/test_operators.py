@@ -60,6 +60,9 @@ def test_the_tracker_does_what_the_list_says():
     listed, seen = operators.listed(), 0
     for overload in overloads():
         key = f"{overload._schema.name}.{overload._schema.overload_name}".rstrip(".")
+        if key not in listed:  # a part of torch that other tests have imported (its compiler, say) brings its own
+            assert overload.namespace != "aten", key
+            continue
         what, effect = listed[key], effect_of(overload)
         seen += 1
         if what.startswith("carries"):
