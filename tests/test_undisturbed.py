@@ -63,7 +63,7 @@ def everything(cells, bound):
     grads = [None if p.grad is None else p.grad.numpy().tobytes() for p in bound.parameters()]
     states = [t.tolist() for t in torch.utils._pytree.tree_leaves(dict(bound.estimator_states))]
     generator = torch.utils._pytree.tree_leaves(bound.source.get_state())
-    own = [g.tolist() for g in generator]
+    own = [g.tolist() if isinstance(g, torch.Tensor) else g for g in generator]
     modes = [(m.training, [p.requires_grad for p in m.parameters()]) for m in cells.net.modules()]
     python = random.getstate(), np.random.get_state()[1].tolist(), str(cells.own.bit_generator.state)
     return numbers, grads, states, own, modes, python, bound.steps

@@ -594,7 +594,8 @@ def test_models_with_layers(name):
     assert taken(svi) == 4 and library.maker == "C"
     assert bool(library.calls) == (name not in ("recurrent", "attention")) == ("left to torch: aten::" in svi.explain())
     _, expected, by_steps, averages = go(None)
-    assert_close(losses, expected, rtol=1e-5)
+    # A loss is a sum whose terms do not shrink where they cancel: the largest of the run stands for their size.
+    assert_close(losses, expected, rtol=1e-5, atol=1e-5 * max(map(abs, expected)))
     assert_close(moved, by_steps, rtol=1e-3, atol=1e-3 * float(by_steps.abs().max()))
     assert_close(buffers, averages, rtol=1e-5, atol=1e-6)
 

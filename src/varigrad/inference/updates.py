@@ -36,7 +36,9 @@ class Rule:
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
     """The rule of an optimiser; None if it has to run as it is."""
     kind, groups = _RULES.get(type(optimizer)), optimizer.param_groups
-    odd = any(group.get(flag) for group in groups for flag in _ODD) or any(isinstance(g["lr"], Tensor) for g in groups)
+    odd = any(group.get(flag) for group in groups for flag in _ODD) or any(
+        isinstance(g.get("lr"), Tensor) for g in groups
+    )
     mixed = any(len({bool(group.get(trait)) for group in groups}) > 1 for trait in _ALIKE)
     if kind is None or odd or mixed or _hooks(optimizer):
         return None
