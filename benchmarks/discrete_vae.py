@@ -92,7 +92,7 @@ ESTIMATORS: Mapping[str, Estimator] = {
 
 
 def load(folder: Path | None) -> tuple[Tensor, Tensor]:
-    """Images for training and testing, `[images, pixels]`, noughts and ones."""
+    """Images for training and testing, `[images, pixels]`, zeros and ones."""
     if folder is None:
         bits = torch.tensor(load_digits().data > 7).float()
         bits = bits[torch.randperm(len(bits), generator=torch.Generator().manual_seed(0))]

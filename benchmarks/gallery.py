@@ -96,7 +96,7 @@ def main() -> None:
     for panel in panels.flat[len(curves) :]:
         panel.axis("off")
     figure.supxlabel("logit")
-    figure.supylabel("variance x evaluations (below 1e-9: nought)")
+    figure.supylabel("variance x evaluations (below 1e-9: zero)")
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PICTURE, dpi=80)
     print(PICTURE)

@@ -1,7 +1,7 @@
 """Variances of our estimators beside published or independently measured ones. `python -m benchmarks.variances`.
 
 A plate of many equal, independent elements is as many draws of an estimator, so one backward pass measures it. Only the
-factor counts: the terms of the site itself have weight nought. "measured before" are float64 simulations made without
+factor counts: the terms of the site itself have weight zero. "measured before" are float64 simulations made without
 this package; where it says "-", there is none. Seconds, not minutes.
 """
 

@@ -439,7 +439,7 @@ def a_network_of_steps_is_trained_to_lower_the_variance():
 
     net = network(2, 8, 2)
     plain, trained = _trained(bound_of(Rodeo(2)), 200), bound_of(Rodeo(2, network=net))
-    assert torch.equal(drawn(trained)["t"], drawn(bound_of(Rodeo(2)))["t"]), "its weight starts at nought"
+    assert torch.equal(drawn(trained)["t"], drawn(bound_of(Rodeo(2)))["t"]), "its weight starts at zero"
     assert [n for n, _ in trained.named_parameters() if n != "t"] == [f"baselines.z.{n}" for n in net.state_dict()]
     adam = torch.optim.Adam(net.parameters(), lr=0.03)
     for _ in range(200):
@@ -494,7 +494,7 @@ def local_expectations_of_an_event():
 
 @law
 def values_without_replacement():
-    """Five values: ties, probabilities near nought and one, impossible values, in front of another site."""
+    """Five values: ties, probabilities near zero and one, impossible values, in front of another site."""
 
     def model():
         c = vg.sample("c", dist.Categorical(t(0.2, 0.3, 0.1, 0.2, 0.2)))
@@ -1821,7 +1821,7 @@ def a_combination_is_the_best_of_the_past():
         values = torch.stack([t(2.0), average])
         if step == 0:
             share = t(0.5, 0.5)
-        elif step == 1:  # nothing is known of an average that was nought
+        elif step == 1:  # nothing is known of an average that was zero
             share = torch.stack([products[0, 2] / products[0, 0], t(0.5)])
         else:
             share = torch.linalg.solve(products[:, :2], products[:, 2])

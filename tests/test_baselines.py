@@ -513,7 +513,7 @@ def _net():
         lambda values, box: box["after"],
         lambda values, box: box["b"],
     ],
-    ids=["own", "own, times nought", "downstream", "both", "computed", "kept"],
+    ids=["own", "own, times zero", "downstream", "both", "computed", "kept"],
 )
 def test_its_own_draw_is_not_to_be_seen(view):
     with pytest.raises(BaselineError, match="'z': its baseline depends on its own draw"):

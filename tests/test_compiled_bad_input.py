@@ -515,7 +515,7 @@ def test_a_draw_that_is_rarely_seen():
 
 
 def test_a_choice_that_is_rarely_made_is_not_frozen():
-    """The checks would see nothing: the value is nought nearly always."""
+    """The checks would see nothing: the value is zero nearly always."""
 
     def model(leak):
         a = vg.sample("a", dist.Bernoulli(0.01))

@@ -64,7 +64,7 @@ MIXTURE = t([[-1.0, 0.0], [2.0, 1.0]]), t([[0.5, 1.0], [1.0, 0.3]]), t([0.4, 0.0
 
 
 class Negative:
-    """Accepts what is below nought."""
+    """Accepts what is below zero."""
 
     def __call__(self, value):
         return torch.where(value < 0, 0.0, -torch.inf)

@@ -66,7 +66,7 @@ def test_inverse_and_jacobian(name):
 
 @pytest.mark.parametrize("name", [n for n in FLOWS if n != "Sylvester"])
 def test_gradients_through_the_inverse(name):
-    """Of what was, is and will be: x(y(x)) is x whatever the parameters, so its gradient in them is nought."""
+    """Of what was, is and will be: x(y(x)) is x whatever the parameters, so its gradient in them is zero."""
     flow = shaken(seeded(FLOWS[name]))
     x = torch.randn(5, D, dtype=torch.float64)
     back = flow._inverse(flow._call(x))
@@ -154,7 +154,7 @@ def crescent(z):
 
 @pytest.mark.parametrize("make", [lambda: flows.spline_coupling(2), lambda: flows.affine_autoregressive(2, [16])])
 def test_a_flow_as_guide(make):
-    """A density that a Normal fits badly: its integral is one, so the bound's best value is nought."""
+    """A density that a Normal fits badly: its integral is one, so the bound's best value is zero."""
     torch.manual_seed(0)
     flow = torch.nn.ModuleList([make(), make()])
     swap = dist.transforms.Permute(t([1, 0]))

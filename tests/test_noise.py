@@ -74,7 +74,7 @@ def counts(probabilities):
 
 
 def log_gamma(concentration):
-    """The logarithm of a draw: for small concentrations the draw itself is nought in any precision."""
+    """The logarithm of a draw: for small concentrations the draw itself is zero in any precision."""
     law = stats.loggamma(concentration)
     return lambda draws: stats.kstest(draws.log().numpy(), law.cdf).pvalue
 

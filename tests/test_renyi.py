@@ -53,7 +53,7 @@ def test_mean_is_the_exact_gradient(name, vectorize):
             config = vg.Renyi(alpha, 2, {"z*": estimator}, vectorize=vectorize)
             bound = config(case.model, case.guide).init(*case.args)
             for _ in range(3):
-                bound(*case.args)  # averages that are not nought
+                bound(*case.args)  # averages that are not zero
             moments = expected_gradient(bound, *case.args)
             value, gradient = exact_gradient(bound, *case.args, of=tuples(alpha, 2))
             assert largest_difference(moments.mean, gradient) < 1e-9
@@ -248,7 +248,7 @@ def test_estimators_that_need_a_sum(estimator, because):
 
 
 def test_sticking_the_landing_is_an_error():
-    with pytest.raises(SiteError, match="has no mean of nought"):
+    with pytest.raises(SiteError, match="has no mean of zero"):
         vg.Renyi(0.0, 2, {"z": Pathwise(sticking_the_landing=True)})(*gaussian())
 
 

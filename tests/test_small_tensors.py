@@ -22,7 +22,7 @@ t = torch.tensor
 ZERO, ONE, NONE = t(0), t([0]), torch.zeros(0, dtype=torch.int64)
 
 
-def nought(x):
+def zero(x):
     return torch.zeros_like(x, dtype=torch.int64)
 
 
@@ -55,18 +55,18 @@ OPERATIONS = {
     "any": lambda x: (x > 0).any(-1) * 1.0,
     "std": lambda x: x.std(-1, correction=0),
     "norm": lambda x: (x + 3).norm(),
-    "gather": lambda x: x.gather(-1, nought(x)),
+    "gather": lambda x: x.gather(-1, zero(x)),
     "gather of a row": lambda x: x.gather(0, ONE) if x.dim() < 2 else x * 1,
     "gather of a number": lambda x: x.gather(0, ZERO) if x.dim() < 2 else x * 1,
     "index_select": lambda x: x.index_select(-1, ONE),
     "index_select of a number": lambda x: x.index_select(0, ZERO),
     "index_select of none": lambda x: x.index_select(-1, NONE) if x.dim() else x * 1,
-    "scatter": lambda x: torch.zeros_like(x).scatter(-1, nought(x), x),
+    "scatter": lambda x: torch.zeros_like(x).scatter(-1, zero(x), x),
     "scatter a number": lambda x: torch.zeros(2).to(x).scatter(0, ZERO, x.sum()),
     "scatter into a number": lambda x: torch.zeros(()).to(x).scatter(0, ZERO, x.sum()),
     "scatter a row into a number": lambda x: torch.zeros(()).to(x).scatter(0, ONE, x.sum().reshape(1)),
-    "scatter a value": lambda x: x.scatter(-1, nought(x), 2.0),
-    "scatter_add": lambda x: x.scatter_add(-1, nought(x), x),
+    "scatter a value": lambda x: x.scatter(-1, zero(x), 2.0),
+    "scatter_add": lambda x: x.scatter_add(-1, zero(x), x),
     "index_add": lambda x: x.index_add(-1, ONE, first(x)),
     "index_add with a factor": lambda x: x.index_add(-1, ONE, first(x), alpha=2),
     "index_copy": lambda x: x.index_copy(-1, ONE, 2 * first(x)),
@@ -74,7 +74,7 @@ OPERATIONS = {
     "index_put": lambda x: torch.zeros(3).to(x).index_put((ZERO,), x.sum()),
     "index_put, added": lambda x: torch.zeros(3).to(x).index_put((t([0, 1, 1]),), x.sum(), accumulate=True),
     "index of none": lambda x: x.reshape(-1)[NONE],
-    "take_along_dim": lambda x: x.take_along_dim(nought(x), 0),
+    "take_along_dim": lambda x: x.take_along_dim(zero(x), 0),
     "cat": lambda x: torch.cat([torch.zeros(0).to(x), x.reshape(-1), x.reshape(-1)]),
     "stack": lambda x: torch.stack([x, x], -1),
     "slice": lambda x: x.unsqueeze(-1)[..., :0].sum() + x.sum(),

@@ -42,7 +42,7 @@ def run(optimizer, name="z"):
     return p.tolist()
 
 
-# Where pyro-ppl 1.9.2 arrives from nought with three given gradients.
+# Where pyro-ppl 1.9.2 arrives from zero with three given gradients.
 PYRO = [
     (optim.ClippedAdam, [{}], [-0.0017707627, -0.0013773067]),
     (optim.ClippedAdam, [{"lr": 0.1, "clip_norm": 2.0}], [-0.0951877385, -0.1725821793]),

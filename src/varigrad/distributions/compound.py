@@ -115,7 +115,7 @@ class DirichletMultinomial(Methods, td.Distribution):
     Args:
         concentration: `[*batch, categories]`, positive.
         total_count: `[*batch]`, whole. The density takes counts of any total.
-        is_sparse: most counts are nought; accepted, and makes no difference.
+        is_sparse: most counts are zero; accepted, and makes no difference.
     """
 
     arg_constraints = {

@@ -51,7 +51,7 @@ class VonMises3D(Methods, td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         k = self.concentration.norm(dim=-1)
-        # log(4 pi sinh(k) / k), without overflow, and with its limit at nought.
+        # log(4 pi sinh(k) / k), without overflow, and with its limit at zero.
         small = k < 1e-2
         safe = torch.where(small, torch.ones_like(k), k)
         large = safe + torch.log(-torch.expm1(-2 * safe)) - (2 * safe).log()

@@ -14,7 +14,7 @@ from varigrad.shapes import join
 
 
 class ImproperUniform(Methods, td.Distribution):
-    """Log-density nought everywhere on `support`.
+    """Log-density zero everywhere on `support`.
 
     Args:
         support: any constraint.

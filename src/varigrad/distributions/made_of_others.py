@@ -71,7 +71,7 @@ class Geometric(Methods, td.Geometric):
         if self._validate_args:
             self._validate_sample(value)
         value, probs = broadcast_all(value, self.probs)
-        # No failure has probability one if success is certain: nought times the logarithm of nought is nought here.
+        # No failure has probability one if success is certain: zero times the logarithm of zero is zero here.
         failure = torch.where((probs == 1) & (value == 0), 0.0, probs)
         return value * torch.log1p(-failure) + self.probs.log()
 
@@ -139,7 +139,7 @@ class Multinomial(Methods, td.Multinomial):
         if self._validate_args:
             self._validate_sample(value)
         logits, value = broadcast_all(self.logits, value)
-        # A category that cannot occur, and did not: nought times minus infinity is nought here.
+        # A category that cannot occur, and did not: zero times minus infinity is zero here.
         logits = torch.where((value == 0) & (logits == -torch.inf), 0.0, logits)
         ways = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
         return ways + (logits * value).sum(-1)

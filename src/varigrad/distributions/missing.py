@@ -9,11 +9,11 @@ from varigrad.distributions.families import MultivariateNormal, Normal
 
 
 class NanMaskedNormal(Normal):
-    """Normal whose log-density is nought where the value is NaN."""
+    """Normal whose log-density is zero where the value is NaN."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         missing = value.isnan()
-        # Filled in before the density is taken: NaN times a gradient of nought would be NaN.
+        # Filled in before the density is taken: NaN times a gradient of zero would be NaN.
         return torch.where(missing, 0.0, super().log_prob(torch.where(missing, self.loc.detach(), value)))
 
 

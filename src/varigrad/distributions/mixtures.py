@@ -84,7 +84,7 @@ class MaskedMixture(Methods, td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         mask = self.density_mask
-        # A value of one component may be outside the other's support, and NaN times a gradient of nought is NaN.
+        # A value of one component may be outside the other's support, and NaN times a gradient of zero is NaN.
         first = self.component0.log_prob(filled(self.component0, value, ~mask))
         second = self.component1.log_prob(filled(self.component1, value, mask))
         return torch.where(mask, second, first)

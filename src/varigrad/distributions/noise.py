@@ -58,7 +58,7 @@ class Arithmetic(Source):
         return super().draw(distribution, reparameterised=reparameterised, rows=rows)
 
     def dirichlet(self, concentration: Tensor) -> Tensor:
-        # Strictly inside the simplex, as torch's: at its border the density is infinite or nought.
+        # Strictly inside the simplex, as torch's: at its border the density is infinite or zero.
         limits = torch.finfo(concentration.dtype)
         return self.log_gamma(concentration).softmax(-1).clamp(limits.tiny, 1 - limits.eps / 2)
 
@@ -296,7 +296,7 @@ def _between(u: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
 
 
 def _exponential(u: Tensor, rate: float = 1.0) -> Tensor:
-    # Never nought, as torch's: a root of it has to have a derivative.
+    # Never zero, as torch's: a root of it has to have a derivative.
     return -torch.log1p(-u.clamp_min(torch.finfo(u.dtype).eps / 4)) / rate
 
 

@@ -32,7 +32,7 @@ def log_gamma(concentration: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
     small = concentration < 1
     d = torch.where(small, concentration + 1, concentration) - 1 / 3
     root = 1 + normal / (9 * d).sqrt()
-    # The cube may be negative or nought, where nothing is accepted: its logarithm has to exist all the same.
+    # The cube may be negative or zero, where nothing is accepted: its logarithm has to exist all the same.
     log_v = 3 * root.clamp_min(1e-10).log()
     accepted = (root > 1e-10) & ((1 - uniform[:-1]).log() < 0.5 * normal.square() + d * (1 - root**3 + log_v))
     value = d.log() + _first(accepted, log_v)
@@ -53,7 +53,7 @@ def von_mises(loc: Tensor, concentration: Tensor, uniform: Tensor) -> Tensor:
     kappa = concentration.double()
     tau = 1 + (1 + 4 * kappa**2).sqrt()
     rho = (tau - (2 * tau).sqrt()) / (2 * kappa)
-    # For a concentration near nought the ratio loses its digits; its series does not.
+    # For a concentration near zero the ratio loses its digits; its series does not.
     proposal = torch.where(kappa < 1e-5, 1 / kappa + kappa, (1 + rho**2) / (2 * rho))
     u1, u2, u3 = uniform.double().unbind(0)
     z = (math.pi * u1).cos()

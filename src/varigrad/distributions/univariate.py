@@ -31,7 +31,7 @@ class Univariate(Methods, td.Distribution):
         return twin
 
     def _uniform(self, sample_shape: Any, like: Tensor) -> Tensor:
-        """Uniform noise `[*sample, *batch]` without exact noughts, whose logarithm would be infinite."""
+        """Uniform noise `[*sample, *batch]` without exact zeros, whose logarithm would be infinite."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.rand(shape, dtype=like.dtype, device=like.device)
         return noise.clamp(min=torch.finfo(noise.dtype).tiny)

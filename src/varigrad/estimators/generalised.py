@@ -190,6 +190,6 @@ class Rsvi(Generalised):
 
 
 def _inside(share: Tensor) -> Tensor:
-    """Strictly between nought and one, where densities are finite."""
+    """Strictly between zero and one, where densities are finite."""
     limits = torch.finfo(share.dtype)
     return share.clamp(limits.tiny, 1 - limits.eps / 2)

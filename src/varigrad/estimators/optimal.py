@@ -77,7 +77,7 @@ class OptimalScore(Estimator):
             average = torch.zeros_like(fresh) if averages is None else averages[i].to(fresh)
             constant = torch.where(average[1] > 0, average[0] / average[1], 0.0)
             weight = (f - constant) * score
-            # A logit of minus infinity has no score: it shall not make a NaN of nought.
+            # A logit of minus infinity has no score: it shall not make a NaN of zero.
             part = weight * torch.where(score != 0, parameter, 0.0)
             parts.append(sum_rightmost(part, dims))
             following.append(torch.lerp(average, fresh, 1 - self.decay))

@@ -96,7 +96,7 @@ class _Steps:
     Attributes:
         target: where each leads.
         field: the derivative of the mean cost is that of `field` times the cost's difference, summed over steps.
-        size: how likely each is to be taken, up to a factor; nought only where `field` has no derivative.
+        size: how likely each is to be taken, up to a factor; zero only where `field` has no derivative.
     """
 
     target: Tensor

@@ -200,7 +200,7 @@ def _refusal(distribution: td.Distribution, count: int) -> tuple[str, str] | Non
 
 
 def _one_of(weights: Tensor, otherwise: Tensor, source: Source) -> Tensor:
-    """An index, `[*plates]`, by weights `[*plates, values]`, or by others where those are all nought."""
+    """An index, `[*plates]`, by weights `[*plates, values]`, or by others where those are all zero."""
     weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, otherwise)
     return source.index(weights / weights.sum(-1, keepdim=True))
 

@@ -23,7 +23,7 @@ from varigrad.language.primitives import sample
 Init = Callable[[Sample, Tensor], Tensor]
 
 FARTHEST = 50.0
-"""A draw on the edge of the support (a Gamma's that rounds to nought) is infinitely far out; it counts as this far."""
+"""A draw on the edge of the support (a Gamma's that rounds to zero) is infinitely far out; it counts as this far."""
 
 
 def init_to_median(site: Sample, draws: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
 
 
 def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
-    """Where unconstrained values are nought, whatever the prior says."""
+    """Where unconstrained values are zero, whatever the prior says."""
     transform = unconstrained(site.distribution.support)
     return transform(torch.zeros_like(transform.inv(draws[0])))
 

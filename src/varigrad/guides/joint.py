@@ -178,7 +178,7 @@ class AutoLowRankMultivariateNormal(JointGuide):
         super().make_joint(start)
         size = len(self.loc)
         rank = self._rank or round(size**0.5)
-        # Not nought: the covariance is even in the factor, so its gradient vanishes there.
+        # Not zero: the covariance is even in the factor, so its gradient vanishes there.
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(size, rank, generator=generator, dtype=torch.float64, device=generator.device)
         self.factor = nn.Parameter((noise / rank**0.5).to(self.loc))

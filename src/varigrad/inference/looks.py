@@ -228,7 +228,7 @@ class Looks:
         return list(dict.fromkeys(name for look in self.looks for name in getattr(look, kind)))
 
     def _columns(self, kind: str, name: str, width: int) -> Tensor:
-        """Numbers of one site or parameter, `[width, looks]`; nought where a look has not met it."""
+        """Numbers of one site or parameter, `[width, looks]`; zero where a look has not met it."""
         rows = [getattr(look, kind).get(name, (0.0,) * width) for look in self.looks]
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, width).T
 
@@ -279,7 +279,7 @@ def _quotient(above: float, below: float) -> float:
 
 
 def _ratio_of_lengths(signal: float, noise: float) -> float:
-    """The root of signal over noise; an estimated signal below nought is none."""
+    """The root of signal over noise; an estimated signal below zero is none."""
     if math.isnan(signal):
         return math.nan
     return math.sqrt(max(signal, 0.0) / noise) if noise > 0 else math.inf

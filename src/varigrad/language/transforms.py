@@ -56,7 +56,7 @@ def to_constrained(constraint: constraints.Constraint) -> Transform | None:
     if type(constraint) in (type(constraints.positive), type(constraints.nonnegative)):
         bound = constraint.lower_bound  # type: ignore[attr-defined]
         if isinstance(bound, (float, int)) and bound == 0:
-            return ExpTransform()  # torch adds an affine step, which would multiply by one and add nought in every step
+            return ExpTransform()  # torch adds an affine step, which would multiply by one and add zero in every step
     return transform_to(constraint)
 
 

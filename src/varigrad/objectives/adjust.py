@@ -59,7 +59,7 @@ def analytic(terms: list[Term], run: Pass, wanted: bool | Sequence[str]) -> list
                 "has no divergence in closed form here", site=name, because=term, try_="analytic_kl without this site"
             )
     kept = [t for t in terms if t.name not in replaced]
-    # The guide's own density stays where an estimator needs it: with weight nought in the sum.
+    # The guide's own density stays where an estimator needs it: with weight zero in the sum.
     own = [evolve(t, log_prob=torch.zeros_like(t.log_prob)) for t in terms if t.sign < 0 and t.name in replaced]
     return kept + own + list(replaced.values())
 

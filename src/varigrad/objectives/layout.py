@@ -222,7 +222,7 @@ def _mixes(
     generator = torch.Generator().manual_seed(0)
     value = values[message.name]
     size = value.shape[plate.dim - len(message.distribution.event_shape)]
-    # A product may be nought, and a sum the same, whatever one changes: so change other values than the drawn, too.
+    # A product may be zero, and a sum the same, whatever one changes: so change other values than the drawn, too.
     starts = [value]
     support = _finite(message)
     if support is not None:

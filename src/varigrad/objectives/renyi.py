@@ -7,7 +7,7 @@ With :math:`w_k = p(x, z_k) / q(z_k)` for `K` particles drawn from the guide,
 
 where :math:`\hat w_k = w_k^{1-\alpha} / \sum_j w_j^{1-\alpha}` comes from differentiating `f`, through pathwise draws,
 too, and the second sum runs over the choices that are not pathwise. Unlike in the ELBO, :math:`\hat w_k \nabla \log
-q(z_k)` has no mean of nought, so nothing may be left out; and the logarithm does not split into terms, so the cost of
+q(z_k)` has no mean of zero, so nothing may be left out; and the logarithm does not split into terms, so the cost of
 every choice is the whole bound.
 
 References:
@@ -162,7 +162,7 @@ class Renyi:
         own = torch.eye(count, dtype=torch.bool, device=log_w.device)
         without = log_w.expand(count, count).masked_fill(own, 0.0)
         mean = without.sum(-1, keepdim=True) / (count - 1)
-        # A particle of weight nought has no logarithm to average: then no baseline, which the others alone decide.
+        # A particle of weight zero has no logarithm to average: then no baseline, which the others alone decide.
         return self._bound(torch.where(own, mean, without)).nan_to_num(0.0, 0.0, 0.0)
 
     def _by_site(
@@ -209,5 +209,5 @@ def _refusal(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:
             "Pathwise()",
         )
     if estimator.sticking_the_landing:
-        return "under the weights, the score of the guide has no mean of nought", "Pathwise()"
+        return "under the weights, the score of the guide has no mean of zero", "Pathwise()"
     return None

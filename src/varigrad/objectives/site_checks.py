@@ -106,7 +106,7 @@ def check_parameters(message: Sample) -> None:
                 continue
             bad = ~constraint.check(value)
             if value.is_floating_point():
-                # A logarithm of nought is a number here: a category that never occurs.
+                # A logarithm of zero is a number here: a category that never occurs.
                 broken = value.isnan() if "log" in name else ~value.isfinite()
                 event = value.dim() - bad.dim()
                 bad = bad | (broken.flatten(-event).any(-1) if event else broken)

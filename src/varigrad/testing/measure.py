@@ -71,13 +71,13 @@ class Running:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The gradient that estimators are held to: `mean` and its standard error (nought if it is exact), `[elements]`."""
+    """The gradient that estimators are held to: `mean` and its standard error (zero if it is exact), `[elements]`."""
 
     mean: Tensor
     error: Tensor
     how: str
     count: int = 0
-    """Steps that it was taken from; nought if it is exact."""
+    """Steps that it was taken from; zero if it is exact."""
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def create_mask(
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer whose weights are nought where `mask`, `[out_features, in_features]`, is."""
+    """A linear layer whose weights are zero where `mask`, `[out_features, in_features]`, is."""
 
     mask: Tensor
 

@@ -96,7 +96,7 @@ class TorchDistributionMixin:
         return self.to_event(reinterpreted_batch_ndims)
 
     def mask(self: Any, mask: Tensor | bool) -> MaskedDistribution:
-        """Ignore the density where `mask`, `[*batch]`, is False (or nought)."""
+        """Ignore the density where `mask`, `[*batch]`, is False (or zero)."""
         return MaskedDistribution(self, mask)
 
     def score_parts(self: Any, value: Tensor) -> ScoreParts:
@@ -150,7 +150,7 @@ class _Based:
 
 
 class MaskedDistribution(TorchDistributionMixin, _Based, native.Masked):
-    """`base_dist` whose density counts only where `mask` is True (or not nought)."""
+    """`base_dist` whose density counts only where `mask` is True (or not zero)."""
 
     def __init__(self, base_dist: td.Distribution, mask: Tensor | bool) -> None:
         super().__init__(base_dist, mask.bool() if isinstance(mask, Tensor) else bool(mask))

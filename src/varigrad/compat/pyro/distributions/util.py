@@ -50,7 +50,7 @@ def sum_leftmost(value: Any, dim: int) -> Any:
 
 
 def scale_and_mask(tensor: Any, scale: Any = 1.0, mask: Any = None) -> Any:
-    """`tensor * scale`, nought where `mask` is False."""
+    """`tensor * scale`, zero where `mask` is False."""
     if mask is False:
         return torch.zeros_like(tensor) if isinstance(tensor, Tensor) else 0.0
     scaled = tensor if is_identically_one(scale) else tensor * scale
@@ -60,7 +60,7 @@ def scale_and_mask(tensor: Any, scale: Any = 1.0, mask: Any = None) -> Any:
 
 
 def is_identically_zero(x: object) -> bool:
-    """Whether `x` is the number nought (a tensor is not asked)."""
+    """Whether `x` is the number zero (a tensor is not asked)."""
     return isinstance(x, (int, float)) and x == 0
 
 

@@ -272,7 +272,7 @@ class Trace:
 
 
 def scaled(density: Any, scale: Any, mask: Any) -> Any:
-    """A log-density where `mask` is True, times `scale`; `density` may be the number nought."""
+    """A log-density where `mask` is True, times `scale`; `density` may be the number zero."""
     if not isinstance(density, Tensor):
         return density
     if mask is not None and mask is not True:
