@@ -424,3 +424,21 @@ def test_a_kink_behind_a_choice_is_no_kink_of_what_is_above(direct):
 
     plan = vg.ELBO()(model, guide).plan()
     assert plan["a"].estimator.startswith("Score" if direct else "Pathwise")
+
+
+@pytest.mark.parametrize("estimator", [LeaveOneOut(), Score(MovingAverage(0.5))], ids=["leave_one_out", "score"])
+def test_a_value_that_leaves_torch_stays_in_its_particle(estimator):
+    """The cost of a particle is its own: over all of them, no particle would be left to be a baseline."""
+
+    def model():
+        z = vg.sample("z", dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64)))
+        loc = torch.as_tensor(np.sin(2 * np.asarray(z.detach()) + 0.3))
+        vg.sample("x", dist.Normal(loc, 1.0), obs=torch.tensor(0.9, dtype=torch.float64))
+
+    def guide():
+        logits = vg.param("t", torch.tensor(0.7, dtype=torch.float64))
+        vg.sample("z", dist.Bernoulli(logits=logits), estimator=estimator)
+
+    bound = vg.ELBO(particles=2)(model, guide)
+    assert bound.side_by_side and bound.plan()["z"].leaves
+    assert largest_difference(expected_gradient(bound).mean, exact_gradient(bound)[1]) < 1e-9

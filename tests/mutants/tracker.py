@@ -8,7 +8,7 @@ MUTANTS = (
     M("a value does not carry what is upstream of it", "terms/tracking.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
     M("sites not followed", "objectives/run.py", "follow = estimator.needs_cost or", "follow = False and", "score on bernoulli"),
     M("escapes ignored", "terms/tracking.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
-    M("escapes cross no plate", "terms/tracking.py", "Token(t.site, self.plates[t.site]) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
+    M("escapes cross no plate", "terms/tracking.py", "Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
     M("the dispatcher does not mark", "terms/provenance.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
     M("writes in place ignored", "terms/effects.py", 'return Effect(plain, "writes into its arguments")', "return Effect(plain)", "leak by add_"),
     M("out= ignored", "terms/provenance.py", 'plain_kwargs.get("out") is not None', 'plain_kwargs.get("nothing") is not None', "leak by out"),
@@ -25,4 +25,5 @@ MUTANTS = (
     M("mixing looked for at one draw only", "objectives/layout.py", "for start in starts:", "for start in starts[:1]:", "mixing by product"),
     M("lanes compared at one draw only", "objectives/layout.py", "(8 if small else 2) *", "0 *", "mixing by"),
     M("hidden tensors not looked for", "terms/term.py", "if not statement.opaque:", "if True:", "a distribution may hide"),
+    M("escapes cross particles", "terms/tracking.py", "self.plates[t.site] - {PARTICLES})", "self.plates[t.site])", "test_soundness.py::test_a_value_that_leaves_torch_stays_in_its_particle[leave_one_out]"),
 )  # fmt: skip

@@ -36,9 +36,8 @@ from varigrad.objectives.parameters import Owner
 from varigrad.terms.alignment import Follower
 from varigrad.terms.provenance import get_provenance, untracked
 from varigrad.terms.term import Term
+from varigrad.terms.tracking import PARTICLES as PARTICLES
 from varigrad.terms.tracking import Statement, Tracker
-
-PARTICLES = "particles"
 
 
 class LayoutChanged(Exception):

@@ -34,6 +34,8 @@ from varigrad.terms.provenance import (
 )
 from varigrad.terms.stance import FORCE_EAGER
 
+PARTICLES = "particles"
+"""The plate that all particles of an objective lie along."""
 SEVERED = "\0severed"
 """Stands among a token's crossed plates while a program is explored: on the way from the source lies a choice that no
 gradient goes through."""
@@ -93,7 +95,8 @@ class Tracker:
         escaped = self.escapes.provenance
         upstream, inside, through_value, opaque = NOTHING, NOTHING, NOTHING, False
         if escaped:
-            upstream = frozenset(Token(t.site, self.plates[t.site]) for t in escaped)
+            # Not the plate of particles: whether they run side by side is decided by what keeps them apart.
+            upstream = frozenset(Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped)
         changes: dict[str, object] = {}
         if self.escapes.watch:
             parts = [message.log_factor] if isinstance(message, Factor) else tensors_of(message.distribution)[0]
