@@ -45,8 +45,8 @@ class Lanes:
     def expand(self, distribution: td.Distribution) -> td.Distribution:
         """The distribution with a lane dimension, `[lanes, *plates]`."""
         batch = distribution.batch_shape
-        if len(batch) == self.dims + 1:
-            return distribution
+        if len(batch) == self.dims + 1:  # a leading dimension of size one is the same in all lanes
+            return distribution if batch[0] == self.count else distribution.expand((self.count, *batch[1:]))
         return distribution.expand((self.count, *(1,) * (self.dims - len(batch)), *batch))
 
     def share(self, value: Tensor) -> Tensor:
