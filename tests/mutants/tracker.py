@@ -19,11 +19,6 @@ MUTANTS = (
     M("a mask not looked at", "terms/tracking.py", "upstream |= message.mask._provenance", "pass", "dependent mask"),
     M("a scale not looked at", "terms/tracking.py", "upstream |= message.scale._provenance", "pass", "dependent scale"),
     M("a factor's value not looked at", "terms/tracking.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
-    M("leaving a plate crosses nothing", "terms/tracking.py", "t.crossed | (self.plates[t.site] - here)", "t.crossed", "score on plate_entered"),
-    M("mixing inside a plate ignored", "objectives/layout.py", "if _mixes(perform,", "if False and _mixes(perform,", "plate crossed by flip"),
-    M("every other element changed at once", "objectives/layout.py", "[index == i for i in range(size)]", "[index % 2 == 0]", "mixing by"),
-    M("mixing looked for at one draw only", "objectives/layout.py", "for start in starts:", "for start in starts[:1]:", "mixing by product"),
-    M("lanes compared at one draw only", "objectives/layout.py", "(8 if small else 2) *", "0 *", "mixing by"),
     M("hidden tensors not looked for", "terms/term.py", "if not statement.opaque:", "if True:", "a distribution may hide"),
     M("escapes cross particles", "terms/tracking.py", "self.plates[t.site] - {PARTICLES})", "self.plates[t.site])", "test_soundness.py::test_a_value_that_leaves_torch_stays_in_its_particle[leave_one_out]"),
 )  # fmt: skip
