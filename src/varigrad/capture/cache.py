@@ -190,11 +190,6 @@ def _content(folder: int, name: str, most: int | None = None) -> bytes:
         return file.read() if most is None else file.read(most)
 
 
-def sums_of(folder: Path, names: list[str]) -> dict[str, str]:
-    """The sha256 of files in a folder, by name."""
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-
-
 def new_folder(root: Path) -> Path:
     """A folder inside the cache for what is being made, named after this process."""
     return Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
