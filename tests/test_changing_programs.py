@@ -35,7 +35,8 @@ def held(numbers, verdict):
     if wrong:
         first = next(iter(wrong))
         raise AssertionError(f"{wrong}\nfor example, as small as {first} gets: {smallest(drawn(first), verdict)}")
-    assert seen["mixing and exact"] >= 0.3 * len(numbers), seen
+    if len(numbers) >= 32:  # in fewer, the share is chance's
+        assert seen["mixing and exact"] >= 0.3 * len(numbers), seen
     return seen
 
 
@@ -112,15 +113,14 @@ def test_many_programs_that_change(block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(2, 30))
+@pytest.mark.parametrize("block", range(7))
 def test_many_recorded_programs_that_change(block):
-    held(range(10_000 + 8 * block, 10_000 + 8 * (block + 1)), by_steps)
+    held(range(10_016 + 32 * block, 10_016 + 32 * (block + 1)), by_steps)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(4))
-def test_compiled_programs_that_change(block):
-    held(range(20_000 + 8 * block, 20_000 + 8 * (block + 1)), in_c)
+def test_compiled_programs_that_change():
+    held(range(20_000, 20_032), in_c)
 
 
 def test_all_gates_are_drawn():
