@@ -38,7 +38,7 @@ mutants: $(VENV)/ready
 sanitize: $(VENV)/ready
 	CC="gcc -fsanitize=address -g" VARIGRAD_CACHE=$(CURDIR)/build/sanitized LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
 	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:detect_odr_violation=0 PYTHONMALLOC=malloc \
-	$(BIN)/python -m pytest -m "not slow" tests/test_step_law.py tests/test_written.py tests/test_capture.py \
+	$(BIN)/python -m pytest -m "not slow" tests/test_step_law.py tests/test_c_codegen.py tests/test_capture.py \
 	tests/test_compiled.py tests/test_svi.py tests/compat/test_optim.py
 
 $(VENV)/bench: $(VENV)/ready

@@ -24,11 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.systems import svi_of
 from benchmarks.workloads import WORKLOADS
-from varigrad.capture import compiler, worker
-from varigrad.capture.c.program import written
-from varigrad.capture.c.writer import Writer
-from varigrad.capture.recorded import Recorded
-from varigrad.inference.step import ROWS, Step
+from varigrad.compile.backends import compiler, worker
+from varigrad.compile.backends.c.codegen import written
+from varigrad.compile.backends.c.fusion import Writer
+from varigrad.compile.step.compiled_step import ROWS, Step
+from varigrad.compile.trace.traced_function import Recorded
 
 NAMES = ("coin", "gaussian_mixture", "vae", "belief_net")
 KERNELS = 4

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import varigrad as vg
 from benchmarks.report import context
 from varigrad import distributions as dist
-from varigrad.capture import compiler
+from varigrad.compile.backends import compiler
 from varigrad.distributions import constraints
 from varigrad.shapes import table
 

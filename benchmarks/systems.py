@@ -27,7 +27,7 @@ def one_by_one(step: Step) -> Run:
 def svi_of(programs: Programs, adam: Adam, seed: int, compile: Any = False) -> Any:
     """A `vg.SVI` whose parameters exist. Compiled steps that become eager ones are an error: they are not timed."""
     import varigrad as vg
-    from varigrad.inference.session import CaptureWarning
+    from varigrad.compile.step.step_compiler import CaptureWarning
 
     if compile:
         warnings.simplefilter("error", CaptureWarning)

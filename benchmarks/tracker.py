@@ -22,8 +22,8 @@ from torch import Tensor
 from benchmarks.systems import varigrad_step
 from benchmarks.workload import Adam, Programs, Step
 from benchmarks.workloads import WORKLOADS
-from varigrad.objectives import run as engine
-from varigrad.terms.tracking import Statement, Tracker
+from varigrad.objectives import execute as engine
+from varigrad.terms.dependency_tracker import Statement, Tracker
 
 SITES = 30
 

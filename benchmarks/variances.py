@@ -17,7 +17,7 @@ from torch import Tensor
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.estimators import (
     ARM,
     ARMS,

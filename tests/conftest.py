@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from varigrad.capture import recorder
-from varigrad.objectives.site_checks import _switched_by_dynamo
+from varigrad.compile.trace import tracer
+from varigrad.objectives.checks.sites import _switched_by_dynamo
 
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True, database=None)
@@ -30,7 +30,7 @@ def _validation_is_left_as_it_was():
 
 def _validation():
     """The setting, once no recording in the background has switched it off for a moment."""
-    with recorder._VALIDATION:
+    with tracer._VALIDATION:
         return torch.distributions.Distribution._validate_args
 
 

@@ -17,7 +17,7 @@ from leaks import KINDS
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import BaselineError, SiteError
 from varigrad.estimators import (
     ARM,
@@ -58,9 +58,9 @@ from varigrad.estimators import (
     UnorderedSet,
     ValueBaseline,
 )
+from varigrad.gradients.exact import NotEnumerable, Outcomes, _next
 from varigrad.objectives.gradients import DIRECT, by_site, leaves_of
 from varigrad.testing import PROGRAMS, check_case, exact_gradient, expected_gradient, gradient_of, largest_difference
-from varigrad.testing.exact import NotEnumerable, Outcomes, _next
 
 LAWS: dict[str, Callable[[], None]] = {}
 TOLERANCE = 1e-9

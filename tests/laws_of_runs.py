@@ -13,12 +13,12 @@ import test_interrupts
 import test_resume
 import test_small_tensors
 import torch
-from captures import by_graph
+from graph_harness import by_graph
 from laws import LAWS as LAWS
 from laws import law
 
-from varigrad.capture import cache
-from varigrad.capture.compiler import _DAMAGED
+from varigrad.compile.backends import cache
+from varigrad.compile.backends.compiler import _DAMAGED
 
 
 @contextlib.contextmanager

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from varigrad.terms.effects import effect_of, writes
-from varigrad.terms.reviewed import TELLING, WITH_RUNNING_AVERAGES
+from varigrad.terms.reviewed_operators import TELLING, WITH_RUNNING_AVERAGES
+from varigrad.terms.side_effects import effect_of, writes
 
 LIST = Path(__file__).with_name("torch_operators.txt")
 MODULES = """torch torch.nn.functional torch.linalg torch.fft torch.special torch.func torch.autograd

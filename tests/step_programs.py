@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import varigrad as vg
-from varigrad.inference.advi import AdagradRMSProp
-from varigrad.inference.clipped_adam import ClippedAdam
+from varigrad.optim.adagrad_rmsprop import AdagradRMSProp
+from varigrad.optim.clipped_adam import ClippedAdam
 
 STEPS = 6
 ROUNDINGS = 32

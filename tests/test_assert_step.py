@@ -11,9 +11,9 @@ from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
+from varigrad.compile.step.compiled_step import Step
 from varigrad.errors import VarigradError
 from varigrad.estimators import MovingAverage, Score
-from varigrad.inference.step import Step
 from varigrad.testing import assert_step
 
 DATA = torch.tensor([0.3, -1.2, 2.0])

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from captures import by_graph, quietly, same, taken
+from graph_harness import by_graph, quietly, same, taken
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.diagnostics import counting, pilot
+from varigrad.diagnostics import auto_select, cost_model
 from varigrad.errors import VarigradError
 from varigrad.estimators import (
     Enumerate,
@@ -23,7 +23,7 @@ from varigrad.estimators import (
     Pathwise,
     Score,
 )
-from varigrad.objectives.choice import Choice
+from varigrad.objectives.estimator_selection import Choice
 from varigrad.testing import exact_gradient
 
 READINGS = torch.tensor([0.9, 0.2, -0.4], dtype=torch.float64)
@@ -36,9 +36,9 @@ FEW = (Pathwise(), Score(MovingAverage()), LeaveOneOut(2), Enumerate())
 @pytest.fixture
 def few(monkeypatch):
     """A shorter list, for tests that care for something else."""
-    monkeypatch.setattr(pilot, "candidates", lambda: FEW)
-    monkeypatch.setattr(pilot, "ROUNDS", (4, 4))
-    monkeypatch.setattr(pilot, "STEPS_FOR_STATE", 4)
+    monkeypatch.setattr(auto_select, "candidates", lambda: FEW)
+    monkeypatch.setattr(auto_select, "ROUNDS", (4, 4))
+    monkeypatch.setattr(auto_select, "STEPS_FOR_STATE", 4)
 
 
 def model(x):
@@ -108,8 +108,13 @@ def test_the_same_again_and_the_run_of_who_had_known(few):
 def test_costs_are_counted_and_not_timed(monkeypatch):
     bound = vg.ELBO(estimators={"z": LeaveOneOut(4)})(model, guide).init(READINGS)
     draw = lambda: bound.gradients(1, READINGS)  # noqa: E731
-    assert counting.microseconds(draw) == counting.microseconds(draw) > counting.microseconds(draw, compiled=True) > 2
-    with counting.Counted() as counted:
+    assert (
+        cost_model.microseconds(draw)
+        == cost_model.microseconds(draw)
+        > cost_model.microseconds(draw, compiled=True)
+        > 2
+    )
+    with cost_model.Counted() as counted:
         torch.zeros(3, 4).view(4, 3) @ torch.zeros(3, 5)
     assert (counted.operations, counted.elements, counted.flops) == (4, 12 + 15 + 20, 2 * 4 * 3 * 5)
 
@@ -143,8 +148,8 @@ def test_sites_of_one_name_are_taken_together(few, monkeypatch):
             vg.sample(f"z{i}", dist.Bernoulli(logits=vg.param(f"t{i}", 0.4)))
 
     contests = []
-    winner = pilot._Pilot._winner
-    monkeypatch.setattr(pilot._Pilot, "_winner", lambda *a: contests.append(len(a[1])) or winner(*a))
+    winner = auto_select._Pilot._winner
+    monkeypatch.setattr(auto_select._Pilot, "_winner", lambda *a: contests.append(len(a[1])) or winner(*a))
     svi = svi_of(many, many_guide).init()
     assert contests == [3] and set(chosen(svi)) == {"z0", "z1", "z2"}
 
@@ -300,10 +305,12 @@ def test_states_remember_what_was_decided(few, tmp_path):
 
 
 def test_candidates_are_unbiased_and_told_apart():
-    found = pilot.candidates()
+    found = auto_select.candidates()
     assert all(isinstance(e, Estimator) and e.unbiased for e in found)
-    assert len({pilot.shown(e) for e in found}) == len(found) > 12
-    assert pilot.from_names(pilot.named({"z": Choice(LeaveOneOut(4), "why")})) == {"z": Choice(LeaveOneOut(4), "why")}
+    assert len({auto_select.shown(e) for e in found}) == len(found) > 12
+    assert auto_select.from_names(auto_select.named({"z": Choice(LeaveOneOut(4), "why")})) == {
+        "z": Choice(LeaveOneOut(4), "why")
+    }
 
 
 @pytest.mark.parametrize(

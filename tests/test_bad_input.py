@@ -38,9 +38,9 @@ from varigrad.estimators import (
     Score,
     ValueBaseline,
 )
-from varigrad.inference.descent import GradientWarning
+from varigrad.inference.eager_step import GradientWarning
 from varigrad.objectives.bound import BiasWarning
-from varigrad.objectives.pair_checks import SupportWarning
+from varigrad.objectives.checks.pairs import SupportWarning
 
 nan, inf = float("nan"), float("inf")
 positive = dist.constraints.positive

@@ -9,7 +9,7 @@ from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import BaselineError, SiteError
 from varigrad.estimators import (
     Combination,
@@ -26,9 +26,9 @@ from varigrad.estimators import (
     ValueBaseline,
 )
 from varigrad.estimators.baselines import _coefficients
+from varigrad.gradients.exact import Outcomes
 from varigrad.language.messages import Plate
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
-from varigrad.testing.exact import Outcomes
 
 DATA = torch.tensor([0.8, -0.2, 1.4])
 

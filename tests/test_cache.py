@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from captures import by_python, forms, svi_of
+from graph_harness import by_python, forms, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
 from test_compiled_bad_input import heard
 
 import varigrad as vg
-from varigrad.capture import cache, compiler, worker
-from varigrad.capture.cache import Untrusted
-from varigrad.capture.worker import CompilerError
+from varigrad.compile.backends import cache, compiler, worker
+from varigrad.compile.backends.cache import Untrusted
+from varigrad.compile.backends.worker import CompilerError
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_place_that_is_no_good_is_replaced_by_one_for_this_process(how, home, 
 
 def test_a_folder_for_one_process_goes_with_it(tmp_path):
     script = (
-        "import os; from varigrad.capture import cache; p = cache.private(os.getpid()); print(p, flush=True)\n"
+        "import os; from varigrad.compile.backends import cache; p = cache.private(os.getpid()); print(p, flush=True)\n"
         "if not os.fork(): os._exit(0)\n"
         "os.wait(); assert p.exists()\n"
     )

@@ -1,6 +1,6 @@
 """Recorded steps: the graph computes what Python computes, on every program, and what cannot be recorded says so.
 
-No compiler runs here: a library is the recorded graph itself (`captures.Uncompiled`).
+No compiler runs here: a library is the recorded graph itself (`graph_harness.Uncompiled`).
 """
 
 import copy
@@ -12,7 +12,7 @@ import warnings
 import laws
 import pytest
 import torch
-from captures import NEVER, assert_close, both, by_graph, by_python, forms, same, steps, svi_of, taken
+from graph_harness import NEVER, assert_close, both, by_graph, by_python, forms, same, steps, svi_of, taken
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 from test_distributions import FAMILIES, everything
 from test_distributions import reparameterised as ways
@@ -23,10 +23,12 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture.graph import reached
-from varigrad.capture.recorder import record
-from varigrad.capture.refusals import CaptureError
-from varigrad.distributions.noise import Noise
+from varigrad.compile.graph.errors import CaptureError
+from varigrad.compile.graph.graph import reached
+from varigrad.compile.step import step_compiler
+from varigrad.compile.step.step_compiler import CaptureWarning
+from varigrad.compile.trace.tracer import record
+from varigrad.distributions.counter_rng import Noise
 from varigrad.errors import NonFiniteError, SiteError, VarigradError
 from varigrad.estimators import (
     Lax,
@@ -39,10 +41,8 @@ from varigrad.estimators import (
     Score,
     ValueBaseline,
 )
-from varigrad.inference import session
-from varigrad.inference.session import CaptureWarning
 from varigrad.objectives.estimate import terms_of
-from varigrad.objectives.run import Layout, perform
+from varigrad.objectives.execute import Layout, perform
 from varigrad.testing import PROGRAMS
 
 t = torch.tensor
@@ -768,7 +768,7 @@ def test_explain_tells_what_there_is():
 
 def test_a_short_run_is_never_recorded():
     svi = svi_of(normal_model, normal_guide)
-    svi.run(session.PATIENCE - 1, DATA)
+    svi.run(step_compiler.PATIENCE - 1, DATA)
     assert forms(svi)[0].step is None and forms(svi)[0].taken == 0
 
 

@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from captures import InC
 from changing.gates import GATES
 from changing.programs import Site, Spec, drawn
 from changing.verdicts import FINE, by_steps, eagerly, smallest
+from graph_harness import InC
 
 BLOCK = 50
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from captures import assert_close, by_python, forms, same, taken
+from graph_harness import assert_close, by_python, forms, same, taken
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 from test_distributions import everything
 from test_distributions import reparameterised as ways
@@ -22,13 +22,13 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture import compiler
-from varigrad.capture.compiler import Compilation
-from varigrad.capture.recorder import record
-from varigrad.distributions.noise import Noise
+from varigrad.compile.backends import compiler
+from varigrad.compile.backends.compiler import Compilation
+from varigrad.compile.step import step_compiler
+from varigrad.compile.trace.tracer import record
+from varigrad.distributions.counter_rng import Noise
 from varigrad.errors import NonFiniteError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Score
-from varigrad.inference import session
 from varigrad.testing import PROGRAMS
 
 t = torch.tensor
@@ -194,7 +194,7 @@ def test_callbacks():
 def test_the_first_result_comes_at_once():
     """In the background: Python until the library is there, and the same numbers on both sides."""
     svi = coin(True)
-    losses = [svi.run(session.PATIENCE, DATA).losses]
+    losses = [svi.run(step_compiler.PATIENCE, DATA).losses]
     assert forms(svi)[0].step is None
     deadline = time.monotonic() + 120
     while not taken(svi) > 20 and time.monotonic() < deadline:

@@ -1,7 +1,7 @@
 """What could make a compiled step wrong: each time right numbers or a clear error, one warning, never stale numbers.
 
-A stand-in for the compiler is enough for nearly all of it: the recorded graph (`captures.by_graph`), or a process that
-hangs, fails, is killed, or hands out a library that was made before.
+A stand-in for the compiler is enough for nearly all of it: the recorded graph (`graph_harness.by_graph`), or a process
+that hangs, fails, is killed, or hands out a library that was made before.
 """
 
 import collections
@@ -28,18 +28,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captures import Uncompiled, assert_close, by_graph, by_python, forms, same, svi_of, taken, worker
+from graph_harness import Uncompiled, assert_close, by_graph, by_python, forms, same, svi_of, taken, worker
 from programs_for_svi import DATA, normal_guide, normal_model
 from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture import compiler
-from varigrad.capture.cache import cache_folder
-from varigrad.capture.recorder import record
+from varigrad.compile.backends import compiler
+from varigrad.compile.backends.cache import cache_folder
+from varigrad.compile.step import step_compiler
+from varigrad.compile.step.step_compiler import CaptureWarning
+from varigrad.compile.trace.tracer import record
 from varigrad.errors import ParameterError, VarigradError
-from varigrad.inference import session
-from varigrad.inference.session import CaptureWarning
 
 t = torch.tensor
 positive = dist.constraints.positive
@@ -497,7 +497,7 @@ def test_what_nobody_can_watch(kind):
         svi = svi_of(model, guide)
         losses = svi.run(40).losses
     assert len(said) == 1
-    assert sum(f.taken for f in forms(svi)) <= session.CHECKS
+    assert sum(f.taken for f in forms(svi)) <= step_compiler.CHECKS
     assert losses.isfinite().all()
 
 
@@ -542,7 +542,7 @@ def test_shapes_that_vary_every_call():
     go = lambda svi: [svi.step(data[: 1 + i % 40]) for i in range(160)]  # noqa: E731
     expected, found, said, svi = compared(lambda: svi_of(normal_model, normal_guide), go)
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert len(forms(svi)) <= session.FORMS
+    assert len(forms(svi)) <= step_compiler.FORMS
     assert len(said) == 1
     assert "forms of arguments" in said[0] and "Try: batches of one size" in said[0]
 
@@ -562,7 +562,7 @@ def test_an_object_as_argument():
 
     expected, found, _, svi = compared(lambda: svi_of(model, guide), go)
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert len(forms(svi)) <= session.FORMS
+    assert len(forms(svi)) <= step_compiler.FORMS
 
 
 @pytest.mark.parametrize("convert", [torch.tensor, torch.as_tensor, torch.from_numpy], ids=lambda f: f.__name__)
@@ -1198,7 +1198,7 @@ def test_a_compiler_that_fails(name, cache):
 def test_a_compiler_killed_half_way(cache):
     with worker("import time; time.sleep(600)"), heard() as said:
         svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
-        svi.run(session.PATIENCE + 5, DATA)
+        svi.run(step_compiler.PATIENCE + 5, DATA)
         compilation = forms(svi)[0].step.recorded.compilation
         assert compilation._process.poll() is None
         assert not said
@@ -1218,7 +1218,7 @@ def test_a_fork_while_it_compiles(cache):
     )
     with worker(script), heard() as said:
         svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
-        svi.run(session.PATIENCE + 5, DATA)
+        svi.run(step_compiler.PATIENCE + 5, DATA)
         compilation = forms(svi)[0].step.recorded.compilation
         fork = os.fork()
         if not fork:

@@ -10,9 +10,9 @@ from test_distributions import DRAWS, FAMILIES, assert_same_law, everything, ref
 
 import varigrad as vg
 from varigrad import distributions as dist
+from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.couplings import Coupled, Coupling
-from varigrad.distributions.noise import Noise
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators import Antithetic, Pathwise, Sobol
 

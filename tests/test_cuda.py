@@ -1,4 +1,4 @@
-"""GPUs: the laws again on one, where there is one; and on any machine that nothing mixes devices (`elsewhere.py`)."""
+"""GPUs: the laws again on one, where there is one; and on any machine that nothing mixes devices (`fake_device.py`)."""
 
 import io
 import math
@@ -6,22 +6,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from captures import assert_close, by_graph, by_python, forms, same, svi_of, taken
-from elsewhere import PLACE, elsewhere
+from fake_device import PLACE, elsewhere
+from graph_harness import assert_close, by_graph, by_python, forms, same, svi_of, taken
 from test_capture import EAGER
 from test_laws import BIASED, ESTIMATORS
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture import recorded, replayed
-from varigrad.capture.replayed import Replayed
 from varigrad.compat import pyro
-from varigrad.distributions.noise import Noise
-from varigrad.distributions.source import Source, global_state
+from varigrad.compile.backends import cuda_graphs
+from varigrad.compile.backends.cuda_graphs import Replayed
+from varigrad.compile.step import compiled_step, step_compiler
+from varigrad.compile.step.step_compiler import CaptureWarning
+from varigrad.compile.trace import traced_function
+from varigrad.distributions.counter_rng import Noise
+from varigrad.distributions.rng import Source, global_state
 from varigrad.errors import SiteError
 from varigrad.guides import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
-from varigrad.inference import session, step
-from varigrad.inference.session import CaptureWarning
 from varigrad.testing import PROGRAMS, check_case
 from varigrad.testing.conformance import _warm
 
@@ -181,14 +182,14 @@ def captures(monkeypatch):
         counts["captures"] += 1
         return replay
 
-    monkeypatch.setattr(replayed, "aside", lambda run: run())
-    monkeypatch.setattr(replayed, "captured", captured)
+    monkeypatch.setattr(cuda_graphs, "aside", lambda run: run())
+    monkeypatch.setattr(cuda_graphs, "captured", captured)
     return counts
 
 
 @pytest.mark.parametrize(("name", "program"), list(_cases()))
 def test_captured_steps_mix_no_devices(name, program, captures, monkeypatch):
-    monkeypatch.setattr(step, "_device_of", lambda tensors: tensors[0].device)
+    monkeypatch.setattr(compiled_step, "_device_of", lambda tensors: tensors[0].device)
     estimator, case = EVERY[name], PROGRAMS[program]
     config = vg.ELBO(1 if estimator.coupling is None and not estimator.across_particles else 2, {"z*": estimator})
     try:
@@ -234,8 +235,8 @@ def test_what_cannot_be_captured_runs_operation_by_operation(monkeypatch):
     def refuse(run):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(replayed, "aside", lambda run: run())
-    monkeypatch.setattr(replayed, "captured", refuse)
+    monkeypatch.setattr(cuda_graphs, "aside", lambda run: run())
+    monkeypatch.setattr(cuda_graphs, "captured", refuse)
     x = torch.randn(4)
     with by_graph(2, Replayed):
         svi = svi_of(_mean, AutoNormal(_mean))
@@ -292,11 +293,11 @@ def place(request, monkeypatch):
         with torch.device("cuda"):
             yield request.param
         return
-    monkeypatch.setattr(step, "_device_of", lambda tensors: tensors[0].device)
-    monkeypatch.setattr(recorded, "Compilation", Replayed)
-    monkeypatch.setattr(replayed, "aside", lambda run: run())
-    monkeypatch.setattr(replayed, "captured", lambda run: run)
-    monkeypatch.setattr(session, "PATIENCE", 2)
+    monkeypatch.setattr(compiled_step, "_device_of", lambda tensors: tensors[0].device)
+    monkeypatch.setattr(traced_function, "Compilation", Replayed)
+    monkeypatch.setattr(cuda_graphs, "aside", lambda run: run())
+    monkeypatch.setattr(cuda_graphs, "captured", lambda run: run)
+    monkeypatch.setattr(step_compiler, "PATIENCE", 2)
     with elsewhere(), PLACE:
         yield request.param
 
@@ -312,7 +313,7 @@ def test_the_mean_on_a_gpu_is_the_exact_gradient(name, program):
 
 
 def _patient(monkeypatch, steps):
-    monkeypatch.setattr(session, "PATIENCE", steps)
+    monkeypatch.setattr(step_compiler, "PATIENCE", steps)
 
 
 def test_captured_is_eager(place, monkeypatch):
@@ -341,7 +342,7 @@ def test_a_replay_is_the_recorded_graph(place, monkeypatch):
     def refuse(run):
         raise RuntimeError("not now")
 
-    monkeypatch.setattr(replayed, "captured", refuse)
+    monkeypatch.setattr(cuda_graphs, "captured", refuse)
     svi = svi_of(model, AutoNormal(model))
     assert_close(found, [svi.step(*b) for b in batches], 1e-5, 1e-5)
     assert "run operation by operation: not now" in svi.explain()

@@ -8,7 +8,7 @@ import torch
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators import Enumerate, GRep, LeaveOneOut, MovingAverage, Pathwise, Rebar, Rsvi, Score
 from varigrad.testing import assert_unbiased

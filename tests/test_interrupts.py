@@ -16,16 +16,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from captures import by_graph, same, svi_of
+from graph_harness import by_graph, same, svi_of
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 from torch.optim.lr_scheduler import StepLR
 
 import varigrad as vg
 from varigrad import distributions as dist
+from varigrad import interrupts
+from varigrad.compile.step import step_compiler
 from varigrad.errors import NonFiniteError, VarigradError
 from varigrad.estimators import MovingAverage, Score
-from varigrad.inference import interrupts, session
-from varigrad.inference.interrupts import Interrupts
+from varigrad.interrupts import Interrupts
 
 STEPS = 4
 LOOP = str(Path(interrupts.__file__).parent)
@@ -104,7 +105,7 @@ def run(svi, *lines):
         with signals(*lines) as seen:
             fit = svi.run(STEPS)
     assert signal.getsignal(signal.SIGINT) is handler
-    return fit, [str(w.message) for w in said if not issubclass(w.category, session.CaptureWarning)], len(seen)
+    return fit, [str(w.message) for w in said if not issubclass(w.category, step_compiler.CaptureWarning)], len(seen)
 
 
 def check(svi, fit, said, make, expected, losses, generator=True):

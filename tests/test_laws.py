@@ -36,8 +36,9 @@ from varigrad.estimators import (
     SumAndSample,
     UnorderedSet,
 )
+from varigrad.gradients.moments import FIRST_ALARM, SECOND_ALARM
 from varigrad.testing import PROGRAMS, check_case, exact_gradient
-from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
+from varigrad.testing.conformance import sampled_error
 
 ESTIMATORS = {
     "score": Score(),

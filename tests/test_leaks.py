@@ -16,7 +16,7 @@ from varigrad import distributions as dist
 from varigrad.errors import SiteError, VarigradError
 from varigrad.estimators import LeaveOneOut, Score
 from varigrad.language.runtime import run
-from varigrad.terms.catching import would_be_caught
+from varigrad.terms.caught_errors import would_be_caught
 from varigrad.testing import expected_gradient
 
 START, PRIOR, SEEN = 0.4, 0.3, 0.9

@@ -11,18 +11,18 @@ import types
 import numpy as np
 import pytest
 import torch
-from captures import by_graph, quietly, same, svi_of, taken
+from graph_harness import by_graph, quietly, same, svi_of, taken
 from programs_for_svi import DATA, MixedGuide, mixed_model, mixed_svi, normal_guide, normal_model
 from test_laws import ESTIMATORS
 from torch.utils.data import DataLoader, TensorDataset
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture.recorder import record
+from varigrad.compile.trace.tracer import record
 from varigrad.errors import NonFiniteError, SiteError, VarigradError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Pathwise, Score, ValueBaseline
 from varigrad.inference import monitor
-from varigrad.inference.looks import KEPT, Look, Looks
+from varigrad.inference.gradient_noise import KEPT, Look, Looks
 from varigrad.objectives.gradients import by_site, leaves_of
 from varigrad.testing import PROGRAMS
 

@@ -10,8 +10,8 @@ import operators
 import pytest
 import torch
 
-from varigrad.terms.effects import effect_of
-from varigrad.terms.reviewed import TELLING
+from varigrad.terms.reviewed_operators import TELLING
+from varigrad.terms.side_effects import effect_of
 
 PARTS = 6
 

@@ -14,7 +14,7 @@ import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.errors import SiteError
 from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, MuProp, Score
-from varigrad.objectives.rechecks import StaleCheckWarning
+from varigrad.objectives.checks.rechecks import StaleCheckWarning
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
 ESTIMATORS = {
@@ -357,7 +357,7 @@ def test_a_plan_tells_of_a_change_and_leaves_the_run_as_it_is():
 def numeric_only(monkeypatch):
     """No operation can be followed, so that numbers alone have to tell."""
     from varigrad.objectives import discovery
-    from varigrad.objectives.structure import UNSEEN, Structure
+    from varigrad.objectives.checks.plate_independence import UNSEEN, Structure
 
     monkeypatch.setattr(discovery, "structure_of_plates", lambda *args: Structure())
     monkeypatch.setattr(discovery, "structure_of_lanes", lambda *args: UNSEEN)

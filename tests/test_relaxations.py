@@ -5,12 +5,12 @@ import re
 
 import pytest
 import torch
-from captures import by_graph, svi_of, taken
+from graph_harness import by_graph, svi_of, taken
 from torch import distributions as td
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators import (
     Annealed,

@@ -7,7 +7,7 @@ import torch
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators import (
     DisARM,
@@ -24,11 +24,12 @@ from varigrad.estimators import (
     Score,
     Surrogate,
 )
-from varigrad.estimators.coefficients import coefficients
+from varigrad.estimators.control_variate_weights import coefficients
+from varigrad.gradients.moments import FIRST_ALARM, SECOND_ALARM
 from varigrad.objectives import BiasWarning
 from varigrad.testing import exact_gradient, expected_gradient, gradient_of, largest_difference
-from varigrad.testing.case import Case
-from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM, sampled_error
+from varigrad.testing.conformance import sampled_error
+from varigrad.testing.registered_program import Case
 
 
 def t(*values):

@@ -10,16 +10,16 @@ import warnings
 
 import pytest
 import torch
-from captures import InC, by_graph, forms, same, svi_of
+from graph_harness import InC, by_graph, forms, same, svi_of
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 from test_laws import ESTIMATORS
 from torch.optim.lr_scheduler import ExponentialLR
 
 import varigrad as vg
 from varigrad import distributions as dist
+from varigrad.compile.step.step_compiler import CaptureWarning
 from varigrad.errors import ParameterError, SiteError
 from varigrad.estimators import MovingAverage, Score
-from varigrad.inference.session import CaptureWarning
 from varigrad.testing import PROGRAMS
 
 

@@ -5,18 +5,19 @@ And what happens where a rule of the translation fails all the same: the step is
 
 import pytest
 import torch
-from captures import InC, assert_close, by_graph, by_python, forms, svi_of
+from graph_harness import InC, assert_close, by_graph, by_python, forms, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
+from test_c_codegen import check
 from test_compiled_bad_input import heard
-from test_written import check
 from torch.nn import functional as F
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.capture import compiler, recorded, recorder
-from varigrad.capture.c import elementwise, program
-from varigrad.capture.c.program import RULES
-from varigrad.inference import memory, step
+from varigrad.compile.backends import compiler
+from varigrad.compile.backends.c import codegen, ops_pointwise
+from varigrad.compile.backends.c.codegen import RULES
+from varigrad.compile.step import compiled_step, flat_state
+from varigrad.compile.trace import traced_function, tracer
 
 t = torch.tensor
 ZERO, ONE, NONE = t(0), t([0]), torch.zeros(0, dtype=torch.int64)
@@ -170,29 +171,29 @@ def no_compiler():
 
 
 def in_c(patch):
-    patch.setattr(program._Translation, "program", broken)
+    patch.setattr(codegen._Translation, "program", broken)
     patch.setattr(compiler, "cxx_compiler", no_compiler)
 
 
 PLACES = {
     "recording": (
-        lambda patch: patch.setattr(recorder, "rewritten", broken),
+        lambda patch: patch.setattr(tracer, "rewritten", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "memory": (
-        lambda patch: patch.setattr(memory.Bucket, "joined", broken),
+        lambda patch: patch.setattr(flat_state.Bucket, "joined", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "taking over": (
-        lambda patch: patch.setattr(memory.Memory, "take", broken),
+        lambda patch: patch.setattr(flat_state.Memory, "take", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "watching": (
-        lambda patch: patch.setattr(step, "Watch", broken),
+        lambda patch: patch.setattr(compiled_step, "Watch", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "writing over": (
-        lambda patch: patch.setattr(recorded, "_overwrite", broken),
+        lambda patch: patch.setattr(traced_function, "_overwrite", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "a rule": (in_a_rule, "C cannot be written: RuntimeError: aten.exp.default ("),
@@ -243,8 +244,8 @@ def test_a_mistake_names_the_users_line(tmp_path, monkeypatch):
             raise IndexError("list index out of range")
         return real(name, *given)
 
-    real = elementwise.special
-    monkeypatch.setattr(elementwise, "special", failing)
+    real = ops_pointwise.special
+    monkeypatch.setattr(ops_pointwise, "special", failing)
     monkeypatch.setattr(compiler, "cxx_compiler", no_compiler)
     with heard() as said:
         vg.SVI(model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait").run(6, DATA)
@@ -332,7 +333,7 @@ def test_gradients_and_buffers_have_names_too():
         svi.run(4, DATA)
         told = forms(svi)[0].step._quantities.told
         count = len(forms(svi)[0].step.recorded.targets)
-    difference = recorded.Difference(0, 0, 1.0, 2.0, True)
+    difference = traced_function.Difference(0, 0, 1.0, 2.0, True)
     assert told(difference) == "the gradient of 'net.weight' is 1 by graph and 2 by Python" or "loc" in told(difference)
     assert "the buffer 'net.running_" in told(difference._replace(place=count))
 
@@ -347,7 +348,7 @@ def test_a_wrong_graph_costs_no_number():
         svi = make()
         expected = [svi.run(12, DATA).losses, svi.state()["bound"]]
     with by_graph(), heard() as said, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorded.Recorded, "agrees", lambda self: (_ for _ in ()).throw(RuntimeError("boom")))
+        patch.setattr(traced_function.Recorded, "agrees", lambda self: (_ for _ in ()).throw(RuntimeError("boom")))
         svi = make()
         found = [svi.run(12, DATA).losses, svi.state()["bound"]]
     assert_close(found, expected, rtol=0, atol=0)

@@ -22,9 +22,9 @@ from step_programs import (
 from torch import nn
 
 import varigrad as vg
-from varigrad.capture import compiler
+from varigrad.compile.backends import compiler
 from varigrad.errors import ParameterError
-from varigrad.inference.descent import GradientWarning
+from varigrad.inference.eager_step import GradientWarning
 
 
 @pytest.fixture(autouse=True)

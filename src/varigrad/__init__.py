@@ -6,8 +6,8 @@ from varigrad import distributions as distributions
 from varigrad import errors as errors
 from varigrad import estimators as estimators
 from varigrad import guides as guides
-from varigrad.inference import optim as optim
-from varigrad.inference.compiled import compiled as compiled
+from varigrad import optim as optim
+from varigrad.compile.step.compiled_loss import compiled as compiled
 from varigrad.inference.fit import Fit as Fit
 from varigrad.inference.monitor import Gradients as Gradients
 from varigrad.inference.predictive import Predictive as Predictive
@@ -22,9 +22,9 @@ from varigrad.language.primitives import sample as sample
 from varigrad.language.primitives import subsample as subsample
 from varigrad.objectives import ELBO as ELBO
 from varigrad.objectives import Renyi as Renyi
+from varigrad.terms.dependency_tracker import track_sites as track_sites
 from varigrad.terms.provenance import get_provenance as get_provenance
 from varigrad.terms.provenance import track_provenance as track_provenance
-from varigrad.terms.tracking import track_sites as track_sites
 
 if TYPE_CHECKING:
     from varigrad.diagnostics import Comparison as Comparison

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 import torch
-from captures import InC
+from graph_harness import InC
 
 from changing.programs import drawn
 from changing.verdicts import FINE, by_steps, eagerly, smallest

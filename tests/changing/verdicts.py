@@ -4,13 +4,13 @@ import warnings
 from dataclasses import replace
 
 import torch
-from captures import Uncompiled, assert_close, by_graph, by_python
+from graph_harness import Uncompiled, assert_close, by_graph, by_python
 
 import varigrad as vg
 from changing.programs import FAMILIES, LARGEST, Program
 from varigrad.errors import SiteError, VarigradError
+from varigrad.gradients.exact import NotEnumerable, draws_of
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
-from varigrad.testing.exact import NotEnumerable, draws_of
 
 TOLERANCE = 1e-9
 """In double precision: sums of some hundred paths, each of some ten terms of order ten, round by less than 1e-12."""

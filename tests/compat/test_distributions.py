@@ -16,7 +16,7 @@ from varigrad.compat.pyro.distributions.testing import fakes
 from varigrad.compat.pyro.distributions.testing.rejection_gamma import RejectionGamma
 from varigrad.compat.pyro.infer import SVI, Trace_ELBO
 from varigrad.compat.pyro.optim import Adam
-from varigrad.distributions.parts import is_known
+from varigrad.distributions.tensor_walk import is_known
 from varigrad.errors import SupportError
 from varigrad.objectives.bound import Bound
 

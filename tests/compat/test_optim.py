@@ -11,7 +11,7 @@ from varigrad.compat.pyro.optim import pytorch_optimizers
 from varigrad.compat.pyro.optim.optim import is_scheduler
 from varigrad.distributions import constraints
 from varigrad.errors import ParameterError, VarigradError
-from varigrad.inference.adam import FusedAdam
+from varigrad.optim.fused_adam import FusedAdam
 
 t = torch.tensor
 GRADIENTS = [[100.0, 1.0], [-3.0, 0.5], [0.2, -40.0]]

@@ -5,7 +5,7 @@ import torch
 
 import varigrad.compat.pyro as pyro
 import varigrad.compat.pyro.distributions as dist
-from varigrad.compat.pyro import generic
+from varigrad.compat.pyro import pyroapi
 from varigrad.compat.pyro.distributions import constraints
 from varigrad.compat.pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
 from varigrad.compat.pyro.optim import SGD, Adam
@@ -52,24 +52,24 @@ def test_a_model_takes_its_guides_minibatch():
 
 def test_programs_that_choose_their_backend():
     def model(data):
-        loc = generic.pyro.sample("loc", generic.distributions.Normal(0.0, 1.0))
-        with generic.pyro.plate("data", len(data), dim=-1):
-            generic.pyro.sample("x", generic.distributions.Normal(loc, 1.0), obs=data)
+        loc = pyroapi.pyro.sample("loc", pyroapi.distributions.Normal(0.0, 1.0))
+        with pyroapi.pyro.plate("data", len(data), dim=-1):
+            pyroapi.pyro.sample("x", pyroapi.distributions.Normal(loc, 1.0), obs=data)
 
     def guide(data):
-        loc = generic.pyro.param("m", t(0.0))
-        scale = generic.ops.exp(generic.pyro.param("s", t(0.0)))
-        generic.pyro.sample("loc", generic.distributions.Normal(loc, scale))
+        loc = pyroapi.pyro.param("m", t(0.0))
+        scale = pyroapi.ops.exp(pyroapi.pyro.param("s", t(0.0)))
+        pyroapi.pyro.sample("loc", pyroapi.distributions.Normal(loc, scale))
 
     torch.manual_seed(0)
     data = torch.randn(100) + 3.0
     for name in ("pyro", "minipyro"):
-        with generic.pyro_backend(name):
-            svi = generic.infer.SVI(model, guide, generic.optim.Adam({"lr": 0.05}), generic.infer.Trace_ELBO())
+        with pyroapi.pyro_backend(name):
+            svi = pyroapi.infer.SVI(model, guide, pyroapi.optim.Adam({"lr": 0.05}), pyroapi.infer.Trace_ELBO())
             for _ in range(200):
                 svi.step(data)
-        assert generic.pyro.param("m").item() == pytest.approx(data.sum().item() / 101, abs=0.1)
-    with pytest.raises(VarigradError, match="no backend 'jax'"), generic.pyro_backend("jax"):
+        assert pyroapi.pyro.param("m").item() == pytest.approx(data.sum().item() / 101, abs=0.1)
+    with pytest.raises(VarigradError, match="no backend 'jax'"), pyroapi.pyro_backend("jax"):
         pass
 
 

@@ -5,17 +5,17 @@ from mutants import M
 
 MUTANTS = (
     # Uniform numbers, where outcomes are enumerated.
-    M("one node too few", "testing/exact.py", "else degree + 1", "else degree", "uniform numbers"),
+    M("one node too few", "gradients/exact.py", "else degree + 1", "else degree", "uniform numbers"),
     M("quadrature believed over a jump", "testing/conformance.py", "> tolerance / 4", "> 4", "uniform numbers"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
-    M("source of a site's lanes leaves out those before", "objectives/run.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),
+    M("source of a site's lanes leaves out those before", "objectives/execute.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),
     M("last lane for lane 0", "terms/cost.py", "return value[0] if wide else value", "return value[-1] if wide else value", "estimators mix"),
     M("lanes of two sites added, not averaged", "objectives/estimate.py", "torch.stack(averages).mean(0)", "torch.stack(averages).sum(0)", "estimators mix"),
     M("loop: sites after an alternative not drawn anew", "objectives/bound.py", "for n in order[: order.index(site)]}", "for n in order}", "leave one out on categorical_chain"),
     M("loop: sites before an alternative drawn anew", "objectives/bound.py", "for n in order[: order.index(site)]}", "for n in ()}", "leave one out on categorical_chain"),
     M("loop: another minibatch for the alternative", "objectives/bound.py", "draw.value[row]}, base.indices", "draw.value[row]}, None", "leave one out on subsampled"),
-    M("programs that mix their lanes run side by side", "objectives/layout.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "plate crossed by"),
+    M("programs that mix their lanes run side by side", "objectives/vectorization.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "plate crossed by"),
     # The cost of a site.
     M("a downstream term dropped", "terms/cost.py", "return [t for t in terms if site in t.upstream or", "return [t for t in list(terms)[:-1] if site in t.upstream or", "score on bernoulli"),
     M("own term missing", "terms/cost.py", "for term in terms:\n        keep", "for term in terms:\n        if term.name == site and term.sign < 0:\n            continue\n        keep", "score on bernoulli"),
@@ -37,17 +37,17 @@ MUTANTS = (
     M("the model's density held constant", "terms/term.py", "hold = sign < 0 and message.name in fixed", "hold = message.name in fixed", "a chain of normals"),
     M("path through log q dropped", "objectives/estimate.py", "drop = term.sign < 0 and", "drop = term.sign < 0 or", "pathwise on normals"),
     M("score part of a rejection sampler dropped", "objectives/estimate.py", "or is_partial(run.draws[name].distribution)", "", "a partial reparameterisation"),
-    M("kinks ignored", "objectives/choice.py", "KINKED if message.name in kinked else PATHWISE", "PATHWISE", "a kinked choice"),
-    M("closed form with the wrong sign", "objectives/adjust.py", "return Term(name, -1,", "return Term(name, 1,", "divergences in closed"),
-    M("closed form that depends on its own draw", "objectives/adjust.py", "if name in given:", "if False:", "a divergence is"),
-    M("closed form not scaled", "objectives/adjust.py", "density = density * right.scale", "pass", "divergences in closed"),
+    M("kinks ignored", "objectives/estimator_selection.py", "KINKED if message.name in kinked else PATHWISE", "PATHWISE", "a kinked choice"),
+    M("closed form with the wrong sign", "objectives/weights_and_kl.py", "return Term(name, -1,", "return Term(name, 1,", "divergences in closed"),
+    M("closed form that depends on its own draw", "objectives/weights_and_kl.py", "if name in given:", "if False:", "a divergence is"),
+    M("closed form not scaled", "objectives/weights_and_kl.py", "density = density * right.scale", "pass", "divergences in closed"),
     M("gradient of the closed form dropped", "objectives/estimate.py", "term.sign < 0 and term.latent and term.name", "term.sign < 0 and term.name", "divergences in closed"),
     # Value, surrogate, draws.
     M("particles not averaged", "objectives/estimate.py", "    if count > 1:", "    if False:", "particles are averaged"),
     M("value: guide's terms added", "objectives/estimate.py", "value - _total(dropped)", "value + _total(dropped)", "score on bernoulli"),
     M("loss climbs", "objectives/bound.py", "result.surrogate.detach() - result.surrogate -", "result.surrogate - result.surrogate.detach() -", "loss has minus"),
-    M("Bernoulli drawn the wrong way round", "distributions/source.py", "(self.uniform(shape, probs) < probs)", "(self.uniform(shape, probs) > probs)", "draws follow"),
-    M("categories drawn one too low", "distributions/source.py", "cdf[..., :-1] <= (", "cdf[..., 1:] <= (", "draws follow"),
+    M("Bernoulli drawn the wrong way round", "distributions/rng.py", "(self.uniform(shape, probs) < probs)", "(self.uniform(shape, probs) > probs)", "draws follow"),
+    M("categories drawn one too low", "distributions/rng.py", "cdf[..., :-1] <= (", "cdf[..., 1:] <= (", "draws follow"),
     # Where a gradient comes from.
     M("earlier draws not held", "objectives/gradients.py", "value.register_hook(torch.zeros_like)", "value.register_hook(torch.clone)", "a gradient is the sum"),
     M("parts not averaged over particles", "objectives/gradients.py", "torch.full_like(total, 1 / parts.count)", "torch.ones_like(total)", "a gradient is the sum"),

@@ -3,12 +3,17 @@
 
 from mutants import M
 
-R, U, D, B = "objectives/rechecks.py", "objectives/undisturbed.py", "objectives/discovery.py", "objectives/bound.py"
+R, U, D, B = (
+    "objectives/checks/rechecks.py",
+    "objectives/without_side_effects.py",
+    "objectives/discovery.py",
+    "objectives/bound.py",
+)
 LATE = "test_rechecks.py::test_what_could_not_be_seen_is_found_at_step_ten_with_one_warning[False]"
 COMPILED = "test_rechecks.py::test_a_block_of_steps_ends_where_a_look_is_due[wait]"
 ONCE = "test_rechecks.py::test_a_change_is_seen_at_once"
-UNDONE = "test_undisturbed.py::test_what_a_program_does_meanwhile_is_undone"
-LEFT = "test_undisturbed.py::test_finding_out_leaves_nothing_behind[network-init]"
+UNDONE = "test_without_side_effects.py::test_what_a_program_does_meanwhile_is_undone"
+LEFT = "test_without_side_effects.py::test_finding_out_leaves_nothing_behind[network-init]"
 
 MUTANTS = (
     M("never looks again", R, "if bound.steps >= self.due or (self._buffers", "if (self._buffers", LATE),
@@ -34,12 +39,12 @@ MUTANTS = (
     M("modes are not put back", U, "            module.training = training\n", "", UNDONE),
     M("gradients are not put back", U, "                tensor.grad = grad\n", "                pass\n", UNDONE),
     M("frozen parameters are not put back", U, "                tensor.requires_grad_(requires_grad)\n", "", UNDONE),
-    M("torch's generator goes on", U, "    set_global_state(states.torch)\n", "", "test_undisturbed.py::test_looking_changes_nothing_in_a_loop_of_ones_own[network]"),
-    M("numpy's generator goes on", U, "    np.random.set_state(states.numpy)\n", "", "test_undisturbed.py::test_looking_changes_nothing[numpy-False-plan]"),
-    M("a program's own generators go on", U, "        elif isinstance(generator, np.random.Generator):\n            generator.bit_generator.state = state\n", "        elif isinstance(generator, np.random.Generator):\n            pass\n", "test_undisturbed.py::test_looking_changes_nothing[numpy-False-plan]"),
+    M("torch's generator goes on", U, "    set_global_state(states.torch)\n", "", "test_without_side_effects.py::test_looking_changes_nothing_in_a_loop_of_ones_own[network]"),
+    M("numpy's generator goes on", U, "    np.random.set_state(states.numpy)\n", "", "test_without_side_effects.py::test_looking_changes_nothing[numpy-False-plan]"),
+    M("a program's own generators go on", U, "        elif isinstance(generator, np.random.Generator):\n            generator.bit_generator.state = state\n", "        elif isinstance(generator, np.random.Generator):\n            pass\n", "test_without_side_effects.py::test_looking_changes_nothing[numpy-False-plan]"),
     M("modules that are only called are not known", U, "            self.lend_module(module)\n\n    def _note", "            pass\n\n    def _note", UNDONE),
-    M("parameters stay moved", "objectives/perturbed.py", "            kept.show(tensor, numbers)\n\n\ndef moved_arguments", "            pass\n\n\ndef moved_arguments", "test_rechecks.py::test_points_are_left_again"),
-    M("initial values are drawn from the look's numbers", D, "with self.kept.lasting() if callable(message.init) else nullcontext():", "with nullcontext():", "test_undisturbed.py::test_initial_values_that_are_asked_for_at_once_count_as_drawn"),
-    M("evaluations all see the same draws", B, "count = count + 1 if step == self.steps else 0", "count = 0", "test_undisturbed.py::test_evaluations_differ_from_each_other_and_can_be_repeated"),
-    M("evaluations draw from the run", B, "with undisturbed(self, self.fresh_seed()), torch.no_grad():\n            values", "with torch.no_grad():\n            values", "test_undisturbed.py::test_looking_changes_nothing[plain-False-evaluate]"),
+    M("parameters stay moved", "objectives/checks/perturbation.py", "            kept.show(tensor, numbers)\n\n\ndef moved_arguments", "            pass\n\n\ndef moved_arguments", "test_rechecks.py::test_points_are_left_again"),
+    M("initial values are drawn from the look's numbers", D, "with self.kept.lasting() if callable(message.init) else nullcontext():", "with nullcontext():", "test_without_side_effects.py::test_initial_values_that_are_asked_for_at_once_count_as_drawn"),
+    M("evaluations all see the same draws", B, "count = count + 1 if step == self.steps else 0", "count = 0", "test_without_side_effects.py::test_evaluations_differ_from_each_other_and_can_be_repeated"),
+    M("evaluations draw from the run", B, "with undisturbed(self, self.fresh_seed()), torch.no_grad():\n            values", "with torch.no_grad():\n            values", "test_without_side_effects.py::test_looking_changes_nothing[plain-False-evaluate]"),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """The gradient doctor: which estimators are right for a program, and which of them is cheapest for its noise."""
 
+from varigrad.diagnostics.auto_select import decide as decide
 from varigrad.diagnostics.comparison import compare as compare
-from varigrad.diagnostics.pilot import decide as decide
 from varigrad.diagnostics.report import Comparison as Comparison
 from varigrad.diagnostics.report import Measured as Measured
 from varigrad.diagnostics.report import Row as Row

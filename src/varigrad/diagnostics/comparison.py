@@ -16,14 +16,9 @@ from varigrad.diagnostics.advice import advise
 from varigrad.diagnostics.report import Comparison, Measured, Row
 from varigrad.errors import SiteError, VarigradError, did_you_mean, is_whole
 from varigrad.estimators.base import Estimator
-from varigrad.language.messages import Sample
-from varigrad.objectives.bound import BiasWarning, Bound
-from varigrad.objectives.elbo import ELBO
-from varigrad.objectives.gradients import by_name, leaves_of, samples
-from varigrad.objectives.plan import shown
-from varigrad.objectives.renyi import Renyi
-from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM
-from varigrad.testing.measure import (
+from varigrad.gradients.moments import (
+    FIRST_ALARM,
+    SECOND_ALARM,
     Reference,
     Running,
     candidate,
@@ -35,6 +30,12 @@ from varigrad.testing.measure import (
     rounding_of,
     z_scores,
 )
+from varigrad.language.messages import Sample
+from varigrad.objectives.bound import BiasWarning, Bound
+from varigrad.objectives.elbo import ELBO
+from varigrad.objectives.gradients import by_name, leaves_of, samples
+from varigrad.objectives.plan import shown
+from varigrad.objectives.renyi import Renyi
 
 SMALLEST = 4
 BLOCKS = 20

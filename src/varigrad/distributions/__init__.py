@@ -55,32 +55,32 @@ from varigrad.distributions.families import VonMises as VonMises
 from varigrad.distributions.families import Weibull as Weibull
 from varigrad.distributions.families import Wishart as Wishart
 from varigrad.distributions.improper import ImproperUniform as ImproperUniform
-from varigrad.distributions.laplaces import AsymmetricLaplace as AsymmetricLaplace
-from varigrad.distributions.laplaces import SoftAsymmetricLaplace as SoftAsymmetricLaplace
-from varigrad.distributions.laplaces import SoftLaplace as SoftLaplace
+from varigrad.distributions.laplace_family import AsymmetricLaplace as AsymmetricLaplace
+from varigrad.distributions.laplace_family import SoftAsymmetricLaplace as SoftAsymmetricLaplace
+from varigrad.distributions.laplace_family import SoftLaplace as SoftLaplace
 from varigrad.distributions.logistic import Logistic as Logistic
 from varigrad.distributions.logistic import SkewLogistic as SkewLogistic
-from varigrad.distributions.methods import Independent as Independent
-from varigrad.distributions.methods import Masked as Masked
-from varigrad.distributions.methods import Wrapper as Wrapper
-from varigrad.distributions.missing import NanMaskedMultivariateNormal as NanMaskedMultivariateNormal
-from varigrad.distributions.missing import NanMaskedNormal as NanMaskedNormal
+from varigrad.distributions.mixin import Independent as Independent
+from varigrad.distributions.mixin import Masked as Masked
+from varigrad.distributions.mixin import Wrapper as Wrapper
 from varigrad.distributions.mixtures import MaskedMixture as MaskedMixture
 from varigrad.distributions.mixtures import MixtureOfNormals as MixtureOfNormals
+from varigrad.distributions.multivariate_student import MultivariateStudentT as MultivariateStudentT
+from varigrad.distributions.nan_masked import NanMaskedMultivariateNormal as NanMaskedMultivariateNormal
+from varigrad.distributions.nan_masked import NanMaskedNormal as NanMaskedNormal
 from varigrad.distributions.ordered import OrderedLogistic as OrderedLogistic
 from varigrad.distributions.polya_gamma import TruncatedPolyaGamma as TruncatedPolyaGamma
 from varigrad.distributions.rejection import RejectionGamma as RejectionGamma
 from varigrad.distributions.rejection import Rejector as Rejector
-from varigrad.distributions.relatives import LKJ as LKJ
-from varigrad.distributions.relatives import AffineBeta as AffineBeta
-from varigrad.distributions.relatives import FoldedDistribution as FoldedDistribution
+from varigrad.distributions.rng import Source as Source
 from varigrad.distributions.score_only import ScoreOnly as ScoreOnly
-from varigrad.distributions.source import Source as Source
 from varigrad.distributions.straight_through import RelaxedBernoulliStraightThrough as RelaxedBernoulliStraightThrough
 from varigrad.distributions.straight_through import (
     RelaxedOneHotCategoricalStraightThrough as RelaxedOneHotCategoricalStraightThrough,
 )
-from varigrad.distributions.student import MultivariateStudentT as MultivariateStudentT
+from varigrad.distributions.transformed import LKJ as LKJ
+from varigrad.distributions.transformed import AffineBeta as AffineBeta
+from varigrad.distributions.transformed import FoldedDistribution as FoldedDistribution
 from varigrad.distributions.unit import Unit as Unit
 from varigrad.distributions.zero_inflated import ZeroInflated as ZeroInflated
 from varigrad.distributions.zero_inflated import ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial

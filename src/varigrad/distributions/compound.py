@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from varigrad.distributions.families import NegativeBinomial
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 from varigrad.distributions.univariate import Univariate
 from varigrad.shapes import join
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.distributions.noise import Arithmetic
-from varigrad.distributions.source import Source
+from varigrad.distributions.counter_rng import Arithmetic
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 
 

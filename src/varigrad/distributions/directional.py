@@ -11,7 +11,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.constraints import sphere
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 
 
 class VonMises3D(Methods, td.Distribution):

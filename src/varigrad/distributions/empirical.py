@@ -9,7 +9,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 
 
 class Empirical(Methods, td.Distribution):

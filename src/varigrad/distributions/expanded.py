@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor
 from torch import distributions as td
 
-from varigrad.distributions.methods import Wrapper
+from varigrad.distributions.mixin import Wrapper
 from varigrad.shapes import broadcasts, join
 
 

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from torch import distributions as td
 
-from varigrad.distributions.lean import Bernoulli as Bernoulli
-from varigrad.distributions.lean import Beta as Beta
-from varigrad.distributions.lean import Categorical as Categorical
-from varigrad.distributions.lean import HalfCauchy as HalfCauchy
-from varigrad.distributions.lean import LogNormal as LogNormal
-from varigrad.distributions.lean import Normal as Normal
-from varigrad.distributions.made_of_others import Binomial as Binomial
-from varigrad.distributions.made_of_others import Chi2 as Chi2
-from varigrad.distributions.made_of_others import ContinuousBernoulli as ContinuousBernoulli
-from varigrad.distributions.made_of_others import FisherSnedecor as FisherSnedecor
-from varigrad.distributions.made_of_others import Gamma as Gamma
-from varigrad.distributions.made_of_others import Geometric as Geometric
-from varigrad.distributions.made_of_others import LKJCholesky as LKJCholesky
-from varigrad.distributions.made_of_others import LowRankMultivariateNormal as LowRankMultivariateNormal
-from varigrad.distributions.made_of_others import Multinomial as Multinomial
-from varigrad.distributions.made_of_others import OneHotCategorical as OneHotCategorical
-from varigrad.distributions.made_of_others import OneHotCategoricalStraightThrough as OneHotCategoricalStraightThrough
-from varigrad.distributions.made_of_others import RelaxedBernoulli as RelaxedBernoulli
-from varigrad.distributions.made_of_others import RelaxedOneHotCategorical as RelaxedOneHotCategorical
-from varigrad.distributions.made_of_others import StudentT as StudentT
-from varigrad.distributions.made_of_others import Wishart as Wishart
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.fast_families import Bernoulli as Bernoulli
+from varigrad.distributions.fast_families import Beta as Beta
+from varigrad.distributions.fast_families import Categorical as Categorical
+from varigrad.distributions.fast_families import HalfCauchy as HalfCauchy
+from varigrad.distributions.fast_families import LogNormal as LogNormal
+from varigrad.distributions.fast_families import Normal as Normal
+from varigrad.distributions.mixin import Methods
+from varigrad.distributions.traceable_families import Binomial as Binomial
+from varigrad.distributions.traceable_families import Chi2 as Chi2
+from varigrad.distributions.traceable_families import ContinuousBernoulli as ContinuousBernoulli
+from varigrad.distributions.traceable_families import FisherSnedecor as FisherSnedecor
+from varigrad.distributions.traceable_families import Gamma as Gamma
+from varigrad.distributions.traceable_families import Geometric as Geometric
+from varigrad.distributions.traceable_families import LKJCholesky as LKJCholesky
+from varigrad.distributions.traceable_families import LowRankMultivariateNormal as LowRankMultivariateNormal
+from varigrad.distributions.traceable_families import Multinomial as Multinomial
+from varigrad.distributions.traceable_families import OneHotCategorical as OneHotCategorical
+from varigrad.distributions.traceable_families import (
+    OneHotCategoricalStraightThrough as OneHotCategoricalStraightThrough,
+)
+from varigrad.distributions.traceable_families import RelaxedBernoulli as RelaxedBernoulli
+from varigrad.distributions.traceable_families import RelaxedOneHotCategorical as RelaxedOneHotCategorical
+from varigrad.distributions.traceable_families import StudentT as StudentT
+from varigrad.distributions.traceable_families import Wishart as Wishart
 
 
 class Cauchy(Methods, td.Cauchy):

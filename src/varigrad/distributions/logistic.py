@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import softplus
 
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 from varigrad.distributions.univariate import Univariate
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from varigrad.distributions.methods import Methods, filled
+from varigrad.distributions.mixin import Methods, filled
 from varigrad.shapes import join
 
 

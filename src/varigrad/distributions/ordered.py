@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
-from varigrad.distributions.lean import Categorical
+from varigrad.distributions.fast_families import Categorical
 from varigrad.shapes import join
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 
 
 class TruncatedPolyaGamma(Methods, td.Distribution):

@@ -20,7 +20,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 
 
 class RejectionGamma(Methods, td.Distribution):

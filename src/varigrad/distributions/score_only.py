@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.methods import Wrapper
+from varigrad.distributions.mixin import Wrapper
 
 
 class ScoreOnly(Wrapper):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions.utils import broadcast_all
 
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 
 
 class Univariate(Methods, td.Distribution):

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.families import NegativeBinomial, Poisson
-from varigrad.distributions.methods import Methods
+from varigrad.distributions.mixin import Methods
 from varigrad.shapes import join
 
 

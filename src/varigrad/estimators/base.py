@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions.couplings import Coupling
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.language.messages import Plate
 
 State = Any

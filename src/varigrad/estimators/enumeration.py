@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import count_of, inner_of
-from varigrad.distributions.source import Source
+from varigrad.distributions.independent_utils import count_of, inner_of
+from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of
-from varigrad.distributions.source import Source
+from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
-from varigrad.estimators.coordinates import coordinates, own_costs, place
-from varigrad.estimators.local import LocalExpectation
+from varigrad.estimators.coordinatewise import coordinates, own_costs, place
+from varigrad.estimators.local_expectation import LocalExpectation
 from varigrad.shapes import sum_rightmost
 
 _LISTED = (td.Bernoulli, td.Categorical, td.OneHotCategorical)

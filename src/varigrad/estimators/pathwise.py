@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions.couplings import Coupling
-from varigrad.distributions.parts import is_known
+from varigrad.distributions.tensor_walk import is_known
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.shapes import sum_rightmost

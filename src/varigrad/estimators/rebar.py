@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of
-from varigrad.distributions.source import Source
+from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
-from varigrad.estimators.coefficients import DECAY, coefficients, learnt
-from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
-from varigrad.estimators.taylor import linear, times
+from varigrad.estimators.control_variate_weights import DECAY, coefficients, learnt
+from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
+from varigrad.estimators.muprop import linear, times
 from varigrad.shapes import sum_rightmost
 
 COLDEST, HOTTEST = 0.05, 20.0

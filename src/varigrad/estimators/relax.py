@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of
-from varigrad.distributions.source import Source
+from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.rng import Source
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
-from varigrad.estimators.coefficients import following_units, units
-from varigrad.estimators.concrete import given, is_one_hot, logits_of, refusal, softened, uniform
-from varigrad.estimators.taylor import times
+from varigrad.estimators.control_variate_weights import following_units, units
+from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal, softened, uniform
+from varigrad.estimators.muprop import times
 from varigrad.language.messages import evolve
 from varigrad.shapes import sum_rightmost
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of
-from varigrad.distributions.source import Source
+from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, check_whole
-from varigrad.estimators import concrete
+from varigrad.estimators import gumbel
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
-from varigrad.estimators.concrete import given, is_one_hot, softened, uniform
+from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Relaxation(Estimator):
         """The site's value, with its derivative, from a draw and its logits; all `[lanes?, *plates, *event]`."""
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return concrete.refusal(type(self).__name__, distribution)
+        return gumbel.refusal(type(self).__name__, distribution)
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         rows = None if lanes is None else lanes.drawn()

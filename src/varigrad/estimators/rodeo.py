@@ -20,11 +20,11 @@ from torch import distributions as td
 
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
-from varigrad.estimators.coefficients import coefficients, following_units, learnt, units
-from varigrad.estimators.concrete import is_one_hot, logits_of, slopes_of, values_of
-from varigrad.estimators.concrete import refusal as refusal_of_concrete
+from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
+from varigrad.estimators.gumbel import is_one_hot, logits_of, slopes_of, values_of
+from varigrad.estimators.gumbel import refusal as refusal_of_concrete
 from varigrad.estimators.leave_one_out import check_draws, others
-from varigrad.estimators.taylor import linear, times
+from varigrad.estimators.muprop import linear, times
 from varigrad.shapes import sum_rightmost
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of
-from varigrad.distributions.source import Source
+from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
 

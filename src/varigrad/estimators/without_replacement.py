@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.inner import inner_of, listed
-from varigrad.distributions.source import Source
+from varigrad.distributions.independent_utils import inner_of, listed
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 

@@ -16,7 +16,7 @@ from torch import distributions as td
 
 from varigrad.distributions.unconstrained import unconstrained
 from varigrad.errors import ConstraintError, PlateError, ShapeError, SiteError
-from varigrad.guides.initial import Init, init_to_median
+from varigrad.guides.init_strategies import Init, init_to_median
 from varigrad.language import handlers
 from varigrad.language.messages import Indices, Names, Plate, Program, Sample
 from varigrad.language.plates import plate

@@ -8,7 +8,7 @@ from torch import distributions as td
 
 from varigrad.distributions.delta import Delta
 from varigrad.guides.base import Latent
-from varigrad.guides.sitewise import SitewiseGuide
+from varigrad.guides.base_sitewise import SitewiseGuide
 
 
 class AutoDelta(SitewiseGuide):

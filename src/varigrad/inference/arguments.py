@@ -6,13 +6,11 @@ from typing import Any, Literal
 
 import torch
 
+from varigrad.distributions.rng import check_seed
 from varigrad.errors import VarigradError
 from varigrad.objectives.bound import Bound
 
 Compile = bool | Literal["wait"]
-
-_SEEDS = range(-(2**63), 2**64)
-"""What torch's generators take."""
 
 
 def check_arguments(optim: Any, objective: Any, seed: Any, skip_nonfinite: Any) -> None:
@@ -37,17 +35,6 @@ def check_arguments(optim: Any, objective: Any, seed: Any, skip_nonfinite: Any) 
     check_seed(seed)
     if not isinstance(skip_nonfinite, bool):
         raise VarigradError(f"skip_nonfinite must be True or False, got {skip_nonfinite!r}")
-
-
-def check_seed(seed: Any) -> None:
-    """Raise unless it is None or a whole number that a generator takes.
-
-    Raises:
-        VarigradError: it is not.
-    """
-    whole = seed is None or (hasattr(seed, "__index__") and not isinstance(seed, (bool, torch.Tensor)))
-    if not whole or (seed is not None and int(seed) not in _SEEDS):
-        raise VarigradError(f"seed must be a whole number (of at most 64 bits) or None, got {seed!r}", try_="seed=0")
 
 
 def check_compile(compile: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad import plots
 from varigrad.errors import VarigradError, check_whole
-from varigrad.inference.looks import Looks
+from varigrad.inference.gradient_noise import Looks
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
 from varigrad.language.trace import Trace

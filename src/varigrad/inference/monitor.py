@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.capture.recorder import recording
+from varigrad.compile.trace.tracer import recording
 from varigrad.errors import VarigradError, check_whole
-from varigrad.inference.looks import Look, Looks
-from varigrad.objectives.borrowed import aside_of
+from varigrad.inference.gradient_noise import Look, Looks
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Parts
 from varigrad.objectives.gradients import by_site, leaves_of, undisturbed
+from varigrad.objectives.shadow_parameters import aside_of
 
 Grads = Mapping[str, Sequence[Tensor | None]]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import (
     GuideMismatchError,
     ShapeError,
@@ -19,16 +19,16 @@ from varigrad.errors import (
     check_whole,
     did_you_mean,
 )
-from varigrad.inference.predicted import Drawing, Once, drawn, minibatch
+from varigrad.inference.predictive_run import Drawing, Once, drawn, minibatch
 from varigrad.language.messages import Names, Plate, Program, Record, Sample
 from varigrad.language.plates import InPlate
 from varigrad.language.primitives import UNOBSERVED
 from varigrad.language.runtime import expanded, run
 from varigrad.language.trace import Recorder
-from varigrad.objectives.layout import FAILURES, same
 from varigrad.objectives.parameters import Owner
+from varigrad.objectives.vectorization import FAILURES, same
+from varigrad.terms.dependency_tracker import Tracker
 from varigrad.terms.provenance import untracked
-from varigrad.terms.tracking import Tracker
 
 PREDICTIONS = "predictions"
 """The plate around all of them, where they run side by side."""

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from varigrad.distributions.noise import Noise
-from varigrad.distributions.source import Source
+from varigrad.compile.step.step_compiler import Session
+from varigrad.compile.step.step_results import Metrics, Outcomes
+from varigrad.distributions.counter_rng import Noise
+from varigrad.distributions.rng import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
-from varigrad.inference import states
+from varigrad.inference import run_state
 from varigrad.inference.arguments import Compile, check_arguments, check_compile
 from varigrad.inference.batches import batches
-from varigrad.inference.descent import Descent
+from varigrad.inference.eager_step import Descent
 from varigrad.inference.fit import Fit
-from varigrad.inference.looks import Looks
+from varigrad.inference.gradient_noise import Looks
 from varigrad.inference.monitor import Gradients, Monitor
-from varigrad.inference.optim import Optimizer
-from varigrad.inference.outcomes import Metrics, Outcomes
 from varigrad.inference.progress import Progress
-from varigrad.inference.session import Session
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
+from varigrad.optim.config import Optimizer
 
 
 class SVI:
@@ -323,7 +323,7 @@ class SVI:
         self._publish()
         metrics = self.metrics
         return {
-            **states.state_of(self.bound, self._descent),
+            **run_state.state_of(self.bound, self._descent),
             "looks": None if self._looks is None else self._looks.state(),
             "decided": _doctor().named(self.bound.decided) if self.bound.decided else None,
             "compiled": None if self._session is None else self._session.standing(),
@@ -343,12 +343,12 @@ class SVI:
                 the other way round), or parameters do not exist yet (call `init` first). Nothing has been changed.
         """
         self._publish()
-        states.check_kind(state, compiled=self._session is not None)
+        run_state.check_kind(state, compiled=self._session is not None)
         decided = self.bound.decided
         if state.get("decided"):
             self.bound.decide({**decided, **_doctor().from_names(state["decided"])})
         try:
-            states.load(state, self.bound, self._descent)
+            run_state.load(state, self.bound, self._descent)
         except ParameterError:
             if state.get("decided"):
                 self.bound.decide(decided or None)
@@ -392,9 +392,9 @@ class SVI:
 
 def _doctor() -> Any:
     # Brings the tools for testing along, which those who leave nothing to be decided need not wait for.
-    from varigrad.diagnostics import pilot
+    from varigrad.diagnostics import auto_select
 
-    return pilot
+    return auto_select
 
 
 def _blanked(outcomes: Outcomes) -> list[float]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.language.messages import Factor, Forward, Handler, Indices, Names, Param, Program, Record, Sample, evolve
 from varigrad.language.runtime import Handled, Scope, default, expanded, run

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions import constraints
 
-from varigrad.distributions.methods import Masked
+from varigrad.distributions.mixin import Masked
 from varigrad.errors import ShapeError, SiteError, SiteNameError
 from varigrad.language.messages import Factor, Module, Param, Record, Sample, Subsample, evolve
 from varigrad.language.runtime import Scope, apply

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import PlateError, SiteError
 from varigrad.language.messages import Factor, Forward, Handler, Indices, Param, Program, Sample, evolve
-from varigrad.language.transforms import initial_value
+from varigrad.language.parameter_transforms import initial_value
 from varigrad.shapes import join
 
 _stack: ContextVar[tuple[Handler, ...]] = ContextVar("varigrad_handlers", default=())

@@ -2,7 +2,7 @@
 
 from varigrad.objectives.bound import BiasWarning as BiasWarning
 from varigrad.objectives.bound import Bound as Bound
+from varigrad.objectives.checks.rechecks import StaleCheckWarning as StaleCheckWarning
 from varigrad.objectives.elbo import ELBO as ELBO
 from varigrad.objectives.plan import Plan as Plan
-from varigrad.objectives.rechecks import StaleCheckWarning as StaleCheckWarning
 from varigrad.objectives.renyi import Renyi as Renyi

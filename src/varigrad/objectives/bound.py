@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, check_whole
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
@@ -22,20 +22,20 @@ from varigrad.language.runtime import (
     takes_no_arguments,
 )
 from varigrad.language.trace import Recorder, Trace
-from varigrad.objectives.adjust import analytic, weighted
-from varigrad.objectives.checks import check_arguments, check_pass, first_bad
-from varigrad.objectives.choice import Choice, patterns_of
+from varigrad.objectives.checks.first_run import check_arguments, check_pass, first_bad
+from varigrad.objectives.checks.plate_independence import Crossed, crossed
+from varigrad.objectives.checks.rechecks import Rechecks
 from varigrad.objectives.discovery import POINTS, Discovery, Finding
 from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
+from varigrad.objectives.estimator_selection import Choice, patterns_of
+from varigrad.objectives.execute import Layout, LayoutChanged, Pass, Settings, perform
 from varigrad.objectives.gradients import by_name, samples, undisturbed
-from varigrad.objectives.layout import layout_of
 from varigrad.objectives.parameters import Owner, Parameters
 from varigrad.objectives.plan import Plan
-from varigrad.objectives.reached import Reached, reached_by
-from varigrad.objectives.rechecks import Rechecks
-from varigrad.objectives.run import Layout, LayoutChanged, Pass, Settings, perform
-from varigrad.objectives.structure import Crossed, crossed
-from varigrad.objectives.undisturbed import Undisturbed, seed_beside, undisturbing
+from varigrad.objectives.reachable_state import Reached, reached_by
+from varigrad.objectives.vectorization import layout_of
+from varigrad.objectives.weights_and_kl import analytic, weighted
+from varigrad.objectives.without_side_effects import Undisturbed, seed_beside, undisturbing
 from varigrad.terms.term import Term
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What runs of two programs show about them: sites, layout, mixing inside plates, and how particles and lanes can run.
 
-Nothing that is found here is believed for ever (`rechecks.py`), and nothing is left behind (`undisturbed.py`).
+Nothing that is found here is believed for ever (`rechecks.py`), and nothing is left behind (`without_side_effects.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,28 @@ from torch import Tensor
 
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Param, evolve
-from varigrad.objectives.borrowed import aside_of
-from varigrad.objectives.checks import check_arguments, check_particles, check_pass, check_patterns, check_smooth
-from varigrad.objectives.choice import patterns_of
-from varigrad.objectives.layout import (
+from varigrad.objectives.checks.first_run import (
+    check_arguments,
+    check_particles,
+    check_pass,
+    check_patterns,
+    check_smooth,
+)
+from varigrad.objectives.checks.perturbation import moved, moved_arguments
+from varigrad.objectives.checks.plate_independence import (
+    Crossed,
+    Structure,
+    closed,
+    joined_plates,
+    structure_of_lanes,
+    structure_of_plates,
+)
+from varigrad.objectives.estimator_selection import patterns_of
+from varigrad.objectives.execute import Layout, Pass, perform
+from varigrad.objectives.parameters import Owner
+from varigrad.objectives.plan import Plan, plan_of
+from varigrad.objectives.shadow_parameters import aside_of
+from varigrad.objectives.vectorization import (
     FAILURES,
     failure_side_by_side,
     layout_of,
@@ -28,22 +46,10 @@ from varigrad.objectives.layout import (
     open_plates,
     site_values,
 )
-from varigrad.objectives.parameters import Owner
-from varigrad.objectives.perturbed import moved, moved_arguments
-from varigrad.objectives.plan import Plan, plan_of
-from varigrad.objectives.run import Layout, Pass, perform
-from varigrad.objectives.structure import (
-    Crossed,
-    Structure,
-    closed,
-    joined_plates,
-    structure_of_lanes,
-    structure_of_plates,
-)
-from varigrad.objectives.undisturbed import Undisturbed
-from varigrad.terms.alignment import Follower
+from varigrad.objectives.without_side_effects import Undisturbed
+from varigrad.terms.dependency_tracker import SEVERED
+from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term, collect
-from varigrad.terms.tracking import SEVERED
 
 if TYPE_CHECKING:
     from varigrad.objectives.bound import Bound

@@ -8,15 +8,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, check_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.choice import Asked, patterns_of
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate
+from varigrad.objectives.estimator_selection import Asked, patterns_of
+from varigrad.objectives.execute import Layout, Pass
 from varigrad.objectives.parameters import Owner
-from varigrad.objectives.run import Layout, Pass
 
 Weight = float | Tensor | Callable[[int], float | Tensor]
 

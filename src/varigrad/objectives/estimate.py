@@ -13,8 +13,8 @@ from varigrad.estimators.base import Draw, Estimator, State
 from varigrad.estimators.baselines import Baseline, NoBaseline, check_independent
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import evolve
-from varigrad.objectives.run import PARTICLES, Ensemble, Layout, Pass
-from varigrad.objectives.slope import slope
+from varigrad.objectives.cost_derivatives import slope
+from varigrad.objectives.execute import PARTICLES, Ensemble, Layout, Pass
 from varigrad.terms.cost import cost, downstream, kept_plates, lanes
 from varigrad.terms.term import Term, collect
 

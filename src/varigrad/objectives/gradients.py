@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
-from varigrad.objectives.undisturbed import undisturbing
+from varigrad.objectives.without_side_effects import undisturbing
 
 if TYPE_CHECKING:
     from varigrad.objectives.bound import Bound

@@ -12,7 +12,7 @@ from torch.distributions import Transform, constraints
 
 from varigrad.errors import BaselineError, ParameterError, SiteNameError
 from varigrad.language.messages import Module, Param
-from varigrad.language.transforms import initial_value, to_constrained, unconstrain
+from varigrad.language.parameter_transforms import initial_value, to_constrained, unconstrain
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
-from varigrad.objectives.run import Layout, Pass
+from varigrad.objectives.execute import Layout, Pass
 from varigrad.shapes import table
 from varigrad.terms.term import Term
 

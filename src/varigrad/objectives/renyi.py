@@ -28,16 +28,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, VarigradError
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
-from varigrad.objectives.choice import Asked
 from varigrad.objectives.elbo import check_particles_and_estimators
 from varigrad.objectives.estimate import Ensemble, Estimate, Parts, Share, drawn, scored, site_surrogate
+from varigrad.objectives.estimator_selection import Asked
+from varigrad.objectives.execute import Layout, Pass
 from varigrad.objectives.parameters import Owner
-from varigrad.objectives.run import Layout, Pass
 from varigrad.terms.cost import lanes
 from varigrad.terms.term import Term
 

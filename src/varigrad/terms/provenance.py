@@ -9,8 +9,8 @@ keep the promise that a dependency is never lost:
   `autograd.Function`, `torch.tensor(t)`.
 
 When a value *leaves* torch there is nothing left to mark: it becomes a number, a size or the text of an error, it is
-written into memory that other tensors may share, or code that is not torch's is given plain tensors. `effects.py` knows
-what each function does. Then the tensor's `Escapes` record is told, and everything computed afterwards counts as
+written into memory that other tensors may share, or code that is not torch's is given plain tensors. `side_effects.py`
+knows what each function does. Then the tensor's `Escapes` record is told, and everything computed afterwards counts as
 downstream: over-reported, never lost.
 
 References:
@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from varigrad.errors import VarigradError
-from varigrad.terms.catching import would_be_caught
-from varigrad.terms.effects import Effect, effect_of
+from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.escapes import NOTHING as NOTHING
 from varigrad.terms.escapes import Escapes as Escapes
 from varigrad.terms.escapes import Provenance as Provenance
-from varigrad.terms.listeners import (
+from varigrad.terms.hooks_and_modes import (
     anyone_listens,
     are_traced,
     dispatch_modes,
@@ -40,7 +39,8 @@ from varigrad.terms.listeners import (
     saved_hooks,
     transform,
 )
-from varigrad.terms.steps import is_step, users_choice
+from varigrad.terms.side_effects import Effect, effect_of
+from varigrad.terms.step_functions import is_step, users_choice
 
 _without_functions = torch._C.DisableTorchFunctionSubclass
 _without_dispatch = torch._C._DisableTorchDispatch

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.continued import continued_log_prob
-from varigrad.distributions.methods import filled, masked, unmasked
-from varigrad.distributions.parts import replace_tensors
+from varigrad.distributions.mixin import filled, masked, unmasked
+from varigrad.distributions.multilinear_extension import continued_log_prob
+from varigrad.distributions.tensor_walk import replace_tensors
 from varigrad.errors import PlateError, ShapeError
 from varigrad.language.messages import Factor, Plate, Sample
 from varigrad.language.runtime import plate_shape
 from varigrad.shapes import join
+from varigrad.terms.dependency_tracker import Statement, by_site
 from varigrad.terms.provenance import NOTHING, Escapes, Provenance, get_provenance, untracked
-from varigrad.terms.tracking import Statement, by_site
 
 _NO_SITES: Mapping[str, frozenset[str]] = MappingProxyType({})
 

@@ -15,14 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from varigrad.distributions.source import Source
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Estimator
-from varigrad.objectives.bound import Bound
-from varigrad.objectives.elbo import ELBO
-from varigrad.shapes import table
-from varigrad.testing.case import Case
-from varigrad.testing.exact import (
+from varigrad.gradients.exact import (
     Gradient,
     Moments,
     NotEnumerable,
@@ -32,16 +28,18 @@ from varigrad.testing.exact import (
     gradient_of,
     largest_difference,
 )
+from varigrad.gradients.moments import FIRST_ALARM, SECOND_ALARM
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.elbo import ELBO
+from varigrad.shapes import table
 from varigrad.testing.programs import PROGRAMS
+from varigrad.testing.registered_program import Case
 
 EXACT_TOLERANCE = 1e-9
 QUADRATURE_TOLERANCE = 1e-6
 NODES = 24, 32
 """For each uniform number. A mean that moves by more than a quarter of the tolerance from the one to the other has not
 converged, and is sampled instead; an error that falls like 1/n^2 or faster is then below the tolerance."""
-FIRST_ALARM, SECOND_ALARM = 1e-3, 1e-5
-"""Two-sided false-alarm rates of the two stages of the sampling test, family-wise over a program's coordinates; a
-correct estimator fails both, on fresh draws, about once in 10^8 tests."""
 
 
 @dataclass(frozen=True)

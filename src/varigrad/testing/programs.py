@@ -1,13 +1,13 @@
 """A registry of small programs whose exact gradients are known, for holding estimators to account.
 
-Every site under test is named `z…`. Programs with finite guides are enumerated (`finite.py`); the others bring their
-bound, in closed form or by quadrature, as a function of the parameters (`closed.py`).
+Every site under test is named `z…`. Programs with finite guides are enumerated (`enumerable_programs.py`); the others
+bring their bound, in closed form or by quadrature, as a function of the parameters (`closed_form_programs.py`).
 """
 
 from __future__ import annotations
 
-from varigrad.testing.case import Case
-from varigrad.testing.closed import CLOSED
-from varigrad.testing.finite import FINITE
+from varigrad.testing.closed_form_programs import CLOSED
+from varigrad.testing.enumerable_programs import FINITE
+from varigrad.testing.registered_program import Case
 
 PROGRAMS: dict[str, Case] = {**FINITE, **CLOSED}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from varigrad.distributions.noise import Noise
+from varigrad.distributions.counter_rng import Noise
 from varigrad.errors import VarigradError, check_whole
 from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound

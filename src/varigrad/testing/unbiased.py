@@ -10,11 +10,9 @@ from torch import Tensor
 
 from varigrad.errors import check_whole
 from varigrad.estimators.base import Estimator
-from varigrad.objectives.bound import Bound
-from varigrad.objectives.elbo import ELBO
-from varigrad.objectives.gradients import by_name, samples
-from varigrad.testing.conformance import FIRST_ALARM, SECOND_ALARM
-from varigrad.testing.measure import (
+from varigrad.gradients.moments import (
+    FIRST_ALARM,
+    SECOND_ALARM,
     Reference,
     Running,
     candidate,
@@ -26,6 +24,9 @@ from varigrad.testing.measure import (
     rounding_of,
     z_scores,
 )
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.elbo import ELBO
+from varigrad.objectives.gradients import by_name, samples
 
 
 def assert_unbiased(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from varigrad.distributions.source import global_state, set_global_state
+from varigrad.distributions.rng import global_state, set_global_state
 
 
 class ExperimentalWarning(UserWarning):

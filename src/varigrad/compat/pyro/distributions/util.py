@@ -12,7 +12,7 @@ from torch import distributions as td
 from torch.distributions.utils import broadcast_all as broadcast_all
 
 from varigrad.compat.pyro import settings
-from varigrad.distributions.parts import replace_tensors
+from varigrad.distributions.tensor_walk import replace_tensors
 from varigrad.shapes import join
 from varigrad.shapes import sum_rightmost as _sum_rightmost
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from varigrad import objectives
 from varigrad.compat.pyro.infer.baselines import check_separate
 from varigrad.compat.pyro.infer.enum import get_importance_trace
-from varigrad.compat.pyro.infer.reading import Reading
+from varigrad.compat.pyro.infer.infer_options import Reading
 from varigrad.compat.pyro.infer.util import torch_item
 from varigrad.compat.pyro.params.param_store import Asking
 from varigrad.compat.pyro.primitives import get_param_store
-from varigrad.distributions.source import Source
+from varigrad.compile.step.compiled_loss import Compiled, compiled
+from varigrad.distributions.rng import Source
 from varigrad.errors import PlateError, check_whole
-from varigrad.inference.compiled import Compiled, compiled
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Estimate

@@ -13,12 +13,12 @@ from torch import distributions as td
 
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.distributions.delta import Delta
-from varigrad.distributions.inner import inner_of
+from varigrad.distributions.independent_utils import inner_of
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Param, Record, Sample, evolve
 from varigrad.language.runtime import run
+from varigrad.terms.dependency_tracker import Statement, Token, Tracker
 from varigrad.terms.provenance import NOTHING, Provenance, get_provenance, track_provenance, untracked
-from varigrad.terms.tracking import Statement, Token, Tracker
 
 Dependencies = dict[str, dict[str, set[str]]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.compat.pyro.primitives import get_param_store
-from varigrad.distributions.source import global_state, set_global_state
+from varigrad.distributions.rng import global_state, set_global_state
 from varigrad.errors import VarigradError, did_you_mean
 from varigrad.inference.predictive import Predictive as NativePredictive
 from varigrad.language import handlers

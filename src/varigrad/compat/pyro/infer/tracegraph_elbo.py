@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from varigrad.compat.pyro.infer.trace_elbo import Trace_ELBO
-from varigrad.terms.tracking import track_sites
+from varigrad.terms.dependency_tracker import track_sites
 
 
 class TraceGraph_ELBO(Trace_ELBO):  # noqa: N801 - Pyro's name

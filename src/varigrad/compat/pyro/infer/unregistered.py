@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.compat.pyro.primitives import get_param_store
-from varigrad.inference.leaves import Stranger, When, strangers_of
 from varigrad.objectives.bound import Bound
+from varigrad.objectives.checks.untrained_leaves import Stranger, When, strangers_of
 
 
 class Unregistered:

@@ -23,8 +23,8 @@ from varigrad.compat.pyro import primitives, settings
 from varigrad.compat.pyro.params.param_store import _Unconstrained, as_taken
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Param
+from varigrad.language.parameter_transforms import initial_value, to_constrained, unconstrain
 from varigrad.language.runtime import apply
-from varigrad.language.transforms import initial_value, to_constrained, unconstrain
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,3 +1,3 @@
 """The step sizes of automatic differentiation variational inference."""
 
-from varigrad.inference.advi import AdagradRMSProp as AdagradRMSProp
+from varigrad.optim.adagrad_rmsprop import AdagradRMSProp as AdagradRMSProp

@@ -21,17 +21,17 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from varigrad.compat.pyro.params.names import module_from_param_with_module_name, user_param_name
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.errors import ParameterError, VarigradError, did_you_mean
-from varigrad.inference.adam import FusedAdam
-from varigrad.inference.advi import AdagradRMSProp as _AdagradRMSProp
-from varigrad.inference.clipped_adam import ClippedAdam as _ClippedAdam
-from varigrad.inference.laid_out import check_writable, laid_out_like, prepare_kernels
+from varigrad.optim.adagrad_rmsprop import AdagradRMSProp as _AdagradRMSProp
+from varigrad.optim.clipped_adam import ClippedAdam as _ClippedAdam
+from varigrad.optim.fused_adam import FusedAdam
+from varigrad.optim.gradient_layout import check_writable, laid_out_like, prepare_kernels
 
 Options = Mapping[str, Any]
 OptionsByName = Options | Callable[..., Options]
 State = dict[str, Any]
 
 _CLIPS = ("clip_norm", "clip_value")
-_EACH_BY_ITSELF = ("torch.optim", "varigrad.inference.")
+_EACH_BY_ITSELF = ("torch.optim", "varigrad.optim.")
 
 
 @dataclass(eq=False)
@@ -292,12 +292,12 @@ def is_scheduler(optimizer: Any) -> bool:
 
 
 def ClippedAdam(optim_args: OptionsByName) -> PyroOptim:  # noqa: N802
-    """`varigrad.inference.clipped_adam.ClippedAdam` for every parameter."""
+    """`varigrad.optim.clipped_adam.ClippedAdam` for every parameter."""
     return PyroOptim(_ClippedAdam, optim_args)
 
 
 def AdagradRMSProp(optim_args: OptionsByName) -> PyroOptim:  # noqa: N802
-    """`varigrad.inference.advi.AdagradRMSProp` for every parameter."""
+    """`varigrad.optim.adagrad_rmsprop.AdagradRMSProp` for every parameter."""
     return PyroOptim(_AdagradRMSProp, optim_args)
 
 

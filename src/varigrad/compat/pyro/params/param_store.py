@@ -21,7 +21,7 @@ from torch.distributions import Transform, constraints
 from varigrad.compat.pyro.params.names import param_with_module_name
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Module, Param, evolve
-from varigrad.language.transforms import initial_value, to_constrained, unconstrain
+from varigrad.language.parameter_transforms import initial_value, to_constrained, unconstrain
 
 Init = Tensor | float | Callable[[], Tensor] | None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from varigrad.compat.pyro.distributions.score_parts import ScoreParts
 from varigrad.compat.pyro.poutine.messages import Dictionary, _Subsample
 from varigrad.compat.pyro.util import warn_if_inf, warn_if_nan
-from varigrad.distributions.methods import filled, masked
+from varigrad.distributions.mixin import filled, masked
 from varigrad.errors import ShapeError, SiteNameError
 
 Filter = Callable[[str, Dictionary], bool]

@@ -1,1 +1,0 @@
-"""Steps as graphs: recorded once, compiled in the background, checked against the eager step."""

@@ -1,0 +1,1 @@
+"""A compiler from graphs of aten operations to one C program."""

@@ -1,0 +1,100 @@
+"""Products of matrices: small ones written out, large ones by torch's own BLAS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from varigrad.compile.backends.c.buffers import TYPES, Place, column, element, head, row
+from varigrad.compile.backends.c.fusion import Out, Writer, only
+from varigrad.compile.graph.errors import Unsupported
+
+FEW = 8
+"""Columns that are no reason to go row by row."""
+LARGE = 4096
+"""Products of more multiplications are left to BLAS."""
+
+
+def product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = None, sign: str = "") -> None:
+    """`out = start + a b`, or `-a b` with a sign of `-`."""
+    (m, k), n = a.shape, b.shape[1]
+    if w.products and m * n * k > LARGE:
+        found = out if start is None else w.buffer(out.shape, out.stride, out.kind)
+        if _by_library(w, found, a, b, sign):
+            if start is not None:
+                w.write(out, [found, start], lambda _, names: " + ".join(names))
+            return
+    kind = TYPES[out.kind]
+    rows, columns, terms = head("m", m), head("n", n), head("k", k)
+    first = "0" if start is None else element(start.to(out.shape), "m", "n")
+    c, term = element(out, "m", "n"), f"{sign}{element(a, 'm', 'k')} * {element(b, 'k', 'n')}"
+    if b.stride[0] == 1 or n < FEW:  # entry by entry
+        lines = [rows, columns, "{", f"{kind} total = {first};", "#pragma omp simd reduction(+:total)", terms]
+        lines += [f"total += {term};", f"{c} = total;", "}"]
+    else:  # row by row
+        lines = [rows, "{", "#pragma omp simd", columns, f"{c} = {first};", terms]
+        lines += ["#pragma omp simd", columns, f"{c} += {term};", "}"]
+    w.lines(lines, [a.memory, b.memory, *([] if start is None else [start.memory])], [out.memory])
+
+
+def _mm(w: Writer, out: Out, a: Place, b: Place) -> None:
+    product(w, only(out), a, b)
+
+
+def _dot(w: Writer, out: Out, a: Place, b: Place) -> None:
+    product(w, column(column(only(out))), row(a), column(b))
+
+
+def _addmm(w: Writer, out: Out, x: Place, a: Place, b: Place, beta: Any = 1, alpha: Any = 1) -> None:
+    if beta != 1 or alpha != 1:
+        raise Unsupported("a product with factors")
+    product(w, only(out), a, b, x)
+
+
+def _bmm(w: Writer, out: Out, a: Place, b: Place) -> None:
+    found = only(out)
+    for i in range(len(a.shape) and a.shape[0]):
+        product(w, found.entry(0, i), a.entry(0, i), b.entry(0, i))
+
+
+def _by_library(w: Writer, out: Place, a: Place, b: Place, sign: str) -> bool:
+    """A large product, by BLAS. It counts columns first: of `a b` it is asked for the transpose, `b' a'`."""
+    if _leading(out.shape, out.stride) is None:
+        out, a, b = _transposed(out), _transposed(b), _transposed(a)
+    (m, k), n, words = a.shape, b.shape[1], []
+    for place in (b, a):
+        plain, turned = _leading(place.shape, place.stride), _leading(place.shape[::-1], place.stride[::-1])
+        if plain is None and turned is None:
+            return False
+        words += ["'N'" if plain is not None else "'T'", str(turned if plain is None else plain)]
+    leading = _leading(out.shape, out.stride)
+    if leading is None or out.kind not in (torch.float32, torch.float64):
+        return False
+    name = "sgemm" if out.kind == torch.float32 else "dgemm"
+    starts = [f"{p.memory} + {p.offset}" for p in (b, a, out)]
+    call = f"product({name}, {words[0]}, {words[2]}, {n}, {m}, {k}, {starts[0]}, {words[1]}, {starts[1]}, {words[3]}, "
+    w.lines([f"{call}{sign}1, 0, {starts[2]}, {leading});"], [a.memory, b.memory], [out.memory])
+    w.multiplies = True
+    return True
+
+
+def _leading(shape: Sequence[int], stride: Sequence[int]) -> int | None:
+    """How far rows are apart in memory, if the entries of a row are neighbours and rows do not overlap."""
+    (rows, columns), (row, column) = shape, stride
+    if (column == 1 or columns == 1) and (rows == 1 or row >= columns):
+        return max(row, columns) if rows > 1 else columns
+    return None
+
+
+def _transposed(x: Place) -> Place:
+    return Place(x.memory, x.offset, x.shape[::-1], x.stride[::-1], x.kind)
+
+
+RULES: Mapping[str, Callable[..., None]] = {
+    "addmm": _addmm,
+    "bmm": _bmm,
+    "dot": _dot,
+    "mm": _mm,
+}

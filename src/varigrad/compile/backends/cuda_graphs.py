@@ -1,0 +1,120 @@
+"""Recorded graphs on a GPU: operation by operation at first, then as a whole, by a CUDA graph.
+
+No compiler is needed, and a replay is one launch. But what a CUDA graph knows of its inputs are addresses: one that is
+another tensor at a later call (a minibatch) gets memory of its own, into which its values are copied from then on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from varigrad.compile.graph.graph import Graph
+
+WARM = 2
+"""Calls before a graph is captured: libraries and memory have to be there. They are those that Python checks."""
+
+
+class Replayed:
+    """A recorded graph in force, in place of a compilation and of the library that comes of one.
+
+    Args:
+        graph: what to run.
+        inputs: all its inputs, constants included.
+
+    Attributes:
+        note: why it runs operation by operation for good; empty if it does not.
+        kernels: how many operations it has.
+        seconds: how long the capture took.
+    """
+
+    failure = elsewhere = ""
+    calls: tuple[str, ...] = ()
+
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        self.library = self
+        self.note = "it draws from torch's global generator" if graph.random else ""
+        self.kernels, self.seconds = graph.size, 0.0
+        self._module, self._calls = graph.module, 0
+        self._replay: Callable[[], object] | None = None
+        self._seen = list(inputs)
+        """What was given last, of which all is in place,"""
+        self._read = list(inputs)
+        """and where the captured graph reads it: there, or in memory of its own."""
+        self._own: set[int] = set()
+
+    @property
+    def how(self) -> str:
+        """In words."""
+        if self.note:
+            return f"run operation by operation: {self.note}"
+        return f"replayed by a CUDA graph, {self.kernels} operations"
+
+    def ready(self, wait: bool = False) -> bool:
+        """There is nothing to wait for."""
+        return True
+
+    def run(self, inputs: Sequence[Tensor], count: int = 1) -> None:
+        """Compute, and overwrite the targets; so many times in a row."""
+        for _ in range(count):
+            self._run(inputs)
+
+    def _run(self, inputs: Sequence[Tensor]) -> None:
+        self._calls += 1
+        if self.note:
+            self._launch(inputs)
+        elif self._calls <= WARM:
+            aside(partial(self._launch, inputs))
+        else:
+            try:
+                self._prepare(inputs)
+            except RuntimeError as error:
+                self.note = str(error).strip().split("\n")[0]
+                self._replay = None
+            replay = self._replay or partial(self._launch, inputs)
+            replay()
+
+    def _launch(self, inputs: Sequence[Tensor]) -> None:
+        with torch.autocast("cuda", enabled=False):  # what it does is in the graph already
+            self._module(*inputs)
+
+    def _prepare(self, inputs: Sequence[Tensor]) -> None:
+        """Bring the inputs to where the graph reads them; capture it, again where that is somewhere else now."""
+        if self._replay is None:
+            self._seen, self._read = list(inputs), list(inputs)
+        for i, (given, seen, read) in enumerate(zip(inputs, self._seen, self._read, strict=True)):
+            if given is seen:  # the same call goes on
+                continue
+            self._seen[i] = given
+            if given.data_ptr() == read.data_ptr():
+                continue
+            if i not in self._own:
+                self._own.add(i)
+                self._read[i] = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=given.device)
+                self._replay = None
+            self._read[i].copy_(given)
+        if self._replay is None:
+            start = time.perf_counter()
+            self._replay = captured(partial(self._launch, list(self._read)))
+            self.seconds += time.perf_counter() - start
+
+
+def aside(run: Callable[[], None]) -> None:
+    """Run on another stream, as torch wants it before a capture."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def captured(run: Callable[[], None]) -> Callable[[], object]:
+    """What runs the same kernels on the same memory again; nothing is computed yet."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may load data meanwhile
+        run()
+    return graph.replay

@@ -1,0 +1,1 @@
+"""Graphs of aten operations, as the tracer makes them and back ends read them."""

@@ -1,0 +1,139 @@
+"""A bound for loops of one's own whose loss and gradient come from a compiled graph."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from varigrad.compile.step.step_compiler import Session
+from varigrad.compile.step.step_results import Outcomes
+from varigrad.distributions.counter_rng import Noise
+from varigrad.distributions.rng import check_seed
+from varigrad.errors import VarigradError
+from varigrad.interrupts import Interrupts
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.checks.untrained_leaves import Leaves
+from varigrad.optim.gradient_layout import downhill
+
+
+class Compiled(nn.Module):
+    """What `compiled(bound)` returns: called like the bound, it gives the same loss, with the same gradient.
+
+    Its parameters are the bound's, under `bound`.
+    """
+
+    scheduler = None
+    skip_nonfinite = True
+    current_optimizer = None
+    clip_norm = None
+
+    def __init__(self, bound: Bound, wait: bool, seed: int) -> None:
+        super().__init__()
+        self.bound = bound
+        bound.source = Noise(seed)
+        self.interrupts = Interrupts()
+        self._grads: dict[nn.Parameter, Tensor] = {}
+        self.look = Leaves(bound).look
+        self._frozen: list[nn.Parameter] = []
+        self._session = Session(self, wait)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, `[]`; its gradient is the estimators'."""
+        if not torch.is_grad_enabled():
+            return self.bound(*args, **kwargs)
+        loss, grads = self.gradient(*args, **kwargs)
+        first = next(iter(grads))
+        return _Attach.apply(first.new_tensor(loss, dtype=first.dtype.to_real()), tuple(grads.values()), *grads)
+
+    def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
+        """The loss, and its gradient by parameter (tensors that the next call overwrites)."""
+        return self.interrupts.whole(self._gradient, args, kwargs)
+
+    def _gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, dict[nn.Parameter, Tensor]]:
+        if self.bound.is_empty:
+            self.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
+        if self.interrupts.on_second(self.bound.look_again, args, kwargs):
+            self._session.leave()
+            self._session = Session(self, self._session.wait)  # forms were recorded by what does not hold any more
+        outcomes = self._session.advance(1, args, kwargs)
+        return outcomes.losses[0], self._grads
+
+    def explain(self) -> str:
+        """What is compiled and what is not, and why."""
+        return self._session.explain()
+
+    def reached(self) -> list[nn.Parameter]:
+        """The parameters that the last gradient reached."""
+        return list(self._grads)
+
+    def frozen(self) -> list[nn.Parameter]:
+        """The parameters that required no gradient in the last call in Python."""
+        return self._frozen
+
+    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+        """Loss and gradient without a graph."""
+        result = self.interrupts.on_second(partial(self.bound.estimate, *args, **kwargs))
+        self.look(result.surrogate, args, kwargs)
+        every: list[Any] = [p for _, p in self.bound.owner.named_parameters()]
+        leaves = [p for p in every if p.requires_grad]
+        self._frozen = [p for p in every if not p.requires_grad]
+        found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)
+        self._grads = {p: g for p, g in zip(leaves, found, strict=True) if g is not None}
+        self.bound.advance(result.state)
+        return Outcomes([-float(result.value)], [0.0], [True])
+
+    def tick(self) -> None:
+        """There is no schedule."""
+
+    def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
+        """Keep the gradients."""
+        self._grads = dict(zip(parameters, grads, strict=True))
+
+
+class _Attach(torch.autograd.Function):
+    """A number with a gradient that is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, grads: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
+        ctx.grads = [g.clone() for g in grads]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        return (None, None, *(outer[0] * g for g in ctx.grads))
+
+
+def compiled(bound: Bound, *, wait: bool = False, seed: int | None = None) -> Compiled:
+    """Compile an objective for a loop of one's own.
+
+    Args:
+        bound: such as `ELBO()(model, guide)`.
+        wait: compile at the third call; else in the background, after a hundred calls.
+        seed: of all draws; None: taken from torch's global generator.
+
+    Returns:
+        A module that is called with the programs' arguments and returns the loss, to be differentiated with
+        `backward()`. As long as nothing is compiled, and where a program cannot be, it runs the programs.
+
+    Raises:
+        VarigradError: `bound` is not an objective applied to a model and a guide, or the seed is no whole number.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     vg.sample("z", dist.Normal(3.0, 1.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0))
+        >>> loss = vg.compiled(vg.ELBO()(model, guide), seed=0)
+        >>> loss().backward()
+        >>> bool(loss.bound.m.grad < 0)
+        True
+    """
+    if not isinstance(bound, Bound):
+        raise VarigradError(f"compiled() takes an objective, got {bound!r}", try_="compiled(ELBO()(model, guide))")
+    check_seed(seed)
+    return Compiled(bound, wait, int(torch.randint(2**62, ()).item()) if seed is None else int(seed))

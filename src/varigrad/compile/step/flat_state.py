@@ -1,0 +1,253 @@
+"""Where a captured step keeps its state: parameters and moments side by side in flat tensors.
+
+The parameters that users hold become views of the flat tensors, so they are always up to date, and one operation
+updates them all. A parameter whose memory somebody else holds too (`w = net.weight.detach()`) stays where it is.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from varigrad.compile.graph.errors import CaptureError
+from varigrad.compile.trace.traced_function import Place
+from varigrad.optim.functional import Rule, traits_of
+from varigrad.optim.fused_adam import FusedAdam
+
+_ALIGNED = 16
+
+
+class Bucket:
+    """Parameters of one group, dtype and age, and what the optimiser keeps for them.
+
+    Args:
+        moves: whether they get new memory, side by side; else there is one parameter, and its memory is the flat one.
+
+    Attributes:
+        group: the number of the parameter group.
+        parameters: in order.
+        flat: their values, `[size]`.
+        moments: by the rule's order, `[size]` each.
+        count: steps taken, `[]`, in double precision.
+    """
+
+    def __init__(self, group: int, parameters: Sequence[nn.Parameter], moments: int, count: float, moves: bool) -> None:
+        self.group, self.parameters = group, list(parameters)
+        self.starts, end = [], 0
+        for p in self.parameters:
+            end = end if p.numel() < _ALIGNED else -(-end // _ALIGNED) * _ALIGNED
+            self.starts.append(end)
+            end += p.numel()
+        like = self.parameters[0]
+        self.flat, *self.moments = (like.detach().new_zeros(end) for _ in range(1 + moments))
+        if not moves:
+            self.flat = like.detach().view(-1)
+        self.count = torch.tensor(count, dtype=torch.float64, device=like.device)
+
+    def views(self, flat: Tensor) -> Iterator[Tensor]:
+        """The part of a flat tensor that belongs to each parameter."""
+        for p, start in zip(self.parameters, self.starts, strict=True):
+            yield flat[start : start + p.numel()].view(p.shape)
+
+    def joined(self, grads: Mapping[int, Tensor]) -> Tensor:
+        """The gradients by parameter, `id -> [*shape]`, as one flat tensor."""
+        pieces, end = [], 0
+        for p, start in zip(self.parameters, self.starts, strict=True):
+            if start > end:
+                pieces.append(self.flat.new_zeros(start - end))
+            pieces.append(grads[id(p)].reshape(-1))
+            end = start + p.numel()
+        return torch.cat(pieces)
+
+
+class Memory:
+    """The state of a captured step.
+
+    Args:
+        optimizer: the user's; its `state` and the parameters' `data` become views of the flat tensors. None: there is
+            none, gradients are all that is wanted.
+        rule: its step; None: the optimiser runs as it is, and gradients are all there is to keep.
+        parameters: those that a gradient reaches.
+        states: the estimators' state, a tree of tensors.
+
+    Raises:
+        CaptureError: a parameter is complex, parameters overlap in memory, or one that has to stay where it is has
+            gaps there.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer | None,
+        rule: Rule | None,
+        parameters: Sequence[nn.Parameter],
+        states: Any,
+    ) -> None:
+        self.rule, self.optimizer = rule, optimizer
+        self.traits = None if optimizer is None else traits_of(optimizer)
+        self.parameters = list(parameters)
+        if any(p.is_complex() for p in self.parameters):
+            raise CaptureError(
+                "a parameter is complex",
+                because="captured steps update real numbers",
+                try_="a real parameter, [..., 2], and torch.view_as_complex in the program",
+            )
+        tensors, self._form = flattened(states)
+        self.states = [tensor.detach().clone() for tensor in tensors]
+        self.buckets: list[Bucket] = []
+        self.grads: list[Tensor] = []
+        self._places: list[list[tuple[int, torch.Size, tuple[int, ...]]]] = []
+        if rule is None or optimizer is None:
+            self.grads = [torch.zeros_like(p) for p in self.parameters]
+            return
+        found: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+        reached = {id(p) for p in self.parameters}
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        _refuse_overlap(owned)
+        shared = _shared(owned)
+        if shared:  # or was, by what is garbage now: steps that were given up, another run
+            gc.collect()
+            shared = _shared(owned)
+        if any(id(p) in shared and not p.is_contiguous() for p in self.parameters):
+            raise CaptureError(
+                "a parameter is not contiguous, and another tensor looks at its memory",
+                try_="nn.Parameter(value.contiguous())",
+            )
+        for number, group in enumerate(optimizer.param_groups):
+            for p in group["params"]:
+                if id(p) in reached:
+                    stays = id(p) if id(p) in shared else None
+                    key = (number, p.dtype, p.device, _age(optimizer.state.get(p, {})), stays)
+                    found.setdefault(key, []).append(p)
+        self.buckets = [Bucket(k[0], ps, len(rule.moments), k[3], k[4] is None) for k, ps in found.items()]
+        self._places = [[(v.data_ptr(), v.shape, v.stride()) for v in b.views(b.flat)] for b in self.buckets]
+
+    @property
+    def places(self) -> dict[int, Place]:
+        """Where each parameter lies."""
+        return {id(p): (b.flat, s) for b in self.buckets for p, s in zip(b.parameters, b.starts, strict=True)}
+
+    def tree(self) -> Any:
+        """The estimators' state, in these tensors."""
+        tree, rest = self._form
+        left = iter(self.states)
+        return pytree.tree_unflatten([next(left) if r is Tensor else r for r in rest], tree)
+
+    def fits(self, states: Any) -> bool:
+        """Whether a state has the same tensors, by number, shape and dtype, and parameters side by side one age."""
+        for bucket in self.buckets:
+            assert self.optimizer is not None
+            if len({_age(self.optimizer.state.get(p, {})) for p in bucket.parameters}) > 1:
+                return False
+        return self.keeps(states)
+
+    def keeps(self, states: Any) -> bool:
+        """Whether a state has the same tensors, by number, shape and dtype."""
+        tensors, form = flattened(states)
+        return form == self._form and all(
+            a.shape == b.shape and a.dtype == b.dtype for a, b in zip(tensors, self.states, strict=True)
+        )
+
+    def take(self, states: Any) -> None:
+        """Take over values from wherever they are now: parameters, moments, counts, estimators' state."""
+        with torch.no_grad():
+            for old, new in zip(self.states, flattened(states)[0], strict=True):
+                if old is not new:
+                    old.copy_(new)
+            self.take_parameters(self.displaced())
+            for bucket in self.buckets:
+                self._take_moments(bucket)
+
+    def displaced(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Parameters whose data lies elsewhere since, or in another order, and their places in the flat tensors."""
+        found = []
+        for bucket, places in zip(self.buckets, self._places, strict=True):
+            for p, (pointer, shape, stride), start in zip(bucket.parameters, places, bucket.starts, strict=True):
+                if p.data_ptr() != pointer or p.stride() != stride or p.shape != shape:
+                    found.append((p, bucket.flat[start : start + shape.numel()].view(shape)))
+        return found
+
+    def take_parameters(self, displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        """Bring them back into the flat tensors, with their values.
+
+        Raises:
+            CaptureError: one has another shape, or type, since.
+        """
+        with torch.no_grad():
+            for p, place in displaced:
+                if p.shape != place.shape or p.dtype != place.dtype:
+                    raise CaptureError(
+                        f"a parameter of shape {tuple(place.shape)} has become one of shape {tuple(p.shape)}, {p.dtype}"
+                    )
+                # A copy first: it may be these very numbers in another order.
+                place.copy_(p.detach().clone())
+                p.data = place
+
+    def give(self) -> None:
+        """Write back what users see elsewhere: the number of steps in the optimiser's state."""
+        for bucket in self.buckets:
+            assert self.optimizer is not None
+            for p in bucket.parameters:
+                if "step" in self.optimizer.state[p]:
+                    self.optimizer.state[p]["step"].fill_(bucket.count.item())
+
+    def _take_moments(self, bucket: Bucket) -> None:
+        assert self.rule is not None and self.optimizer is not None
+        views = [list(bucket.views(m)) for m in bucket.moments]
+        for i, p in enumerate(bucket.parameters):
+            state = self.optimizer.state[p]
+            age = _age(state)
+            for name, kept in zip(self.rule.moments, views, strict=True):
+                old = state.get(name)
+                if old is None:
+                    kept[i].zero_()
+                elif old.data_ptr() != kept[i].data_ptr():
+                    kept[i].copy_(old)
+                state[name] = kept[i]
+            bucket.count.fill_(age)
+            if type(self.optimizer) is not torch.optim.SGD:
+                fused = type(self.optimizer) is FusedAdam or self.optimizer.param_groups[bucket.group].get("fused")
+                place = p.device if fused else "cpu"  # where its kernel wants it
+                state.setdefault("step", torch.zeros((), dtype=torch.float32, device=place))
+
+
+def looked_at(displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:
+    """Whether others hold the memory where a parameter lies now: it has to stay there."""
+    return bool(displaced) and bool(_shared([p for p, _ in displaced]))
+
+
+def flattened(states: Any) -> tuple[list[Tensor], tuple[Any, list[Any]]]:
+    """The tensors of a tree, in order, and all that it is besides."""
+    leaves, tree = pytree.tree_flatten(states)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return tensors, (tree, [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+
+
+def _age(state: Mapping[str, Any]) -> float:
+    """How many steps a parameter has taken; torch's SGD tells only whether there were any."""
+    return float(state["step"]) if "step" in state else float(state.get("momentum_buffer") is not None)
+
+
+def _shared(parameters: Sequence[nn.Parameter]) -> set[int]:
+    """Ids of those whose memory is held by tensors that are none of them."""
+    storages = {id(p): p.untyped_storage() for p in parameters if p.numel()}
+    own = Counter(s.data_ptr() for s in storages.values())
+    holders: Any = torch._C._storage_Use_Count  # type: ignore[attr-defined]
+    return {name for name, s in storages.items() if holders(s._cdata) > 1 + own[s.data_ptr()]}  # 1: Python's handle
+
+
+def _refuse_overlap(parameters: Sequence[nn.Parameter]) -> None:
+    """Of two that are one in memory, a step of each would undo the other's."""
+    spans = []
+    for p in parameters:
+        if p.numel():
+            length = 1 + sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))
+            spans.append((p.data_ptr(), p.data_ptr() + length * p.element_size()))
+    if any(end > begin for (_, end), (begin, _) in pairwise(sorted(spans))):
+        raise CaptureError("two parameters overlap in memory", try_="one parameter that is used twice")

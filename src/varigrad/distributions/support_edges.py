@@ -1,0 +1,279 @@
+"""Where the log-density of a known family jumps: at the ends of its support, between the parts of a mixture.
+
+A pathwise gradient differentiates the log-density along a draw, and misses every jump that the draw can be carried
+over. Whether it can is a question about a program; this module answers the part of it that a family decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions import transformed
+from varigrad.distributions.compound import BetaBinomial, DirichletMultinomial
+from varigrad.distributions.delta import Delta
+from varigrad.distributions.empirical import Empirical
+from varigrad.distributions.improper import ImproperUniform
+from varigrad.distributions.mixin import Wrapper
+from varigrad.distributions.mixtures import MaskedMixture
+from varigrad.distributions.tensor_walk import tensors_of
+from varigrad.distributions.transforms import LeakyReLUTransform
+from varigrad.distributions.unit import Unit
+from varigrad.distributions.zero_inflated import ZeroInflated
+from varigrad.shapes import join
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Where a log-density jumps.
+
+    Attributes:
+        low, high: ends of the support, each broadcastable to `[*batch]`; None where there is none, or it is at
+            infinity.
+        inside: whether the density also jumps between them, at places that a value can cross.
+        movers: tensors that move these places, besides `low` and `high` themselves.
+    """
+
+    low: Tensor | None = None
+    high: Tensor | None = None
+    inside: bool = False
+    movers: tuple[Tensor, ...] = ()
+
+    @property
+    def ends(self) -> tuple[Tensor, ...]:
+        """The finite ends."""
+        return tuple(end for end in (self.low, self.high) if end is not None)
+
+    @property
+    def moving(self) -> tuple[Tensor, ...]:
+        """Every tensor that moves a jump."""
+        return self.ends + self.movers
+
+
+NOWHERE = Edges()
+
+
+def edges_of(distribution: td.Distribution) -> Edges:
+    """Where the log-density of a distribution jumps, as far as its class and its declared support say."""
+    rule = _rule(type(distribution))  # type: ignore[arg-type]
+    return of_support(distribution) if rule is None else rule(distribution)
+
+
+@lru_cache(maxsize=1024)
+def _rule(kind: type) -> Callable[[Any], Edges] | None:
+    return next((_RULES[parent] for parent in kind.__mro__ if parent in _RULES), None)
+
+
+def of_support(distribution: td.Distribution) -> Edges:
+    """A family whose density is smooth inside its support."""
+    try:
+        support: Any = distribution.support
+    except (NotImplementedError, AttributeError):
+        return NOWHERE
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is constraints.boolean:
+        return Edges(torch.tensor(0.0), torch.tensor(1.0))
+    return Edges(_finite(getattr(support, "lower_bound", None)), _finite(getattr(support, "upper_bound", None)))
+
+
+def _finite(bound: Any) -> Tensor | None:
+    if bound is None:
+        return None
+    bound = torch.as_tensor(bound)
+    return bound if bool(bound.detach().isfinite().any()) else None
+
+
+def _of_base(distribution: Any) -> Edges:
+    return edges_of(distribution.base_dist if isinstance(distribution, td.Independent) else distribution.base)
+
+
+def _of_point(distribution: Any) -> Edges:
+    """Both ends in one place, which a draw from it moves with."""
+    return Edges(distribution.value, distribution.value)
+
+
+def _of_points(distribution: Any) -> Edges:
+    return Edges(inside=True, movers=(distribution._samples,))
+
+
+def _of_counts(distribution: Any) -> Edges:
+    """The total is the largest count."""
+    total = distribution.total_count
+    return Edges(torch.tensor(0.0), movers=(total,) if isinstance(total, Tensor) else ())
+
+
+def _of_mixture(distribution: Any) -> Edges:
+    """Components that end at different places: each end is a jump between the outermost ones."""
+    component = edges_of(distribution.component_distribution)
+    if all(_same_for_all(end) for end in component.ends):
+        return component
+    return Edges(inside=True, movers=component.moving)
+
+
+def _same_for_all(end: Tensor) -> bool:
+    return end.numel() <= 1 or (_constant(end) and bool((end == end.flatten()[0]).all()))
+
+
+def _constant(value: object) -> bool:
+    """Whether nothing moves it: no parameter, and no tracked choice (whose tensors are of a class of their own)."""
+    return not isinstance(value, Tensor) or (type(value) is Tensor and not value.requires_grad)
+
+
+def _of_exceedances(distribution: Any) -> Edges:
+    """The upper end is finite where the concentration is negative, which one that moves may become."""
+    edges = of_support(distribution)
+    if _constant(distribution.concentration):
+        return edges
+    return Edges(edges.low, edges.high, False, (distribution.scale, distribution.concentration))
+
+
+def _of_one_hot(distribution: Any) -> Edges:
+    return Edges(inside=True)
+
+
+def _of_masked_mixture(distribution: Any) -> Edges:
+    first, second = edges_of(distribution.component0), edges_of(distribution.component1)
+    moving = first.moving + second.moving
+    if not moving and not first.inside and not second.inside:
+        return NOWHERE
+    return Edges(_outer(first.low, second.low, torch.min), _outer(first.high, second.high, torch.max), True, moving)
+
+
+def _outer(first: Tensor | None, second: Tensor | None, pick: Callable[..., Tensor]) -> Tensor | None:
+    return None if first is None or second is None else pick(first, second)
+
+
+def _of_zeros(distribution: Any) -> Edges:
+    """A mass at zero beside the counts, which have edges of their own."""
+    base = edges_of(distribution.base)
+    return Edges(base.low, base.high, True, base.movers)
+
+
+def _of_folded(distribution: Any) -> Edges:
+    base = edges_of(distribution.base_dist)
+    return Edges(torch.tensor(0.0), None, base.inside or bool(base.ends), base.moving)
+
+
+def _of_transformed(distribution: Any) -> Edges:
+    """The image of the base's edges."""
+    base = edges_of(distribution.base_dist)
+    low, high, inside, movers = base.low, base.high, base.inside, list(base.movers)
+    for transform in _each(distribution.transforms):
+        tensors = tensors_of(transform)[0]
+        if isinstance(_forward(transform), LeakyReLUTransform):
+            inside = True  # its slope jumps at zero, and so does the density
+        elif inside:
+            movers += tensors
+        if transform.domain.event_dim or not transform.bijective:
+            # No interval any more. What the transform reads may move the image of an edge, wherever that is.
+            if low is not None or high is not None:
+                movers += [*tensors, *(end for end in (low, high) if end is not None and not _constant(end))]
+            low = high = None
+            continue
+        low, high = _image(transform, low, -torch.inf), _image(transform, high, torch.inf)
+        if _turns(transform):
+            low, high = high, low
+    return Edges(low, high, inside, tuple(movers))
+
+
+def _each(transforms: Any) -> Iterator[Any]:
+    """Transforms one by one, the first acts first, with compositions taken apart."""
+    for transform in transforms:
+        forward = _forward(transform)
+        if isinstance(forward, td.ComposeTransform):
+            parts = list(_each(forward.parts))
+            yield from parts if forward is transform else (part.inv for part in reversed(parts))
+        elif isinstance(forward, td.IndependentTransform):
+            part = forward.base_transform
+            yield from _each([part if forward is transform else part.inv])
+        else:
+            yield transform
+
+
+def _forward(transform: Any) -> Any:
+    return transform.inv if type(transform).__name__ == "_InverseTransform" else transform
+
+
+def _turns(transform: Any) -> bool:
+    """Whether larger values become smaller ones."""
+    try:
+        return bool((torch.as_tensor(transform.sign) < 0).all())
+    except NotImplementedError:
+        return False
+
+
+def _image(transform: Any, end: Tensor | None, infinity: float) -> Tensor | None:
+    """Where one end goes; None if that is infinitely far out.
+
+    Args:
+        infinity: which one an end that is None stands for.
+    """
+    if end is None and isinstance(transform, td.AffineTransform):
+        return None
+    if end is not None and _constant(end):
+        if isinstance(transform, td.AffineTransform) and bool((end == 0).all()):
+            return _finite(transform.loc)  # not `loc + scale * 0`, which a scale would seem to move
+        if isinstance(transform, td.transforms.PowerTransform) and bool((end == 0).all()):
+            return end if bool((torch.as_tensor(transform.exponent) > 0).all()) else None
+        if isinstance(_forward(transform), td.SigmoidTransform) and bool(((end == 0) | (end == 1)).all()):
+            return None  # torch's inverse stops short of infinity
+    try:
+        return _finite(transform(torch.tensor(infinity) if end is None else end))
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return end
+
+
+def _of_smooth(distribution: Any) -> Edges:
+    return NOWHERE
+
+
+_RULES: dict[type, Callable[[Any], Edges]] = {
+    td.Independent: _of_base,
+    Wrapper: _of_base,
+    td.GeneralizedPareto: _of_exceedances,
+    td.OneHotCategorical: _of_one_hot,
+    Delta: _of_point,
+    Empirical: _of_points,
+    td.Binomial: _of_counts,
+    BetaBinomial: _of_counts,
+    DirichletMultinomial: _of_counts,
+    td.Multinomial: _of_counts,
+    td.MixtureSameFamily: _of_mixture,
+    MaskedMixture: _of_masked_mixture,
+    ZeroInflated: _of_zeros,
+    transformed.FoldedDistribution: _of_folded,
+    td.TransformedDistribution: _of_transformed,
+    ImproperUniform: _of_smooth,
+    Unit: _of_smooth,
+}
+# Families that torch makes by transforming others, and whose support does not move with the way they are made.
+for _kind in (
+    td.LogNormal, td.HalfNormal, td.HalfCauchy, td.Gumbel, td.Weibull, td.Kumaraswamy, td.LogisticNormal,
+    td.InverseGamma, td.RelaxedBernoulli, td.RelaxedOneHotCategorical, td.Pareto,
+    transformed.AffineBeta, transformed.LKJ,
+):  # fmt: skip
+    _RULES[_kind] = of_support
+
+
+def within(first: Edges, second: Edges) -> bool:
+    """Whether the support of the one lies inside that of the other, by their ends as they are now."""
+    for ours, theirs, sign in ((first.low, second.low, 1), (first.high, second.high, -1)):
+        if theirs is None:
+            continue
+        if ours is None:
+            return False
+        try:
+            join(ours.shape, theirs.shape)
+        except RuntimeError:
+            return False
+        if not bool((sign * ours.detach() >= sign * theirs.detach()).all()):
+            return False
+    return True

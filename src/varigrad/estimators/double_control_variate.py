@@ -1,0 +1,78 @@
+"""Double control variates: several draws, each with the others' costs and slopes for a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
+from varigrad.estimators.control_variate_weights import coefficients, learnt
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.estimators.leave_one_out import check_draws, others
+from varigrad.estimators.muprop import linear, times
+from varigrad.shapes import sum_rightmost
+
+
+@dataclass(frozen=True)
+class DoubleControlVariate(Estimator):
+    r"""Leave-one-out over costs from which a first-order expansion has been taken, made of the other draws' slopes.
+
+    .. math:: \frac1K \sum_k \Big(h_k - \frac{1}{K-1} \sum_{j \ne k} h_j\Big) \nabla \log q(x_k)
+              - \alpha \Big(\frac1K \sum_k f'(x_k)\Big)^T \nabla \mu, \qquad
+              h_k = f_k + \alpha \Big(\frac{1}{K-1} \sum_{j \ne k} f'(x_j)\Big)^T (x_k - \mu)
+
+    Serves Bernoulli and OneHotCategorical, also with `.to_event`, in models that take values between those of the
+    support. K evaluations and as many derivatives. Unbiased, whatever the derivatives are worth and for every
+    :math:`\alpha`, but a bad one is very noisy.
+
+    With `train`, :math:`\alpha` is the least-squares coefficient from decaying sums over past draws.
+
+    Args:
+        k: draws at this site (the sites before it are shared, the sites after it drawn anew), at least 2.
+        alpha: weight of the expansion; with `train`, where it starts.
+        train: learn it.
+
+    References:
+        Titsias, Shi (2022), Double control variates for gradient estimation in discrete latent variable models.
+        arXiv:2111.05300.
+    """
+
+    k: int = 2
+    alpha: float = 0.0
+    train: bool = True
+
+    relaxes = True
+    differentiates = True
+
+    def __post_init__(self) -> None:
+        check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        return refusal("DoubleControlVariate", distribution)
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return self.k - 1
+
+    def lane_weights(self, draw: Draw) -> Tensor | None:
+        return equal_weights(draw)
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        event, one_hot = len(draw.distribution.event_shape), is_one_hot(draw.distribution)
+        logits, value = logits_of(draw), values_of(draw).detach()
+        slope = slopes_of(draw)
+        mean = softened(logits.detach(), 1.0, one_hot)
+        score = value - mean
+
+        # E[others_k^T (x_k - mu) s_k] = E[f']^T grad mu, as the others are independent of x_k; and the part of h_j
+        # that is made of x_k has mean zero over x_j. So the control variate has mean zero.
+        expansion = linear(others(slope), score, event, cost)
+        moved = slope.mean(0) * mean
+        moved = moved - mean * moved.sum(-1, keepdim=True) if one_hot else moved * (1 - mean)
+        plain = times(cost - others(cost), score, event).mean(0)
+        control = times(expansion - others(expansion), score, event).mean(0) - moved
+        (alpha,) = coefficients(state, (self.alpha,), plain)
+        field = plain + alpha * control
+        following = learnt(state, plain, (control,)) if self.train else None
+        return Surrogate(sum_rightmost(field * logits, event), following)

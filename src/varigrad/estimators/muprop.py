@@ -1,0 +1,81 @@
+"""Control variates that are linear in the draw, from the cost's derivative: for costs that are smooth enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.rng import Source
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.shapes import sum_rightmost
+
+
+@dataclass(frozen=True)
+class MuProp(Estimator):
+    r"""The cost's first-order expansion about the mean, for a control variate.
+
+    .. math:: \big(f(b) - f(\mu) - f'(\mu)^T (b - \mu) - c\big) \nabla \log q(b) + f'(\mu)^T \nabla \mu,
+              \qquad \mu = E[b]
+
+    Serves Bernoulli and OneHotCategorical, also with `.to_event`, in models that take values between those of the
+    support. Two evaluations and one derivative. Unbiased, whatever the derivative is worth.
+
+    Args:
+        baseline: :math:`c`, for what the expansion leaves; without one the leftover's mean makes it noisy.
+
+    References:
+        Gu, Levine, Sutskever, Mnih (2016), MuProp: unbiased backpropagation for stochastic neural networks.
+        arXiv:1511.05176.
+    """
+
+    baseline: Baseline = field(default_factory=NoBaseline)
+
+    relaxes = True
+    differentiates = True
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        return refusal("MuProp", distribution)
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        return 1
+
+    def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
+        assert lanes is not None
+        value = lanes.begin(distribution, source)
+        with torch.no_grad():
+            value[lanes.own[0]] = distribution.mean[0]
+        return Draw(distribution, value, lanes)
+
+    def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
+        assert draw.log_q is not None
+        event = len(draw.distribution.event_shape)
+        value, logits, slope = values_of(draw).detach(), logits_of(draw), slopes_of(draw)[1]
+        # Where the model cannot take the mean, there is nothing to expand.
+        centre = torch.where(cost[1].isfinite(), cost[1], 0.0)
+        residual = cost[0] - centre - linear(slope, value[0] - value[1], event, cost[0])
+        guess = self.baseline.guess(residual, draw, state)
+        mean = softened(logits, 1.0, is_one_hot(draw.distribution))
+        path = sum_rightmost(slope * mean, event)
+        return Surrogate((residual - guess.value) * draw.log_q[0] + path, guess.state, guess.regression)
+
+    def parameters_of_baselines(self) -> Mapping[str, Any]:
+        return self.baseline.modules()
+
+
+def linear(slope: Tensor, change: Tensor, event: int, cost: Tensor) -> Tensor:
+    """How much each cost, `[*plates]`, changes to first order; elements that share a cost change it together."""
+    found = sum_rightmost(slope * change, event)
+    shared = [d for d in range(-found.dim(), 0) if -d > cost.dim() or cost.shape[d] == 1]
+    return found.sum(shared, keepdim=True) if shared else found
+
+
+def times(cost: Tensor, score: Tensor, event: int) -> Tensor:
+    """`[*plates, *event]` from `[*plates]`."""
+    return cost.reshape(cost.shape + (1,) * event) * score if event else cost * score

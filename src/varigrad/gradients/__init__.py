@@ -1,0 +1,1 @@
+"""Gradients as numbers to compare: exact by enumeration, or moments of many draws."""

@@ -1,0 +1,107 @@
+"""Where automatic guides start: functions of a latent site and some draws of it from the prior.
+
+Each takes the site's message (with `name` and `distribution`) and draws `[draws, *site]`, and returns a value `[*site]`
+in the support. One of your own is as good: `AutoNormal(model, init=lambda site, draws: draws[0])`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from varigrad.distributions.families import Uniform
+from varigrad.distributions.mixin import unmasked
+from varigrad.distributions.unconstrained import is_identity, unconstrained
+from varigrad.errors import SiteError
+from varigrad.language.messages import Sample
+from varigrad.language.primitives import sample
+
+Init = Callable[[Sample, Tensor], Tensor]
+
+FARTHEST = 50.0
+"""A draw on the edge of the support (a Gamma's that rounds to zero) is infinitely far out; it counts as this far."""
+
+
+def init_to_median(site: Sample, draws: Tensor) -> Tensor:
+    """The median of the draws, taken of their unconstrained values."""
+    transform = unconstrained(site.distribution.support)
+    return transform(_free(transform, draws).median(0).values)
+
+
+def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
+    """The prior's mean; where it has none, or one outside the support, the median of the draws."""
+    prior = unmasked(site.distribution)
+    try:
+        mean = prior.mean
+    except NotImplementedError:
+        return init_to_median(site, draws)
+    mean = mean.expand(prior.batch_shape + prior.event_shape)
+    if mean.shape != draws.shape[1:]:  # a minibatch, or plates that expand the site
+        try:
+            mean = mean.expand(draws.shape[1:])
+        except RuntimeError:
+            return init_to_median(site, draws)
+    inside = bool(prior.support.check(mean).all()) and bool(mean.isfinite().all())  # type: ignore[union-attr]
+    return mean if inside else init_to_median(site, draws)
+
+
+def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
+    """A draw from the prior."""
+    return draws[0]
+
+
+def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
+    """Where unconstrained values are zero, whatever the prior says."""
+    transform = unconstrained(site.distribution.support)
+    return transform(torch.zeros_like(transform.inv(draws[0])))
+
+
+def init_to_uniform(site: Sample, draws: Tensor, radius: float = 2.0) -> Tensor:
+    """Unconstrained values uniform in `[-radius, radius]`."""
+    transform = unconstrained(site.distribution.support)
+    like = torch.zeros_like(transform.inv(draws[0]))
+    return transform(sample(f"{site.name}_start", Uniform(like - radius, like + radius)))
+
+
+def init_to_value(values: Mapping[str, Any], fallback: Init | None = init_to_uniform) -> Init:
+    """The given values, by site; `fallback` for the others.
+
+    Raises:
+        SiteError: (when the guide is built) a site has no value and there is no fallback.
+    """
+
+    def start(site: Sample, draws: Tensor) -> Tensor:
+        if site.name in values:
+            return torch.as_tensor(values[site.name]).detach().to(draws).expand(draws.shape[1:])
+        if fallback is None:
+            raise SiteError("has no initial value", site=site.name, try_="a value for it, or fallback=init_to_median")
+        return fallback(site, draws)
+
+    return start
+
+
+def init_to_generated(generate: Callable[[], Init]) -> Init:
+    """`generate()` returns an initialiser each time a guide is built: for starting again somewhere else.
+
+    It is called once for each guide, at its first site.
+    """
+    made: dict[str, Init] = {}
+
+    def start(site: Sample, draws: Tensor) -> Tensor:
+        if not made or site.name in seen:
+            made["init"] = generate()
+            seen.clear()
+        seen.add(site.name)
+        return made["init"](site, draws)
+
+    seen: set[str] = set()
+    return start
+
+
+def _free(transform: td.Transform, draws: Tensor) -> Tensor:
+    free = transform.inv(draws)
+    return free if is_identity(transform) else free.nan_to_num(0.0, FARTHEST, -FARTHEST).clamp(-FARTHEST, FARTHEST)

@@ -1,0 +1,1 @@
+"""Checks of programs: sites, pairs of sites, first runs, plates, leaves; and when they are made again."""

@@ -1,0 +1,120 @@
+"""Which choices reach a jump of a log-density, as its value or by its parameters, in an exploring run.
+
+What a program compares or rounds is seen as it runs. A log-density is taken later, of plain tensors, so its own
+comparisons are looked for here: by a table for the families of torch and varigrad (`distributions.edges`), and by
+taking the density once more, of tracked tensors, for classes that are not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from varigrad.distributions.support_edges import Edges, edges_of, of_support, within
+from varigrad.distributions.tensor_walk import is_known
+from varigrad.language.messages import Sample
+from varigrad.objectives.checks.sites import is_unchecked
+from varigrad.terms.provenance import Escapes, get_lost, get_provenance, untracked
+
+
+@dataclass(frozen=True, eq=False)
+class Marked:
+    """A statement with the marks still on.
+
+    Attributes:
+        message: with its value.
+        guide: whether the guide makes it.
+        pathwise: whether the value carries a derivative.
+    """
+
+    message: Sample
+    guide: bool = False
+    pathwise: bool = True
+
+
+def note_jumps(statements: list[Marked], escapes: Escapes) -> None:
+    """Add to `escapes.kinked` what reaches a jump of a log-density, and to `escapes.lost` what loses its derivative."""
+    drawn = {s.message.name: s.message for s in statements if s.guide}
+    for statement in statements:
+        if is_known(statement.message.distribution):
+            with _unheard(escapes):
+                reached = list(_reached(statement, drawn))
+            escapes.kinked |= get_provenance(*reached)
+        else:
+            _look_inside(statement, escapes)
+
+
+def _reached(statement: Marked, drawn: Mapping[str, Sample]) -> Iterator[Tensor]:
+    """The tensors through which a known log-density jumps."""
+    message = statement.message
+    value = message.value
+    assert value is not None
+    edges = edges_of(message.distribution)
+    if statement.guide and statement.pathwise:
+        # The draw moves with the ends of its support; what it can be carried over lies between them. A relaxed choice
+        # lies between the values of a discrete family, where its density is continued.
+        if edges.inside:
+            yield from edges.movers
+            if not _is_discrete(message):
+                yield value
+        return
+    yield from edges.moving
+    if statement.guide or (message.name in drawn and _cannot_leave(message, edges, drawn[message.name])):
+        return
+    if edges.inside or edges.ends:
+        yield value
+
+
+def _cannot_leave(message: Sample, edges: Edges, draw: Sample) -> bool:
+    """Whether the guide's draws of a site stay inside the model's support, where there are no jumps."""
+    if _is_discrete(draw):
+        return True  # it is not moved by small steps
+    if edges.inside:
+        return False
+    # Where values are checked, a guide that draws outside is an error by itself.
+    return not is_unchecked(message.distribution) or within(edges_of(draw.distribution), edges)
+
+
+def _is_discrete(draw: Sample) -> bool:
+    try:
+        support = draw.distribution.support
+    except (NotImplementedError, AttributeError):
+        return False
+    return support is not None and bool(support.is_discrete)
+
+
+def _look_inside(statement: Marked, escapes: Escapes) -> None:
+    """Take a log-density of tracked tensors, so that what it compares and detaches is noted."""
+    message = statement.message
+    value = message.value
+    assert value is not None
+    if statement.guide and not statement.pathwise:
+        value = untracked(value)
+    with _unheard(escapes):
+        try:
+            edges = of_support(message.distribution)
+        except Exception:
+            edges = Edges()
+    escapes.kinked |= get_provenance(*edges.moving)
+    left = escapes.provenance
+    try:
+        log_prob = message.distribution.log_prob(value)
+    except Exception:
+        return
+    finally:
+        escapes.provenance = left
+    escapes.lost |= get_lost(log_prob)
+
+
+@contextmanager
+def _unheard(escapes: Escapes) -> Iterator[None]:
+    """Meanwhile nothing is noted: it is we who ask for values."""
+    before = escapes.active, escapes.watch
+    escapes.active = escapes.watch = False
+    try:
+        yield
+    finally:
+        escapes.active, escapes.watch = before

@@ -1,0 +1,92 @@
+"""What the operations of a run prove about plates and lanes, whatever the numbers are: `terms/independence`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from varigrad.language.messages import evolve
+from varigrad.objectives.execute import Layout, Pass
+from varigrad.terms.independence.analysis import Follower, Verdict, follow_dimensions
+from varigrad.terms.term import Term
+
+Crossed = Mapping[str, frozenset[str]]
+
+Followed = Callable[[Layout, Follower, bool], Pass]
+"""Runs the programs with somebody who follows dimensions; with plain draws (True), or with lanes side by side."""
+
+UNSEEN = Verdict("unknown", "a run that could not be followed")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is proven about the plates of each site.
+
+    Attributes:
+        mixed, apart: plates whose elements an operation mixes, and those where none does, by site.
+        sentences: how they are mixed, by site and plate.
+    """
+
+    mixed: dict[str, frozenset[str]] = field(default_factory=dict)
+    apart: dict[str, frozenset[str]] = field(default_factory=dict)
+    sentences: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+def structure_of_plates(perform: Followed, collect: Callable[[Pass, Layout], list[Term]], layout: Layout) -> Structure:
+    """What a plain run proves; nothing, if it cannot be followed."""
+    plain = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
+    found = Structure()
+    try:
+        with follow_dimensions() as follower:
+            verdicts = follower.plates(collect(perform(plain, follower, True), plain))
+    except Exception:  # the follower is no part of the program: what it cannot take is left to the numbers
+        return found
+    for site, plates in verdicts.items():
+        for plate, verdict in plates.items():
+            if verdict.kind == "mixes":
+                found.mixed[site] = found.mixed.get(site, frozenset()) | {plate}
+                found.sentences[site, plate] = verdict.sentence()
+            elif verdict.apart:
+                found.apart[site] = found.apart.get(site, frozenset()) | {plate}
+    return found
+
+
+def structure_of_lanes(perform: Followed, collect: Callable[[Pass, Layout], list[Term]], layout: Layout) -> Verdict:
+    """Whether a run with particles and alternatives side by side keeps them apart."""
+    try:
+        with follow_dimensions() as follower:
+            run = perform(layout, follower, False)
+            return follower.lanes(collect(run, layout), layout.dims, run.tracker.escapes)
+    except Exception:
+        return UNSEEN
+
+
+def closed(mixed: Crossed, run: Pass) -> dict[str, frozenset[str]]:
+    """Mixed plates, with those of every site that a site with mixed plates is drawn from.
+
+    If `b` is drawn from `a`, element by element, and something reads several elements of `b`, then it depends on
+    several elements of `a`.
+    """
+    found = dict(mixed)
+    for statement in reversed(run.guide):
+        plates = found.get(statement.message.name, frozenset())
+        for token in statement.upstream if plates else ():
+            found[token.site] = found.get(token.site, frozenset()) | (
+                plates & run.tracker.plates.get(token.site, plates)
+            )
+    return found
+
+
+def joined_plates(*several: Crossed) -> dict[str, frozenset[str]]:
+    """The plates of each site in any of them."""
+    sites: Iterable[str] = {site for crossed in several for site in crossed}
+    return {site: frozenset().union(*(c.get(site, frozenset()) for c in several)) for site in sites}
+
+
+def crossed(terms: list[Term], mixed: Crossed) -> list[Term]:
+    """The terms as they would be, had the plates been known to be mixed when the run began."""
+    if not mixed:
+        return terms
+    nothing: frozenset[str] = frozenset()
+    ups = [{site: plates | mixed.get(site, nothing) for site, plates in t.upstream.items()} for t in terms]
+    return [evolve(term, upstream=upstream) for term, upstream in zip(terms, ups, strict=True)]

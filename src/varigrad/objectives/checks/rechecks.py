@@ -1,0 +1,271 @@
+"""When a bound looks again at what it has found out about its programs, and what it says when it was wrong.
+
+Looks are taken at steps 10, 100, 1000, ..., and whenever something changes that may matter: the mode of a module, a
+buffer (from outside), the shapes of arguments, `requires_grad`, or the statements of a run. What a look finds to be
+mixed, stepped or not to run side by side stays so: that is always right, if noisier.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from varigrad.language.messages import evolve
+from varigrad.objectives.discovery import POINTS, Finding, branch_of
+from varigrad.objectives.execute import Layout, Pass
+from varigrad.objectives.vectorization import FAILURES
+
+if TYPE_CHECKING:
+    from varigrad.objectives.bound import Bound
+
+FIRST = 10
+"""The first step at which everything is looked at again; then at every tenfold."""
+KEPT = 64
+"""For how many situations (modes of modules, shapes of arguments) findings are kept,"""
+SHAPES = 8
+"""and how many of these are looked at only because arguments differ: a loader may have no two batches of one shape."""
+BRANCHES = 32
+"""How many ways through a program are looked at."""
+
+Situation = tuple[Any, ...]
+
+
+class StaleCheckWarning(UserWarning):
+    """What the first runs of a program had shown turned out not to hold, and steps may have been wrong."""
+
+
+class Rechecks:
+    """What a bound remembers of its looks.
+
+    Attributes:
+        due: how many steps have to have been taken for the next look that nothing but time calls for.
+        since: how many had been taken at the last look.
+    """
+
+    def __init__(self) -> None:
+        self.due, self.since = FIRST, 0
+        self._known: OrderedDict[Situation, Finding] = OrderedDict()
+        self._arguments: set[Any] = set()
+        self._branches: set[tuple[Any, ...]] = set()
+        self._modules: tuple[nn.Module, ...] = ()
+        self._dropouts: tuple[Any, ...] = ()
+        self._buffers: tuple[Tensor, ...] = ()
+        self._versions: list[int] = []
+        self._leaves: tuple[Tensor, ...] = ()
+        self._version = -1
+        self._now: Situation | None = None
+        self._copied = False
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the situation of the first look is still to be noted."""
+        return self._now is None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """When to look again; a copy finds its own modules in its first look."""
+        kept = ("due", "since", "_known", "_arguments", "_branches", "_now")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.__dict__.update(state, _copied=True)
+
+    def copy(self) -> Rechecks:
+        """The same memory, to go its own way."""
+        twin = Rechecks()
+        twin.__dict__.update(self.__dict__)
+        twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
+        return twin
+
+    def situation(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
+        """What a finding is good for. Asked before every step, so it is cheap."""
+        owner = bound.owner
+        if self._copied:
+            self._copied = False
+            self.reach(bound.reach().modules.values())
+        if owner.version != self._version:
+            self._version, self._leaves = owner.version, tuple(p for _, p in owner.named_parameters())
+        shapes = tuple([_shape(a) for a in args]) if args else ()
+        if kwargs:
+            shapes = (*shapes, *((key, _shape(a)) for key, a in kwargs.items()))
+        modes = (tuple([m.training for m in self._modules]), tuple([m.p for m in self._dropouts]))
+        return torch.is_grad_enabled(), shapes, tuple([p.requires_grad for p in self._leaves]), modes
+
+    def calls_for_a_look(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether something has changed that may matter, or it is time."""
+        if self._now is None:  # the first look has been taken just now, and its step not yet
+            return False
+        if bound.steps >= self.due or (self._buffers and self._versions != [b._version for b in self._buffers]):
+            return True
+        return self._now != self.situation(bound, args, kwargs)
+
+    def attend(self, bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Look again where that is called for; whether what was found before no longer holds."""
+        now = self.situation(bound, args, kwargs)
+        known = self._known.get(now)
+        late = bound.steps >= self.due
+        touched = self._buffers and self._versions != [b._version for b in self._buffers]
+        if known is not None and not late and not touched:
+            self._now = now
+            bound.use(known)
+            return False
+        if known is None and not late and self._only_arguments(now):
+            self._arguments.add(now[1])
+            if len(self._arguments) > SHAPES:
+                self._now = now
+                bound.use(self._most_careful(bound))
+                self.remember(bound)
+                return False
+        if late:
+            self.due = _tenfold(bound.steps)
+        try:
+            found = bound.look(args, kwargs, known, points=1 if late else POINTS)
+        except FAILURES:
+            return False  # the step itself runs into it, too, and says so
+        since, self.since = self.since, bound.steps
+        if known is not None:
+            found, worse = joined(known, found)
+            if worse:
+                self._warn(bound, worse, since)
+        else:
+            worse = []
+        bound.use(found)
+        self.settle(bound, args, kwargs)
+        return bool(worse)
+
+    def begin(self, bound: Bound) -> None:
+        """Everything has been looked at just now, for the first time or from scratch."""
+        self._known.clear()
+        self._branches.clear()
+        self._arguments.clear()
+        self.due, self.since, self._now = _tenfold(bound.steps), bound.steps, None
+
+    def settle(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The bound's finding is that of the present situation."""
+        self._now = self.situation(bound, args, kwargs)
+        self._arguments.add(self._now[1])
+        self.remember(bound)
+
+    def remember(self, bound: Bound) -> None:
+        """Keep the bound's finding for the present situation."""
+        finding = bound.finding
+        if finding is not None and self._now is not None:
+            self._known[self._now] = finding
+            self._known.move_to_end(self._now)
+            self._branches.add(finding.branch)
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+
+    def reach(self, modules: Iterable[nn.Module]) -> None:
+        """The modules whose modes and buffers matter."""
+        self._modules = tuple(modules)
+        self._dropouts = tuple(m for m in self._modules if isinstance(m, _DropoutNd))
+        buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}
+        self._buffers = tuple(b for b in buffers.values() if not b.is_inference())
+        self.note_buffers()
+
+    def note_buffers(self) -> None:
+        """What is written to buffers up to now is the programs' own doing."""
+        if self._buffers:
+            self._versions = [b._version for b in self._buffers]
+
+    def meet(self, bound: Bound, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""
+        branch = branch_of(run)
+        if branch in self._branches or len(self._branches) >= BRANCHES:
+            return False
+        self._branches.add(branch)
+        known = bound.finding
+        assert known is not None
+        try:
+            found = bound.look(args, kwargs, known, (run, layout))
+        except FAILURES:
+            return False
+        found, worse = joined(known, found)
+        if worse:
+            bound.use(found)
+            self.remember(bound)
+        return bool(worse)
+
+    def _only_arguments(self, now: Situation) -> bool:
+        """Whether a new situation differs from the present one in the shapes of arguments alone."""
+        before = self._now
+        return before is not None and (now[0], now[2:]) == (before[0], before[2:])
+
+    def _most_careful(self, bound: Bound) -> Finding:
+        """All findings in one: what was mixed in any situation counts as mixed."""
+        found = bound.finding
+        assert found is not None
+        for other in self._known.values():
+            found, _ = joined(found, other)
+        return found
+
+    @staticmethod
+    def _warn(bound: Bound, worse: list[str], since: int) -> None:
+        if not bound.quiet:
+            steps = f"steps {since + 1} to {bound.steps}" if bound.steps > since + 1 else f"step {bound.steps}"
+            warnings.warn(
+                f"{'; '.join(worse)}. That did not show before, so {steps} may have used gradients with a bias. "
+                "From here on it is taken into account: right, and noisier or slower",
+                StaleCheckWarning,
+                stacklevel=5,
+            )
+
+
+def joined(known: Finding, found: Finding) -> tuple[Finding, list[str]]:
+    """An earlier finding with what another adds to it, and a sentence about each thing that it adds."""
+    worse: list[str] = []
+    mixed = dict(known.layout.mixed)
+    for site, plates in found.layout.mixed.items():
+        new = plates - mixed.get(site, frozenset())
+        if new and site in known.layout.order:
+            names = ", ".join(map(repr, sorted(new)))
+            how = [found.sentences[site, plate] for plate in sorted(new) if (site, plate) in found.sentences]
+            because = f" ({'; '.join(how)})" if how else ""
+            worse.append(f"{site!r}: what reads it mixes the elements of plate {names}{because}")
+        mixed[site] = mixed.get(site, frozenset()) | plates
+    side, reason = known.side_by_side, known.reason
+    if side and not found.side_by_side:
+        side, reason = False, found.reason
+        worse.append(f"particles or alternatives cannot run side by side: {reason}")
+    kinked = found.kinked - known.kinked
+    for site in sorted(kinked):
+        worse.append(f"{site!r}: its value goes through a comparison, rounding or conversion, or loses its derivative")
+    if not worse:
+        return known, worse
+    return evolve(
+        known,
+        layout=evolve(known.layout, mixed=mixed),
+        side_by_side=side,
+        reason=reason,
+        kinked=known.kinked | found.kinked,
+        plan=found.plan,
+        sentences={**known.sentences, **found.sentences},
+    ), worse
+
+
+def _tenfold(steps: int) -> int:
+    """The next power of ten."""
+    due = FIRST
+    while due <= steps:
+        due *= 10
+    return due
+
+
+def _shape(value: Any) -> Any:
+    """What a finding may depend on in an argument, besides the numbers in tensors."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple([_shape(v) for v in value])
+    if isinstance(value, dict):
+        return tuple([(repr(k), _shape(v)) for k, v in value.items()])
+    return type(value)

@@ -1,0 +1,128 @@
+"""Which estimator serves a site: what the objective says, else what the site says, else a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import distributions as td
+
+from varigrad.distributions.delta import Delta
+from varigrad.distributions.independent_utils import inner_of
+from varigrad.errors import SiteError
+from varigrad.estimators.base import Estimator
+from varigrad.estimators.baselines import MovingAverage
+from varigrad.estimators.pathwise import Pathwise
+from varigrad.estimators.score import Score
+from varigrad.language.messages import Sample
+
+Asked = Estimator | Literal["auto"]
+"""What an objective asks for at the sites of a glob; "auto" is to be found out by measuring."""
+
+Patterns = tuple[tuple[str, Asked], ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An estimator and why it was chosen.
+
+    Attributes:
+        own: it is the site's own, whatever the site says in a run (its baseline may look at that run's data).
+    """
+
+    estimator: Estimator
+    why: str
+    own: bool = False
+
+    @property
+    def key(self) -> object:
+        """The same for the same estimator."""
+        return "own" if self.own else self.estimator
+
+
+PATHWISE = Choice(Pathwise(), "default: it has rsample, and its costs are differentiable in it")
+SCORE = Choice(Score(MovingAverage()), "default: it has no rsample to differentiate through")
+KINKED = Choice(
+    Score(MovingAverage()),
+    "default: it has rsample, but a comparison, rounding or conversion of its value was seen, a density that jumps in "
+    "it, or a lost derivative",
+)
+
+
+def patterns_of(estimators: Mapping[str, Asked] | Literal["auto"] | None) -> Patterns:
+    """What an objective asks for, in order: the first match counts."""
+    return (("*", "auto"),) if estimators == "auto" else tuple((estimators or {}).items())
+
+
+def is_auto(site: str, patterns: Iterable[tuple[str, Asked]]) -> bool:
+    """Whether the site's estimator is to be found out by measuring."""
+    return next((asked == "auto" for pattern, asked in patterns if fnmatchcase(site, pattern)), False)
+
+
+def choose(
+    message: Sample,
+    patterns: Iterable[tuple[str, Asked]],
+    kinked: Iterable[str] = (),
+    decided: Mapping[str, Choice] | None = None,
+) -> Choice:
+    """The estimator of a site, checked against its distribution.
+
+    Args:
+        decided: what measuring has led to, by site; where "auto" has no answer yet, the rule has.
+
+    Raises:
+        SiteError: what was asked for is no estimator, or cannot serve the site.
+    """
+    known = (decided or {}).get(message.name)
+    if known is not None:
+        own = known.own and message.estimator is not None
+        return _checked(message, Choice(message.estimator, known.why, own=True) if own else known)
+    for pattern, asked in patterns:
+        if fnmatchcase(message.name, pattern):
+            if asked == "auto":
+                return _by_rule(message, kinked)
+            return _checked(message, Choice(asked, f"ELBO(estimators={{{pattern!r}: …}})"))
+    if message.estimator is not None:
+        return _checked(message, Choice(message.estimator, "estimator= at the site"))
+    return _by_rule(message, kinked)
+
+
+def _by_rule(message: Sample, kinked: Iterable[str]) -> Choice:
+    if message.distribution.has_rsample and not _straight_through(message.distribution):
+        if isinstance(inner_of(message.distribution)[0], Delta):
+            return PATHWISE  # nothing is averaged over, so nothing jumps where there is a derivative
+        return KINKED if message.name in kinked else PATHWISE
+    return SCORE
+
+
+def _checked(message: Sample, choice: Choice) -> Choice:
+    estimator = choice.estimator
+    if not isinstance(estimator, Estimator):
+        hint = f"{estimator.__name__}()" if isinstance(estimator, type) else "Score(MovingAverage())"
+        raise SiteError(
+            f"estimator must be an Estimator, got {estimator!r}",
+            site=message.name,
+            because="configuration is objects",
+            try_=hint,
+        )
+    refusal = estimator.refusal(message.distribution)
+    if refusal is None and estimator.pathwise and not estimator.relaxes and _straight_through(message.distribution):
+        refusal = "the rsample of a straight-through distribution is biased", "LeaveOneOut(4)"
+    if refusal is not None:
+        because, try_ = refusal
+        raise SiteError(
+            f"{type(estimator).__name__} cannot serve this site", site=message.name, because=because, try_=try_
+        )
+    return choice
+
+
+def _straight_through(distribution: td.Distribution) -> bool:
+    if isinstance(distribution, td.Independent):
+        return _straight_through(distribution.base_dist)
+    if isinstance(distribution, td.TransformedDistribution) and _straight_through(distribution.base_dist):
+        return True
+    return isinstance(distribution, td.OneHotCategoricalStraightThrough) or getattr(
+        distribution, "straight_through", False
+    )

@@ -1,0 +1,425 @@
+"""One run of guide and model: parameters in, statements and draws out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from varigrad.distributions.couplings import Coupled
+from varigrad.distributions.fresh_copies import fresh
+from varigrad.distributions.rng import Source
+from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
+from varigrad.estimators.base import Draw, Estimator, Lanes, State
+from varigrad.estimators.pathwise import is_partial
+from varigrad.language.messages import (
+    Factor,
+    Forward,
+    Indices,
+    InUse,
+    Module,
+    Param,
+    Plate,
+    Program,
+    Record,
+    Sample,
+    evolve,
+)
+from varigrad.language.plates import InPlate, same_minibatch
+from varigrad.language.runtime import expanded, run
+from varigrad.objectives.checks.density_jumps import Marked, note_jumps
+from varigrad.objectives.estimator_selection import Choice, Patterns, choose
+from varigrad.objectives.parameters import Owner
+from varigrad.terms.dependency_tracker import PARTICLES as PARTICLES
+from varigrad.terms.dependency_tracker import Statement, Tracker
+from varigrad.terms.independence.analysis import Follower
+from varigrad.terms.provenance import get_provenance, untracked
+from varigrad.terms.term import Term
+
+
+class LayoutChanged(Exception):
+    """The run met a site or a plate that the layout does not know; discover again."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How leading dimensions are used: plates rightmost, then particles, then lanes.
+
+    Attributes:
+        plates: how many dimensions the program's plates occupy.
+        particles: how many particles lie along a dimension of their own (1: no such dimension).
+        lanes: for each site with alternatives its lanes, in the order of drawing.
+        order: all latent sites in the order of drawing.
+    """
+
+    plates: int = 0
+    particles: int = 1
+    lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    order: Sequence[str] = ()
+    mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Plates along which something reads a site across elements, though the site and its readers are inside."""
+    guarded: bool = False
+    """Whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees."""
+
+    @property
+    def dims(self) -> int:
+        """Number of plate dimensions, particles included."""
+        return self.plates + (self.particles > 1)
+
+    @property
+    def count(self) -> int:
+        """Number of lanes, lane 0 included."""
+        return 1 + sum(len(rows) for rows in self.lanes.values())
+
+    def lanes_of(self, site: str) -> Lanes | None:
+        """The lanes as this site sees them; None if the program has no alternatives."""
+        if self.count == 1:
+            return None
+        if site not in self.order:
+            raise LayoutChanged(site)
+        own = self.lanes.get(site, ())
+        before = set(self.order[: self.order.index(site)])
+        mine = {r for s, rows in self.lanes.items() if s in before for r in rows} | set(own)
+        return Lanes(self.count, self.dims, own, tuple(r if r in mine else 0 for r in range(self.count)))
+
+
+@dataclass(slots=True, eq=False)
+class Pass:
+    """What one run of guide and model left behind."""
+
+    tracker: Tracker = field(default_factory=Tracker)
+    guide: list[Statement] = field(default_factory=list)
+    model: list[Statement] = field(default_factory=list)
+    draws: dict[str, Draw] = field(default_factory=dict)
+    alternatives: dict[str, Draw] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+    records: dict[str, Tensor] = field(default_factory=dict)
+    indices: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    marked: list[Marked] = field(default_factory=list)
+    """Of an exploring run: the samples of both programs with their marks on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
+
+    base: Pass
+    terms: list[Term]
+    alternatives: Mapping[str, Sequence[Ensemble]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same for all runs of a step."""
+
+    owner: Owner
+    patterns: Patterns
+    source: Source
+    layout: Layout
+    track_all: bool = False
+    kinked: frozenset[str] = frozenset()
+    explore: bool = False
+    """Draw without lanes, to find out what there is."""
+    loop: bool = False
+    """Alternatives are run one by one: a site's lanes are its own only."""
+    strict: bool = True
+    """Model and guide have to have the same latent sites."""
+    decided: Mapping[str, Choice] | None = None
+    """What measuring has led to, by site."""
+    states: Mapping[str, State] = field(default_factory=dict)
+    """What the estimators carry, by site."""
+    lasting: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Around what a program makes once and keeps, while the run itself is one that leaves nothing behind."""
+    follower: Follower | None = None
+    """Who follows the dimensions of what is drawn through this run; None: nobody."""
+
+
+def perform(
+    settings: Settings,
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    cache: dict[str, Tensor],
+    forced: Mapping[str, Tensor] | None = None,
+    indices: Mapping[str, Tensor] | None = None,
+) -> Pass:
+    """Run the guide, then the model on the guide's values.
+
+    Args:
+        cache: constrained parameters of this step.
+        forced: values that the named latent sites take instead of being drawn (alternatives, in a loop).
+        indices: minibatches that subsampled plates take instead of drawing their own.
+
+    Raises:
+        GuideMismatchError: the two programs do not have the same latent sites.
+    """
+    layout = settings.layout
+    record = Pass(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
+    record.indices.update(indices or {})
+    outer: tuple[Any, ...] = ()
+    if layout.particles > 1:
+        outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
+    drawing = _Guide(settings, record, cache, forced or {})
+    scoring = _Model(settings, record, cache, drawing)
+    try:
+        with record.tracker.guard():
+            run(guide, (drawing, *outer), args, kwargs)
+            run(model, (scoring, *outer), args, kwargs)
+            if settings.explore:
+                note_jumps(record.marked, record.tracker.escapes)
+    finally:
+        record.tracker.finish()
+    record.tracker.check()
+    if settings.strict and scoring.latent != record.draws.keys():
+        _refuse_foreign(record, scoring.latent)
+    return record
+
+
+def _refuse_foreign(record: Pass, latent: set[str]) -> None:
+    for statement in record.guide:
+        message = statement.message
+        if isinstance(message, Sample) and not message.auxiliary and message.name not in latent:
+            raise GuideMismatchError(
+                "is a site of the guide and not of the model",
+                site=message.name,
+                because=_sites_text("the model's latent sites", latent, message.name),
+                try_="the model's name, deterministic() for a value that is no random choice, or auxiliary=True for "
+                "noise that other sites are made of",
+            )
+
+
+class _Program:
+    """What guide and model have in common as handlers."""
+
+    takes_modules = True
+    """A `Module` message says enough; its parameters need no messages of their own."""
+
+    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
+        self.settings, self.record, self.cache = settings, record, cache
+        self.names: set[str] = set()
+        self.lasting = settings.lasting
+
+    def __call__(self, message: Any, forward: Forward) -> Any:
+        kind = type(message)
+        if kind is Sample:
+            self._once(message.name)
+            return self.sample(message, forward)
+        if kind is Param:
+            if message.value is None:
+                value = self.settings.owner.constrained(message, self.cache)
+                message = evolve(message, value=value)
+        elif kind is Module:
+            self.settings.owner.adopt(message)
+        elif kind is Indices:
+            known = self.record.indices
+            if message.name not in known:
+                known[message.name] = self.settings.source.subset(message.size, message.batch)
+            message = evolve(message, value=same_minibatch(message, known[message.name]))
+        elif kind is InUse:
+            message = evolve(message, value=self.record.indices.get(message.name))
+        elif kind is Factor:
+            self._once(message.name)
+            self._plates(message)
+            self.statements.append(self.record.tracker.examine(message))
+        elif kind is Record:
+            self._once(message.name)
+            self.record.records[message.name] = message.value
+        return forward(message)
+
+    statements: list[Statement]
+
+    def sample(self, message: Sample, forward: Forward) -> Any:
+        raise NotImplementedError
+
+    def _once(self, name: str) -> None:
+        if name in self.names:
+            raise SiteNameError(
+                "is used twice in one run",
+                site=name,
+                because="sites are told apart by name",
+                try_=f'names that differ, such as f"{name}_{{i}}" in a loop',
+            )
+        self.names.add(name)
+
+    def _plates(self, message: Sample | Factor) -> None:
+        layout = self.settings.layout
+        for plate in message.plates:
+            known = self.record.sizes.get(plate.name)
+            now = (plate.batch, plate.dim)
+            if known is None:
+                self.record.sizes[plate.name] = now
+            elif known != now and plate.index is None:
+                raise PlateError(
+                    f"has (size, dim) {now} at site {message.name!r} and {known} before",
+                    site=plate.name,
+                    because="a plate means the same elements wherever it is entered",
+                    try_="one size and dim for each plate name, in model and guide",
+                )
+            if plate.dim is not None and -plate.dim > layout.dims and not self.settings.explore:
+                raise LayoutChanged(plate.name)
+
+
+class _Guide(_Program):
+    """Draws every latent site with its estimator."""
+
+    def __init__(
+        self, settings: Settings, record: Pass, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__(settings, record, cache)
+        self.statements = record.guide
+        self.forced = forced
+
+    def sample(self, message: Sample, forward: Forward) -> Any:
+        if message.observed:
+            raise SiteError(
+                "is observed in the guide",
+                site=message.name,
+                because="a guide is a distribution over the model's latent choices and conditions by taking arguments",
+                try_="obs= in the model, and the data as an argument of the guide",
+            )
+        settings, record, name = self.settings, self.record, message.name
+        message = remembering_nothing(message)
+        self._plates(message)
+        statement = record.tracker.examine(message)
+        plain = statement.message
+        assert isinstance(plain, Sample)
+        choice = choose(plain, settings.patterns, settings.kinked, settings.decided)
+        estimator = choice.estimator
+        for part, module in estimator.parameters_of_baselines().items():
+            settings.owner.adopt_baseline(name, part, module)
+        draw = self._draw(plain, estimator)
+        if estimator.differentiates and not draw.value.requires_grad:
+            draw = evolve(draw, value=draw.value.detach().requires_grad_())
+        found = get_provenance(draw.value)  # picked up inside a distribution that the engine cannot look into
+        if found:
+            draw = evolve(draw, value=untracked(draw.value))
+            statement = evolve(statement, upstream=statement.upstream | found, given=statement.given | found)
+        if settings.follower is not None:
+            lane = -settings.layout.dims - 1 if settings.layout.count > 1 else None
+            draw = evolve(draw, value=settings.follower.drawn(draw.value, plain, statement.upstream, lane))
+        record.choices[name] = choice
+        follow = estimator.needs_cost or settings.track_all or estimator.partial or is_partial(plain.distribution)
+        marked = record.tracker.mark(draw.value, statement, follow, severed=not estimator.pathwise)
+        particles = -settings.layout.dims if settings.layout.particles > 1 else None
+        record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
+        record.values[name] = marked
+        if settings.explore:
+            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.pathwise))
+        drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
+        record.guide.append(evolve(statement, message=drawn))
+        return forward(evolve(message, value=marked))
+
+    def _draw(self, message: Sample, estimator: Estimator) -> Draw:
+        settings = self.settings
+        settings.source.site = message.name
+        distribution = expanded(message)
+        if message.value is not None:
+            return Draw(distribution, message.value)
+        if message.name in self.forced:
+            return Draw(distribution, self.forced[message.name])
+        if settings.explore:
+            reparameterised = estimator.pathwise and distribution.has_rsample
+            return Draw(distribution, settings.source.draw(distribution, reparameterised=reparameterised))
+        if settings.loop:
+            return self._draw_in_loop(message, distribution, estimator)
+        lanes = settings.layout.lanes_of(message.name)
+        state = settings.states.get(message.name)
+        if lanes is not None:
+            if len(lanes.own) != estimator.alternatives(distribution):
+                raise LayoutChanged(message.name)
+            if lanes.own or len(distribution.batch_shape) > settings.layout.dims:
+                wide = lanes.expand(distribution)
+                return estimator.draw(wide, lanes, self._source(estimator, wide), state)
+        elif estimator.alternatives(distribution):
+            raise LayoutChanged(message.name)
+        return estimator.draw(distribution, None, self._source(estimator, distribution), state)
+
+    def _source(self, estimator: Estimator, distribution: Any) -> Source:
+        """Where a draw's numbers come from: coupled across particles, where the estimator asks for it."""
+        settings = self.settings
+        if estimator.coupling is None:
+            return settings.source
+        if settings.layout.particles == 1:
+            raise SiteError(
+                f"{type(estimator.coupling).__name__} cannot couple the particles' draws",
+                site=settings.source.site,
+                because="the particles run one by one",
+                try_="plan(), which says why, and a program that can run side by side; or Pathwise()",
+            )
+        batch = distribution.batch_shape
+        return Coupled(settings.source, estimator.coupling, batch, len(batch) - settings.layout.dims)
+
+    def _draw_in_loop(self, message: Sample, distribution: Any, estimator: Estimator) -> Draw:
+        """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
+        count = 1 + estimator.alternatives(distribution)
+        state = self.settings.states.get(message.name)
+        if count == 1:
+            return estimator.draw(distribution, None, self._source(estimator, distribution), state)
+        if self.forced:
+            return Draw(distribution, self.settings.source.draw(distribution))
+        lanes = Lanes(count, self.settings.layout.dims, tuple(range(1, count)), tuple(range(count)))
+        wide = estimator.draw(lanes.expand(distribution), lanes, self.settings.source, state)
+        event = wide.value.shape[wide.value.dim() - len(distribution.event_shape) :]
+        values = wide.value.reshape(count, *distribution.batch_shape, *event)
+        if estimator.differentiates and not values.requires_grad:
+            values = values.detach().requires_grad_()
+        self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
+        return Draw(distribution, values[0])
+
+
+class _Model(_Program):
+    """Replays the guide's values and collects the model's densities."""
+
+    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor], guide: _Guide) -> None:
+        super().__init__(settings, record, cache)
+        self.statements = record.model
+        self.guide = guide
+        self.latent: set[str] = set()
+
+    def sample(self, message: Sample, forward: Forward) -> Any:
+        message = remembering_nothing(message)
+        self._plates(message)
+        if not message.observed:
+            if message.estimator is not None:
+                raise SiteError(
+                    "has an estimator in the model",
+                    site=message.name,
+                    because="the guide draws it",
+                    try_="estimator= at the guide's site, or ELBO(estimators={...})",
+                )
+            if message.name not in self.record.values and not self.settings.strict:
+                self.guide.sample(message, _unheard)
+            if message.name not in self.record.values:
+                raise GuideMismatchError(
+                    "is a latent site of the model and missing from the guide",
+                    site=message.name,
+                    because=_sites_text("the guide's sites", self.record.values, message.name),
+                    try_=f"sample({message.name!r}, ...) in the guide, or obs= in the model",
+                )
+            self.latent.add(message.name)
+            message = evolve(message, value=self.record.values[message.name])
+        if self.settings.explore:
+            self.record.marked.append(Marked(message))
+        self.record.model.append(self.record.tracker.examine(message))
+        return forward(message)
+
+
+def remembering_nothing(message: Sample) -> Sample:
+    """The message with a distribution that keeps nothing of what was computed before."""
+    distribution = fresh(message.distribution)
+    return message if distribution is message.distribution else evolve(message, distribution=distribution)
+
+
+def _unheard(message: Sample) -> Sample:
+    return message
+
+
+def _sites_text(what: str, names: Any, wanted: str) -> str:
+    listed = ", ".join(map(repr, names))
+    return f"{what} are {listed}{did_you_mean(wanted, names)}" if listed else f"{what}: there are none"

@@ -1,0 +1,53 @@
+"""The range of a distribution's values, as far as it is an interval: to compare a guide's support with a model's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from varigrad.distributions.delta import Delta
+from varigrad.distributions.independent_utils import inner_of
+
+
+class Reach(NamedTuple):
+    """Lowest and highest value, or the tensors of them, and whether only whole numbers count."""
+
+    low: Tensor
+    high: Tensor
+    discrete: bool
+
+    def __str__(self) -> str:
+        return f"[{_shown(self.low)}, {_shown(self.high)}]"
+
+
+def reach(distribution: td.Distribution) -> Reach | None:
+    """The range of a distribution's values; None where it is no interval, or a point, or not known."""
+    distribution, _ = inner_of(distribution)
+    if isinstance(distribution, Delta):
+        return None
+    try:
+        support = distribution.support
+    except (NotImplementedError, AttributeError):
+        return None
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is None or constraints.is_dependent(support):
+        return None
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if support is constraints.boolean:
+        low, high = 0, 1
+    elif support is constraints.real:
+        if isinstance(distribution, td.TransformedDistribution):
+            return None  # torch calls the image of any affine transform real
+    elif low is None and high is None:
+        return None
+    bounds = [torch.as_tensor(default if b is None else b) for b, default in ((low, -torch.inf), (high, torch.inf))]
+    return Reach(bounds[0], bounds[1], bool(support.is_discrete))
+
+
+def _shown(bound: Tensor) -> str:
+    return f"{bound.item():g}" if bound.numel() == 1 else "..."

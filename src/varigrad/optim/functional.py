@@ -1,0 +1,123 @@
+"""Optimiser steps as functions: parameters, gradient and moments in, new ones out.
+
+For the optimisers of torch that a compiled step takes in; any other runs as it is, on compiled gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.optim.fused_adam import FusedAdam
+
+Update = Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
+"""`(parameter, gradient, moments, steps so far, numbers) -> (parameter, moments)`; numbers in double precision."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimiser's step.
+
+    Attributes:
+        moments: names of what it keeps for each parameter, in its `state`.
+        numbers: the settings of a parameter group that it uses; they may change from step to step.
+        update: the step.
+    """
+
+    moments: tuple[str, ...]
+    numbers: Callable[[dict[str, Any]], list[float]]
+    update: Update
+
+
+def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
+    """The rule of an optimiser; None if it has to run as it is."""
+    kind, groups = _RULES.get(type(optimizer)), optimizer.param_groups
+    odd = any(group.get(flag) for group in groups for flag in _ODD) or any(
+        isinstance(g.get("lr"), Tensor) for g in groups
+    )
+    mixed = any(len({bool(group.get(trait)) for group in groups}) > 1 for trait in _ALIKE)
+    if kind is None or odd or mixed or _hooks(optimizer):
+        return None
+    return kind(groups)
+
+
+def traits_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
+    """What a rule is made for, and is not an input of a step: another one needs another rule."""
+    flags = (*_ODD, *_ALIKE, "weight_decay")
+    groups = [tuple(bool(group.get(flag)) for flag in flags) for group in optimizer.param_groups]
+    return (_hooks(optimizer), *groups)
+
+
+def _hooks(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def _adam(groups: Sequence[dict[str, Any]]) -> Rule:
+    """Adam, and AdamW.
+
+    References:
+        Kingma, Ba (2015), Adam: a method for stochastic optimization.
+        Loshchilov, Hutter (2019), Decoupled weight decay regularization.
+    """
+    decays = any(group["weight_decay"] for group in groups)
+    decoupled = bool(groups[0].get("decoupled_weight_decay"))
+
+    def update(
+        value: Tensor, grad: Tensor, moments: Sequence[Tensor], count: Tensor, numbers: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        lr, beta1, beta2, eps, decay = numbers.unbind()
+        steps = count + 1
+        # 1 - beta ** t loses its digits in the first steps.
+        corrected1, corrected2 = -torch.expm1(steps * beta1.log()), -torch.expm1(steps * beta2.log())
+        rate, root = (lr / corrected1).to(value.dtype), corrected2.sqrt().to(value.dtype)
+        if decays and decoupled:
+            value = value * (1 - lr * decay).to(value.dtype)
+        elif decays:
+            grad = grad + decay.to(value.dtype) * value
+        first, second = moments
+        first = torch.lerp(first, grad, (1 - beta1).to(value.dtype))
+        second = torch.lerp(second, grad * grad, (1 - beta2).to(value.dtype))
+        return value - rate * first / (second.sqrt() / root + eps.to(value.dtype)), [first, second]
+
+    names = ("lr", "betas", "eps", "weight_decay")
+    return Rule(("exp_avg", "exp_avg_sq"), lambda group: _flat(group[n] for n in names), update)
+
+
+def _sgd(groups: Sequence[dict[str, Any]]) -> Rule:
+    """Stochastic gradient descent with momentum, as torch has it."""
+    nesterov = bool(groups[0]["nesterov"])
+    moves = any(group["momentum"] for group in groups)
+
+    def update(
+        value: Tensor, grad: Tensor, moments: Sequence[Tensor], count: Tensor, numbers: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        lr, momentum, dampening, decay = numbers.to(value.dtype).unbind()
+        grad = grad + decay * value
+        if not moves:
+            return value - lr * grad, []
+        buffer = torch.where(count == 0, grad, momentum * moments[0] + (1 - dampening) * grad)
+        grad = grad + momentum * buffer if nesterov else buffer
+        return value - lr * grad, [buffer]
+
+    names = ("lr", "momentum", "dampening", "weight_decay")
+    return Rule(("momentum_buffer",) if moves else (), lambda group: _flat(group[n] for n in names), update)
+
+
+def _flat(values: Any) -> list[float]:
+    return [float(x) for v in values for x in (v if isinstance(v, tuple) else (v,))]
+
+
+_ODD = ("amsgrad", "maximize", "capturable", "differentiable")
+_ALIKE = ("nesterov", "momentum", "decoupled_weight_decay")
+"""What has to be the same in all groups."""
+
+_RULES: dict[type, Callable[[Sequence[dict[str, Any]]], Rule]] = {
+    FusedAdam: _adam,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adam,
+    torch.optim.SGD: _sgd,
+}

@@ -1,0 +1,271 @@
+"""What a function of torch does apart from computing the tensors that it returns.
+
+A tracked run marks the results of every call. That is enough for a function that *carries*: everything it tells is in
+the values of its results. Any other function lets what goes into it *leave* torch: it writes into memory, its results
+have shapes that depend on values, it answers with numbers, or it calls code that is not torch's.
+
+Operators are judged by their schemas, which say what is written, and which arguments are tensors and which may become
+sizes. Functions of torch that are written in Python have no schema; those that were read and found to carry are listed
+in `reviewed_operators.py`. Nothing is taken on trust: what is neither in a schema nor on a list leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from inspect import Parameter, signature
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodWrapperType, WrapperDescriptorType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
+
+from varigrad.terms.reviewed_operators import (
+    ALIASES,
+    CONVERSIONS,
+    MEASURED_BY_SCALARS,
+    MEASURED_BY_TENSORS,
+    PYTHON,
+    SILENT,
+    SILENT_PROPERTIES,
+    TELLING,
+    TOTAL,
+    WITH_RUNNING_AVERAGES,
+)
+
+Changes = Callable[[Sequence[Any], Mapping[str, Any]], bool]
+_TENSORS = frozenset(
+    ("Tensor", "Optional[Tensor]", "List[Tensor]", "List[Optional[Tensor]]", "Optional[List[Optional[Tensor]]]")
+)
+_SCALARS = frozenset(("number", "Optional[number]", "List[number]"))
+_TENSOR_NAMES = frozenset(("self", "input", "x", "x1", "x2", "out"))
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a call does apart from computing its results.
+
+    Attributes:
+        name: the operator's, without the marks of an in-place version.
+        leaves: why everything that goes in leaves torch; empty if the results carry all that the call tells.
+        silent: answers that are no tensors (a size, a type) say nothing of the values.
+        getter: a property, which may be absent: None says nothing.
+        sizes: positions of arguments that may become a size, a dimension or a switch.
+        rest: from this position on, all arguments may.
+        either: positions and names of arguments that may be a tensor or a size.
+        tensors: names of arguments that never become a size.
+        changes: whether these arguments make the call do more than compute its results.
+        raises: whether it may raise an error that depends on values.
+        measured: whether there is any argument that may become a size.
+        first: whether the first argument never does.
+    """
+
+    name: str
+    leaves: str = ""
+    silent: bool = False
+    getter: bool = False
+    sizes: tuple[int, ...] = ()
+    rest: int | None = None
+    either: frozenset[int | str] = frozenset()
+    tensors: frozenset[str] = _TENSOR_NAMES
+    changes: Changes | None = None
+    raises: bool = True
+    measured: bool = False
+    first: bool = True
+
+
+_FOREIGN = Effect("", "calls code that is not torch's")
+
+
+def effect_of(function: Any) -> Effect:
+    """What a function does, for anything that reaches `__torch_function__` or `__torch_dispatch__`."""
+    try:
+        return _effect_of(function)
+    except TypeError:  # it cannot be hashed, so it is none of torch's
+        return _FOREIGN
+
+
+@lru_cache(maxsize=4096)
+def _effect_of(function: Any) -> Effect:
+    kind = type(function)
+    if kind is OpOverload:
+        return _of_operator(function.namespace, function._opname, [function._schema])
+    if kind is OpOverloadPacket:
+        space, name = function._qualified_op_name.split("::")
+        return _of_operator(space, name, schemas_of(name))
+    if kind is MethodWrapperType:
+        return _of_property(function)
+    if kind in (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType):
+        owner = getattr(function, "__objclass__", None)
+        ours = issubclass(Tensor, owner) if owner else str(function.__module__).split(".")[0] == "torch"
+        return _of_builtin(function.__name__) if ours else _FOREIGN
+    if kind is FunctionType:
+        return _of_python(function)
+    return _FOREIGN
+
+
+def schemas_of(name: str) -> list[Any]:
+    """The schemas of all overloads of an operator of ATen that have to do with tensors."""
+    schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+    return [s for s in schemas if any("Tensor" in str(a.type) for a in (*s.arguments, *s.returns))]
+
+
+def writes(argument: Any) -> bool:
+    """Whether a schema says that an argument is written into."""
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _of_operator(space: str, name: str, schemas: list[Any]) -> Effect:
+    if space not in ("aten", "prims"):
+        return replace(_FOREIGN, name=name)
+    return _by_schemas(name, schemas, chosen=len(schemas) == 1)
+
+
+def _of_builtin(name: str) -> Effect:
+    if name in SILENT:
+        return Effect(name, silent=True, raises=False)
+    if name in CONVERSIONS:
+        return Effect(name, raises=False)
+    if name == "__getitem__":
+        return Effect(name, changes=_by_mask)
+    schemas = schemas_of(ALIASES.get(name, name))
+    if not schemas:
+        return Effect(_plain_name(name), "has no schema")
+    effect = _by_schemas(ALIASES.get(name, name), schemas)
+    return replace(effect, changes=_without_values) if name == "where" else effect
+
+
+def _of_property(wrapper: Any) -> Effect:
+    owner = wrapper.__self__
+    name = getattr(getattr(owner, "fget", owner), "__name__", "")
+    if wrapper.__name__ != "__get__":
+        return Effect(name, "sets an attribute")
+    return Effect(name, silent=name in SILENT_PROPERTIES, getter=True, raises=False)
+
+
+def _by_schemas(name: str, schemas: list[Any], chosen: bool = False) -> Effect:
+    """The effect of any of these overloads. Those with `out=` count only where it is known which one is called."""
+    if not chosen:
+        schemas = [s for s in schemas if not any(a.kwarg_only and writes(a) for a in s.arguments)] or schemas
+    plain = _plain_name(name)
+    if any(writes(a) for s in schemas for a in s.arguments):
+        return Effect(plain, "writes into its arguments")
+    if name in TELLING:
+        return Effect(plain, TELLING[name])
+    if any(len({str(r.type) in _TENSORS for r in s.returns}) == 2 for s in schemas):
+        return Effect(plain, "answers with numbers beside tensors")
+    as_tensor, as_size, lists = set[int | str](), set[int | str](), set[int]()
+    for schema in schemas:
+        for i, argument in enumerate(schema.arguments):
+            kind = str(argument.type)
+            tensor = kind in _TENSORS or (kind in _SCALARS and name not in MEASURED_BY_SCALARS)
+            keys: set[int | str] = {argument.name} if argument.kwarg_only else {argument.name, i}
+            (as_tensor if tensor else as_size).update(keys)
+            if kind == "List[int]" and not argument.kwarg_only:
+                lists.add(i)  # may be written out: `x.view(2, 3)`
+    strict = as_size if name in MEASURED_BY_TENSORS else as_size - as_tensor
+    places = {a.name: i for s in schemas for i, a in enumerate(s.arguments)}
+    return Effect(
+        plain,
+        sizes=tuple(sorted(k for k in strict if isinstance(k, int))),
+        rest=min(lists, default=None),
+        either=frozenset(as_size - strict),
+        tensors=frozenset(k for k in as_tensor - as_size if isinstance(k, str)) | _TENSOR_NAMES,
+        changes=_changes(places, name in WITH_RUNNING_AVERAGES),
+        raises=name not in TOTAL,
+        measured=bool(as_size),
+        first=0 not in as_size,
+    )
+
+
+def _of_python(function: Any) -> Effect:
+    name = function.__name__
+    if name in SILENT and function.__module__.startswith("torch."):
+        return Effect(name, silent=True, raises=False)
+    inner = getattr(function, "__wrapped__", None)
+    if isinstance(inner, MethodDescriptorType) and function.__module__ == "torch._tensor":
+        return _of_builtin(inner.__name__)
+    reviewed = PYTHON.get(function.__module__, {})
+    if name not in reviewed:
+        return Effect(name, "is written in Python and not on the list of those that carry")
+    parameters = signature(function).parameters
+    named = reviewed[name] or tuple(
+        p.name for p in parameters.values() if "Tensor" in str(p.annotation) or p.name == "input"
+    )
+    generic = all(p.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for p in parameters.values())
+    places = {key: i for i, key in enumerate(parameters)}
+    sizes: tuple[int, ...] = ()
+    rest: int | None = None
+    if generic:  # one of two functions, chosen by a switch: only the first argument is a tensor, if they do not say
+        rest = None if reviewed[name] else 1
+    else:
+        sizes = tuple(i for key, i in places.items() if key not in named)
+    changes = _changes(places, name in WITH_RUNNING_AVERAGES)
+    if name == "einsum":
+        changes = _by_sublists
+    return Effect(
+        name,
+        sizes=sizes,
+        rest=rest,
+        tensors=frozenset(named) | _TENSOR_NAMES,
+        changes=changes,
+        raises=name not in TOTAL,
+        measured=bool(sizes) or rest is not None or generic,
+        first=0 not in sizes,
+    )
+
+
+def _changes(places: Mapping[str, int], averages: bool) -> Changes | None:
+    """Looks at the arguments that make a function write: `inplace`, `max_norm`, running averages in training."""
+
+    def given(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        place = places.get(name)
+        return args[place] if place is not None and place < len(args) else kwargs.get(name)
+
+    if averages:
+        switch = next((s for s in ("training", "use_input_stats") if s in places), None)
+
+        def trained(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+            if all(given(n, args, kwargs) is None for n in ("running_mean", "running_var")):
+                return False
+            return switch is None or given(switch, args, kwargs) is not False
+
+        return trained
+    named = [n for n in ("inplace", "max_norm") if n in places]
+    if not named:
+        return None
+    return lambda args, kwargs: any(given(n, args, kwargs) not in (None, False) for n in named)
+
+
+def _by_mask(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an index selects by a tracked mask, so that how much it selects depends on values."""
+    index = args[1]
+    return any(_is_mask(part, False) for part in (index if isinstance(index, tuple) else (index,)))
+
+
+def _is_mask(part: Any, listed: bool) -> bool:
+    if isinstance(part, (list, tuple)):
+        return any(_is_mask(p, True) for p in part)
+    return isinstance(part, Tensor) and type(part) is not Tensor and (listed or part.dtype in (torch.bool, torch.uint8))
+
+
+def _without_values(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    return len(args) + len(kwargs) == 1
+
+
+def _by_sublists(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    return not isinstance(args[0], str)
+
+
+def _plain_name(name: str) -> str:
+    """`floor` for `floor_`, `_foreach_floor_` and `__ifloor__`."""
+    name = name.removeprefix("_foreach_")
+    if (
+        name.startswith("__i")
+        and name.endswith("__")
+        and name not in ("__invert__", "__int__", "__index__", "__iter__")
+    ):
+        return f"__{name[3:]}"
+    return name if name.startswith("__") else name.rstrip("_")
