@@ -42,7 +42,7 @@ from varigrad.estimators import (
     ValueBaseline,
 )
 from varigrad.objectives.estimate import terms_of
-from varigrad.objectives.execute import Layout, perform
+from varigrad.objectives.execute import Vectorization, perform
 from varigrad.testing import PROGRAMS
 
 t = torch.tensor
@@ -811,7 +811,7 @@ def dependencies(model, guide, args=()):
     """`(site, sign) -> sites upstream`, by the tracker and by reachability in the graph."""
     noise = Noise(0)
     bound = vg.ELBO().bind(model, guide, noise).init(*args)
-    plain = Layout(plates=bound._layout.plates, mixed=bound._layout.mixed)
+    plain = Vectorization(plates=bound._layout.plates, mixed=bound._layout.mixed)
     seen = {}
 
     def run():

@@ -13,7 +13,7 @@ import varigrad as vg
 from varigrad import distributions as dist
 from varigrad import estimators as E
 from varigrad.errors import VarigradError
-from varigrad.objectives.execute import Layout, LayoutChanged, perform
+from varigrad.objectives.execute import Vectorization, VectorizationChanged, perform
 from varigrad.objectives.vectorization import layout_of
 from varigrad.terms.independence import rule_table
 from varigrad.terms.independence.analysis import Follower, Origin, Verdict, follow_dimensions
@@ -197,17 +197,17 @@ def look(bound, *args) -> tuple[dict[str, dict[str, Verdict]], Verdict | None]:
     programs = bound.model_program, bound.guide_program
     with follow_dimensions() as follower:
         run = perform(
-            bound._settings(Layout(), track_all=True, explore=True, follower=follower), *programs, args, {}, {}
+            bound._settings(Vectorization(), track_all=True, explore=True, follower=follower), *programs, args, {}, {}
         )
         wide = layout_of(run, bound.config.particles)
-        plates = follower.plates(bound._terms(run, Layout(plates=wide.plates)))
+        plates = follower.plates(bound._terms(run, Vectorization(plates=wide.plates)))
     if wide.count == 1 and wide.particles == 1:
         return plates, None
     with follow_dimensions() as follower:
         try:
             run = perform(bound._settings(wide, track_all=True, follower=follower), *programs, args, {}, {})
             terms = bound._terms(run, wide)
-        except (VarigradError, LayoutChanged, RuntimeError, IndexError, ValueError) as error:
+        except (VarigradError, VectorizationChanged, RuntimeError, IndexError, ValueError) as error:
             return plates, Verdict("unknown", repr(error))
         return plates, follower.lanes(terms, wide.dims, run.tracker.escapes)
 

@@ -189,7 +189,7 @@ def test_modules_are_owned_and_learnt(how):
         "bound method": (net.method, lambda x: None),
         "partial": (partial(net), lambda x: None),
         "handled": (vg.handlers.scale(net, scale=2.0), lambda x: None),
-        "guide": (lambda x: vg.factor("f", vg.sample("z", NORMAL)), Owner(net)),
+        "guide": (lambda x: vg.factor("f", vg.sample("z", NORMAL)), ParameterStore(net)),
     }[how]
     svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.1), seed=0).init(x)
     named = dict(svi.bound.named_parameters())
@@ -202,7 +202,7 @@ def test_modules_are_owned_and_learnt(how):
     assert net.frozen == 1
 
 
-class Owner(torch.nn.Module):
+class ParameterStore(torch.nn.Module):
     """A guide that is a module and declares a param too."""
 
     def __init__(self, net):

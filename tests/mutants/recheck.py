@@ -46,5 +46,5 @@ MUTANTS = (
     M("parameters stay moved", "objectives/checks/perturbation.py", "            kept.show(tensor, numbers)\n\n\ndef moved_arguments", "            pass\n\n\ndef moved_arguments", "test_rechecks.py::test_points_are_left_again"),
     M("initial values are drawn from the look's numbers", D, "with self.kept.lasting() if callable(message.init) else nullcontext():", "with nullcontext():", "test_without_side_effects.py::test_initial_values_that_are_asked_for_at_once_count_as_drawn"),
     M("evaluations all see the same draws", B, "count = count + 1 if step == self.steps else 0", "count = 0", "test_without_side_effects.py::test_evaluations_differ_from_each_other_and_can_be_repeated"),
-    M("evaluations draw from the run", B, "with undisturbed(self, self.fresh_seed()), torch.no_grad():\n            values", "with torch.no_grad():\n            values", "test_without_side_effects.py::test_looking_changes_nothing[plain-False-evaluate]"),
+    M("evaluations draw from the run", B, "with preserving(self, self.fresh_seed()), torch.no_grad():\n            values", "with torch.no_grad():\n            values", "test_without_side_effects.py::test_looking_changes_nothing[plain-False-evaluate]"),
 )  # fmt: skip

@@ -24,9 +24,9 @@ from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.estimator_selection import patterns_of
-from varigrad.objectives.gradients import leaves_of, reseeded, samples, undisturbed
+from varigrad.objectives.gradients import leaves_of, preserving, reseeded, samples
 from varigrad.objectives.plan import shown
-from varigrad.objectives.shadow_parameters import Borrowed
+from varigrad.objectives.shadow_parameters import ShadowParameters
 
 FIRST_ALARM, SECOND_ALARM = 1e-3, 1e-5
 """Two-sided false-alarm rates of the two stages of a sampling test, family-wise over a program's coordinates; a
@@ -99,7 +99,7 @@ def looked_at(model: Any, guide: Any, args: tuple[Any, ...], at: Bound | None, s
                     model, guide = copy.deepcopy((model, guide))
                 at = ELBO().bind(model, guide, seeded(seed))
             at.init(*args)
-    with undisturbed(at, seed), torch.enable_grad():
+    with preserving(at, seed), torch.enable_grad():
         yield at
 
 
@@ -119,7 +119,7 @@ def candidate(
     others = {glob: e for glob, e in patterns_of(objective.estimators) if glob not in estimators}
     mine = {glob: copy.deepcopy(e) if e.parameters_of_baselines() else e for glob, e in estimators.items()}
     bound = evolve(objective, estimators={**mine, **others}).bind(  # the first match counts
-        at.model_program, at.guide_program, seeded(seed), Borrowed(at.owner)
+        at.model_program, at.guide_program, seeded(seed), ShadowParameters(at.owner)
     )
     free = {site: c for site, c in at.decided.items() if not any(fnmatchcase(site, glob) for glob in estimators)}
     bound.decide(free)
@@ -154,7 +154,9 @@ def reference_of(
     plain = type(objective) is ELBO and not objective.weights and objective.strict
     if plain:
         try:
-            bound = ELBO().bind(at.model_program, at.guide_program, seeded(seed), Borrowed(at.owner)).init(*args)
+            bound = (
+                ELBO().bind(at.model_program, at.guide_program, seeded(seed), ShadowParameters(at.owner)).init(*args)
+            )
             if options_of(bound, *args, limit=outcomes) <= outcomes:
                 gradient = exact_gradient(bound, *args, limit=outcomes)[1]
                 exact = torch.cat([gradient[n].reshape(-1) for n in leaves_of(bound)]).double()

@@ -25,17 +25,17 @@ from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.checks.first_run import check_arguments, check_pass, first_bad
 from varigrad.objectives.checks.plate_independence import Crossed, crossed
 from varigrad.objectives.checks.rechecks import Rechecks
-from varigrad.objectives.discovery import POINTS, Discovery, Finding
+from varigrad.objectives.discovery import POINTS, Discovery, DiscoveryResult
 from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
 from varigrad.objectives.estimator_selection import Choice, patterns_of
-from varigrad.objectives.execute import Layout, LayoutChanged, Pass, Settings, perform
-from varigrad.objectives.gradients import by_name, samples, undisturbed
-from varigrad.objectives.parameters import Owner, Parameters
+from varigrad.objectives.execute import RunRecord, Settings, Vectorization, VectorizationChanged, perform
+from varigrad.objectives.gradients import by_name, preserving, samples
+from varigrad.objectives.parameters import Parameters, ParameterStore
 from varigrad.objectives.plan import Plan
-from varigrad.objectives.reachable_state import Reached, reached_by
+from varigrad.objectives.reachable_state import ReachableState, reachable_from
 from varigrad.objectives.vectorization import layout_of
 from varigrad.objectives.weights_and_kl import analytic, weighted
-from varigrad.objectives.without_side_effects import Undisturbed, seed_beside, undisturbing
+from varigrad.objectives.without_side_effects import PreservedState, preserving_programs, seed_beside
 from varigrad.terms.term import Term
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Bound(Parameters):
         model: Program,
         guide: Program,
         source: Source | None = None,
-        owner: Owner | None = None,
+        owner: ParameterStore | None = None,
     ) -> None:
         super().__init__()
         self.__dict__["owner"] = self if owner is None else owner  # not as a submodule
@@ -79,9 +79,9 @@ class Bound(Parameters):
                 if not any(m is module for m in self.modules()):
                     self.add_module(name if i == 0 else f"{name}{i}", module)
         self._states: dict[str, State] = {}
-        self._finding: Finding | None = None
+        self._finding: DiscoveryResult | None = None
         self._checks = Rechecks()
-        self._reach: Reached | None = None
+        self._reach: ReachableState | None = None
         self._asides = (0, 0)
         self.quiet = False
         self.held = False
@@ -89,7 +89,7 @@ class Bound(Parameters):
         if owner is None and not self.undecided and takes_no_arguments(model) and can_do_without_arguments(guide):
             self.init()
 
-    owner: Owner
+    owner: ParameterStore
     _weights: Mapping[str, Any]
     """The configuration's; a captured step puts tensors in the place of functions of the step number."""
     quiet: bool
@@ -129,7 +129,7 @@ class Bound(Parameters):
             assert self._finding is not None
             try:
                 result = self._estimate(self._finding, args, kwargs)
-            except LayoutChanged:
+            except VectorizationChanged:
                 self.use(self.look(args, kwargs))
                 checks.settle(self, args, kwargs)
             except _Anew:
@@ -145,11 +145,11 @@ class Bound(Parameters):
         )
 
     @property
-    def finding(self) -> Finding | None:
+    def finding(self) -> DiscoveryResult | None:
         """What is known about the programs; None before they have been run."""
         return self._finding
 
-    def use(self, finding: Finding | None) -> None:
+    def use(self, finding: DiscoveryResult | None) -> None:
         """Run the programs by what this says."""
         self.__dict__["_finding"] = finding
 
@@ -158,7 +158,7 @@ class Bound(Parameters):
         self.__dict__.update(_finding=other._finding, _reach=other._reach, held=True, quiet=True)
 
     @property
-    def _layout(self) -> Layout | None:
+    def _layout(self) -> Vectorization | None:
         return None if self._finding is None else self._finding.layout
 
     @property
@@ -269,11 +269,11 @@ class Bound(Parameters):
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        known: Finding | None = None,
-        base: tuple[Pass, Layout] | None = None,
+        known: DiscoveryResult | None = None,
+        base: tuple[RunRecord, Vectorization] | None = None,
         *,
         points: int = POINTS,
-    ) -> Finding:
+    ) -> DiscoveryResult:
         """What the programs show in runs that leave nothing behind; the bound goes on by what it knew.
 
         Args:
@@ -307,20 +307,20 @@ class Bound(Parameters):
             )
 
     @contextmanager
-    def _undisturbed(self, seed: int = 0) -> Iterator[Undisturbed]:
+    def _undisturbed(self, seed: int = 0) -> Iterator[PreservedState]:
         """Inside, programs may be run on other random numbers; afterwards only the bound's finding may be another."""
         source = self.source
         reach = self.reach()
-        with undisturbing(reach, [p for _, p in self.owner.named_parameters()], seed) as kept:
+        with preserving_programs(reach, [p for _, p in self.owner.named_parameters()], seed) as kept:
             self.source = Source(torch.Generator().manual_seed(seed))
             try:
                 yield kept
             finally:
                 self.source = source
 
-    def reach(self) -> Reached:
+    def reach(self) -> ReachableState:
         """The modules, tensors and generators that the programs refer to, as they are now."""
-        found = reached_by((self.owner, self.model_program, self.guide_program))
+        found = reachable_from((self.owner, self.model_program, self.guide_program))
         if self._reach is not None:
             found.modules.update(self._reach.modules)
         self.__dict__["_reach"] = found
@@ -343,7 +343,7 @@ class Bound(Parameters):
         source = self.source
         state = source.get_state()
         try:
-            with undisturbed(self, None), torch.no_grad():
+            with preserving(self, None), torch.no_grad():
                 return self.estimate(*args, **kwargs).terms()
         finally:
             source.set_state(state)
@@ -360,7 +360,7 @@ class Bound(Parameters):
         check_whole("particles", particles)
         if self._finding is None:
             self.init(*args, **kwargs)
-        with undisturbed(self, self.fresh_seed()), torch.no_grad():
+        with preserving(self, self.fresh_seed()), torch.no_grad():
             values = [self.estimate(*args, **kwargs).value for _ in range(particles)]
         return float(torch.stack(values).mean())
 
@@ -376,7 +376,7 @@ class Bound(Parameters):
         check_whole("n", n)
         if self._finding is None:
             self.init(*args, **kwargs)
-        with undisturbed(self, seed), torch.enable_grad():
+        with preserving(self, seed), torch.enable_grad():
             return by_name(self, samples(self, n, args, kwargs))
 
     def diagnose(self, *args: Any, **kwargs: Any) -> str:
@@ -387,7 +387,7 @@ class Bound(Parameters):
         with self._undisturbed(self.fresh_seed()) as kept, torch.no_grad():
             found = Discovery(self, args, kwargs, kept).explore()
             check_pass(found)
-            sentence = first_bad(self._terms(found, Layout(plates=layout_of(found, 1).plates)))
+            sentence = first_bad(self._terms(found, Vectorization(plates=layout_of(found, 1).plates)))
         return sentence or "every term is finite in a fresh run; the gradient is not"
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -399,7 +399,7 @@ class Bound(Parameters):
         self._states = dict(state["estimators"])
         self.steps = int(state["steps"])
 
-    def _settings(self, layout: Layout, *, owner: Owner | None = None, **options: Any) -> Settings:
+    def _settings(self, layout: Vectorization, *, owner: ParameterStore | None = None, **options: Any) -> Settings:
         return Settings(
             self.owner if owner is None else owner,
             patterns_of(self.config.estimators),
@@ -412,7 +412,7 @@ class Bound(Parameters):
             **options,
         )
 
-    def _estimate(self, finding: Finding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
+    def _estimate(self, finding: DiscoveryResult, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
         cache: dict[str, Tensor] = {}
         programs = (self.model_program, self.guide_program)
         layout, kinked = finding.layout, finding.kinked
@@ -450,7 +450,7 @@ class Bound(Parameters):
                 found[site].append(Ensemble(other, crossed(self._terms(other, settings.layout), mixed), {}))
         return Ensemble(base, crossed(self._terms(base, settings.layout), mixed), found)
 
-    def _meet(self, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Crossed:
+    def _meet(self, run: RunRecord, layout: Vectorization, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Crossed:
         """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
 
         Raises:
@@ -466,10 +466,10 @@ class Bound(Parameters):
             raise _Anew
         return now.layout.mixed
 
-    def _terms(self, run: Pass, layout: Layout) -> list[Term]:
+    def _terms(self, run: RunRecord, layout: Vectorization) -> list[Term]:
         return terms_of(run, layout, self._adjust)
 
-    def _adjust(self, run: Pass, terms: list[Term]) -> list[Term]:
+    def _adjust(self, run: RunRecord, terms: list[Term]) -> list[Term]:
         return weighted(analytic(terms, run, self.config.analytic_kl), self._weights, self.steps)
 
 

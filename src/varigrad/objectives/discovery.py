@@ -33,10 +33,10 @@ from varigrad.objectives.checks.plate_independence import (
     structure_of_plates,
 )
 from varigrad.objectives.estimator_selection import patterns_of
-from varigrad.objectives.execute import Layout, Pass, perform
-from varigrad.objectives.parameters import Owner
+from varigrad.objectives.execute import RunRecord, Vectorization, perform
+from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
-from varigrad.objectives.shadow_parameters import aside_of
+from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
     FAILURES,
     failure_side_by_side,
@@ -46,7 +46,7 @@ from varigrad.objectives.vectorization import (
     open_plates,
     site_values,
 )
-from varigrad.objectives.without_side_effects import Undisturbed
+from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import SEVERED
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term, collect
@@ -61,7 +61,7 @@ ATTEMPTS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class DiscoveryResult:
     """What a look at the programs has found.
 
     Attributes:
@@ -77,7 +77,7 @@ class Finding:
         suspects: sites where Pathwise was asked for by name though it may be biased.
     """
 
-    layout: Layout
+    layout: Vectorization
     side_by_side: bool
     reason: str
     kinked: frozenset[str]
@@ -89,10 +89,10 @@ class Finding:
     suspects: tuple[str, ...] = ()
 
 
-class Founding:
+class InitializingStore:
     """An owner whose new parameters stay, and whose initial values count as drawn, though the run is only a look."""
 
-    def __init__(self, owner: Owner, kept: Undisturbed) -> None:
+    def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
         self.owner, self.kept = owner, kept
         self.adopt, self.adopt_baseline = owner.adopt, owner.adopt_baseline
         self.check_names, self.named_parameters = owner.check_names, owner.named_parameters
@@ -105,7 +105,7 @@ class Founding:
             return self.owner.constrained(message, cache)
 
 
-def branch_of(run: Pass) -> tuple[Any, ...]:
+def branch_of(run: RunRecord) -> tuple[Any, ...]:
     """Which way a run has gone, as far as its statements and plates show it."""
     guide, model = [s.message.name for s in run.guide], [s.message.name for s in run.model]
     return (*guide, None, *model, *run.sizes.items()) if run.sizes else (*guide, None, *model)
@@ -129,24 +129,24 @@ class Discovery:
     bound: Bound
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    kept: Undisturbed
-    known: Finding | None = None
+    kept: PreservedState
+    known: DiscoveryResult | None = None
     check: bool = False
     lasting: bool = False
     points: int = POINTS
-    base: tuple[Pass, Layout] | None = None
+    base: tuple[RunRecord, Vectorization] | None = None
     _kinked: frozenset[str] = frozenset()
     _mixed: dict[str, frozenset[str]] = field(default_factory=dict)
-    _owner: Owner | None = None
+    _owner: ParameterStore | None = None
     _proof: Structure = field(default_factory=Structure)
     _lanes_proven: bool = True
     _proven: bool = True
 
-    def run(self) -> Finding:
+    def run(self) -> DiscoveryResult:
         """Look."""
         bound = self.bound
         differentiable = torch.is_grad_enabled()
-        self._owner = Founding(bound.owner, self.kept) if self.lasting else aside_of(bound.owner)
+        self._owner = InitializingStore(bound.owner, self.kept) if self.lasting else shadow_of(bound.owner)
         with torch.no_grad():
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
@@ -161,7 +161,7 @@ class Discovery:
             if self.check:
                 self._check(seen, kinked)
             if self.lasting:
-                self._owner = aside_of(bound.owner)  # what other values than the drawn ones lead to does not stay
+                self._owner = shadow_of(bound.owner)  # what other values than the drawn ones lead to does not stay
             wide = layout_of(seen, bound.config.particles)
             if self.known is not None:
                 self._mixed = dict(self.known.layout.mixed)
@@ -180,19 +180,21 @@ class Discovery:
         plan = plan_of(seen, terms, wide, bound.config.particles, reason, side, self._kinked, unproven)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
-        return Finding(wide, side, reason, self._kinked, plan, branch_of(seen), sentences, proven, points, suspects)
+        return DiscoveryResult(
+            wide, side, reason, self._kinked, plan, branch_of(seen), sentences, proven, points, suspects
+        )
 
-    def explore(self, mixed: Crossed | None = None) -> Pass:
+    def explore(self, mixed: Crossed | None = None) -> RunRecord:
         """One run with plain draws, everything tracked."""
         if self._owner is None:
-            self._owner = aside_of(self.bound.owner)
+            self._owner = shadow_of(self.bound.owner)
         bound = self.bound
         forced, indices = {}, None
         if self.base is not None:
             run, layout = self.base
             forced, indices = site_values(run, layout), run.indices
         settings = bound._settings(
-            Layout(mixed=mixed or {}),
+            Vectorization(mixed=mixed or {}),
             owner=self._owner,
             kinked=self._kinked,
             track_all=True,
@@ -209,7 +211,7 @@ class Discovery:
     def _lasting(self) -> AbstractContextManager[None]:
         return self.kept.lasting()
 
-    def _again(self, layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:
+    def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """One more run: like another (its minibatches), with some values forced."""
         bound = self.bound
         settings = bound._settings(layout, owner=self._owner, kinked=self._kinked, loop=like is not None)
@@ -217,7 +219,7 @@ class Discovery:
         programs = bound.model_program, bound.guide_program
         return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
 
-    def _followed(self, layout: Layout, follower: Follower, plain: bool) -> Pass:
+    def _followed(self, layout: Vectorization, follower: Follower, plain: bool) -> RunRecord:
         """A run whose dimensions are followed: with plain draws, or as it is taken."""
         bound = self.bound
         settings = bound._settings(
@@ -229,7 +231,7 @@ class Discovery:
         programs = bound.model_program, bound.guide_program
         return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
 
-    def _structure(self, seen: Pass, wide: Layout) -> None:
+    def _structure(self, seen: RunRecord, wide: Vectorization) -> None:
         """What the operations of a run prove about its plates."""
         if not open_plates(seen, self._mixed):
             return
@@ -241,7 +243,7 @@ class Discovery:
         """Plates, by site, of which it is known whether their elements are mixed."""
         return joined_plates(self._mixed, self._proof.apart)
 
-    def _check(self, seen: Pass, kinked: frozenset[str]) -> None:
+    def _check(self, seen: RunRecord, kinked: frozenset[str]) -> None:
         config, owner = self.bound.config, self._owner
         assert owner is not None
         check_pass(seen)
@@ -259,11 +261,11 @@ class Discovery:
         for site, plates in mixed.items():
             self._mixed[site] = self._mixed.get(site, frozenset()) | plates
 
-    def _alone(self, layout: Layout) -> bool:
+    def _alone(self, layout: Vectorization) -> bool:
         """Whether there is nothing that could run side by side."""
         return layout.count == 1 and layout.particles == 1
 
-    def _reason(self, wide: Layout) -> str:
+    def _reason(self, wide: Vectorization) -> str:
         """Why particles and alternatives have to run in a loop, at the present parameters; empty if they need not."""
         if self._alone(wide):
             return ""
@@ -292,7 +294,7 @@ class Discovery:
             )
         return failure or ""
 
-    def _unproven(self, seen: Pass, wide: Layout, reason: str, points: int) -> tuple[str, ...]:
+    def _unproven(self, seen: RunRecord, wide: Vectorization, reason: str, points: int) -> tuple[str, ...]:
         """What only numbers speak for: that plates, or lanes and particles, are kept apart."""
         compared = f"compared at {1 + points} point(s): no operation that was seen proves it"
         plates = sorted({f"{m.name!r} in plate {p.name!r}" for m, p in open_plates(seen, self._settled)})
@@ -301,10 +303,10 @@ class Discovery:
             found.append(f"particles and alternatives being kept apart, {compared}")
         return tuple(found)
 
-    def _side_by_side(self, wide: Layout, reason: str) -> bool:
+    def _side_by_side(self, wide: Vectorization, reason: str) -> bool:
         return self._alone(wide) or not reason
 
-    def _elsewhere(self, seen: Pass, wide: Layout, reason: str) -> tuple[str, int]:
+    def _elsewhere(self, seen: RunRecord, wide: Vectorization, reason: str) -> tuple[str, int]:
         """The same comparisons at other parameters, buffers and arguments; the reason for a loop, and how many points
         said something.
 
@@ -339,7 +341,7 @@ class Discovery:
             said += spoke
         return reason, said
 
-    def _there(self, wide: Layout, reason: str) -> tuple[str, bool]:
+    def _there(self, wide: Vectorization, reason: str) -> tuple[str, bool]:
         """What a point says of a loop, and whether it says anything: mixed plates are noted."""
         bound = self.bound
         self.base, base = None, self.base
@@ -350,7 +352,7 @@ class Discovery:
         here = layout_of(seen, bound.config.particles)
         if here.plates != wide.plates or tuple(here.order) != tuple(wide.order) or here.lanes != wide.lanes:
             return reason, False  # another branch
-        terms: list[Term] = bound._terms(seen, Layout(plates=wide.plates, order=wide.order))
+        terms: list[Term] = bound._terms(seen, Vectorization(plates=wide.plates, order=wide.order))
         spoke = all(bool(t.log_prob.isfinite().all()) for t in terms)
         known = self._mixed if self.known is None else self._settled
         for plate, sites in moves_anywhere(self._again, bound._terms, seen, wide, known).items():

@@ -15,8 +15,8 @@ from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate
 from varigrad.objectives.estimator_selection import Asked, patterns_of
-from varigrad.objectives.execute import Layout, Pass
-from varigrad.objectives.parameters import Owner
+from varigrad.objectives.execute import RunRecord, Vectorization
+from varigrad.objectives.parameters import ParameterStore
 
 Weight = float | Tensor | Callable[[int], float | Tensor]
 
@@ -60,14 +60,14 @@ class ELBO:
         """The objective of this model and guide, a torch module that owns their parameters."""
         return self.bind(model, guide, None)
 
-    def bind(self, model: Program, guide: Program, source: Source | None, owner: Owner | None = None) -> Bound:
+    def bind(self, model: Program, guide: Program, source: Source | None, owner: ParameterStore | None = None) -> Bound:
         """As calling it, with a source for all draws, and with parameters that live elsewhere."""
         return Bound(self, model, guide, source, owner)
 
-    def check(self, run: Pass) -> None:
+    def check(self, run: RunRecord) -> None:
         """Whether the objective can serve these programs: always."""
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, State]) -> Estimate:
+    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
         """From the terms of all particles to value and surrogate."""
         return estimate(ensembles, layout, state)
 

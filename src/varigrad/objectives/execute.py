@@ -32,7 +32,7 @@ from varigrad.language.plates import InPlate, same_minibatch
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.checks.density_jumps import Marked, note_jumps
 from varigrad.objectives.estimator_selection import Choice, Patterns, choose
-from varigrad.objectives.parameters import Owner
+from varigrad.objectives.parameters import ParameterStore
 from varigrad.terms.dependency_tracker import PARTICLES as PARTICLES
 from varigrad.terms.dependency_tracker import Statement, Tracker
 from varigrad.terms.independence.analysis import Follower
@@ -40,12 +40,12 @@ from varigrad.terms.provenance import get_provenance, untracked
 from varigrad.terms.term import Term
 
 
-class LayoutChanged(Exception):
+class VectorizationChanged(Exception):
     """The run met a site or a plate that the layout does not know; discover again."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class Vectorization:
     """How leading dimensions are used: plates rightmost, then particles, then lanes.
 
     Attributes:
@@ -79,7 +79,7 @@ class Layout:
         if self.count == 1:
             return None
         if site not in self.order:
-            raise LayoutChanged(site)
+            raise VectorizationChanged(site)
         own = self.lanes.get(site, ())
         before = set(self.order[: self.order.index(site)])
         mine = {r for s, rows in self.lanes.items() if s in before for r in rows} | set(own)
@@ -87,7 +87,7 @@ class Layout:
 
 
 @dataclass(slots=True, eq=False)
-class Pass:
+class RunRecord:
     """What one run of guide and model left behind."""
 
     tracker: Tracker = field(default_factory=Tracker)
@@ -108,7 +108,7 @@ class Pass:
 class Ensemble:
     """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
 
-    base: Pass
+    base: RunRecord
     terms: list[Term]
     alternatives: Mapping[str, Sequence[Ensemble]]
 
@@ -117,10 +117,10 @@ class Ensemble:
 class Settings:
     """What stays the same for all runs of a step."""
 
-    owner: Owner
+    owner: ParameterStore
     patterns: Patterns
     source: Source
-    layout: Layout
+    layout: Vectorization
     track_all: bool = False
     kinked: frozenset[str] = frozenset()
     explore: bool = False
@@ -148,7 +148,7 @@ def perform(
     cache: dict[str, Tensor],
     forced: Mapping[str, Tensor] | None = None,
     indices: Mapping[str, Tensor] | None = None,
-) -> Pass:
+) -> RunRecord:
     """Run the guide, then the model on the guide's values.
 
     Args:
@@ -160,7 +160,7 @@ def perform(
         GuideMismatchError: the two programs do not have the same latent sites.
     """
     layout = settings.layout
-    record = Pass(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
+    record = RunRecord(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
     record.indices.update(indices or {})
     outer: tuple[Any, ...] = ()
     if layout.particles > 1:
@@ -181,7 +181,7 @@ def perform(
     return record
 
 
-def _refuse_foreign(record: Pass, latent: set[str]) -> None:
+def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
     for statement in record.guide:
         message = statement.message
         if isinstance(message, Sample) and not message.auxiliary and message.name not in latent:
@@ -200,7 +200,7 @@ class _Program:
     takes_modules = True
     """A `Module` message says enough; its parameters need no messages of their own."""
 
-    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
+    def __init__(self, settings: Settings, record: RunRecord, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
         self.names: set[str] = set()
         self.lasting = settings.lasting
@@ -262,14 +262,14 @@ class _Program:
                     try_="one size and dim for each plate name, in model and guide",
                 )
             if plate.dim is not None and -plate.dim > layout.dims and not self.settings.explore:
-                raise LayoutChanged(plate.name)
+                raise VectorizationChanged(plate.name)
 
 
 class _Guide(_Program):
     """Draws every latent site with its estimator."""
 
     def __init__(
-        self, settings: Settings, record: Pass, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
+        self, settings: Settings, record: RunRecord, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
     ) -> None:
         super().__init__(settings, record, cache)
         self.statements = record.guide
@@ -332,12 +332,12 @@ class _Guide(_Program):
         state = settings.states.get(message.name)
         if lanes is not None:
             if len(lanes.own) != estimator.alternatives(distribution):
-                raise LayoutChanged(message.name)
+                raise VectorizationChanged(message.name)
             if lanes.own or len(distribution.batch_shape) > settings.layout.dims:
                 wide = lanes.expand(distribution)
                 return estimator.draw(wide, lanes, self._source(estimator, wide), state)
         elif estimator.alternatives(distribution):
-            raise LayoutChanged(message.name)
+            raise VectorizationChanged(message.name)
         return estimator.draw(distribution, None, self._source(estimator, distribution), state)
 
     def _source(self, estimator: Estimator, distribution: Any) -> Source:
@@ -376,7 +376,7 @@ class _Guide(_Program):
 class _Model(_Program):
     """Replays the guide's values and collects the model's densities."""
 
-    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor], guide: _Guide) -> None:
+    def __init__(self, settings: Settings, record: RunRecord, cache: dict[str, Tensor], guide: _Guide) -> None:
         super().__init__(settings, record, cache)
         self.statements = record.model
         self.guide = guide

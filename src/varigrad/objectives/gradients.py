@@ -11,7 +11,7 @@ from torch import Tensor
 
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
-from varigrad.objectives.without_side_effects import undisturbing
+from varigrad.objectives.without_side_effects import preserving_programs
 
 if TYPE_CHECKING:
     from varigrad.objectives.bound import Bound
@@ -108,15 +108,15 @@ def reseeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(bound: Bound, seed: int | None) -> Iterator[None]:
+def preserving(bound: Bound, seed: int | None) -> Iterator[None]:
     """Inside, the bound draws from a source of its own; afterwards it, the estimators' state, what has been found out
-    about its programs, and all that runs of them may change (see `undisturbing`) are what they were.
+    about its programs, and all that runs of them may change (see `preserving_programs`) are what they were.
 
     Without a seed, the source is the bound's own, and generators go on from where they are.
     """
     names = ("source", "_states", "_finding", "_checks", "quiet", "steps")
     before = {name: bound.__dict__[name] for name in names}  # the very objects: a captured step may know them
-    with undisturbing(bound.reach(), [p for _, p in bound.owner.named_parameters()], seed):
+    with preserving_programs(bound.reach(), [p for _, p in bound.owner.named_parameters()], seed):
         source = bound.source if seed is None else Source(torch.Generator().manual_seed(seed))
         bound.__dict__.update(source=source, quiet=True, _checks=bound.__dict__["_checks"].copy())
         try:

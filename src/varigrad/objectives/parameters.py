@@ -33,7 +33,7 @@ class Declaration:
         return self.owner._parameters[self.key]  # type: ignore[return-value]
 
 
-class Owner(Protocol):
+class ParameterStore(Protocol):
     """What an engine asks of whoever holds the parameters.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
-from varigrad.objectives.execute import Layout, Pass
+from varigrad.objectives.execute import RunRecord, Vectorization
 from varigrad.shapes import table
 from varigrad.terms.term import Term
 
@@ -136,9 +136,9 @@ def shown(part: object) -> str:
 
 
 def plan_of(
-    run: Pass,
+    run: RunRecord,
     terms: list[Term],
-    layout: Layout,
+    layout: Vectorization,
     particles: int,
     reason: str,
     side_by_side: bool,

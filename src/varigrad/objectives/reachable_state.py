@@ -28,7 +28,7 @@ Generator: TypeAlias = "np.random.Generator | np.random.RandomState | random.Ran
 
 
 @dataclass
-class Reached:
+class ReachableState:
     """The modules, tensors and generators that some programs refer to.
 
     Attributes:
@@ -41,14 +41,14 @@ class Reached:
     tensors: dict[int, Tensor] = field(default_factory=dict)
     generators: dict[int, Generator] = field(default_factory=dict)
 
-    def __reduce__(self) -> tuple[type[Reached], tuple[()]]:
+    def __reduce__(self) -> tuple[type[ReachableState], tuple[()]]:
         """A copy knows nothing: it belongs to copies of the modules, which have other identities."""
-        return Reached, ()
+        return ReachableState, ()
 
 
-def reached_by(programs: Iterable[object]) -> Reached:
+def reachable_from(programs: Iterable[object]) -> ReachableState:
     """What the programs can see: their closures, the globals that they name, their owners, and containers of these."""
-    found = Reached()
+    found = ReachableState()
     queue: deque[object] = deque(programs)
     queue += [m for p in list(queue) if callable(p) for m in modules_of(p)]
     seen: set[int] = set()
@@ -71,7 +71,7 @@ def reached_by(programs: Iterable[object]) -> Reached:
     return found
 
 
-def _add_module(found: Reached, module: nn.Module) -> None:
+def _add_module(found: ReachableState, module: nn.Module) -> None:
     for inner in module.modules():
         found.modules[id(inner)] = inner
 

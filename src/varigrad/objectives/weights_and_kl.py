@@ -14,7 +14,7 @@ from varigrad.distributions.mixin import masked
 from varigrad.errors import SiteError
 from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import plate_shape
-from varigrad.objectives.execute import Pass
+from varigrad.objectives.execute import RunRecord
 from varigrad.shapes import join
 from varigrad.terms.dependency_tracker import Statement, by_site
 from varigrad.terms.term import Term
@@ -34,7 +34,7 @@ def weighted(terms: list[Term], weights: Mapping[str, Any], step: int) -> list[T
     return changed
 
 
-def analytic(terms: list[Term], run: Pass, wanted: bool | Sequence[str]) -> list[Term]:
+def analytic(terms: list[Term], run: RunRecord, wanted: bool | Sequence[str]) -> list[Term]:
     r"""`log p(z) - log q(z)` replaced by :math:`-KL(q \| p)` where both are families with a known divergence.
 
     It has to be an expectation over the site's own draw alone, so the model's distribution of z must not depend on

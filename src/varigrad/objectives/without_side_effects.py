@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from varigrad.distributions.rng import Source, global_state, set_global_state
-from varigrad.objectives.reachable_state import Generator, Reached
+from varigrad.objectives.reachable_state import Generator, ReachableState
 
 LARGEST = 2**20
 """Elements of a tensor outside of modules up to which it gets other memory; larger ones are taken to be data."""
@@ -36,7 +36,7 @@ class _Generators(NamedTuple):
     own: list[Any]
 
 
-class Undisturbed:
+class PreservedState:
     """Everything that runs of some programs may change, as it was.
 
     Args:
@@ -44,7 +44,7 @@ class Undisturbed:
         parameters: unconstrained tensors that are in no module.
     """
 
-    def __init__(self, reached: Reached, parameters: Iterable[Tensor] = ()) -> None:
+    def __init__(self, reached: ReachableState, parameters: Iterable[Tensor] = ()) -> None:
         self.reached = reached
         self._thread = threading.get_ident()
         self._states = _states_of(reached.generators.values())
@@ -169,7 +169,9 @@ class Undisturbed:
 
 
 @contextmanager
-def undisturbing(reached: Reached, parameters: Iterable[Tensor] = (), seed: int | None = None) -> Iterator[Undisturbed]:
+def preserving_programs(
+    reached: ReachableState, parameters: Iterable[Tensor] = (), seed: int | None = None
+) -> Iterator[PreservedState]:
     """Inside, programs may be run; afterwards everything is as it was.
 
     Put back are parameters, their `.grad` and `requires_grad`; buffers and modes of modules; small tensors in closures;
@@ -180,7 +182,7 @@ def undisturbing(reached: Reached, parameters: Iterable[Tensor] = (), seed: int 
         parameters: unconstrained tensors that are in no module.
         seed: what torch's global generators start from inside; None: they go on from where they are.
     """
-    kept = Undisturbed(reached, parameters)
+    kept = PreservedState(reached, parameters)
     hook = register_module_forward_pre_hook(kept.called)
     try:
         kept.lend()

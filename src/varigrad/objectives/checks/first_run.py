@@ -22,12 +22,12 @@ from varigrad.language.messages import Program, Sample
 from varigrad.language.runtime import signature_of
 from varigrad.objectives.checks.pairs import check_pair
 from varigrad.objectives.checks.sites import check_density, check_device, check_parameters, check_score, check_value
-from varigrad.objectives.execute import Pass
+from varigrad.objectives.execute import RunRecord
 from varigrad.terms.dependency_tracker import SEVERED, Token
 from varigrad.terms.term import Term
 
 
-def check_pass(run: Pass) -> None:
+def check_pass(run: RunRecord) -> None:
     """Everything that can be wrong with the distributions, values and shapes of one run.
 
     Raises:
@@ -70,7 +70,7 @@ def check_pass(run: Pass) -> None:
             )
 
 
-def check_minibatches(run: Pass) -> None:
+def check_minibatches(run: RunRecord) -> None:
     """A plate means the same elements wherever it is entered.
 
     Raises:
@@ -90,7 +90,7 @@ def check_minibatches(run: Pass) -> None:
                 )
 
 
-def check_particles(run: Pass, particles: int) -> None:
+def check_particles(run: RunRecord, particles: int) -> None:
     """An estimator whose draws are the particles, or are coupled across them, has as many as it needs.
 
     Raises:
@@ -118,7 +118,7 @@ def check_particles(run: Pass, particles: int) -> None:
             )
 
 
-def check_smooth(run: Pass, kinked: Container[str]) -> None:
+def check_smooth(run: RunRecord, kinked: Container[str]) -> None:
     """Every cost of an estimator that needs differentiable ones can be differentiated, as far as can be seen.
 
     Raises:
@@ -161,7 +161,7 @@ def _reaches(provenance: Iterable[Token], site: str) -> bool:
     return any(t.site == site and SEVERED not in t.crossed for t in provenance)
 
 
-def check_patterns(run: Pass, options: Mapping[str, Iterable[str]]) -> None:
+def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None:
     """Every name (not glob) in the objective's configuration is that of a site.
 
     Raises:

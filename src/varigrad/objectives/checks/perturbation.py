@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from varigrad.objectives.without_side_effects import Undisturbed
+from varigrad.objectives.without_side_effects import PreservedState
 
 
 @contextmanager
-def moved(kept: Undisturbed, generator: torch.Generator, buffers: bool) -> Iterator[None]:
+def moved(kept: PreservedState, generator: torch.Generator, buffers: bool) -> Iterator[None]:
     """Inside, all parameters known so far are moved by noise, and buffers, too, if asked for."""
     shown = [(p, p.data) for p in kept.parameters] + ([(b, b.data) for b in kept.buffers] if buffers else [])
     others = {id(b) for b in kept.buffers}

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from varigrad.language.messages import evolve
-from varigrad.objectives.discovery import POINTS, Finding, branch_of
-from varigrad.objectives.execute import Layout, Pass
+from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
+from varigrad.objectives.execute import RunRecord, Vectorization
 from varigrad.objectives.vectorization import FAILURES
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Rechecks:
 
     def __init__(self) -> None:
         self.due, self.since = FIRST, 0
-        self._known: OrderedDict[Situation, Finding] = OrderedDict()
+        self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
         self._arguments: set[Any] = set()
         self._branches: set[tuple[Any, ...]] = set()
         self._modules: tuple[nn.Module, ...] = ()
@@ -175,7 +175,9 @@ class Rechecks:
         if self._buffers:
             self._versions = [b._version for b in self._buffers]
 
-    def meet(self, bound: Bound, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def meet(
+        self, bound: Bound, run: RunRecord, layout: Vectorization, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
         """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""
         branch = branch_of(run)
         if branch in self._branches or len(self._branches) >= BRANCHES:
@@ -198,7 +200,7 @@ class Rechecks:
         before = self._now
         return before is not None and (now[0], now[2:]) == (before[0], before[2:])
 
-    def _most_careful(self, bound: Bound) -> Finding:
+    def _most_careful(self, bound: Bound) -> DiscoveryResult:
         """All findings in one: what was mixed in any situation counts as mixed."""
         found = bound.finding
         assert found is not None
@@ -218,7 +220,7 @@ class Rechecks:
             )
 
 
-def joined(known: Finding, found: Finding) -> tuple[Finding, list[str]]:
+def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryResult, list[str]]:
     """An earlier finding with what another adds to it, and a sentence about each thing that it adds."""
     worse: list[str] = []
     mixed = dict(known.layout.mixed)
