@@ -375,14 +375,14 @@ def test_an_interrupt_in_a_look_leaves_nothing_behind():
     bound = vg.ELBO()(model, guide).init(x)
     number = len(calls)
     before = [p.detach().clone() for p in (*bound.parameters(), *net.buffers())]
-    source, finding, state = bound.source, bound.finding, torch.get_rng_state()
+    source, finding, state = bound.source, bound.discovered, torch.get_rng_state()
     for turn in range(1, number + 1):
         calls.clear()
         stop = turn
         with pytest.raises(KeyboardInterrupt):
             bound.init(x)
         assert all(torch.equal(a, b) for a, b in zip(before, (*bound.parameters(), *net.buffers()), strict=True))
-        assert bound.source is source and bound.finding is finding
+        assert bound.source is source and bound.discovered is finding
         assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -28,7 +28,7 @@ from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import expanded
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimator_selection import SCORE, Choice, is_auto, patterns_of
-from varigrad.objectives.gradients import by_site, leaves_of, preserving, samples
+from varigrad.objectives.gradients import by_site, leaves_of, samples
 from varigrad.objectives.plan import Plan, shown
 from varigrad.objectives.shadow_parameters import ShadowParameters
 
@@ -124,7 +124,7 @@ def decide(bound: Bound, *args: Any, seed: int = 0, compiled: bool = False, **kw
 def _measured(
     bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int, compiled: bool
 ) -> dict[str, Choice]:
-    with preserving(bound, seed), torch.enable_grad(), warnings.catch_warnings():
+    with bound.preserved(seed), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _Pilot(bound, args, kwargs, seed, compiled).choices()
 
@@ -226,10 +226,8 @@ class _Pilot:
         return {site: float(torch.stack(some).var(0).sum()) for site, some in found.items() if len(some) > 1}
 
     def _bound(self, choices: Mapping[str, Choice], seed: int) -> Bound:
-        bound = self.at.config.bind(
-            self.at.model_program, self.at.guide_program, seeded(seed), ShadowParameters(self.at.owner)
-        )
-        bound.steps = self.at.steps
+        bound = self.at.twin(seeded(seed), ShadowParameters(self.at.owner))
+        bound.advance(steps=self.at.steps - bound.steps)
         bound.decide(choices)
         return bound.init(*self.args, **self.kwargs)
 

@@ -204,23 +204,19 @@ def expected_gradient(bound: Bound, *args: Any, limit: int = LIMIT, nodes: int |
             too many outcomes.
     """
     names, leaves = _leaves(bound)
-    source = bound.source
     first = [torch.zeros_like(p) for p in leaves]
     second = [torch.zeros_like(p) for p in leaves]
     count, total, value = 0, 0.0, 0.0
-    try:
-        for path in outcomes(limit, nodes):
-            bound.source = path
+    for path in outcomes(limit, nodes):
+        with bound.drawing_from(path):
             result = bound.estimate(*args, **kwargs)
             grads = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)
-            weight = path.probability
-            for one, two, grad in zip(first, second, grads, strict=True):
-                if grad is not None:
-                    one += weight * grad
-                    two += weight * grad.square()
-            count, total, value = count + 1, total + weight, value + weight * float(result.value)
-    finally:
-        bound.source = source
+        weight = path.probability
+        for one, two, grad in zip(first, second, grads, strict=True):
+            if grad is not None:
+                one += weight * grad
+                two += weight * grad.square()
+        count, total, value = count + 1, total + weight, value + weight * float(result.value)
     if abs(total - 1) > 1e-9:
         raise VarigradError(f"probabilities of the outcomes sum to {total}")
     variance = {n: two - one.square() for n, one, two in zip(names, first, second, strict=True)}
@@ -273,12 +269,9 @@ def draws_of(bound: Bound, *args: Any, nodes: int | None = None, limit: int = LI
     Raises:
         NotEnumerable: they draw something without finite support, or with more than `limit` outcomes.
     """
-    source, first = bound.source, Outcomes(nodes=nodes, limit=limit)
-    bound.source = first
-    try:
+    first = Outcomes(nodes=nodes, limit=limit)
+    with bound.drawing_from(first):
         bound.estimate(*args, **kwargs)
-    finally:
-        bound.source = source
     return math.prod(count for _, count in first.taken)
 
 

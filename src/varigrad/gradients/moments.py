@@ -24,7 +24,7 @@ from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.estimator_selection import patterns_of
-from varigrad.objectives.gradients import leaves_of, preserving, reseeded, samples
+from varigrad.objectives.gradients import leaves_of, reseeded, samples
 from varigrad.objectives.plan import shown
 from varigrad.objectives.shadow_parameters import ShadowParameters
 
@@ -99,7 +99,7 @@ def looked_at(model: Any, guide: Any, args: tuple[Any, ...], at: Bound | None, s
                     model, guide = copy.deepcopy((model, guide))
                 at = ELBO().bind(model, guide, seeded(seed))
             at.init(*args)
-    with preserving(at, seed), torch.enable_grad():
+    with at.preserved(seed), torch.enable_grad():
         yield at
 
 
@@ -123,7 +123,7 @@ def candidate(
     )
     free = {site: c for site, c in at.decided.items() if not any(fnmatchcase(site, glob) for glob in estimators)}
     bound.decide(free)
-    bound.steps = at.steps
+    bound.advance(steps=at.steps - bound.steps)
     networks = [p for e in mine.values() for m in e.parameters_of_baselines().values() for p in m.parameters()]
     warm_up(bound.init(*args), args, networks)
     return bound
@@ -142,7 +142,7 @@ def warm_up(bound: Bound, args: tuple[Any, ...], networks: list[Tensor]) -> None
         ):
             network.grad = grad
         optimiser.step()
-        bound.install(result.state)
+        bound.advance(result.state, steps=0)
 
 
 def reference_of(

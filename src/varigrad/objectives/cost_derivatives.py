@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from varigrad.estimators.base import Draw
-from varigrad.objectives.execute import Ensemble, Vectorization
+from varigrad.objectives.run_record import Ensemble, Vectorization
 from varigrad.terms.cost import cost, downstream, lanes
 from varigrad.terms.term import Term
 

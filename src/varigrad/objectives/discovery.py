@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +33,10 @@ from varigrad.objectives.checks.plate_independence import (
     structure_of_plates,
 )
 from varigrad.objectives.estimator_selection import patterns_of
-from varigrad.objectives.execute import RunRecord, Vectorization, perform
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
+from varigrad.objectives.program_runs import Arguments, Keywords, ProgramRuns
+from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
     FAILURES,
@@ -50,9 +51,6 @@ from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import SEVERED
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term, collect
-
-if TYPE_CHECKING:
-    from varigrad.objectives.bound import Bound
 
 POINTS = 3
 """At how many other points than the present one the first look compares numbers,"""
@@ -113,12 +111,12 @@ def branch_of(run: RunRecord) -> tuple[Any, ...]:
 
 @dataclass(eq=False)
 class Discovery:
-    """One look at the programs of a bound that is undisturbed.
+    """One look at two programs, in runs whose side effects are undone afterwards.
 
     Args:
-        bound: whose programs; its source is one of the look's own.
+        runs: the programs; their source is one of the look's own.
         args, kwargs: what they are called with.
-        kept: what is put back afterwards.
+        kept: puts back afterwards what runs change.
         known: what was found before: plates that were seen to be mixed, and a loop, stay.
         check: raise for what is wrong with the programs.
         lasting: parameters that come into being stay.
@@ -126,9 +124,9 @@ class Discovery:
         base: a run whose draws and minibatches the look is to take, and the layout it had.
     """
 
-    bound: Bound
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    runs: ProgramRuns
+    args: Arguments
+    kwargs: Keywords
     kept: PreservedState
     known: DiscoveryResult | None = None
     check: bool = False
@@ -144,9 +142,9 @@ class Discovery:
 
     def run(self) -> DiscoveryResult:
         """Look."""
-        bound = self.bound
+        runs = self.runs
         differentiable = torch.is_grad_enabled()
-        self._owner = InitializingStore(bound.owner, self.kept) if self.lasting else shadow_of(bound.owner)
+        self._owner = InitializingStore(runs.owner, self.kept) if self.lasting else shadow_of(runs.owner)
         with torch.no_grad():
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
@@ -161,12 +159,12 @@ class Discovery:
             if self.check:
                 self._check(seen, kinked)
             if self.lasting:
-                self._owner = shadow_of(bound.owner)  # what other values than the drawn ones lead to does not stay
-            wide = layout_of(seen, bound.config.particles)
+                self._owner = shadow_of(runs.owner)  # what other values than the drawn ones lead to does not stay
+            wide = layout_of(seen, runs.objective.particles)
             if self.known is not None:
                 self._mixed = dict(self.known.layout.mixed)
             self._structure(seen, wide)
-            self._add(mixed_plates(self._again, bound._terms, seen, wide, self._settled))
+            self._add(mixed_plates(self._again, runs.terms, seen, wide, self._settled))
             reason = self._reason(wide)
             reason, points = self._elsewhere(seen, wide, reason)
             self._mixed = closed(self._mixed, seen)
@@ -174,10 +172,10 @@ class Discovery:
                 wide = evolve(wide, mixed=self._mixed)
                 seen = self.explore(self._mixed)
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
-            bound._adjust(seen, terms)
+            runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
         unproven = self._unproven(seen, wide, reason, points)
-        plan = plan_of(seen, terms, wide, bound.config.particles, reason, side, self._kinked, unproven)
+        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, self._kinked, unproven)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return DiscoveryResult(
@@ -187,13 +185,13 @@ class Discovery:
     def explore(self, mixed: Crossed | None = None) -> RunRecord:
         """One run with plain draws, everything tracked."""
         if self._owner is None:
-            self._owner = shadow_of(self.bound.owner)
-        bound = self.bound
+            self._owner = shadow_of(self.runs.owner)
+        runs = self.runs
         forced, indices = {}, None
         if self.base is not None:
             run, layout = self.base
             forced, indices = site_values(run, layout), run.indices
-        settings = bound._settings(
+        settings = runs.settings(
             Vectorization(mixed=mixed or {}),
             owner=self._owner,
             kinked=self._kinked,
@@ -202,10 +200,9 @@ class Discovery:
             lasting=self._lasting,
         )
         try:
-            programs = bound.model_program, bound.guide_program
-            return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+            return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
         except TypeError:
-            check_arguments(bound.model_program, bound.guide_program, self.args, self.kwargs)
+            check_arguments(runs.model, runs.guide, self.args, self.kwargs)
             raise
 
     def _lasting(self) -> AbstractContextManager[None]:
@@ -213,29 +210,27 @@ class Discovery:
 
     def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """One more run: like another (its minibatches), with some values forced."""
-        bound = self.bound
-        settings = bound._settings(layout, owner=self._owner, kinked=self._kinked, loop=like is not None)
+        runs = self.runs
+        settings = runs.settings(layout, owner=self._owner, kinked=self._kinked, loop=like is not None)
         indices = like.indices if like is not None else None
-        programs = bound.model_program, bound.guide_program
-        return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+        return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
     def _followed(self, layout: Vectorization, follower: Follower, plain: bool) -> RunRecord:
         """A run whose dimensions are followed: with plain draws, or as it is taken."""
-        bound = self.bound
-        settings = bound._settings(
+        runs = self.runs
+        settings = runs.settings(
             layout, owner=self._owner, kinked=self._kinked, track_all=True, explore=plain, follower=follower
         )
         forced, indices = {}, None
         if self.base is not None and plain:
             forced, indices = site_values(*self.base), self.base[0].indices
-        programs = bound.model_program, bound.guide_program
-        return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+        return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
     def _structure(self, seen: RunRecord, wide: Vectorization) -> None:
         """What the operations of a run prove about its plates."""
         if not open_plates(seen, self._mixed):
             return
-        self._proof = structure_of_plates(self._followed, self.bound._terms, wide)
+        self._proof = structure_of_plates(self._followed, self.runs.terms, wide)
         self._add(self._proof.mixed)
 
     @property
@@ -244,7 +239,7 @@ class Discovery:
         return joined_plates(self._mixed, self._proof.apart)
 
     def _check(self, seen: RunRecord, kinked: frozenset[str]) -> None:
-        config, owner = self.bound.config, self._owner
+        config, owner = self.runs.objective, self._owner
         assert owner is not None
         check_pass(seen)
         check_particles(seen, config.particles)
@@ -269,11 +264,11 @@ class Discovery:
         """Why particles and alternatives have to run in a loop, at the present parameters; empty if they need not."""
         if self._alone(wide):
             return ""
-        if self.bound.config.vectorize is False:
+        if self.runs.objective.vectorize is False:
             return "vectorize=False"
         if self.known is not None and not self.known.side_by_side:
             return self.known.reason
-        verdict = structure_of_lanes(self._followed, self.bound._terms, wide)
+        verdict = structure_of_lanes(self._followed, self.runs.terms, wide)
         self._lanes_proven = verdict.apart
         if verdict.kind == "mixes":
             return self._failure(
@@ -282,10 +277,10 @@ class Discovery:
         if verdict.apart and self.known is not None:
             return ""
         others = 1 if verdict.apart else None
-        return self._failure(failure_side_by_side(self._again, self.bound._terms, wide, others=others))
+        return self._failure(failure_side_by_side(self._again, self.runs.terms, wide, others=others))
 
     def _failure(self, failure: str | None) -> str:
-        if failure is not None and self.bound.config.vectorize:
+        if failure is not None and self.runs.objective.vectorize:
             raise VarigradError(
                 f"cannot run particles and alternatives side by side: {failure}",
                 because="vectorize=True asks for it",
@@ -343,23 +338,23 @@ class Discovery:
 
     def _there(self, wide: Vectorization, reason: str) -> tuple[str, bool]:
         """What a point says of a loop, and whether it says anything: mixed plates are noted."""
-        bound = self.bound
+        runs = self.runs
         self.base, base = None, self.base
         try:
             seen = self.explore()
         finally:
             self.base = base
-        here = layout_of(seen, bound.config.particles)
+        here = layout_of(seen, runs.objective.particles)
         if here.plates != wide.plates or tuple(here.order) != tuple(wide.order) or here.lanes != wide.lanes:
             return reason, False  # another branch
-        terms: list[Term] = bound._terms(seen, Vectorization(plates=wide.plates, order=wide.order))
+        terms: list[Term] = runs.terms(seen, Vectorization(plates=wide.plates, order=wide.order))
         spoke = all(bool(t.log_prob.isfinite().all()) for t in terms)
         known = self._mixed if self.known is None else self._settled
-        for plate, sites in moves_anywhere(self._again, bound._terms, seen, wide, known).items():
-            found = mixed_plates(self._again, bound._terms, seen, wide, known)
+        for plate, sites in moves_anywhere(self._again, runs.terms, seen, wide, known).items():
+            found = mixed_plates(self._again, runs.terms, seen, wide, known)
             self._add(found)
             if not any(plate in found.get(site, ()) for site in sites):
                 self._add({site: frozenset((plate,)) for site in sites})
         if not reason and not self._alone(wide):
-            reason = failure_side_by_side(self._again, bound._terms, wide, thorough=False) or ""
+            reason = failure_side_by_side(self._again, runs.terms, wide, thorough=False) or ""
         return reason, spoke

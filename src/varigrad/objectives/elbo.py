@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-
-from torch import Tensor
 
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, check_whole
@@ -15,10 +13,9 @@ from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Ensemble, Estimate, estimate
 from varigrad.objectives.estimator_selection import Asked, patterns_of
-from varigrad.objectives.execute import RunRecord, Vectorization
+from varigrad.objectives.objective import Weight
 from varigrad.objectives.parameters import ParameterStore
-
-Weight = float | Tensor | Callable[[int], float | Tensor]
+from varigrad.objectives.run_record import RunRecord, Vectorization
 
 
 @dataclass(frozen=True)

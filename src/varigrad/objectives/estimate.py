@@ -14,8 +14,9 @@ from varigrad.estimators.baselines import Baseline, NoBaseline, check_independen
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import evolve
 from varigrad.objectives.cost_derivatives import slope
-from varigrad.objectives.execute import PARTICLES, Ensemble, RunRecord, Vectorization
+from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 from varigrad.terms.cost import cost, downstream, kept_plates, lanes
+from varigrad.terms.dependency_tracker import PARTICLES
 from varigrad.terms.term import Term, collect
 
 Adjust = Callable[[RunRecord, list[Term]], list[Term]]

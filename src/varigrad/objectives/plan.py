@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
-from varigrad.objectives.execute import RunRecord, Vectorization
+from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.shapes import table
 from varigrad.terms.term import Term
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.language.runtime import modules_of
+from varigrad.objectives.estimator_states import EstimatorStates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,8 @@ def reachable_from(programs: Iterable[object]) -> ReachableState:
 
 def _add_module(found: ReachableState, module: nn.Module) -> None:
     for inner in module.modules():
-        found.modules[id(inner)] = inner
+        if not isinstance(inner, EstimatorStates):  # no part of a program; its owner preserves it
+            found.modules[id(inner)] = inner
 
 
 def _inside(value: object) -> Iterable[object]:

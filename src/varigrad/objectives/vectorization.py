@@ -12,7 +12,7 @@ from varigrad.distributions.delta import Delta
 from varigrad.distributions.independent_utils import index_in, inner_of, listed
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Plate, Sample
-from varigrad.objectives.execute import RunRecord, Vectorization, VectorizationChanged
+from varigrad.objectives.run_record import RunRecord, Vectorization, VectorizationChanged
 from varigrad.terms.term import Term
 
 Again = Callable[[Vectorization, RunRecord | None, dict[str, Tensor]], RunRecord]
@@ -21,8 +21,15 @@ Again = Callable[[Vectorization, RunRecord | None, dict[str, Tensor]], RunRecord
 Collect = Callable[[RunRecord, Vectorization], list[Term]]
 
 FAILURES = (
-    VectorizationChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError
-)  # fmt: skip
+    VectorizationChanged,
+    VarigradError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+)
 """What a program may raise at values, or in shapes, that it was not made for."""
 
 

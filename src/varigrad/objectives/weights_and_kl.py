@@ -14,7 +14,7 @@ from varigrad.distributions.mixin import masked
 from varigrad.errors import SiteError
 from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import plate_shape
-from varigrad.objectives.execute import RunRecord
+from varigrad.objectives.run_record import RunRecord
 from varigrad.shapes import join
 from varigrad.terms.dependency_tracker import Statement, by_site
 from varigrad.terms.term import Term

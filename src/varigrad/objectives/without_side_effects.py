@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from varigrad.distributions.rng import Source, global_state, set_global_state
+from varigrad.objectives.estimator_states import EstimatorStates
 from varigrad.objectives.reachable_state import Generator, ReachableState
 
 LARGEST = 2**20
@@ -72,7 +73,7 @@ class PreservedState:
     def lend_module(self, module: nn.Module) -> None:
         """The same for a module that has come to light, and for those inside it."""
         for inner in module.modules():
-            if id(inner) not in self._modules:
+            if id(inner) not in self._modules and not isinstance(inner, EstimatorStates):
                 self.reached.modules[id(inner)] = inner
                 buffers, parameters = dict(inner._buffers), dict(inner._parameters)
                 self._modules[id(inner)] = inner, inner.training, buffers, parameters

@@ -33,7 +33,7 @@ class Compiled(nn.Module):
     def __init__(self, bound: Bound, wait: bool, seed: int) -> None:
         super().__init__()
         self.bound = bound
-        bound.source = Noise(seed)
+        bound.draw_from(Noise(seed))
         self.interrupts = Interrupts()
         self._grads: dict[nn.Parameter, Tensor] = {}
         self.look = Leaves(bound).look

@@ -22,7 +22,7 @@ from varigrad.language.messages import Program, Sample
 from varigrad.language.runtime import signature_of
 from varigrad.objectives.checks.pairs import check_pair
 from varigrad.objectives.checks.sites import check_density, check_device, check_parameters, check_score, check_value
-from varigrad.objectives.execute import RunRecord
+from varigrad.objectives.run_record import RunRecord
 from varigrad.terms.dependency_tracker import SEVERED, Token
 from varigrad.terms.term import Term
 

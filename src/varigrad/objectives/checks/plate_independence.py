@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from varigrad.language.messages import evolve
-from varigrad.objectives.execute import RunRecord, Vectorization
+from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.terms.independence.analysis import Follower, Verdict, follow_dimensions
 from varigrad.terms.term import Term
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from varigrad.language.messages import evolve
 from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
-from varigrad.objectives.execute import RunRecord, Vectorization
+from varigrad.objectives.parameters import ParameterStore
+from varigrad.objectives.program_runs import Arguments, Keywords
+from varigrad.objectives.reachable_state import ReachableState
+from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.objectives.vectorization import FAILURES
-
-if TYPE_CHECKING:
-    from varigrad.objectives.bound import Bound
 
 FIRST = 10
 """The first step at which everything is looked at again; then at every tenfold."""
@@ -38,6 +38,45 @@ Situation = tuple[Any, ...]
 
 class StaleCheckWarning(UserWarning):
     """What the first runs of a program had shown turned out not to hold, and steps may have been wrong."""
+
+
+class Explored(Protocol):
+    """What has been discovered about some programs, and the way to look at them again.
+
+    Attributes:
+        quiet: whether to warn of nothing.
+        discovered: the result of the last look.
+        owner: holds the programs' parameters.
+        steps: how many steps have been taken.
+    """
+
+    quiet: bool
+
+    @property
+    def discovered(self) -> DiscoveryResult | None: ...
+
+    @property
+    def owner(self) -> ParameterStore: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def reach(self) -> ReachableState:
+        """The modules that the programs refer to."""
+
+    def use(self, discovered: DiscoveryResult) -> None:
+        """Take steps by this result."""
+
+    def look(
+        self,
+        args: Arguments,
+        kwargs: Keywords,
+        known: DiscoveryResult | None = None,
+        base: tuple[RunRecord, Vectorization] | None = None,
+        *,
+        points: int = POINTS,
+    ) -> DiscoveryResult:
+        """Look at the programs, in addition to what is known."""
 
 
 class Rechecks:
@@ -83,12 +122,12 @@ class Rechecks:
         twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
         return twin
 
-    def situation(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
+    def situation(self, explored: Explored, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
         """What a finding is good for. Asked before every step, so it is cheap."""
-        owner = bound.owner
+        owner = explored.owner
         if self._copied:
             self._copied = False
-            self.reach(bound.reach().modules.values())
+            self.reach(explored.reach().modules.values())
         if owner.version != self._version:
             self._version, self._leaves = owner.version, tuple(p for _, p in owner.named_parameters())
         shapes = tuple([_shape(a) for a in args]) if args else ()
@@ -97,64 +136,64 @@ class Rechecks:
         modes = (tuple([m.training for m in self._modules]), tuple([m.p for m in self._dropouts]))
         return torch.is_grad_enabled(), shapes, tuple([p.requires_grad for p in self._leaves]), modes
 
-    def calls_for_a_look(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def calls_for_a_look(self, explored: Explored, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether something has changed that may matter, or it is time."""
         if self._now is None:  # the first look has been taken just now, and its step not yet
             return False
-        if bound.steps >= self.due or (self._buffers and self._versions != [b._version for b in self._buffers]):
+        if explored.steps >= self.due or (self._buffers and self._versions != [b._version for b in self._buffers]):
             return True
-        return self._now != self.situation(bound, args, kwargs)
+        return self._now != self.situation(explored, args, kwargs)
 
-    def attend(self, bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def attend(self, explored: Explored, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Look again where that is called for; whether what was found before no longer holds."""
-        now = self.situation(bound, args, kwargs)
+        now = self.situation(explored, args, kwargs)
         known = self._known.get(now)
-        late = bound.steps >= self.due
+        late = explored.steps >= self.due
         touched = self._buffers and self._versions != [b._version for b in self._buffers]
         if known is not None and not late and not touched:
             self._now = now
-            bound.use(known)
+            explored.use(known)
             return False
         if known is None and not late and self._only_arguments(now):
             self._arguments.add(now[1])
             if len(self._arguments) > SHAPES:
                 self._now = now
-                bound.use(self._most_careful(bound))
-                self.remember(bound)
+                explored.use(self._most_careful(explored))
+                self.remember(explored)
                 return False
         if late:
-            self.due = _tenfold(bound.steps)
+            self.due = _tenfold(explored.steps)
         try:
-            found = bound.look(args, kwargs, known, points=1 if late else POINTS)
+            found = explored.look(args, kwargs, known, points=1 if late else POINTS)
         except FAILURES:
             return False  # the step itself runs into it, too, and says so
-        since, self.since = self.since, bound.steps
+        since, self.since = self.since, explored.steps
         if known is not None:
             found, worse = joined(known, found)
             if worse:
-                self._warn(bound, worse, since)
+                self._warn(explored, worse, since)
         else:
             worse = []
-        bound.use(found)
-        self.settle(bound, args, kwargs)
+        explored.use(found)
+        self.settle(explored, args, kwargs)
         return bool(worse)
 
-    def begin(self, bound: Bound) -> None:
+    def begin(self, explored: Explored) -> None:
         """Everything has been looked at just now, for the first time or from scratch."""
         self._known.clear()
         self._branches.clear()
         self._arguments.clear()
-        self.due, self.since, self._now = _tenfold(bound.steps), bound.steps, None
+        self.due, self.since, self._now = _tenfold(explored.steps), explored.steps, None
 
-    def settle(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def settle(self, explored: Explored, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The bound's finding is that of the present situation."""
-        self._now = self.situation(bound, args, kwargs)
+        self._now = self.situation(explored, args, kwargs)
         self._arguments.add(self._now[1])
-        self.remember(bound)
+        self.remember(explored)
 
-    def remember(self, bound: Bound) -> None:
+    def remember(self, explored: Explored) -> None:
         """Keep the bound's finding for the present situation."""
-        finding = bound.finding
+        finding = explored.discovered
         if finding is not None and self._now is not None:
             self._known[self._now] = finding
             self._known.move_to_end(self._now)
@@ -176,23 +215,23 @@ class Rechecks:
             self._versions = [b._version for b in self._buffers]
 
     def meet(
-        self, bound: Bound, run: RunRecord, layout: Vectorization, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, explored: Explored, run: RunRecord, layout: Vectorization, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
         """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""
         branch = branch_of(run)
         if branch in self._branches or len(self._branches) >= BRANCHES:
             return False
         self._branches.add(branch)
-        known = bound.finding
+        known = explored.discovered
         assert known is not None
         try:
-            found = bound.look(args, kwargs, known, (run, layout))
+            found = explored.look(args, kwargs, known, (run, layout))
         except FAILURES:
             return False
         found, worse = joined(known, found)
         if worse:
-            bound.use(found)
-            self.remember(bound)
+            explored.use(found)
+            self.remember(explored)
         return bool(worse)
 
     def _only_arguments(self, now: Situation) -> bool:
@@ -200,23 +239,23 @@ class Rechecks:
         before = self._now
         return before is not None and (now[0], now[2:]) == (before[0], before[2:])
 
-    def _most_careful(self, bound: Bound) -> DiscoveryResult:
+    def _most_careful(self, explored: Explored) -> DiscoveryResult:
         """All findings in one: what was mixed in any situation counts as mixed."""
-        found = bound.finding
+        found = explored.discovered
         assert found is not None
         for other in self._known.values():
             found, _ = joined(found, other)
         return found
 
     @staticmethod
-    def _warn(bound: Bound, worse: list[str], since: int) -> None:
-        if not bound.quiet:
-            steps = f"steps {since + 1} to {bound.steps}" if bound.steps > since + 1 else f"step {bound.steps}"
+    def _warn(explored: Explored, worse: list[str], since: int) -> None:
+        if not explored.quiet:
+            steps = f"steps {since + 1} to {explored.steps}" if explored.steps > since + 1 else f"step {explored.steps}"
             warnings.warn(
                 f"{'; '.join(worse)}. That did not show before, so {steps} may have used gradients with a bias. "
                 "From here on it is taken into account: right, and noisier or slower",
                 StaleCheckWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
 

@@ -23,7 +23,6 @@ from varigrad.language.messages import Program
 from varigrad.language.runtime import signature_of
 from varigrad.language.visible_tensors import Sight, seen
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.gradients import preserving
 
 Owned = Callable[[], Collection[int]]
 """The ids of the parameters that somebody trains."""
@@ -190,7 +189,7 @@ def strangers_of(
     if not foreign:
         return []
     if not all(isinstance(leaf, nn.Parameter) for leaf in foreign.values()):
-        with preserving(bound, 0), torch.enable_grad(), _Inputs() as inputs:
+        with bound.preserved(0), torch.enable_grad(), _Inputs() as inputs:
             again = _foreign(bound.estimate(*args, **kwargs).surrogate, owned)
         used = inputs.leaves.keys()
         # A leaf that the program makes while it runs is another one in each run.
