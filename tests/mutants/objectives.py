@@ -9,12 +9,12 @@ MUTANTS = (
     M("quadrature believed over a jump", "testing/conformance.py", "> tolerance / 4", "> 4", "uniform numbers"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
-    M("source of a site's lanes leaves out those before", "objectives/execute.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),
+    M("source of a site's lanes leaves out those before", "objectives/run_record.py", "rows in self.lanes.items() if s in before for r in rows}", "rows in self.lanes.items() if s in before for r in ()}", "leave one out on categorical_chain"),
     M("last lane for lane 0", "terms/cost.py", "return value[0] if wide else value", "return value[-1] if wide else value", "estimators mix"),
     M("lanes of two sites added, not averaged", "objectives/estimate.py", "torch.stack(averages).mean(0)", "torch.stack(averages).sum(0)", "estimators mix"),
-    M("loop: sites after an alternative not drawn anew", "objectives/bound.py", "for n in order[: order.index(site)]}", "for n in order}", "leave one out on categorical_chain"),
-    M("loop: sites before an alternative drawn anew", "objectives/bound.py", "for n in order[: order.index(site)]}", "for n in ()}", "leave one out on categorical_chain"),
-    M("loop: another minibatch for the alternative", "objectives/bound.py", "draw.value[row]}, base.indices", "draw.value[row]}, None", "leave one out on subsampled"),
+    M("loop: sites after an alternative not drawn anew", "objectives/program_runs.py", "for n in order[: order.index(site)]}", "for n in order}", "leave one out on categorical_chain"),
+    M("loop: sites before an alternative drawn anew", "objectives/program_runs.py", "for n in order[: order.index(site)]}", "for n in ()}", "leave one out on categorical_chain"),
+    M("loop: another minibatch for the alternative", "objectives/program_runs.py", "forced, base.indices)", "forced, None)", "leave one out on subsampled"),
     M("programs that mix their lanes run side by side", "objectives/vectorization.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "plate crossed by"),
     # The cost of a site.
     M("a downstream term dropped", "terms/cost.py", "return [t for t in terms if site in t.upstream or", "return [t for t in list(terms)[:-1] if site in t.upstream or", "score on bernoulli"),

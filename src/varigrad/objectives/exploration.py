@@ -151,6 +151,7 @@ class Exploration:
         if self.held or not self.rechecks.meet(self, run, layout, args, kwargs):
             return {}
         now = self.discovered
+        assert now is not None
         if (now.side_by_side, now.kinked) != (before.side_by_side, before.kinked):
             raise StepInvalidated
         return now.layout.mixed
