@@ -270,8 +270,7 @@ class SVI:
         start = time.perf_counter()
         try:
             while len(losses) < steps:
-                if alone:
-                    args = interrupts.at_once(next, given)
+                args = interrupts.at_once(next, given)
                 limit = 1 if alone else steps - len(losses)
                 if callback is not None:
                     limit = min(limit, every - len(losses) % every)
