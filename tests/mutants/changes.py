@@ -7,15 +7,15 @@ EACH = "test_changing_programs.py::test_each_gate"
 
 MUTANTS = (
     # When to look again.
-    M("modes of modules not looked at", "objectives/checks/rechecks.py", "tuple([m.training for m in self._modules])", "()", f"{EACH}[plate-train]"),
-    M("shapes of arguments not looked at", "objectives/checks/rechecks.py", "shapes = tuple([_shape(a) for a in args]) if args else ()", "shapes = ()", f"{EACH}[plate-shape]", also=(("objectives/discovery.py", "return (*guide, None, *model, *run.sizes.items()) if run.sizes else", "return (*guide, None, *model) if False else"),)),
+    M("modes of modules not looked at", "objectives/checks/rechecks.py", "tuple(map(_TRAINING, self._modules))", "()", f"{EACH}[plate-train]"),
+    M("shapes of arguments not looked at", "objectives/checks/rechecks.py", "shapes = tuple(map(_shape, args))", "shapes = ()", f"{EACH}[plate-shape]", also=(("objectives/discovery.py", "*map(_NAME, run.model), *run.sizes.items())", "*map(_NAME, run.model))"),)),
     M("flags among arguments not looked at", "objectives/checks/rechecks.py", "if isinstance(value, (bool, int, str)):", "if False:", f"{EACH}[plate-flag]"),
     M("no look when it is time", "objectives/checks/rechecks.py", "FIRST = 10", "FIRST = 10**6", f"{EACH}[plate-closure]"),
     M("a look's finding not used", "objectives/checks/rechecks.py", "        explored.use(found)\n        self.settle(explored", "        self.settle(explored", f"{EACH}[plate-closure]"),
     M("no second look at all", "objectives/bound.py", "elif not exploration.held:", "elif False:", f"{EACH}[lanes-train]"),
     M("mixing found later not added", "objectives/checks/rechecks.py", "        mixed[site] = mixed.get(site, frozenset()) | plates\n    side", "    side", f"{EACH}[plate-closure]"),
     M("a loop found later not added", "objectives/checks/rechecks.py", "        side, reason = False, found.reason\n", "", f"{EACH}[lanes-closure]"),
-    M("one finding for all situations", "objectives/checks/rechecks.py", "if known is not None and not late and not touched:", "if not late and not touched:\n            known = bound.finding", f"{EACH}[plate-eval]"),
+    M("one finding for all situations", "objectives/checks/rechecks.py", "if known is not None and not late and not touched:", "if not late and not touched:\n            known = explored.discovered", f"{EACH}[plate-eval]"),
     # What a look looks at.
     M("operations prove no mixing", "objectives/checks/plate_independence.py", 'if verdict.kind == "mixes":', "if False:", f"{EACH}[plate-hidden]"),
     M("what is not known to mix counts as apart", "objectives/checks/plate_independence.py", "elif verdict.apart:", "else:", f"{EACH}[rare-closure]"),

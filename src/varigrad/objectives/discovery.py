@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ POINTS = 3
 """At how many other points than the present one the first look compares numbers,"""
 ATTEMPTS = 6
 """in at most so many attempts: a program may refuse some of the points."""
+
+_NAME = attrgetter("message.name")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +108,7 @@ class InitializingStore:
 
 def branch_of(run: RunRecord) -> tuple[Any, ...]:
     """Which way a run has gone, as far as its statements and plates show it."""
-    guide, model = [s.message.name for s in run.guide], [s.message.name for s in run.model]
-    return (*guide, None, *model, *run.sizes.items()) if run.sizes else (*guide, None, *model)
+    return (*map(_NAME, run.guide), None, *map(_NAME, run.model), *run.sizes.items())
 
 
 @dataclass(eq=False)
