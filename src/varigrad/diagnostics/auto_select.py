@@ -72,7 +72,7 @@ def candidates() -> tuple[Estimator, ...]:
     return tuple(found)
 
 
-def decide(bound: Bound, *args: Any, seed: int = 0, compiled: bool = False, **kwargs: Any) -> Plan:
+def decide(bound: Bound, *args: object, seed: int = 0, compiled: bool = False, **kwargs: object) -> Plan:
     """Find out by measuring which estimators serve the sites that are "auto", and use them.
 
     For each such site (those whose names differ in digits only are taken together), the noisiest first: every unbiased
@@ -122,7 +122,7 @@ def decide(bound: Bound, *args: Any, seed: int = 0, compiled: bool = False, **kw
 
 
 def _measured(
-    bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int, compiled: bool
+    bound: Bound, args: tuple[object, ...], kwargs: dict[str, object], seed: int, compiled: bool
 ) -> dict[str, Choice]:
     with bound.preserved(seed), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -155,7 +155,7 @@ class _Contender:
     draws: list[Tensor] = field(default_factory=list)
     floor: float = 0.0
 
-    def draw(self, count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def draw(self, count: int, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.draws.append(samples(self.bound, count, args, kwargs).double())
 
     @property
@@ -196,8 +196,8 @@ class _Pilot:
     """The contests of all sites, at the parameters of a bound that is undisturbed."""
 
     at: Bound
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
     seed: int
     compiled: bool
 

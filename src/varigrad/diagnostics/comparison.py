@@ -124,7 +124,7 @@ def _checked(estimators: Mapping[str, Sequence[Estimator]] | None) -> dict[str, 
     return found
 
 
-def _sites_of_parameters(at: Bound, args: tuple[Any, ...], globs: tuple[str, ...]) -> dict[str, str]:
+def _sites_of_parameters(at: Bound, args: tuple[object, ...], globs: tuple[str, ...]) -> dict[str, str]:
     """`parameter -> site` for those that enter the distribution of one site of the guide directly.
 
     Raises:
@@ -163,7 +163,7 @@ class _Again:
     at: Bound
     reference: Reference
     config: Any
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     globs: tuple[str, ...]
     budget: int
     seed: int
@@ -199,14 +199,14 @@ class _Probe:
     """Of each block, `[elements]`."""
     times: list[float] = field(default_factory=list)
 
-    def start(self, at: Bound, config: Any, args: tuple[Any, ...], seed: int) -> None:
+    def start(self, at: Bound, config: Any, args: tuple[object, ...], seed: int) -> None:
         """Make its bound, warm; or note why it cannot serve."""
         try:
             self.bound = candidate(at, config, {self.glob: self.estimator}, args, seed)
         except VarigradError as error:
             self.refusal = str(error)
 
-    def draw(self, count: int, args: tuple[Any, ...]) -> None:
+    def draw(self, count: int, args: tuple[object, ...]) -> None:
         """One block."""
         assert self.bound is not None
         start = time.perf_counter()

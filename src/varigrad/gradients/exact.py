@@ -190,7 +190,9 @@ class Moments:
     value: float
 
 
-def expected_gradient(bound: Bound, *args: Any, limit: int = LIMIT, nodes: int | None = None, **kwargs: Any) -> Moments:
+def expected_gradient(
+    bound: Bound, *args: object, limit: int = LIMIT, nodes: int | None = None, **kwargs: object
+) -> Moments:
     """What the bound's gradient estimate is on average, over every outcome of its draws.
 
     Baselines keep the state that they have. Parameters of baselines are left out.
@@ -229,10 +231,10 @@ def _mean(probabilities: Tensor, log_weights: Tensor) -> Tensor:
 
 def exact_gradient(
     bound: Bound,
-    *args: Any,
+    *args: object,
     limit: int = LIMIT,
     of: Callable[[Tensor, Tensor], Tensor] = _mean,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[float, Gradient]:
     """A bound and its gradient, by enumerating all values of the guide's choices. Uses no estimator.
 
@@ -251,7 +253,7 @@ def exact_gradient(
     return float(total.detach()), found
 
 
-def options_of(bound: Bound, *args: Any, limit: int = LIMIT, **kwargs: Any) -> int:
+def options_of(bound: Bound, *args: object, limit: int = LIMIT, **kwargs: object) -> int:
     """How many outcomes the guide's choices have if every path has as many options as the first; cheap.
 
     Raises:
@@ -263,7 +265,7 @@ def options_of(bound: Bound, *args: Any, limit: int = LIMIT, **kwargs: Any) -> i
     return math.prod(count for _, count in first.taken)
 
 
-def draws_of(bound: Bound, *args: Any, nodes: int | None = None, limit: int = LIMIT, **kwargs: Any) -> int:
+def draws_of(bound: Bound, *args: object, nodes: int | None = None, limit: int = LIMIT, **kwargs: object) -> int:
     """As `options_of`, for what the bound's estimators draw; `nodes` as in `expected_gradient`.
 
     Raises:
@@ -295,7 +297,9 @@ def _leaves(bound: Bound) -> tuple[list[str], list[Tensor]]:
     return [n for n, _ in named], [p for _, p in named]
 
 
-def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _outcome(
+    bound: Bound, source: Outcomes, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[Tensor, Tensor]:
     """One path's probability and its log-ratio; differentiable."""
     cache: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}

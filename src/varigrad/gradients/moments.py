@@ -85,7 +85,7 @@ class Reference:
 
 
 @contextmanager
-def looked_at(model: Any, guide: Any, args: tuple[Any, ...], at: Bound | None, seed: int) -> Iterator[Bound]:
+def looked_at(model: Any, guide: Any, args: tuple[object, ...], at: Bound | None, seed: int) -> Iterator[Bound]:
     """A bound whose parameters are to be looked at: `at`, or a new one. Afterwards all generators, averages and buffers
     are what they were.
     """
@@ -109,7 +109,7 @@ def seeded(seed: int) -> Source:
 
 
 def candidate(
-    at: Bound, objective: Any, estimators: Mapping[str, Estimator], args: tuple[Any, ...], seed: int
+    at: Bound, objective: Any, estimators: Mapping[str, Estimator], args: tuple[object, ...], seed: int
 ) -> Bound:
     """A bound with other estimators for the parameters of `at`; baselines' networks are copies, and all is warm.
 
@@ -129,7 +129,7 @@ def candidate(
     return bound
 
 
-def warm_up(bound: Bound, args: tuple[Any, ...], networks: list[Tensor]) -> None:
+def warm_up(bound: Bound, args: tuple[object, ...], networks: list[Tensor]) -> None:
     """Let averages see some costs, and train these parameters of baselines."""
     if not networks:
         samples(bound, WARM_UP, args, {})
@@ -146,7 +146,7 @@ def warm_up(bound: Bound, args: tuple[Any, ...], networks: list[Tensor]) -> None
 
 
 def reference_of(
-    at: Bound, objective: Any, sites: tuple[str, ...], args: tuple[Any, ...], outcomes: int, draws: int, seed: int
+    at: Bound, objective: Any, sites: tuple[str, ...], args: tuple[object, ...], outcomes: int, draws: int, seed: int
 ) -> Reference:
     """The exact gradient by enumeration, if the guide's choices have at most so many outcomes; else the mean of many
     draws with leave-one-out (a moving average where that is refused) at these sites.
@@ -203,7 +203,7 @@ def rounding_of(reference: Reference, dtype: torch.dtype) -> Tensor:
     return (1e-9 if dtype == torch.float64 else 1e-5) * (1 + reference.mean.abs())
 
 
-def exact_bias(bound: Bound, reference: Reference, args: tuple[Any, ...], outcomes: int) -> Tensor | None:
+def exact_bias(bound: Bound, reference: Reference, args: tuple[object, ...], outcomes: int) -> Tensor | None:
     """The estimator's mean minus the reference, without sampling, `[elements]`; None unless the reference is exact and
     what the estimator draws has at most so many outcomes.
     """

@@ -155,14 +155,14 @@ class Bound(Parameters):
         """How many steps may be taken before everything is to be looked at again."""
         return max(1, self.exploration.rechecks.due - self.steps)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Minus the bound; its gradient is the estimators' (and the baselines' own)."""
         result = self.estimate(*args, **kwargs)
         self.advance(result.state)
         # The value of one, the gradient of the other.
         return result.surrogate.detach() - result.surrogate - result.value
 
-    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
+    def estimate(self, *args: object, **kwargs: object) -> Estimate:
         """Value, surrogate and next estimator state; changes nothing but the generator.
 
         Raises:
@@ -268,7 +268,7 @@ class Bound(Parameters):
         carried = {id(b) for b in self.runs.carried.buffers()}
         return list({id(b): b for b in self.buffers() if id(b) not in carried}.values())
 
-    def look_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def look_again(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Before steps that are taken by a graph: look at the programs again if that is called for.
 
         Returns:
@@ -286,7 +286,7 @@ class Bound(Parameters):
         if any(site in changed for site in states):
             self.advance({site: state for site, state in states.items() if site not in changed}, steps=0)
 
-    def trace_guide(self, *args: Any, **kwargs: Any) -> Trace:
+    def trace_guide(self, *args: object, **kwargs: object) -> Trace:
         """One run of the guide alone, with the current parameters."""
         recorder = Recorder()
         result = run(self.guide_program, (recorder, self._alone), args, kwargs)
@@ -302,7 +302,7 @@ class Bound(Parameters):
             message = evolve(message, value=self.source.subset(message.size, message.batch))
         return forward(message)
 
-    def init(self, *args: Any, **kwargs: Any) -> Bound:
+    def init(self, *args: object, **kwargs: object) -> Bound:
         """Run both programs: parameters are created, everything is checked, estimators are chosen.
 
         Nothing else is left behind: random generators (but for the draws of initial values), the averages and modes of
@@ -312,12 +312,12 @@ class Bound(Parameters):
         self.exploration.settle(args, kwargs)
         return self
 
-    def explore(self, *args: Any, **kwargs: Any) -> Bound:
+    def explore(self, *args: object, **kwargs: object) -> Bound:
         """As `init`, but parameters come into being with the first step, in the order of its draws."""
         self.exploration.begin(args, kwargs, lasting=False)
         return self
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    def plan(self, *args: object, **kwargs: object) -> Plan:
         """Which estimator serves which site, and why; changes nothing about a run.
 
         Programs that have not been run yet are initialised.
@@ -328,7 +328,7 @@ class Bound(Parameters):
         assert plan is not None
         return plan
 
-    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def terms(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """`site -> its contribution to the bound` in the run that the next step would make; they sum to minus its loss.
 
         Changes nothing: the next step draws the same numbers.
@@ -343,7 +343,7 @@ class Bound(Parameters):
         finally:
             source.set_state(state)
 
-    def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
+    def evaluate(self, *args: object, particles: int = 1, **kwargs: object) -> float:
         """The bound, averaged over fresh particles; nothing is updated, no generator either.
 
         Draws come from a stream of their own, which depends on the seed of the bound's source, on the number of steps
@@ -359,7 +359,7 @@ class Bound(Parameters):
             values = [self.estimate(*args, **kwargs).value for _ in range(particles)]
         return float(torch.stack(values).mean())
 
-    def gradients(self, n: int, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Tensor]:
+    def gradients(self, n: int, *args: object, seed: int = 0, **kwargs: object) -> dict[str, Tensor]:
         """`n` estimates of the bound's gradient in a row, `name -> [n, *shape]`, of the unconstrained parameters.
 
         Changes nothing: not the parameters or their `.grad`, not the estimators' state (averages go on in a copy), not
@@ -374,7 +374,7 @@ class Bound(Parameters):
         with self.preserved(seed), torch.enable_grad():
             return by_name(self, samples(self, n, args, kwargs))
 
-    def diagnose(self, *args: Any, **kwargs: Any) -> str:
+    def diagnose(self, *args: object, **kwargs: object) -> str:
         """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""
         return self.exploration.first_problem(args, kwargs)
 

@@ -36,7 +36,7 @@ from varigrad.objectives.checks.plate_independence import (
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
-from varigrad.objectives.program_runs import Arguments, Keywords, ProgramRuns
+from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
@@ -127,8 +127,8 @@ class Discovery:
     """
 
     runs: ProgramRuns
-    args: Arguments
-    kwargs: Keywords
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
     kept: PreservedState
     known: DiscoveryResult | None = None
     check: bool = False

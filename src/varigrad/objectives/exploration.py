@@ -16,7 +16,7 @@ from varigrad.objectives.checks.rechecks import Rechecks
 from varigrad.objectives.discovery import POINTS, Discovery, DiscoveryResult
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
-from varigrad.objectives.program_runs import Arguments, Keywords, ProgramRuns
+from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.reachable_state import ReachableState, reachable_from
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.objectives.vectorization import layout_of
@@ -78,7 +78,7 @@ class Exploration:
         self.discovered, self._reachable = other.discovered, other._reachable
         self.held = self.quiet = True
 
-    def begin(self, args: Arguments, kwargs: Keywords, *, lasting: bool) -> None:
+    def begin(self, args: tuple[object, ...], kwargs: dict[str, object], *, lasting: bool) -> None:
         """Look for the first time, or from scratch.
 
         Args:
@@ -109,8 +109,8 @@ class Exploration:
 
     def look(
         self,
-        args: Arguments,
-        kwargs: Keywords,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         known: DiscoveryResult | None = None,
         base: tuple[RunRecord, Vectorization] | None = None,
         *,
@@ -126,7 +126,7 @@ class Exploration:
         with self._preserved() as kept:
             return Discovery(self.runs, args, kwargs, kept, known, points=points, base=base).run()
 
-    def look_again(self, args: Arguments, kwargs: Keywords) -> bool:
+    def look_again(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Look again if that is called for before a step.
 
         Returns:
@@ -136,11 +136,13 @@ class Exploration:
             return False
         return self.rechecks.attend(self, args, kwargs)
 
-    def settle(self, args: Arguments, kwargs: Keywords) -> None:
+    def settle(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Note that what was discovered is good for the present arguments, modes and parameters."""
         self.rechecks.settle(self, args, kwargs)
 
-    def mixed_in(self, run: RunRecord, layout: Vectorization, args: Arguments, kwargs: Keywords) -> Crossed:
+    def mixed_in(
+        self, run: RunRecord, layout: Vectorization, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Crossed:
         """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
 
         Raises:
@@ -156,7 +158,7 @@ class Exploration:
             raise StepInvalidated
         return now.layout.mixed
 
-    def first_problem(self, args: Arguments, kwargs: Keywords) -> str:
+    def first_problem(self, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
         """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""
         for name, parameter in self.owner.named_parameters():
             if not bool(parameter.isfinite().all()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class Estimating(Protocol):
     @property
     def owner(self) -> ParameterStore: ...
 
-    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
+    def estimate(self, *args: object, **kwargs: object) -> Estimate:
         """Value, surrogate and the estimators' next states."""
 
     def advance(self, states: Mapping[str, State] | None = None, steps: int = 1) -> None:
@@ -44,7 +44,7 @@ def leaves_of(bound: Estimating) -> dict[str, Tensor]:
     return found
 
 
-def samples(bound: Estimating, n: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+def samples(bound: Estimating, n: int, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor:
     """`n` estimates of the bound's gradient in a row, `[n, elements of all leaves]`; advances the estimators' state."""
     leaves = list(leaves_of(bound).values())
     rows = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +23,6 @@ from varigrad.objectives.run_record import Ensemble, RunRecord, RunSettings, Vec
 from varigrad.objectives.weights_and_kl import analytic, weighted
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term
-
-Arguments = tuple[Any, ...]
-Keywords = dict[str, Any]
 
 MixedIn = Callable[[RunRecord, Vectorization], Crossed]
 """Plates that turn out, in a run, to have elements that depend on each other; they were not known before it."""
@@ -89,8 +85,8 @@ class ProgramRuns:
     def perform(
         self,
         settings: RunSettings,
-        args: Arguments,
-        kwargs: Keywords,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         cache: dict[str, Tensor] | None = None,
         forced: Mapping[str, Tensor] | None = None,
         indices: Mapping[str, Tensor] | None = None,
@@ -105,8 +101,8 @@ class ProgramRuns:
         kinked: frozenset[str],
         side_by_side: bool,
         mixed_in: MixedIn,
-        args: Arguments,
-        kwargs: Keywords,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
     ) -> Estimate:
         """Value, surrogate and next states, from runs of all particles and alternatives."""
         cache: dict[str, Tensor] = {}
@@ -126,7 +122,12 @@ class ProgramRuns:
         return self.objective.combine(ensembles, layout, self.carried.trees)
 
     def _looped(
-        self, settings: RunSettings, mixed_in: MixedIn, args: Arguments, kwargs: Keywords, cache: dict[str, Tensor]
+        self,
+        settings: RunSettings,
+        mixed_in: MixedIn,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        cache: dict[str, Tensor],
     ) -> Ensemble:
         """One particle: its own run, and one more for every alternative at every site."""
         layout = settings.layout

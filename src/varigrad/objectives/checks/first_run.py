@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -192,7 +191,7 @@ def first_bad(terms: Iterable[Term]) -> str | None:
     return None
 
 
-def check_arguments(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_arguments(model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Both programs are called with the same arguments.
 
     Raises:

@@ -33,7 +33,7 @@ def moved(kept: PreservedState, generator: torch.Generator, buffers: bool) -> It
             kept.show(tensor, numbers)
 
 
-def moved_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator) -> tuple[Any, Any]:
+def moved_arguments(args: tuple[object, ...], kwargs: dict[str, object], generator: torch.Generator) -> tuple[Any, Any]:
     """The same arguments with all their floating-point numbers moved; a program may refuse them (data in a support)."""
 
     def move(leaf: Any) -> Any:

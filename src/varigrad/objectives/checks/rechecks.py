@@ -20,7 +20,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from varigrad.language.messages import evolve
 from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
 from varigrad.objectives.parameters import ParameterStore
-from varigrad.objectives.program_runs import Arguments, Keywords
 from varigrad.objectives.reachable_state import ReachableState
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.objectives.vectorization import FAILURES
@@ -73,8 +72,8 @@ class Explored(Protocol):
 
     def look(
         self,
-        args: Arguments,
-        kwargs: Keywords,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         known: DiscoveryResult | None = None,
         base: tuple[RunRecord, Vectorization] | None = None,
         *,
@@ -126,7 +125,7 @@ class Rechecks:
         twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
         return twin
 
-    def situation(self, explored: Explored, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
+    def situation(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Situation:
         """What a finding is good for. Asked before every step, so it is cheap."""
         owner = explored.owner
         if self._copied:
@@ -140,7 +139,7 @@ class Rechecks:
         modes = (tuple(map(_TRAINING, self._modules)), tuple(map(_RATE, self._dropouts)))
         return torch.is_grad_enabled(), shapes, tuple(map(_REQUIRED, self._leaves)), modes
 
-    def calls_for_a_look(self, explored: Explored, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def calls_for_a_look(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
         if self._now is None:  # the first look has been taken just now, and its step not yet
             return False
@@ -148,7 +147,7 @@ class Rechecks:
             return True
         return self._now != self.situation(explored, args, kwargs)
 
-    def attend(self, explored: Explored, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def attend(self, explored: Explored, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Look again where that is called for; whether what was found before no longer holds."""
         now = self.situation(explored, args, kwargs)
         known = self._known.get(now)
@@ -189,7 +188,7 @@ class Rechecks:
         self._arguments.clear()
         self.due, self.since, self._now = _tenfold(explored.steps), explored.steps, None
 
-    def settle(self, explored: Explored, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def settle(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """The bound's finding is that of the present situation."""
         self._now = self.situation(explored, args, kwargs)
         self._arguments.add(self._now[1])
@@ -219,7 +218,12 @@ class Rechecks:
             self._versions = list(map(_VERSION, self._buffers))
 
     def meet(
-        self, explored: Explored, run: RunRecord, layout: Vectorization, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        explored: Explored,
+        run: RunRecord,
+        layout: Vectorization,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
     ) -> bool:
         """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""
         branch = branch_of(run)

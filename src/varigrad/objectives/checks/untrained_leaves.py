@@ -68,7 +68,7 @@ class Stranger:
 
 
 def _named(
-    leaves: Mapping[int, Tensor], model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    leaves: Mapping[int, Tensor], model: Program, guide: Program, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> list[Stranger]:
     """Where the programs see these leaves; those that are not seen come last."""
     places: tuple[tuple[str, Sequence[tuple[object, str]]], ...] = (
@@ -174,7 +174,7 @@ class When:
 
 
 def strangers_of(
-    bound: Bound, surrogate: Tensor, owned: Owned, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    bound: Bound, surrogate: Tensor, owned: Owned, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> list[Stranger]:
     """The leaves that a bound's surrogate reaches and that are not `owned`, by where the programs see them.
 
@@ -213,7 +213,7 @@ class Leaves:
         self.bound = bound
         self._when = When()
 
-    def look(self, surrogate: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def look(self, surrogate: Tensor, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """To be called once a step.
 
         Raises:
@@ -257,7 +257,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(v)
 
 
-def _arguments(model: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[object, str]]:
+def _arguments(model: Program, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[object, str]]:
     """What the programs are called with, by name where the model's signature says."""
     signature = signature_of(model)
     try:
