@@ -181,8 +181,8 @@ class _Contender:
         mean = float(squares.mean())
         if mean <= self.floor:
             return 0.0
-        least = (2 / len(squares)) ** 0.5  # a normal number's: few draws do not show what tails there are
-        return max(least, float(squares.std()) / mean / len(squares) ** 0.5)
+        least = math.sqrt(2 / len(squares))  # a normal number's: few draws do not show what tails there are
+        return max(least, float(squares.std()) / mean / math.sqrt(len(squares)))
 
     def worse(self, other: _Contender) -> bool:
         """Whether the draws tell that it needs more work."""

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +29,11 @@ from varigrad.gradients.moments import (
     rounding_of,
     z_scores,
 )
-from varigrad.language.messages import Sample
+from varigrad.language.messages import Program, Sample
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.gradients import by_name, leaves_of, samples
+from varigrad.objectives.objective import Objective
 from varigrad.objectives.plan import shown
 from varigrad.objectives.renyi import Renyi
 
@@ -42,9 +42,9 @@ BLOCKS = 20
 
 
 def compare(
-    model: Any,
-    guide: Any,
-    args: Any = (),
+    model: Program,
+    guide: Program,
+    args: object = (),
     estimators: Mapping[str, Sequence[Estimator]] | None = None,
     *,
     budget: int = 1_000,
@@ -82,7 +82,7 @@ def compare(
     args = args if isinstance(args, tuple) else (args,)
     with looked_at(model, guide, args, at, seed) as at, warnings.catch_warnings():
         warnings.simplefilter("ignore", BiasWarning)  # what is suspect is said in the table
-        config = at.config if objective is None else objective
+        config: Objective = at.config if objective is None else objective
         owners = _sites_of_parameters(at, args, tuple(globs))
         reference = reference_of(at, config, tuple(globs), args, budget, 4 * budget, seed + 1)
         probes = [_Probe(glob, e, name) for glob, some in globs.items() for name, e in some.items()]
@@ -162,7 +162,7 @@ class _Again:
 
     at: Bound
     reference: Reference
-    config: Any
+    config: Objective
     args: tuple[object, ...]
     globs: tuple[str, ...]
     budget: int
@@ -199,7 +199,7 @@ class _Probe:
     """Of each block, `[elements]`."""
     times: list[float] = field(default_factory=list)
 
-    def start(self, at: Bound, config: Any, args: tuple[object, ...], seed: int) -> None:
+    def start(self, at: Bound, config: Objective, args: tuple[object, ...], seed: int) -> None:
         """Make its bound, warm; or note why it cannot serve."""
         try:
             self.bound = candidate(at, config, {self.glob: self.estimator}, args, seed)

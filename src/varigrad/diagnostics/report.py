@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from varigrad import plots
 from varigrad.diagnostics.advice import Advice
@@ -108,12 +108,12 @@ class Comparison:
     def _repr_html_(self) -> str:
         return html(self._tables(), self._notes())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything as plain numbers, strings, lists and dictionaries; None for what is not a finite number."""
         whole = asdict(self)
         for found, m in zip(whole["measured"], self.measured, strict=True):
             found["work"] = m.work
-        return _plain({**whole, "recommended": self.recommended})
+        return {key: _plain(value) for key, value in {**whole, "recommended": self.recommended}.items()}
 
     def plot(self) -> Figure:
         """Variance as bars, and against the cost of a gradient. Needs matplotlib (`pip install 'varigrad[plots]'`)."""
@@ -179,7 +179,7 @@ class Comparison:
         return [about, *why, *(f"{a.sites}: {a.text}" for a in self.advice)]
 
 
-def _plain(tree: Any) -> Any:
+def _plain(tree: object) -> object:
     """The same with lists for tuples, and None for numbers that JSON does not have."""
     if isinstance(tree, dict):
         return {key: _plain(value) for key, value in tree.items()}

@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from varigrad.distributions.mixin import masked, unmasked
 from varigrad.distributions.rng import Source
 from varigrad.distributions.score_only import ScoreOnly
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Factor, Forward, Indices, Param, Sample, evolve
+from varigrad.language.messages import Factor, Forward, Indices, Message, Param, Sample, evolve
 from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded, plate_shape, run
 from varigrad.objectives.bound import Bound
@@ -308,7 +307,7 @@ def _outcome(
     terms: list[Tensor] = []  # what the bound counts
     chance = 1.0
 
-    def common(message: Any, forward: Forward, sign: int) -> Any:
+    def common(message: Message, forward: Forward, sign: int) -> object:
         nonlocal chance
         if isinstance(message, Param) and message.value is None:
             message = evolve(message, value=bound.owner.constrained(message, cache))
@@ -322,7 +321,7 @@ def _outcome(
             terms.append(sign * _counted(message, message.log_factor))
         return forward(message)
 
-    def guide(message: Any, forward: Forward) -> Any:
+    def guide(message: Message, forward: Forward) -> object:
         if isinstance(message, Sample):
             distribution = expanded(message)
             value = source.draw(distribution)
@@ -332,10 +331,11 @@ def _outcome(
             return forward(evolve(message, value=value))
         return common(message, forward, -1)
 
-    def model(message: Any, forward: Forward) -> Any:
+    def model(message: Message, forward: Forward) -> object:
         if isinstance(message, Sample):
             if not message.observed:
                 message = evolve(message, value=values[message.name])
+            assert message.value is not None
             terms.append(_counted(message, message.distribution.log_prob(message.value)))
             return forward(message)
         return common(message, forward, 1)

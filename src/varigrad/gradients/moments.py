@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +18,13 @@ from varigrad.estimators.baselines import MovingAverage
 from varigrad.estimators.leave_one_out import LeaveOneOut
 from varigrad.estimators.score import Score
 from varigrad.gradients.exact import draws_of, exact_gradient, expected_gradient, options_of
-from varigrad.language.messages import evolve
+from varigrad.language.messages import Program, evolve
 from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.gradients import leaves_of, reseeded, samples
+from varigrad.objectives.objective import Objective
 from varigrad.objectives.plan import shown
 from varigrad.objectives.shadow_parameters import ShadowParameters
 
@@ -85,7 +85,7 @@ class Reference:
 
 
 @contextmanager
-def looked_at(model: Any, guide: Any, args: tuple[object, ...], at: Bound | None, seed: int) -> Iterator[Bound]:
+def looked_at(model: Program, guide: Program, args: tuple[object, ...], at: Bound | None, seed: int) -> Iterator[Bound]:
     """A bound whose parameters are to be looked at: `at`, or a new one. Afterwards all generators, averages and buffers
     are what they were.
     """
@@ -109,7 +109,7 @@ def seeded(seed: int) -> Source:
 
 
 def candidate(
-    at: Bound, objective: Any, estimators: Mapping[str, Estimator], args: tuple[object, ...], seed: int
+    at: Bound, objective: Objective, estimators: Mapping[str, Estimator], args: tuple[object, ...], seed: int
 ) -> Bound:
     """A bound with other estimators for the parameters of `at`; baselines' networks are copies, and all is warm.
 
@@ -118,9 +118,8 @@ def candidate(
     """
     others = {glob: e for glob, e in patterns_of(objective.estimators) if glob not in estimators}
     mine = {glob: copy.deepcopy(e) if e.parameters_of_baselines() else e for glob, e in estimators.items()}
-    bound = evolve(objective, estimators={**mine, **others}).bind(  # the first match counts
-        at.model_program, at.guide_program, seeded(seed), ShadowParameters(at.owner)
-    )
+    changed = evolve(objective, estimators={**mine, **others})  # the first match counts
+    bound = at.twin(seeded(seed), ShadowParameters(at.owner), changed)
     free = {site: c for site, c in at.decided.items() if not any(fnmatchcase(site, glob) for glob in estimators)}
     bound.decide(free)
     bound.advance(steps=at.steps - bound.steps)
@@ -146,7 +145,13 @@ def warm_up(bound: Bound, args: tuple[object, ...], networks: list[Tensor]) -> N
 
 
 def reference_of(
-    at: Bound, objective: Any, sites: tuple[str, ...], args: tuple[object, ...], outcomes: int, draws: int, seed: int
+    at: Bound,
+    objective: Objective,
+    sites: tuple[str, ...],
+    args: tuple[object, ...],
+    outcomes: int,
+    draws: int,
+    seed: int,
 ) -> Reference:
     """The exact gradient by enumeration, if the guide's choices have at most so many outcomes; else the mean of many
     draws with leave-one-out (a moving average where that is refused) at these sites.
@@ -154,9 +159,7 @@ def reference_of(
     plain = type(objective) is ELBO and not objective.weights and objective.strict
     if plain:
         try:
-            bound = (
-                ELBO().bind(at.model_program, at.guide_program, seeded(seed), ShadowParameters(at.owner)).init(*args)
-            )
+            bound = at.twin(seeded(seed), ShadowParameters(at.owner), ELBO()).init(*args)
             if options_of(bound, *args, limit=outcomes) <= outcomes:
                 gradient = exact_gradient(bound, *args, limit=outcomes)[1]
                 exact = torch.cat([gradient[n].reshape(-1) for n in leaves_of(bound)]).double()

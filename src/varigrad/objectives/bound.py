@@ -253,9 +253,15 @@ class Bound(Parameters):
         finally:
             runs.weights, exploration.held = before
 
-    def twin(self, source: Source, owner: ParameterStore) -> Bound:
-        """The same objective of the same programs, with another source and another owner of the parameters."""
-        return Bound(self.config, self.model_program, self.guide_program, source, owner)
+    def twin(self, source: Source, owner: ParameterStore, config: Objective | None = None) -> Bound:
+        """A bound of the same programs, with another source, another owner of the parameters, and another objective.
+
+        Args:
+            source: where all its draws come from.
+            owner: holds its parameters.
+            config: its objective; None: the same.
+        """
+        return Bound(self.config if config is None else config, self.model_program, self.guide_program, source, owner)
 
     def mirror(self, other: Bound) -> None:
         """Stand where another bound of the same programs stands: its source, steps, states and what it knows."""
@@ -292,7 +298,7 @@ class Bound(Parameters):
         result = run(self.guide_program, (recorder, self._alone), args, kwargs)
         return Trace(recorder.messages, result)
 
-    def _alone(self, message: Message, forward: Forward) -> Message:
+    def _alone(self, message: Message, forward: Forward) -> object:
         """Parameters and randomness for a program that runs outside a step."""
         if isinstance(message, Param) and message.value is None:
             message = evolve(message, value=self.owner.constrained(message, {}))

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +82,7 @@ class DiscoveryResult:
     reason: str
     kinked: frozenset[str]
     plan: Plan
-    branch: tuple[Any, ...]
+    branch: tuple[object, ...]
     sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
     proven: bool = False
     points: int = 0
@@ -106,7 +105,7 @@ class InitializingStore:
             return self.owner.constrained(message, cache)
 
 
-def branch_of(run: RunRecord) -> tuple[Any, ...]:
+def branch_of(run: RunRecord) -> tuple[object, ...]:
     """Which way a run has gone, as far as its statements and plates show it."""
     return (*map(_NAME, run.guide), None, *map(_NAME, run.model), *run.sizes.items())
 

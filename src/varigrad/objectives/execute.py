@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch import distributions as td
 
 from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.fresh_copies import fresh
@@ -18,6 +19,7 @@ from varigrad.language.messages import (
     Forward,
     Indices,
     InUse,
+    Message,
     Module,
     Param,
     Plate,
@@ -101,36 +103,38 @@ class _Program:
         self.names: set[str] = set()
         self.lasting = settings.lasting
 
-    def __call__(self, message: Any, forward: Forward) -> Any:
-        kind = type(message)
-        if kind is Sample:
-            self._once(message.name)
-            return self.sample(message, forward)
-        if kind is Param:
-            if message.value is None:
-                value = self.settings.owner.constrained(message, self.cache)
-                message = evolve(message, value=value)
-        elif kind is Module:
-            self.settings.owner.adopt(message)
-        elif kind is Indices:
-            known = self.record.indices
-            if message.name not in known:
-                known[message.name] = self.settings.source.subset(message.size, message.batch)
-            message = evolve(message, value=same_minibatch(message, known[message.name]))
-        elif kind is InUse:
-            message = evolve(message, value=self.record.indices.get(message.name))
-        elif kind is Factor:
-            self._once(message.name)
-            self._plates(message)
-            self.statements.append(self.record.tracker.examine(message))
-        elif kind is Record:
-            self._once(message.name)
-            self.record.records[message.name] = message.value
+    def __call__(self, message: Message, forward: Forward) -> object:
+        match message:
+            case Sample():
+                self._once(message.name)
+                return self.sample(message, forward)
+            case Param():
+                if message.value is None:
+                    value = self.settings.owner.constrained(message, self.cache)
+                    message = evolve(message, value=value)
+            case Module():
+                self.settings.owner.adopt(message)
+            case Indices():
+                known = self.record.indices
+                if message.name not in known:
+                    known[message.name] = self.settings.source.subset(message.size, message.batch)
+                message = evolve(message, value=same_minibatch(message, known[message.name]))
+            case InUse():
+                message = evolve(message, value=self.record.indices.get(message.name))
+            case Factor():
+                self._once(message.name)
+                self._plates(message)
+                self.statements.append(self.record.tracker.examine(message))
+            case Record():
+                self._once(message.name)
+                self.record.records[message.name] = message.value
+            case _:
+                pass  # `Subsample`, which plates answer, and messages of other libraries
         return forward(message)
 
     statements: list[Statement]
 
-    def sample(self, message: Sample, forward: Forward) -> Any:
+    def sample(self, message: Sample, forward: Forward) -> object:
         raise NotImplementedError
 
     def _once(self, name: str) -> None:
@@ -171,7 +175,7 @@ class _Guide(_Program):
         self.statements = record.guide
         self.forced = forced
 
-    def sample(self, message: Sample, forward: Forward) -> Any:
+    def sample(self, message: Sample, forward: Forward) -> object:
         if message.observed:
             raise SiteError(
                 "is observed in the guide",
@@ -236,7 +240,7 @@ class _Guide(_Program):
             raise VectorizationChanged(message.name)
         return estimator.draw(distribution, None, self._source(estimator, distribution), state)
 
-    def _source(self, estimator: Estimator, distribution: Any) -> Source:
+    def _source(self, estimator: Estimator, distribution: td.Distribution) -> Source:
         """Where a draw's numbers come from: coupled across particles, where the estimator asks for it."""
         settings = self.settings
         if estimator.coupling is None:
@@ -251,7 +255,7 @@ class _Guide(_Program):
         batch = distribution.batch_shape
         return Coupled(settings.source, estimator.coupling, batch, len(batch) - settings.layout.dims)
 
-    def _draw_in_loop(self, message: Sample, distribution: Any, estimator: Estimator) -> Draw:
+    def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
         """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
@@ -278,7 +282,7 @@ class _Model(_Program):
         self.guide = guide
         self.latent: set[str] = set()
 
-    def sample(self, message: Sample, forward: Forward) -> Any:
+    def sample(self, message: Sample, forward: Forward) -> object:
         message = remembering_nothing(message)
         self._plates(message)
         if not message.observed:
@@ -316,6 +320,6 @@ def _unheard(message: Sample) -> Sample:
     return message
 
 
-def _sites_text(what: str, names: Any, wanted: str) -> str:
+def _sites_text(what: str, names: Collection[str], wanted: str) -> str:
     listed = ", ".join(map(repr, names))
     return f"{what} are {listed}{did_you_mean(wanted, names)}" if listed else f"{what}: there are none"

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from torch.nn.parameter import is_lazy
 from varigrad.distributions.rng import Source, global_state, set_global_state
 from varigrad.objectives.estimator_states import EstimatorStates
 from varigrad.objectives.reachable_state import Generator, ReachableState
+
+T = TypeVar("T")
 
 LARGEST = 2**20
 """Elements of a tensor outside of modules up to which it gets other memory; larger ones are taken to be data."""
@@ -205,7 +207,7 @@ def seed_beside(source: Source, *numbers: int) -> int:
     return int.from_bytes(digest[:7], "little")
 
 
-def _in_spite_of_interrupts(restore: Any) -> None:
+def _in_spite_of_interrupts(restore: Callable[[], None]) -> None:
     """Call a function until it has come to its end; Ctrl-C is passed on after that."""
     interrupted = False
     while True:
@@ -218,7 +220,7 @@ def _in_spite_of_interrupts(restore: Any) -> None:
         raise KeyboardInterrupt
 
 
-def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+def _put_back(now: MutableMapping[str, T], before: Mapping[str, T]) -> None:
     for key, value in before.items():
         now[key] = value
 
@@ -240,7 +242,7 @@ def _go_back(states: _Generators, generators: Iterable[Generator]) -> None:
             generator.set_state(state)
 
 
-def _state(generator: Generator) -> Any:
+def _state(generator: Generator) -> object:
     if isinstance(generator, random.Random):
         return generator.getstate()
     return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()

@@ -11,7 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ SHAPES = 8
 BRANCHES = 32
 """How many ways through a program are looked at."""
 
-Situation = tuple[Any, ...]
+Situation = tuple[object, ...]
 
 # Asked of everything before every step: without a loop in Python.
 _TRAINING, _RATE, _REQUIRED, _VERSION = map(attrgetter, ("training", "p", "requires_grad", "_version"))
@@ -93,10 +93,10 @@ class Rechecks:
     def __init__(self) -> None:
         self.due, self.since = FIRST, 0
         self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
-        self._arguments: set[Any] = set()
-        self._branches: set[tuple[Any, ...]] = set()
+        self._arguments: set[object] = set()
+        self._branches: set[tuple[object, ...]] = set()
         self._modules: tuple[nn.Module, ...] = ()
-        self._dropouts: tuple[Any, ...] = ()
+        self._dropouts: tuple[_DropoutNd, ...] = ()
         self._buffers: tuple[Tensor, ...] = ()
         self._versions: list[int] = []
         self._leaves: tuple[Tensor, ...] = ()
@@ -109,12 +109,12 @@ class Rechecks:
         """Whether the situation of the first look is still to be noted."""
         return self._now is None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """When to look again; a copy finds its own modules in its first look."""
         kept = ("due", "since", "_known", "_arguments", "_branches", "_now")
         return {name: self.__dict__[name] for name in kept}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__()  # type: ignore[misc]
         self.__dict__.update(state, _copied=True)
 
@@ -307,7 +307,7 @@ def _tenfold(steps: int) -> int:
     return due
 
 
-def _shape(value: Any) -> Any:
+def _shape(value: object) -> object:
     """What a finding may depend on in an argument, besides the numbers in tensors."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype

@@ -234,8 +234,12 @@ class _Inputs(TorchFunctionMode):
         self.leaves: dict[int, Tensor] = {}
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Collection[type], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is torch.autograd.grad:
             inputs = kwargs["inputs"] if "inputs" in kwargs else args[1]
@@ -249,7 +253,7 @@ def _called(program: Program, name: str) -> str:
     return name if isinstance(program, (types.FunctionType, functools.partial)) else "self"
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
