@@ -37,7 +37,7 @@ MUTANTS = (
     M("the model's density held constant", "terms/term.py", "hold = sign < 0 and message.name in fixed", "hold = message.name in fixed", "a chain of normals"),
     M("path through log q dropped", "objectives/estimate.py", "drop = term.sign < 0 and", "drop = term.sign < 0 or", "pathwise on normals"),
     M("score part of a rejection sampler dropped", "objectives/estimate.py", "or is_partial(run.draws[name].distribution)", "", "a partial reparameterisation"),
-    M("kinks ignored", "objectives/estimator_selection.py", "KINKED if message.name in kinked else PATHWISE", "PATHWISE", "a kinked choice"),
+    M("kinks ignored", "objectives/estimator_selection.py", "NONDIFFERENTIABLE if message.name in nondifferentiable else PATHWISE", "PATHWISE", "a kinked choice"),
     M("closed form with the wrong sign", "objectives/weights_and_kl.py", "return Term(name, -1,", "return Term(name, 1,", "divergences in closed"),
     M("closed form that depends on its own draw", "objectives/weights_and_kl.py", "if name in given:", "if False:", "a divergence is"),
     M("closed form not scaled", "objectives/weights_and_kl.py", "density = density * right.scale", "pass", "divergences in closed"),

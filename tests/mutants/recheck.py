@@ -33,7 +33,7 @@ MUTANTS = (
     M("compiled blocks run over the look", "inference/svi.py", "min(limit, self.bound.steps_to_look)", "limit", COMPILED),
     M("compiled forms kept after a change", "inference/svi.py", "if self.bound.look_again(args, kwargs):", "if self.bound.look_again(args, kwargs) and False:", "test_rechecks.py::test_from_the_look_on_a_run_goes_on_as_one_that_has_always_known[wait]"),
     M("what operations prove to be mixed is ignored", D, "        self._add(self._proof.mixed)\n", "", f"{ONCE}[number_in_a_closure-score]"),
-    M("mixing is not passed on to what a site is drawn from", D, "self._mixed = closed(self._mixed, seen)", "pass", "test_rechecks.py::test_numbers_at_other_points_tell_without_operations[through_another_site]"),
+    M("mixing is not passed on to what a site is drawn from", D, "self._mixed = with_upstream_sites(self._mixed, seen)", "pass", "test_rechecks.py::test_numbers_at_other_points_tell_without_operations[through_another_site]"),
     M("a plan takes the place of what the run knows", B, "            return self.exploration.look(args, kwargs, self.discovered).plan\n", "            self.exploration.use(self.exploration.look(args, kwargs, self.discovered))\n            return self.latest_plan\n", "test_rechecks.py::test_a_plan_tells_of_a_change_and_leaves_the_run_as_it_is"),
     M("memory is not given back", U, "                tensor.data = data\n        for tensor, requires_grad", "                pass\n        for tensor, requires_grad", UNDONE),
     M("buffers are written to", U, "self.show(tensor, tensor.data.clone())", "pass", LEFT),

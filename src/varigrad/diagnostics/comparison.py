@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from varigrad.diagnostics.advice import advise
-from varigrad.diagnostics.report import Comparison, Measured, Row
+from varigrad.diagnostics.measurements import Measured, Row
+from varigrad.diagnostics.report import Comparison
 from varigrad.errors import SiteError, VarigradError, did_you_mean, is_whole
 from varigrad.estimators.base import Estimator
 from varigrad.gradients.moments import (
     FIRST_ALARM,
     SECOND_ALARM,
     Reference,
-    Running,
+    RunningMoments,
     candidate,
     dtype_of,
     exact_bias,
     limit_of,
-    looked_at,
+    measured_bound,
     reference_of,
     rounding_of,
     z_scores,
@@ -80,7 +81,7 @@ def compare(
         )
     globs = _checked(estimators)
     args = args if isinstance(args, tuple) else (args,)
-    with looked_at(model, guide, args, at, seed) as at, warnings.catch_warnings():
+    with measured_bound(model, guide, args, at, seed) as at, warnings.catch_warnings():
         warnings.simplefilter("ignore", BiasWarning)  # what is suspect is said in the table
         config: Objective = at.config if objective is None else objective
         owners = _sites_of_parameters(at, args, tuple(globs))
@@ -96,7 +97,7 @@ def compare(
             for probe in (*serving[turn:], *serving[:turn]):
                 probe.draw(size, args)
         tests = max(1, len(serving)) * len(reference.mean)
-        again = _Again(at, reference, config, args, tuple(globs), budget, seed, tests)
+        again = _SecondStage(at, reference, config, args, tuple(globs), budget, seed, tests)
         measured = tuple(p.measured(reference, owners, limit_of(FIRST_ALARM, tests), again) for p in probes)
     advice = tuple(advise(g, [m for m in measured if m.sites == g], blocks) for g in globs)
     return Comparison(measured, reference.how, budget, advice)
@@ -155,7 +156,7 @@ def _sites_of_parameters(at: Bound, args: tuple[object, ...], globs: tuple[str, 
 
 
 @dataclass(frozen=True)
-class _Again:
+class _SecondStage:
     """A second look at what seems biased: without sampling if there are few outcomes, else with fresh draws of
     estimator and reference, four times as many.
     """
@@ -178,7 +179,7 @@ class _Again:
         bias = exact_bias(bound, reference, self.args, count)
         if bias is not None:
             return bool((bias.abs() > rounding_of(reference, dtype_of(bound))).any())
-        found = Running()
+        found = RunningMoments()
         for start in range(0, count, 100):
             found.add(samples(bound, min(100, count - start), self.args, {}))
         z = z_scores(found, reference, dtype_of(bound))
@@ -194,7 +195,7 @@ class _Probe:
     name: str
     bound: Bound | None = None
     refusal: str = ""
-    running: Running = field(default_factory=Running)
+    running: RunningMoments = field(default_factory=RunningMoments)
     variances: list[Tensor] = field(default_factory=list)
     """Of each block, `[elements]`."""
     times: list[float] = field(default_factory=list)
@@ -215,7 +216,7 @@ class _Probe:
         self.running.add(block)
         self.variances.append(block.double().var(0))
 
-    def measured(self, reference: Reference, owners: Mapping[str, str], limit: float, again: _Again) -> Measured:
+    def measured(self, reference: Reference, owners: Mapping[str, str], limit: float, again: _SecondStage) -> Measured:
         """The findings."""
         bound = self.bound
         if bound is None:

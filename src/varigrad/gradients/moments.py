@@ -43,7 +43,7 @@ LEARNING_RATE = 1e-2
 
 
 @dataclass
-class Running:
+class RunningMoments:
     """Mean and variance, element by element, of draws that come in blocks `[n, elements]`."""
 
     count: int = 0
@@ -85,7 +85,9 @@ class Reference:
 
 
 @contextmanager
-def looked_at(model: Program, guide: Program, args: tuple[object, ...], at: Bound | None, seed: int) -> Iterator[Bound]:
+def measured_bound(
+    model: Program, guide: Program, args: tuple[object, ...], at: Bound | None, seed: int
+) -> Iterator[Bound]:
     """A bound whose parameters are to be looked at: `at`, or a new one. Afterwards all generators, averages and buffers
     are what they were.
     """
@@ -175,14 +177,14 @@ def reference_of(
             break
         except SiteError:
             continue
-    running = Running()
+    running = RunningMoments()
     steps = max(2, -(-draws // together))
     for start in range(0, steps, 100):
         running.add(samples(bound, min(100, steps - start), args, {}))
     return Reference(running.mean, running.error, f"mean of {steps * together} draws with {shown(estimator)}", steps)
 
 
-def z_scores(found: Running, reference: Reference, dtype: torch.dtype) -> Tensor:
+def z_scores(found: RunningMoments, reference: Reference, dtype: torch.dtype) -> Tensor:
     """Difference of the means in standard errors, `[elements]`, as a standard normal number; rounding counts for
     nothing.
 

@@ -15,7 +15,7 @@ from varigrad.compile.trace.tracer import recording
 from varigrad.errors import VarigradError, check_whole
 from varigrad.inference.gradient_noise import Look, Looks
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.estimate import Parts
+from varigrad.objectives.estimate import SurrogateParts
 from varigrad.objectives.gradients import by_site, leaves_of
 from varigrad.objectives.shadow_parameters import shadow_of
 
@@ -145,7 +145,7 @@ def _moments(
     return {site: (next(found), next(found), next(found)) for site in sites}, parameters
 
 
-def _costs(pair: Sequence[Parts]) -> dict[str, tuple[float, float]]:
+def _costs(pair: Sequence[SurrogateParts]) -> dict[str, tuple[float, float]]:
     """`site -> (mean of (cost - baseline)^2, variance of the cost)`."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for share in (share for parts in pair for share in parts.shares):

@@ -178,7 +178,9 @@ class Bound(Parameters):
             known = exploration.discovered
             assert known is not None
             try:
-                result = self.runs.estimate(known.layout, known.kinked, known.side_by_side, mixed_in, args, kwargs)
+                result = self.runs.estimate(
+                    known.layout, known.nondifferentiable, known.side_by_side, mixed_in, args, kwargs
+                )
             except VectorizationChanged:
                 exploration.use(exploration.look(args, kwargs))
                 exploration.settle(args, kwargs)

@@ -25,12 +25,12 @@ from varigrad.objectives.checks.first_run import (
 )
 from varigrad.objectives.checks.perturbation import moved, moved_arguments
 from varigrad.objectives.checks.plate_independence import (
-    Crossed,
+    MixedPlates,
     Structure,
-    closed,
     joined_plates,
     structure_of_lanes,
     structure_of_plates,
+    with_upstream_sites,
 )
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
@@ -80,7 +80,7 @@ class DiscoveryResult:
     layout: Vectorization
     side_by_side: bool
     reason: str
-    kinked: frozenset[str]
+    nondifferentiable: frozenset[str]
     plan: Plan
     branch: tuple[object, ...]
     sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class Discovery:
     lasting: bool = False
     points: int = POINTS
     base: tuple[RunRecord, Vectorization] | None = None
-    _kinked: frozenset[str] = frozenset()
+    _nondifferentiable: frozenset[str] = frozenset()
     _mixed: dict[str, frozenset[str]] = field(default_factory=dict)
     _owner: ParameterStore | None = None
     _proof: Structure = field(default_factory=Structure)
@@ -150,15 +150,15 @@ class Discovery:
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
             escapes = seen.tracker.escapes
-            kinked = frozenset(t.site for t in escapes.kinked if SEVERED not in t.crossed)
+            nondifferentiable = frozenset(t.site for t in escapes.kinked if SEVERED not in t.crossed)
             lost = frozenset(t.site for t in escapes.lost if SEVERED not in t.crossed)
-            known = self.known.kinked if self.known is not None else frozenset()
-            if kinked or lost or known:
-                self._kinked = kinked | lost | known
+            known = self.known.nondifferentiable if self.known is not None else frozenset()
+            if nondifferentiable or lost or known:
+                self._nondifferentiable = nondifferentiable | lost | known
                 with torch.set_grad_enabled(differentiable):
                     seen = self.explore()
             if self.check:
-                self._check(seen, kinked)
+                self._check(seen, nondifferentiable)
             if self.lasting:
                 self._owner = shadow_of(runs.owner)  # what other values than the drawn ones lead to does not stay
             wide = layout_of(seen, runs.objective.particles)
@@ -168,7 +168,7 @@ class Discovery:
             self._add(mixed_plates(self._again, runs.terms, seen, wide, self._settled))
             reason = self._reason(wide)
             reason, points = self._elsewhere(seen, wide, reason)
-            self._mixed = closed(self._mixed, seen)
+            self._mixed = with_upstream_sites(self._mixed, seen)
             if self._mixed:
                 wide = evolve(wide, mixed=self._mixed)
                 seen = self.explore(self._mixed)
@@ -176,14 +176,14 @@ class Discovery:
             runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
         unproven = self._unproven(seen, wide, reason, points)
-        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, self._kinked, unproven)
+        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, self._nondifferentiable, unproven)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return DiscoveryResult(
-            wide, side, reason, self._kinked, plan, branch_of(seen), sentences, proven, points, suspects
+            wide, side, reason, self._nondifferentiable, plan, branch_of(seen), sentences, proven, points, suspects
         )
 
-    def explore(self, mixed: Crossed | None = None) -> RunRecord:
+    def explore(self, mixed: MixedPlates | None = None) -> RunRecord:
         """One run with plain draws, everything tracked."""
         if self._owner is None:
             self._owner = shadow_of(self.runs.owner)
@@ -195,7 +195,7 @@ class Discovery:
         settings = runs.settings(
             Vectorization(mixed=mixed or {}),
             owner=self._owner,
-            kinked=self._kinked,
+            nondifferentiable=self._nondifferentiable,
             track_all=True,
             explore=True,
             lasting=self._lasting,
@@ -212,7 +212,9 @@ class Discovery:
     def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """One more run: like another (its minibatches), with some values forced."""
         runs = self.runs
-        settings = runs.settings(layout, owner=self._owner, kinked=self._kinked, loop=like is not None)
+        settings = runs.settings(
+            layout, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
+        )
         indices = like.indices if like is not None else None
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
@@ -220,7 +222,12 @@ class Discovery:
         """A run whose dimensions are followed: with plain draws, or as it is taken."""
         runs = self.runs
         settings = runs.settings(
-            layout, owner=self._owner, kinked=self._kinked, track_all=True, explore=plain, follower=follower
+            layout,
+            owner=self._owner,
+            nondifferentiable=self._nondifferentiable,
+            track_all=True,
+            explore=plain,
+            follower=follower,
         )
         forced, indices = {}, None
         if self.base is not None and plain:
@@ -239,12 +246,12 @@ class Discovery:
         """Plates, by site, of which it is known whether their elements are mixed."""
         return joined_plates(self._mixed, self._proof.apart)
 
-    def _check(self, seen: RunRecord, kinked: frozenset[str]) -> None:
+    def _check(self, seen: RunRecord, nondifferentiable: frozenset[str]) -> None:
         config, owner = self.runs.objective, self._owner
         assert owner is not None
         check_pass(seen)
         check_particles(seen, config.particles)
-        check_smooth(seen, kinked)
+        check_smooth(seen, nondifferentiable)
         analytic_kl = config.analytic_kl
         named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
         asked = tuple(pattern for pattern, _ in patterns_of(config.estimators))
@@ -253,7 +260,7 @@ class Discovery:
         config.check(seen)
         owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
 
-    def _add(self, mixed: Crossed) -> None:
+    def _add(self, mixed: MixedPlates) -> None:
         for site, plates in mixed.items():
             self._mixed[site] = self._mixed.get(site, frozenset()) | plates
 

@@ -37,7 +37,7 @@ class Share:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class SurrogateParts:
     """What a surrogate is made of, without the baselines' own losses: `(path + the shares) / count`.
 
     Attributes:
@@ -68,7 +68,7 @@ class Estimate:
     surrogate: Tensor
     state: Mapping[str, State]
     terms: Callable[[], dict[str, Tensor]]
-    parts: Callable[[], Parts]
+    parts: Callable[[], SurrogateParts]
 
 
 def terms_of(run: RunRecord, layout: Vectorization, adjust: Adjust) -> list[Term]:
@@ -134,7 +134,7 @@ def estimate(ensembles: Sequence[Ensemble], layout: Vectorization, state: Mappin
         surrogate,
         states,
         lambda: _by_site(ensembles, layout, count),
-        lambda: Parts(_total(paths) if paths else None, shares, drawn(ensembles), count),
+        lambda: SurrogateParts(_total(paths) if paths else None, shares, drawn(ensembles), count),
     )
 
 

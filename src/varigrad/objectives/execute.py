@@ -184,12 +184,12 @@ class _Guide(_Program):
                 try_="obs= in the model, and the data as an argument of the guide",
             )
         settings, record, name = self.settings, self.record, message.name
-        message = remembering_nothing(message)
+        message = with_fresh_distribution(message)
         self._plates(message)
         statement = record.tracker.examine(message)
         plain = statement.message
         assert isinstance(plain, Sample)
-        choice = choose(plain, settings.patterns, settings.kinked, settings.decided)
+        choice = choose(plain, settings.patterns, settings.nondifferentiable, settings.decided)
         estimator = choice.estimator
         for part, module in estimator.parameters_of_baselines().items():
             settings.owner.adopt_baseline(name, part, module)
@@ -283,7 +283,7 @@ class _Model(_Program):
         self.latent: set[str] = set()
 
     def sample(self, message: Sample, forward: Forward) -> object:
-        message = remembering_nothing(message)
+        message = with_fresh_distribution(message)
         self._plates(message)
         if not message.observed:
             if message.estimator is not None:
@@ -310,7 +310,7 @@ class _Model(_Program):
         return forward(message)
 
 
-def remembering_nothing(message: Sample) -> Sample:
+def with_fresh_distribution(message: Sample) -> Sample:
     """The message with a distribution that keeps nothing of what was computed before."""
     distribution = fresh(message.distribution)
     return message if distribution is message.distribution else evolve(message, distribution=distribution)

@@ -11,7 +11,7 @@ import torch
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
 from varigrad.objectives.checks.first_run import check_pass, first_bad
-from varigrad.objectives.checks.plate_independence import Crossed
+from varigrad.objectives.checks.plate_independence import MixedPlates
 from varigrad.objectives.checks.rechecks import Rechecks
 from varigrad.objectives.discovery import POINTS, Discovery, DiscoveryResult
 from varigrad.objectives.estimator_selection import patterns_of
@@ -132,9 +132,9 @@ class Exploration:
         Returns:
             Whether what was known before does not hold.
         """
-        if self.discovered is None or not self.rechecks.calls_for_a_look(self, args, kwargs):
+        if self.discovered is None or not self.rechecks.is_due(self, args, kwargs):
             return False
-        return self.rechecks.attend(self, args, kwargs)
+        return self.rechecks.recheck(self, args, kwargs)
 
     def settle(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Note that what was discovered is good for the present arguments, modes and parameters."""
@@ -142,7 +142,7 @@ class Exploration:
 
     def mixed_in(
         self, run: RunRecord, layout: Vectorization, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> Crossed:
+    ) -> MixedPlates:
         """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
 
         Raises:
@@ -150,11 +150,11 @@ class Exploration:
         """
         before = self.discovered
         assert before is not None
-        if self.held or not self.rechecks.meet(self, run, layout, args, kwargs):
+        if self.held or not self.rechecks.note_branch(self, run, layout, args, kwargs):
             return {}
         now = self.discovered
         assert now is not None
-        if (now.side_by_side, now.kinked) != (before.side_by_side, before.kinked):
+        if (now.side_by_side, now.nondifferentiable) != (before.side_by_side, before.nondifferentiable):
             raise StepInvalidated
         return now.layout.mixed
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from varigrad.errors import VarigradError
 from varigrad.estimators.base import State
-from varigrad.objectives.estimate import Estimate, Parts
+from varigrad.objectives.estimate import Estimate, SurrogateParts
 from varigrad.objectives.parameters import ParameterStore
 
 DIRECT = ""
@@ -63,7 +63,7 @@ def by_name(bound: Estimating, flat: Tensor) -> dict[str, Tensor]:
     return {n: part.reshape((*flat.shape[:-1], *p.shape)) for (n, p), part in zip(leaves.items(), parts, strict=True)}
 
 
-def by_site(parts: Parts, leaves: Sequence[Tensor]) -> dict[str, list[Tensor | None]]:
+def by_site(parts: SurrogateParts, leaves: Sequence[Tensor]) -> dict[str, list[Tensor | None]]:
     """The gradient of a surrogate by where it comes from, `site -> a gradient for each leaf`, which sum to the whole.
 
     A site's part is the gradient of its own surrogate, and what flows through its draw into its distribution's

@@ -142,7 +142,7 @@ def plan_of(
     particles: int,
     reason: str,
     side_by_side: bool,
-    kinked: frozenset[str],
+    nondifferentiable: frozenset[str],
     unproven: tuple[str, ...] = (),
 ) -> Plan:
     """The plan that an exploring run, with every site tracked, amounts to."""
@@ -166,7 +166,7 @@ def plan_of(
                 len(layout.lanes.get(name, ())),
                 tuple(sorted(crossed)),
                 estimator.unbiased,
-                estimator.pathwise and name in kinked,
+                estimator.pathwise and name in nondifferentiable,
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs_cost,
             )
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from varigrad.distributions.rng import Source
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.checks.first_run import check_arguments
-from varigrad.objectives.checks.plate_independence import Crossed, crossed
+from varigrad.objectives.checks.plate_independence import MixedPlates, with_mixed_plates
 from varigrad.objectives.estimate import Estimate, terms_of
 from varigrad.objectives.estimator_selection import Choice, patterns_of
 from varigrad.objectives.estimator_states import EstimatorStates
@@ -24,7 +24,7 @@ from varigrad.objectives.weights_and_kl import analytic, weighted
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term
 
-MixedIn = Callable[[RunRecord, Vectorization], Crossed]
+MixedIn = Callable[[RunRecord, Vectorization], MixedPlates]
 """Plates that turn out, in a run, to have elements that depend on each other; they were not known before it."""
 
 
@@ -58,7 +58,7 @@ class ProgramRuns:
         layout: Vectorization,
         *,
         owner: ParameterStore | None = None,
-        kinked: frozenset[str] = frozenset(),
+        nondifferentiable: frozenset[str] = frozenset(),
         track_all: bool | None = None,
         explore: bool = False,
         loop: bool = False,
@@ -72,7 +72,7 @@ class ProgramRuns:
             self.source,
             layout,
             bool(self.objective.analytic_kl) if track_all is None else track_all,
-            kinked,
+            nondifferentiable,
             explore,
             loop,
             self.objective.strict,
@@ -98,7 +98,7 @@ class ProgramRuns:
     def estimate(
         self,
         layout: Vectorization,
-        kinked: frozenset[str],
+        nondifferentiable: frozenset[str],
         side_by_side: bool,
         mixed_in: MixedIn,
         args: tuple[object, ...],
@@ -109,11 +109,11 @@ class ProgramRuns:
         torch.clear_autocast_cache()  # 16-bit copies of parameters as they were, or made where gradients were off
         try:
             if side_by_side:
-                wide = self.perform(self.settings(layout, kinked=kinked), args, kwargs, cache)
+                wide = self.perform(self.settings(layout, nondifferentiable=nondifferentiable), args, kwargs, cache)
                 ensembles = [self._ensemble(wide, layout, mixed_in(wide, layout), {})]
             else:
                 layout = evolve(layout, particles=1)
-                loop = self.settings(layout, kinked=kinked, loop=True)
+                loop = self.settings(layout, nondifferentiable=nondifferentiable, loop=True)
                 particles = range(self.objective.particles)
                 ensembles = [self._looped(loop, mixed_in, args, kwargs, cache) for _ in particles]
         except TypeError:
@@ -145,9 +145,9 @@ class ProgramRuns:
         return self._ensemble(base, layout, mixed, found)
 
     def _ensemble(
-        self, run: RunRecord, layout: Vectorization, mixed: Crossed, alternatives: Mapping[str, list[Ensemble]]
+        self, run: RunRecord, layout: Vectorization, mixed: MixedPlates, alternatives: Mapping[str, list[Ensemble]]
     ) -> Ensemble:
-        return Ensemble(run, crossed(self.terms(run, layout), mixed), alternatives)
+        return Ensemble(run, with_mixed_plates(self.terms(run, layout), mixed), alternatives)
 
     def terms(self, run: RunRecord, layout: Vectorization) -> list[Term]:
         """The terms of a run, as the objective sums them."""

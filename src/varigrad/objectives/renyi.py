@@ -34,7 +34,7 @@ from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import check_particles_and_estimators
-from varigrad.objectives.estimate import Estimate, Parts, Share, drawn, scored, site_surrogate
+from varigrad.objectives.estimate import Estimate, Share, SurrogateParts, drawn, scored, site_surrogate
 from varigrad.objectives.estimator_selection import Asked
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
@@ -145,7 +145,7 @@ class Renyi:
             surrogate,
             states,
             lambda: self._by_site(ensembles, layout, log_w, bound),
-            lambda: Parts(bound, shares, drawn(ensembles), 1),
+            lambda: SurrogateParts(bound, shares, drawn(ensembles), 1),
         )
 
     def _bound(self, log_w: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class RunSettings:
     source: Source
     layout: Vectorization
     track_all: bool = False
-    kinked: frozenset[str] = frozenset()
+    nondifferentiable: frozenset[str] = frozenset()
     explore: bool = False
     """Draw without lanes, to find out what there is."""
     loop: bool = False

@@ -14,12 +14,12 @@ from varigrad.gradients.moments import (
     FIRST_ALARM,
     SECOND_ALARM,
     Reference,
-    Running,
+    RunningMoments,
     candidate,
     dtype_of,
     exact_bias,
     limit_of,
-    looked_at,
+    measured_bound,
     reference_of,
     rounding_of,
     z_scores,
@@ -62,7 +62,7 @@ def assert_unbiased(
     """
     check_whole("draws", draws, 2)
     args = args if isinstance(args, tuple) else (args,)
-    with looked_at(model, guide, args, at, seed) as at:
+    with measured_bound(model, guide, args, at, seed) as at:
         config = at.config if objective is None else objective
         sites = tuple(estimators or ()) or ("*",)
         text = ""
@@ -82,7 +82,7 @@ def assert_unbiased(
 
 def sampled_complaint(bound: Bound, reference: Reference, args: tuple[Any, ...], draws: int, alarm: float) -> str:
     """What is biased as far as so many draws can tell; nothing if nothing is."""
-    found = Running()
+    found = RunningMoments()
     for start in range(0, draws, 100):
         found.add(samples(bound, min(100, draws - start), args, {}))
     z = z_scores(found, reference, dtype_of(bound))

@@ -117,7 +117,7 @@ def check_particles(run: RunRecord, particles: int) -> None:
             )
 
 
-def check_smooth(run: RunRecord, kinked: Container[str]) -> None:
+def check_smooth(run: RunRecord, nondifferentiable: Container[str]) -> None:
     """Every cost of an estimator that needs differentiable ones can be differentiated, as far as can be seen.
 
     Raises:
@@ -128,7 +128,7 @@ def check_smooth(run: RunRecord, kinked: Container[str]) -> None:
         if not choice.estimator.smooth:
             continue
         because = None
-        if name in kinked:
+        if name in nondifferentiable:
             because = "its value is compared, rounded, converted or used as an index, which has no derivative"
         elif _reaches(escapes.held | escapes.lost, name):
             because = (

@@ -10,7 +10,7 @@ from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.terms.independence.analysis import Follower, Verdict, follow_dimensions
 from varigrad.terms.term import Term
 
-Crossed = Mapping[str, frozenset[str]]
+MixedPlates = Mapping[str, frozenset[str]]
 
 Followed = Callable[[Vectorization, Follower, bool], RunRecord]
 """Runs the programs with somebody who follows dimensions; with plain draws (True), or with lanes side by side."""
@@ -65,7 +65,7 @@ def structure_of_lanes(
         return UNSEEN
 
 
-def closed(mixed: Crossed, run: RunRecord) -> dict[str, frozenset[str]]:
+def with_upstream_sites(mixed: MixedPlates, run: RunRecord) -> dict[str, frozenset[str]]:
     """Mixed plates, with those of every site that a site with mixed plates is drawn from.
 
     If `b` is drawn from `a`, element by element, and something reads several elements of `b`, then it depends on
@@ -81,13 +81,13 @@ def closed(mixed: Crossed, run: RunRecord) -> dict[str, frozenset[str]]:
     return found
 
 
-def joined_plates(*several: Crossed) -> dict[str, frozenset[str]]:
+def joined_plates(*several: MixedPlates) -> dict[str, frozenset[str]]:
     """The plates of each site in any of them."""
-    sites: Iterable[str] = {site for crossed in several for site in crossed}
+    sites: Iterable[str] = {site for mixed in several for site in mixed}
     return {site: frozenset().union(*(c.get(site, frozenset()) for c in several)) for site in sites}
 
 
-def crossed(terms: list[Term], mixed: Crossed) -> list[Term]:
+def with_mixed_plates(terms: list[Term], mixed: MixedPlates) -> list[Term]:
     """The terms as they would be, had the plates been known to be mixed when the run began."""
     if not mixed:
         return terms

@@ -139,7 +139,7 @@ class Rechecks:
         modes = (tuple(map(_TRAINING, self._modules)), tuple(map(_RATE, self._dropouts)))
         return torch.is_grad_enabled(), shapes, tuple(map(_REQUIRED, self._leaves)), modes
 
-    def calls_for_a_look(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
+    def is_due(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
         if self._now is None:  # the first look has been taken just now, and its step not yet
             return False
@@ -147,7 +147,7 @@ class Rechecks:
             return True
         return self._now != self.situation(explored, args, kwargs)
 
-    def attend(self, explored: Explored, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
+    def recheck(self, explored: Explored, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Look again where that is called for; whether what was found before no longer holds."""
         now = self.situation(explored, args, kwargs)
         known = self._known.get(now)
@@ -217,7 +217,7 @@ class Rechecks:
         if self._buffers:
             self._versions = list(map(_VERSION, self._buffers))
 
-    def meet(
+    def note_branch(
         self,
         explored: Explored,
         run: RunRecord,
@@ -283,8 +283,8 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
     if side and not found.side_by_side:
         side, reason = False, found.reason
         worse.append(f"particles or alternatives cannot run side by side: {reason}")
-    kinked = found.kinked - known.kinked
-    for site in sorted(kinked):
+    nondifferentiable = found.nondifferentiable - known.nondifferentiable
+    for site in sorted(nondifferentiable):
         worse.append(f"{site!r}: its value goes through a comparison, rounding or conversion, or loses its derivative")
     if not worse:
         return known, worse
@@ -293,7 +293,7 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         layout=evolve(known.layout, mixed=mixed),
         side_by_side=side,
         reason=reason,
-        kinked=known.kinked | found.kinked,
+        nondifferentiable=known.nondifferentiable | found.nondifferentiable,
         plan=found.plan,
         sentences={**known.sentences, **found.sentences},
     ), worse

@@ -50,7 +50,7 @@ def leaves_of(graph: Tensor) -> dict[int, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Stranger:
+class UntrainedLeaf:
     """A leaf that is reached and not owned.
 
     Attributes:
@@ -69,25 +69,25 @@ class Stranger:
 
 def _named(
     leaves: Mapping[int, Tensor], model: Program, guide: Program, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> list[Stranger]:
+) -> list[UntrainedLeaf]:
     """Where the programs see these leaves; those that are not seen come last."""
     places: tuple[tuple[str, Sequence[tuple[object, str]]], ...] = (
         ("argument", _arguments(model, args, kwargs)),
         ("guide", [(guide, _called(guide, "guide"))]),
         ("model", [(model, _called(model, "model"))]),
     )
-    found: dict[int, Stranger] = {}
+    found: dict[int, UntrainedLeaf] = {}
     for reader, roots in places:
         for tensor, sight in seen(roots):
             if id(tensor) in leaves and id(tensor) not in found:
-                found[id(tensor)] = Stranger(tensor, reader, sight)
+                found[id(tensor)] = UntrainedLeaf(tensor, reader, sight)
             elif tensor.grad_fn is not None:
                 for key in leaves_of(tensor).keys() & leaves.keys() - found.keys():
-                    found[key] = Stranger(leaves[key], reader, sight, computed=True)
-    return [*found.values(), *(Stranger(leaf) for key, leaf in leaves.items() if key not in found)]
+                    found[key] = UntrainedLeaf(leaves[key], reader, sight, computed=True)
+    return [*found.values(), *(UntrainedLeaf(leaf) for key, leaf in leaves.items() if key not in found)]
 
 
-def complaint(strangers: Sequence[Stranger]) -> ParameterError:
+def error_about(strangers: Sequence[UntrainedLeaf]) -> ParameterError:
     """The error about the first of them, which names the others."""
     first, *others = strangers
     sight = first.sight
@@ -145,7 +145,7 @@ def complaint(strangers: Sequence[Stranger]) -> ParameterError:
     )
 
 
-class When:
+class LookSchedule:
     """When to look at a graph, told by the number of the step and by how many operations there are in it."""
 
     def __init__(self) -> None:
@@ -173,9 +173,9 @@ class When:
         return self.steps == self._next
 
 
-def strangers_of(
+def untrained_leaves(
     bound: Bound, surrogate: Tensor, owned: Owned, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> list[Stranger]:
+) -> list[UntrainedLeaf]:
     """The leaves that a bound's surrogate reaches and that are not `owned`, by where the programs see them.
 
     Tensors that the program itself differentiates by are left out, if they are no `nn.Parameter`: coordinates of a
@@ -203,7 +203,7 @@ def _foreign(surrogate: Tensor, owned: Owned) -> dict[int, Tensor]:
     return {key: leaf for key, leaf in leaves_of(surrogate).items() if key not in mine}
 
 
-class Leaves:
+class UntrainedLeafCheck:
     """Refuses leaves that a bound's gradient reaches and the bound does not own.
 
     Where another owner has the parameters, that owner's rules count, and nothing is looked at.
@@ -211,7 +211,7 @@ class Leaves:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
-        self._when = When()
+        self._when = LookSchedule()
 
     def look(self, surrogate: Tensor, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """To be called once a step.
@@ -221,9 +221,9 @@ class Leaves:
         """
         bound = self.bound
         if self._when.due(surrogate) and bound.owner is bound:
-            found = strangers_of(bound, surrogate, lambda: {id(p) for p in bound.parameters()}, args, kwargs)
+            found = untrained_leaves(bound, surrogate, lambda: {id(p) for p in bound.parameters()}, args, kwargs)
             if found:
-                raise complaint(found)
+                raise error_about(found)
 
 
 class _Inputs(TorchFunctionMode):
