@@ -34,13 +34,13 @@ from varigrad.objectives.bound import Bound
 from varigrad.shapes import join
 
 LIMIT = 100_000
-"""So many outcomes are run through, if nobody says how many."""
+"""How many outcomes are run through at most, unless a limit is given."""
 
 Gradient = dict[str, Tensor]
 
 
 class NotEnumerable(VarigradError):
-    """There is no list of the outcomes, or it is too long."""
+    """A program's outcomes cannot be listed, or there are too many."""
 
 
 class Outcomes(Source):

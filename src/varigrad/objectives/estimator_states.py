@@ -138,7 +138,7 @@ class EstimatorStates(nn.Module):
 
 
 def entries_of(trees: Mapping[str, State], steps: int) -> dict[str, Tensor]:
-    """The same as an `EstimatorStates` would have in its `state_dict()`."""
+    """The entries that an `EstimatorStates` with these states has in its `state_dict()`."""
     made = EstimatorStates()
     made.advance(trees, steps)
     return dict(made.state_dict())
@@ -186,7 +186,7 @@ def _like(tree: tuple[State, ...] | list[State], parts: list[State]) -> State:
 
 
 def _marks(name: str, tree: State) -> Iterator[tuple[str, Tensor]]:
-    """What a tree has besides tensors, as tensors."""
+    """Tensors that stand for what a tree has besides tensors: None, numbers and empty tuples."""
     if tree is None:
         yield f"{name}_none", torch.empty(0, dtype=torch.uint8)
     elif isinstance(tree, (tuple, list)):

@@ -93,7 +93,7 @@ def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
 
 
 class _Program:
-    """What guide and model have in common as handlers."""
+    """What the handlers of guide and model have in common."""
 
     takes_modules = True
     """A `Module` message says enough; its parameters need no messages of their own."""
@@ -241,7 +241,7 @@ class _Guide(_Program):
         return estimator.draw(distribution, None, self._source(estimator, distribution), state)
 
     def _source(self, estimator: Estimator, distribution: td.Distribution) -> Source:
-        """Where a draw's numbers come from: coupled across particles, where the estimator asks for it."""
+        """The source of a draw's numbers: coupled across particles, where the estimator asks for it."""
         settings = self.settings
         if estimator.coupling is None:
             return settings.source
@@ -256,7 +256,7 @@ class _Guide(_Program):
         return Coupled(settings.source, estimator.coupling, batch, len(batch) - settings.layout.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
-        """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
+        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for runs of their own."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
         if count == 1:
@@ -311,7 +311,7 @@ class _Model(_Program):
 
 
 def with_fresh_distribution(message: Sample) -> Sample:
-    """The message with a distribution that keeps nothing of what was computed before."""
+    """The message with a copy of its distribution that remembers nothing computed before."""
     distribution = fresh(message.distribution)
     return message if distribution is message.distribution else evolve(message, distribution=distribution)
 
