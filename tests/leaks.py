@@ -486,6 +486,9 @@ def whole(z):
     return z.long() + 1
 
 
+_iota = torch.ops.prims.iota
+
+
 sizes("zeros", lambda z: torch.zeros(whole(z)).numel())
 sizes("ones_of_a_tuple", lambda z: torch.ones((2, whole(z))).numel())
 sizes("full", lambda z: torch.full((whole(z),), 1.0).numel())
@@ -493,6 +496,7 @@ sizes("empty_by_keyword", lambda z: torch.empty(size=(whole(z),)).numel())
 sizes("rand", lambda z: torch.rand(whole(z)).numel())
 sizes("eye", lambda z: torch.eye(whole(z)).numel())
 sizes("arange", lambda z: torch.arange(whole(z)).numel())
+sizes("iota", lambda z: _iota(whole(z), start=0, step=1, dtype=torch.long, device="cpu", requires_grad=False).numel())
 sizes("arange_from", lambda z: torch.arange(0, 2, whole(z)).numel())
 sizes("linspace", lambda z: torch.linspace(0, 1, whole(z)).numel())
 sizes("randperm", lambda z: torch.randperm(whole(z)).numel())
@@ -512,6 +516,14 @@ sizes("split_into", lambda z: torch.ones(3).split([whole(z), 2 - z.long()])[0].n
 sizes("chunk", lambda z: len(torch.ones(2).chunk(whole(z))))
 sizes("tensor_split", lambda z: torch.ones(3).tensor_split(whole(z).reshape(1))[0].numel())
 sizes("tensor_split_by", lambda z: len(torch.ones(3).tensor_split(whole(z))))
+sizes(
+    "tensor_split_by_keyword",
+    lambda z: torch.ones(3).tensor_split(tensor_indices_or_sections=whole(z).reshape(1))[0].numel(),
+)
+sizes(
+    "tensor_split_by_the_operator",
+    lambda z: torch.ops.aten.tensor_split.tensor_indices_or_sections(torch.ones(3), whole(z).reshape(1))[0].numel(),
+)
 sizes("pad", lambda z: F.pad(table(), (0, z.long())).numel())
 sizes("pad_by_keyword", lambda z: F.pad(table(), pad=[z.long(), 0]).numel())
 sizes("one_hot", lambda z: F.one_hot(z.long()).shape[-1])

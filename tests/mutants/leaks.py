@@ -27,4 +27,6 @@ MUTANTS = (
     M("swapped memory forgotten after the first run", "objectives/layout.py", "guarded=run.tracker.escapes.swapped", "guarded=False", "way out, writes: swapped_memory"),
     M("sizes written out ignored", "terms/provenance.py", "if effect.rest is not None and any(", "if False and any(", "way out, sizes: reshape_to_a_second"),
     M("sizes by keyword ignored", "terms/provenance.py", "if name not in effect.tensors and _holds(given)", "if False and _holds(given)", "way out, sizes: view_by_keyword"),
+    M("parts measured by tensors ignored", "terms/effects.py", "measures = name in MEASURED_BY_TENSORS and", "measures = False and", "way out, sizes: tensor_split_by_keyword"),
+    M("operators of prims judged by those of aten", "terms/effects.py", "schemas_of(name, space)", "schemas_of(name)", "way out, sizes: iota"),
 )  # fmt: skip
