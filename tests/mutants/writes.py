@@ -20,6 +20,7 @@ MUTANTS = (
     M("except blocks not looked at", "terms/catching.py", "            elif _ends(handler):\n                return True", "            elif _ends(handler):\n                return False", "test_leaks.py::test_where_an_error_would_be_caught"),
     M("managers that swallow errors not looked at", "terms/catching.py", "elif _may_swallow(manager):", "elif False:", "test_leaks.py::test_where_an_error_would_be_caught"),
     M("managers that cannot be told trusted", "terms/catching.py", "doubtful.add(instructions[begun].offset)", "pass", "test_leaks.py::test_where_an_error_would_be_caught"),
+    M("an asynchronous manager taken for the one before", "terms/catching.py", '("BEFORE_WITH", "BEFORE_ASYNC_WITH")', '("BEFORE_WITH",)', "test_leaks.py::test_where_an_error_would_be_caught"),
     M("finally taken for except", "terms/catching.py", '        if instruction.opname == "RERAISE":\n            return False', '        if instruction.opname == "RERAISE":\n            return True', "test_leaks.py::test_where_an_error_would_be_caught"),
     M("errors of torch tell nothing", "terms/provenance.py", "            except BaseException:  # that torch raises an error tells what the values were\n                _escape(inputs)\n                raise", "            except BaseException:\n                raise", f"{LAW}[errors: index_out_of_range-score]"),
     M("memory swapped unseen", "terms/guard.py", "            self.escapes.add(get_provenance(args[1]))", "            pass", f"{LAW}[writes: swapped_memory-score]"),
