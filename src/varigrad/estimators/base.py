@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.couplings import Coupling
 from varigrad.distributions.rng import Source
+from varigrad.estimators.traits import Drawing, Needs, Promises, refuse_former_flags
 from varigrad.language.messages import Plate
 
 State = Any
@@ -77,7 +77,7 @@ class Draw:
         values: the guide's values so far, by site.
         noise: what else the estimator's `surrogate` has to know of its `draw`.
         slope: `[1 + alternatives, *plates, *event]`, the derivative of the mean cost, summed over plates, by the
-            value, for an estimator that `differentiates`; filled in before `surrogate` is called.
+            value, for an estimator that needs a `slope`; filled in before `surrogate` is called.
         state: what the next step's `draw` is to know, from an estimator without a cost.
     """
 
@@ -105,6 +105,9 @@ class Surrogate:
     baseline: Tensor | None = None
 
 
+_DRAWING, _NEEDS, _PROMISES = Drawing(), Needs(), Promises()
+
+
 class Estimator(ABC):
     """Attached to one random choice: how to draw it, and the surrogate of its share of the gradient.
 
@@ -112,33 +115,24 @@ class Estimator(ABC):
     `alternatives`, `draw` and `lane_weights`; then hold it to `varigrad.testing.check_estimator`.
     """
 
-    unbiased: ClassVar[bool] = True
-    needs_cost: ClassVar[bool] = True
-    """Whether `surrogate` is to be called with the site's cost."""
-    pathwise: ClassVar[bool] = False
-    """Whether the draw carries gradients."""
-    partial: ClassVar[bool] = False
-    """Whether `surrogate` adds a score part to what is differentiated through the draw."""
-    per_element: ClassVar[bool] = False
-    """Whether alternatives of all elements of a plate vary together though they are no joint draw, so that every
-    cost has to be element by element."""
-    relaxes: ClassVar[bool] = False
-    """Whether costs are wanted at values between those of a discrete support. Densities of the site's own value are
-    then continued there, linearly in each coordinate."""
-    smooth: ClassVar[bool] = False
-    """Whether every cost has to be differentiable in the value: one that steps would bias it."""
-    differentiates: ClassVar[bool] = False
-    """Whether `surrogate` is to be given `draw.slope`; for estimators with alternatives."""
-    twice: ClassVar[bool] = False
-    """Whether the slope is to be differentiated again, by what `draw` made the value of."""
-    apart: ClassVar[bool] = False
-    """Whether the slope in one row may know of no other row: for estimators that are not linear in it. It then leaves
-    out how draws further down react."""
-    across_particles: bool = False
-    """Whether `surrogate` looks at all particles at once, along the dimension `draw.particles`, and sums over them."""
-    sticking_the_landing: bool = False
-    coupling: Coupling | None = None
-    """How the draws of the particles belong together; None: they are independent."""
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_former_flags(cls)
+
+    @property
+    def drawing(self) -> Drawing:
+        """How it draws; by default independently, without a derivative."""
+        return _DRAWING
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the cost; by default its value at the draw."""
+        return _NEEDS
+
+    @property
+    def promises(self) -> Promises:
+        """What it promises; by default to be unbiased."""
+        return _PROMISES
 
     @abstractmethod
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
@@ -151,8 +145,8 @@ class Estimator(ABC):
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         """Draw the site. With lanes, the distribution is `[lanes, *plates]`; `state` is what the last step returned."""
         if lanes is None:
-            return Draw(distribution, source.draw(distribution, reparameterised=self.pathwise))
-        value = source.draw(distribution, reparameterised=self.pathwise, rows=lanes.drawn())
+            return Draw(distribution, source.draw(distribution, reparameterised=self.drawing.pathwise))
+        value = source.draw(distribution, reparameterised=self.drawing.pathwise, rows=lanes.drawn())
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:

@@ -12,6 +12,7 @@ from varigrad.estimators.control_variate_weights import coefficients, learnt
 from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
 from varigrad.estimators.leave_one_out import check_draws, others
 from varigrad.estimators.muprop import linear, times
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 
 
@@ -43,8 +44,7 @@ class DoubleControlVariate(Estimator):
     alpha: float = 0.0
     train: bool = True
 
-    relaxes = True
-    differentiates = True
+    needs = Needs(between_values=True, slope=Slope())
 
     def __post_init__(self) -> None:
         check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")

@@ -29,6 +29,7 @@ from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.traits import Drawing, Needs
 from varigrad.shapes import sum_rightmost
 
 Made = tuple[Tensor, Tensor]
@@ -39,9 +40,8 @@ Made = tuple[Tensor, Tensor]
 class Generalised(Estimator):
     """An interface: what these estimators have in common is all but how a Gamma or Beta draw is made of noise."""
 
-    needs_cost = False
-    pathwise = True
-    partial = True
+    drawing = Drawing(pathwise=True, partial=True)
+    needs = Needs(cost=False)
 
     @abstractmethod
     def gamma(self, concentration: Tensor, source: Source) -> Made:

@@ -9,6 +9,7 @@ from torch import distributions as td
 
 from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,8 @@ class LeaveOneOut(Estimator):
             check_draws(self.k, "LeaveOneOut", "Score(MovingAverage())")
 
     @property
-    def across_particles(self) -> bool:  # type: ignore[override]
-        """Without `k` the draws are the particles."""
-        return self.k is None
+    def needs(self) -> Needs:
+        return _OF_PARTICLES if self.k is None else _OF_DRAWS
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return None
@@ -67,6 +67,9 @@ class LeaveOneOut(Estimator):
             )
         # The objective averages sums over particles.
         return Surrogate(_leave_one_out(cost, draw.log_q, draw.particles) * cost.shape[draw.particles])
+
+
+_OF_DRAWS, _OF_PARTICLES = Needs(), Needs(across_particles=True)
 
 
 def _leave_one_out(cost: Tensor, log_q: Tensor, dim: int) -> Tensor:

@@ -12,6 +12,7 @@ from varigrad.distributions.independent_utils import index_in, inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.coordinatewise import coordinates, own_costs, own_densities, place
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LocalExpectation(Estimator):
         Titsias, Lazaro-Gredilla (2015), Local expectation gradients for black box variational inference.
     """
 
-    per_element = True
+    needs = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)

@@ -21,6 +21,7 @@ from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.coordinatewise import coordinates, own_costs, place
 from varigrad.estimators.local_expectation import LocalExpectation
+from varigrad.estimators.traits import Needs
 from varigrad.shapes import sum_rightmost
 
 _LISTED = (td.Bernoulli, td.Categorical, td.OneHotCategorical)
@@ -52,7 +53,7 @@ class MeasureValued(Estimator):
         Mohamed, Rosca, Figurnov, Mnih (2020), Monte Carlo gradient estimation in machine learning. arXiv:1906.10652.
     """
 
-    per_element = True
+    needs = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)

@@ -14,6 +14,7 @@ from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 
 
@@ -37,8 +38,7 @@ class MuProp(Estimator):
 
     baseline: Baseline = field(default_factory=NoBaseline)
 
-    relaxes = True
-    differentiates = True
+    needs = Needs(between_values=True, slope=Slope())
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return refusal("MuProp", distribution)

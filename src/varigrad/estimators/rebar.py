@@ -25,9 +25,14 @@ from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.control_variate_weights import DECAY, coefficients, learnt
 from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
 from varigrad.estimators.muprop import linear, times
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 
 COLDEST, HOTTEST = 0.05, 20.0
+
+
+_UNTRAINED = Needs(between_values=True, differentiable=True, slope=Slope())
+_TRAINED = Needs(between_values=True, differentiable=True, slope=Slope(twice=True))
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,6 @@ class Rebar(Estimator):
     rate: float = 0.01
     baseline: Baseline = field(default_factory=NoBaseline)
 
-    relaxes = True
-    smooth = True
-    differentiates = True
-
     def __post_init__(self) -> None:
         if not COLDEST <= self.temperature <= HOTTEST:
             raise SiteError(
@@ -74,9 +75,9 @@ class Rebar(Estimator):
             )
 
     @property
-    def twice(self) -> bool:  # type: ignore[override]
-        """While the temperature is trained."""
-        return self.train
+    def needs(self) -> Needs:
+        # The derivative of the squared gradient by the temperature is of second order.
+        return _TRAINED if self.train else _UNTRAINED
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return refusal("Rebar", distribution)

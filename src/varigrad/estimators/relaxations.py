@@ -24,6 +24,7 @@ from varigrad.errors import SiteError, check_whole
 from varigrad.estimators import gumbel
 from varigrad.estimators.base import Draw, Estimator, Lanes, State
 from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
+from varigrad.estimators.traits import Drawing, Needs, Promises
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,22 @@ class Annealed:
 
 Temperature = float | Annealed
 
+_BIASED = Promises(unbiased=False)
+
 
 @dataclass(frozen=True)
 class Relaxation(Estimator):
     """An interface: what these estimators have in common is all but the value."""
 
-    unbiased: bool = field(default=False, init=False)  # type: ignore[misc]
+    unbiased: bool = field(default=False, init=False)
+    """A constant, which `repr` shows."""
 
-    needs_cost = False
-    pathwise = True
-    relaxes = True
-    smooth = True
+    drawing = Drawing(pathwise=True)
+    needs = Needs(cost=False, between_values=True, differentiable=True)
+
+    @property
+    def promises(self) -> Promises:
+        return _BIASED
 
     @abstractmethod
     def value(self, hard: Tensor, logits: Tensor, temperature: Tensor | float, one_hot: bool, source: Source) -> Tensor:

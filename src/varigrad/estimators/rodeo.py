@@ -25,7 +25,11 @@ from varigrad.estimators.gumbel import is_one_hot, logits_of, slopes_of, values_
 from varigrad.estimators.gumbel import refusal as refusal_of_concrete
 from varigrad.estimators.leave_one_out import check_draws, others
 from varigrad.estimators.muprop import linear, times
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
+
+_OF_SLOPES = Needs(between_values=True, slope=Slope())
+_OF_SLOPES_APART = Needs(between_values=True, slope=Slope(apart=True))
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,13 @@ class Rodeo(Estimator):
     train: bool = True
     network: nn.Module | None = None
 
-    relaxes = True
-    differentiates = True
-
     def __post_init__(self) -> None:
         check_draws(self.k, "Rodeo", "MuProp(MovingAverage())")
 
     @property
-    def apart(self) -> bool:  # type: ignore[override]
-        """What a network makes of a slope is not linear in it."""
-        return self.network is not None
+    def needs(self) -> Needs:
+        # What a network makes of a slope is not linear in it.
+        return _OF_SLOPES if self.network is None else _OF_SLOPES_APART
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         if is_one_hot(distribution):

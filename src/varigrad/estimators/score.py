@@ -14,6 +14,7 @@ from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.traits import Promises
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ class Score(Estimator):
             raise TypeError(f"normalise must be True or False, got {self.normalise!r}")
 
     @property
-    def unbiased(self) -> bool:  # type: ignore[override]
-        """Unless it is asked to change the length of the gradient."""
-        return not self.normalise
+    def promises(self) -> Promises:
+        return _ANY_LENGTH if self.normalise else _UNBIASED
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return None
@@ -71,7 +71,9 @@ class Score(Estimator):
 
 
 DECAY = 0.9
-"""Of the average that `normalise` divides by."""
+"""Decay of the average that `normalise` divides by."""
+
+_UNBIASED, _ANY_LENGTH = Promises(), Promises(unbiased=False)
 
 
 @dataclass(frozen=True)

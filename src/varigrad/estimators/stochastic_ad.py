@@ -19,6 +19,7 @@ from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.coordinatewise import coordinates
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class StochasticAD(Estimator):
         arXiv:2210.08572.
     """
 
-    per_element = True
+    needs = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)

@@ -12,6 +12,7 @@ from varigrad.distributions.independent_utils import inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class UnorderedSet(Estimator):
 
     k: int = 2
 
-    per_element = True
+    needs = Needs(per_element=True)
 
     def __post_init__(self) -> None:
         if not is_whole(self.k, 2, 8):
@@ -126,7 +127,7 @@ class SumAndSample(Estimator):
 
     k: int = 1
 
-    per_element = True
+    needs = Needs(per_element=True)
 
     def __post_init__(self) -> None:
         if not is_whole(self.k):
