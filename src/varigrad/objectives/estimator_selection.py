@@ -108,7 +108,12 @@ def _checked(message: Sample, choice: Choice) -> Choice:
             try_=hint,
         )
     refusal = estimator.refusal(message.distribution)
-    if refusal is None and estimator.pathwise and not estimator.relaxes and _straight_through(message.distribution):
+    if (
+        refusal is None
+        and estimator.drawing.pathwise
+        and not estimator.needs.between_values
+        and _straight_through(message.distribution)
+    ):
         refusal = "the rsample of a straight-through distribution is biased", "LeaveOneOut(4)"
     if refusal is not None:
         because, try_ = refusal

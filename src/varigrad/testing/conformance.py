@@ -113,7 +113,7 @@ def check_estimator(
         for vectorize in (None, False):
             verdicts.append(check_case(estimator, name, case, vectorize, draws=draws, outcomes=outcomes, seed=seed))
     found = Conformance(verdicts)
-    if estimator.unbiased and not all(v.passed for v in found):
+    if estimator.promises.unbiased and not all(v.passed for v in found):
         raise AssertionError(f"{estimator!r} is biased\n{found}")
     return found
 
@@ -129,7 +129,7 @@ def check_case(
     seed: int = 0,
 ) -> Verdict:
     """Check an estimator at the sites `z*` of one program."""
-    particles = 1 if estimator.coupling is None and not estimator.across_particles else 2
+    particles = 1 if estimator.drawing.coupling is None and not estimator.needs.across_particles else 2
     try:
         bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
         if case.exact is None:

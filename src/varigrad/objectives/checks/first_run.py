@@ -97,7 +97,7 @@ def check_particles(run: Pass, particles: int) -> None:
         SiteError: it has not.
     """
     for name, choice in run.choices.items():
-        coupling = choice.estimator.coupling
+        coupling = choice.estimator.drawing.coupling
         if coupling is not None:
             one = "there is one particle, and nothing to couple it with", "ELBO(particles=2)"
             refusal = one if particles < 2 else coupling.refusal(particles)
@@ -109,7 +109,7 @@ def check_particles(run: Pass, particles: int) -> None:
                     because=because,
                     try_=try_,
                 )
-        if choice.estimator.across_particles and particles < 2:
+        if choice.estimator.needs.across_particles and particles < 2:
             raise SiteError(
                 f"{type(choice.estimator).__name__}() has no other particles to leave in",
                 site=name,
@@ -126,7 +126,7 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
     """
     escapes = run.tracker.escapes
     for name, choice in run.choices.items():
-        if not choice.estimator.smooth:
+        if not choice.estimator.needs.differentiable:
             continue
         because = None
         if name in kinked:
@@ -145,7 +145,7 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
             below = statement.message
             if not isinstance(below, Sample) or not _reaches(statement.upstream, name):
                 continue
-            if run.choices[below.name].estimator.partial or is_partial(below.distribution):
+            if run.choices[below.name].estimator.drawing.partial or is_partial(below.distribution):
                 because = f"the draw of {below.name!r} below it is only partly differentiable"
         if because:
             raise SiteError(
