@@ -1078,7 +1078,7 @@ def _continuous(name):
             case = PROGRAMS[program]
             for others in extra:
                 for kl in (False, True):
-                    particles = 1 if CONTINUOUS[name].coupling is None else 2
+                    particles = 1 if CONTINUOUS[name].drawing.coupling is None else 2
                     config = vg.ELBO(particles, {"z": CONTINUOUS[name], **others}, analytic_kl=kl)
                     bound = seeded(config, case.model, case.guide)
                     bound()

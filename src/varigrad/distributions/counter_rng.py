@@ -21,8 +21,17 @@ from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 
 from varigrad.distributions import rejection_kernels
-from varigrad.distributions.rng import TAKES_GENERATOR, Source, device_of, generator_on, global_on
+from varigrad.distributions.rng import (
+    TAKES_GENERATOR,
+    GeneratorState,
+    Source,
+    device_of,
+    generator_on,
+    global_on,
+)
 from varigrad.shapes import join
+
+Device = torch.device | str | int | None
 
 Kind = tuple[Any, ...]
 """`("normal", dtype)`, `("uniform", dtype)`, `("subset", size, count)` or `("quasi", points, dims, dtype, normal)`.
@@ -45,7 +54,7 @@ _GLOBAL = threading.RLock()
 
 
 class Arithmetic(Source):
-    """A source all of whose draws are arithmetic on normal and uniform numbers; whence these come, a leaf says."""
+    """A source all of whose draws are arithmetic on normal and uniform numbers; a subclass says how those are made."""
 
     def draw(
         self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
@@ -68,11 +77,13 @@ class Arithmetic(Source):
         normal = self.normal((rounds, *alpha.shape), alpha)
         return rejection_kernels.log_gamma(alpha, normal, self.uniform((rounds + 1, *alpha.shape), alpha))
 
-    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    def by_torch(
+        self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Tensor:
         """A draw by a function of torch that has no such form, from a generator of torch's."""
         raise NotImplementedError(f"torch.{function.__name__} has no functional form")
 
-    def _call(self, draw: Any) -> Tensor:
+    def _call(self, draw: Callable[[], Tensor]) -> Tensor:
         with _Functional(self):
             return draw()
 
@@ -123,8 +134,9 @@ class Noise(Arithmetic):
         own = {k: g.get_state() for k, g in self._streams.items()}
         return {"global": super().get_state(), "seed": self.seed, **own}
 
-    def set_state(self, state: Mapping[Any, Any]) -> None:
+    def set_state(self, state: GeneratorState) -> None:
         """Go back to where `get_state` was called."""
+        assert isinstance(state, Mapping)
         super().set_state(state["global"])
         self._streams, self._left = {}, {}
         self.seed = state.get("seed", self.seed)  # of streams that have not begun
@@ -160,7 +172,9 @@ class Noise(Arithmetic):
     def quasi(self, points: int, dims: int, like: Tensor, normal: bool) -> Tensor:
         return self._take(("quasi", points, dims, like.dtype, normal), (points, dims)).to(like.device)
 
-    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    def by_torch(
+        self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Tensor:
         self.drawn[self.site] = f"torch.{function.__name__}"
         with self.lent(device_of(args, kwargs)):
             return function(*args, **kwargs)
@@ -249,7 +263,13 @@ class _Functional(TorchFunctionMode):
         super().__init__()
         self.source = source
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Tensor],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         known = _FUNCTIONAL.get(func)
         if known is not None:
@@ -263,19 +283,25 @@ def _size(args: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else tuple(args)
 
 
-def _like(dtype: torch.dtype | None, device: Any) -> Tensor:
+def _like(dtype: torch.dtype | None, device: Device) -> Tensor:
     return torch.empty(0, dtype=dtype or torch.get_default_dtype(), device=device)
 
 
-def _rand(source: Arithmetic, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+def _rand(
+    source: Arithmetic, *size: int | Sequence[int], dtype: torch.dtype | None = None, device: Device = None, **_: object
+) -> Tensor:
     return source.uniform(_size(size), _like(dtype, device))
 
 
-def _randn(source: Arithmetic, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+def _randn(
+    source: Arithmetic, *size: int | Sequence[int], dtype: torch.dtype | None = None, device: Device = None, **_: object
+) -> Tensor:
     return source.normal(_size(size), _like(dtype, device))
 
 
-def _normal(source: Arithmetic, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Tensor:
+def _normal(
+    source: Arithmetic, mean: Tensor | float, std: Tensor | float = 1.0, size: Sequence[int] | None = None, **_: object
+) -> Tensor:
     like = next((x for x in (mean, std) if isinstance(x, Tensor)), torch.empty(0))
     shape = tuple(size) if size is not None else join(*[getattr(x, "shape", ()) for x in (mean, std)])
     return mean + std * source.normal(shape, like)
@@ -284,7 +310,7 @@ def _normal(source: Arithmetic, mean: Any, std: Any = 1.0, size: Any = None, **_
 def _filled(by: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """An in-place draw: the numbers that `by` makes of uniform ones."""
 
-    def fill(source: Arithmetic, target: Tensor, *args: Any, generator: Any = None, **kwargs: Any) -> Tensor:
+    def fill(source: Arithmetic, target: Tensor, *args: float, generator: object = None, **kwargs: float) -> Tensor:
         return target.copy_(by(source.uniform(target.shape, target), *args, **kwargs))
 
     return fill
@@ -300,17 +326,17 @@ def _exponential(u: Tensor, rate: float = 1.0) -> Tensor:
     return -torch.log1p(-u.clamp_min(torch.finfo(u.dtype).eps / 4)) / rate
 
 
-def _bernoulli(source: Arithmetic, probs: Tensor, **_: Any) -> Tensor:
+def _bernoulli(source: Arithmetic, probs: Tensor, **_: object) -> Tensor:
     return source.bernoulli(probs)
 
 
-def _multinomial(source: Arithmetic, probs: Tensor, count: int, replacement: bool = False, **_: Any) -> Tensor:
+def _multinomial(source: Arithmetic, probs: Tensor, count: int, replacement: bool = False, **_: object) -> Tensor:
     if not replacement and count > 1:
         raise NotImplementedError("multinomial without replacement")
     return source.index(probs.unsqueeze(-2).expand(*probs.shape[:-1], count, probs.shape[-1]))
 
 
-def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: Any) -> Tensor:
+def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: object) -> Tensor:
     with torch.no_grad():
         value = source.log_gamma(concentration).exp().clamp_min(torch.finfo(concentration.dtype).tiny)
     if not (torch.is_grad_enabled() and concentration.requires_grad):
@@ -320,7 +346,7 @@ def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: Any) -> Tens
     return value + slope * (concentration - concentration.detach())
 
 
-def _dirichlet(source: Arithmetic, concentration: Tensor, **_: Any) -> Tensor:
+def _dirichlet(source: Arithmetic, concentration: Tensor, **_: object) -> Tensor:
     return source.dirichlet(concentration)
 
 
@@ -328,7 +354,7 @@ def _one_hot(source: Arithmetic, index: Tensor, num_classes: int = -1) -> Tensor
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(torch.int64)
 
 
-_FUNCTIONAL: Mapping[Any, Callable[..., Tensor]] = {
+_FUNCTIONAL: Mapping[Callable[..., object], Callable[..., Tensor]] = {
     torch.rand: _rand,
     torch.randn: _randn,
     torch.rand_like: lambda source, like, **_: source.uniform(like.shape, like),

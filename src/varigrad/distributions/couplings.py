@@ -10,7 +10,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +103,9 @@ class Coupled(Arithmetic):
     def log_gamma(self, concentration: Tensor) -> Tensor:
         return Arithmetic.log_gamma(Coupled(self.source, self.coupling, self.batch, self.axis, 1), concentration)
 
-    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    def by_torch(
+        self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Tensor:
         raise self._refusal(f"torch.{function.__name__} draws it, and cannot be given its random numbers")
 
     def _numbers(self, shape: Sequence[int], like: Tensor, normal: bool) -> Tensor:

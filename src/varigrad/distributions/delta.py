@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import sum_rightmost
+from varigrad.shapes import Shape, sum_rightmost
 
 
 class Delta(Methods, td.Distribution):
@@ -45,14 +45,14 @@ class Delta(Methods, td.Distribution):
     def variance(self) -> Tensor:
         return torch.zeros_like(self.value)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         batch = torch.Size(batch_shape)
         return type(self)(self.value.expand(batch + self.event_shape), self.log_density.expand(batch), self.event_dims)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.value.expand(torch.Size(sample_shape) + self.value.shape)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.rsample(sample_shape).detach()  # a view of a leaf requires gradients even under no_grad
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
 from varigrad.distributions.unconstrained import is_identity
-from varigrad.shapes import sum_rightmost
+from varigrad.shapes import Shape, sum_rightmost
 
 
 class Flattened(Methods, td.Distribution):
@@ -47,13 +47,13 @@ class Flattened(Methods, td.Distribution):
         self.sizes = tuple(shape.numel() for shape in shapes)
         td.Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return type(self)(self.base.expand(batch_shape), self.transforms, self.shapes, self.plates)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.base.rsample(sample_shape)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.base.sample(sample_shape)
 
     def pieces(self, vector: Tensor) -> list[Tensor]:

@@ -70,7 +70,7 @@ def _memory_of(kind: type) -> _Memory:
     return _Memory.ITSELF if lazy else _Memory.PARTS
 
 
-def _remembers(part: Any, seen: set[int]) -> bool:
+def _remembers(part: object, seen: set[int]) -> bool:
     """Whether a distribution or transform, or anything in it, could keep results."""
     seen.add(id(part))
     memory = _memory_of(type(part))  # type: ignore[arg-type]
@@ -81,14 +81,14 @@ def _remembers(part: Any, seen: set[int]) -> bool:
     return any(_remembers(inner, seen) for inner in _held(part) if id(inner) not in seen)
 
 
-def _held(part: Any) -> Iterator[Any]:
+def _held(part: object) -> Iterator[object]:
     for value in vars(part).values():
         for entry in value if type(value) in (list, tuple) else (value,):
             if isinstance(entry, (td.Distribution, td.Transform)):
                 yield entry
 
 
-def _all_parts(part: Any, seen: set[int]) -> Iterator[Any]:
+def _all_parts(part: object, seen: set[int]) -> Iterator[object]:
     seen.add(id(part))
     yield part
     for inner in _held(part):
@@ -96,15 +96,15 @@ def _all_parts(part: Any, seen: set[int]) -> Iterator[Any]:
             yield from _all_parts(inner, seen)
 
 
-def _forget(part: Any) -> None:
+def _forget(part: object) -> None:
     """Take away what was computed of a part before; containers of a user's class are not shared."""
-    own = part.__dict__
+    own: dict[str, Any] = part.__dict__
     if "_cached_x_y" in own:
         own["_cached_x_y"] = None, None
     given = own.get("_param")
     if given is not None and "probs" in own and "logits" in own:
         del own["logits" if own["probs"] is given else "probs"]
-    kind: Any = type(part)
+    kind: type = type(part)
     if not is_known_type(kind) and not isinstance(part, nn.Module):
         own.update({name: copy(value) for name, value in own.items() if isinstance(value, (dict, set))})
     for name in ("_gamma", *_cached_by(kind)):  # the first is a negative binomial's

@@ -21,7 +21,7 @@ def inner_of(distribution: td.Distribution) -> tuple[Any, int]:
     return distribution, dims
 
 
-def count_of(distribution: Any) -> int | None:
+def count_of(distribution: td.Distribution) -> int | None:
     """How many values one choice can take; None if they are not finitely many. Of torch's families they are counted
     without being listed, which for one-hot vectors takes their number squared.
     """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from varigrad.distributions.univariate import Univariate
+from varigrad.shapes import Shape
 
 
 class SoftLaplace(Univariate):
@@ -37,7 +37,7 @@ class SoftLaplace(Univariate):
     def variance(self) -> Tensor:
         return (self.scale * (math.pi / 2)).square()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.icdf(self._uniform(sample_shape, self.loc))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class AsymmetricLaplace(Univariate):
     def variance(self) -> Tensor:
         return self.left_scale.square() + self.right_scale.square()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         left, right = (-self._uniform(sample_shape, self.loc).log() for _ in range(2))
         return self.loc + self.right_scale * right - self.left_scale * left
 
@@ -157,7 +157,7 @@ class SoftAsymmetricLaplace(Univariate):
     def variance(self) -> Tensor:
         return self.left_scale.square() + self.right_scale.square() + self.soft_scale.square()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         left, right = (-self._uniform(sample_shape, self.loc).log() for _ in range(2))
         normal = torch.randn(left.shape, dtype=left.dtype, device=left.device)
         return self.loc + self.soft_scale * normal + self.right_scale * right - self.left_scale * left
@@ -167,6 +167,7 @@ class SoftAsymmetricLaplace(Univariate):
 
         def tail(x: Tensor, scale: Tensor) -> Tensor:
             # The convolution of exp(-x / scale) on x > 0 with the Normal.
-            return (soft / scale).square() / 2 - x / scale + torch.special.log_ndtr(x / soft - soft / scale)
+            result: Tensor = (soft / scale).square() / 2 - x / scale + torch.special.log_ndtr(x / soft - soft / scale)
+            return result
 
         return torch.logaddexp(tail(d, right), tail(-d, left)) - (left + right).log()

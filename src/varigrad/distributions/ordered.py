@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch import distributions as td
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.fast_families import Categorical
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class OrderedLogistic(Categorical):
@@ -37,7 +38,7 @@ class OrderedLogistic(Categorical):
         self._validate_args = bool(validate_args)
         self._said(validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         cutpoints = self.cutpoints.expand(shape + self.cutpoints.shape[-1:])
         return self._as_told(type(self)(self.predictor.expand(shape), cutpoints))

@@ -6,7 +6,7 @@ out of torch, so everything after such a distribution would count as depending o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.distributions.utils import broadcast_all
 
 from varigrad.distributions.fast_families import Beta, Categorical
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class Binomial(Methods, td.Binomial):
@@ -262,8 +262,9 @@ class Wishart(Methods, td.Wishart):
         self._batch_dims = [-i - 1 for i in range(len(self.batch_shape))]
         self._dist_chi2 = Chi2(self.df.unsqueeze(-1) - place)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         twin = self.__new__(type(self)) if _instance is None else _instance
+        assert isinstance(twin, type(self))
         batch = torch.Size(batch_shape)
         shape = batch + self.event_shape
         twin._unbroadcasted_scale_tril = self._unbroadcasted_scale_tril.expand(shape)
@@ -276,6 +277,7 @@ class Wishart(Methods, td.Wishart):
         twin._prepare()
         return self._as_told(twin)
 
-    def rsample(self, sample_shape: Any = torch.Size(), max_try_correction: int | None = None) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size(), max_try_correction: int | None = None) -> Tensor:
         # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
-        return self._bartlett_sampling(torch.Size(sample_shape))
+        result: Tensor = self._bartlett_sampling(torch.Size(sample_shape))
+        return result

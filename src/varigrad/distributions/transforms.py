@@ -84,8 +84,8 @@ class SimplexToOrderedTransform(Transform):
 class CholeskyTransform(Transform):
     """Positive-definite matrices to their Cholesky factors."""
 
-    domain: Any = constraints.positive_definite
-    codomain: Any = constraints.lower_cholesky
+    domain: constraints.Constraint = constraints.positive_definite
+    codomain: constraints.Constraint = constraints.lower_cholesky
     bijective = True
 
     def __eq__(self, other: object) -> bool:
@@ -94,7 +94,8 @@ class CholeskyTransform(Transform):
     __hash__ = Transform.__hash__
 
     def _call(self, x: Tensor) -> Tensor:
-        return torch.linalg.cholesky(x)
+        result: Tensor = torch.linalg.cholesky(x)
+        return result
 
     def _inverse(self, y: Tensor) -> Tensor:
         return y @ y.mT
@@ -109,7 +110,7 @@ class CorrMatrixCholeskyTransform(CholeskyTransform):
     """Correlation matrices to their Cholesky factors."""
 
     domain = constraints.corr_matrix
-    codomain: Any = constraints.corr_cholesky
+    codomain: constraints.Constraint = constraints.corr_cholesky
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CorrMatrixCholeskyTransform)
@@ -188,7 +189,8 @@ class LowerCholeskyAffine(Transform):
     def _inverse(self, y: Tensor) -> Tensor:
         right = (y - self.loc).unsqueeze(-1)
         tril = self.scale_tril.expand(right.shape[:-2] + self.scale_tril.shape[-2:])
-        return torch.linalg.solve_triangular(tril, right, upper=False).squeeze(-1)
+        result: Tensor = torch.linalg.solve_triangular(tril, right, upper=False).squeeze(-1)
+        return result
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -239,7 +241,8 @@ class Normalize(Transform):
         return Normalize(self.p, cache_size)
 
     def _call(self, x: Tensor) -> Tensor:
-        return x / x.norm(p=self.p, dim=-1, keepdim=True)
+        result: Tensor = x / x.norm(p=self.p, dim=-1, keepdim=True)
+        return result
 
     def _inverse(self, y: Tensor) -> Tensor:
         return y
@@ -262,7 +265,7 @@ class Permute(Transform):
         self.permutation, self.dim = permutation, dim
 
     @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> Any:
+    def domain(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, -self.dim)
 
     codomain = domain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class Unit(Methods, td.Distribution):
@@ -23,10 +23,10 @@ class Unit(Methods, td.Distribution):
         self.log_factor = torch.as_tensor(log_factor)
         td.Distribution.__init__(self, self.log_factor.shape, torch.Size((0,)), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return type(self)(self.log_factor.expand(batch_shape))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.log_factor.new_empty(self._extended_shape(torch.Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.families import NegativeBinomial, Poisson
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class ZeroInflated(Methods, td.Distribution):
@@ -50,24 +50,27 @@ class ZeroInflated(Methods, td.Distribution):
         return torch.sigmoid(self.gate_logits)
 
     @property
-    def support(self) -> Any:
-        return self.base.support
+    def support(self) -> constraints.Constraint:
+        result: constraints.Constraint = self.base.support
+        return result
 
     @property
     def mean(self) -> Tensor:
-        return (1 - self.gate) * self.base.mean
+        result: Tensor = (1 - self.gate) * self.base.mean
+        return result
 
     @property
     def variance(self) -> Tensor:
         gate, mean = self.gate, self.base.mean
-        return (1 - gate) * (self.base.variance + gate * mean.square())
+        result: Tensor = (1 - gate) * (self.base.variance + gate * mean.square())
+        return result
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         twin: Self = self.__new__(type(self))
         ZeroInflated.__init__(twin, self.base.expand(batch_shape), gate_logits=self.gate_logits.expand(batch_shape))
         return self._as_told(twin)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             zero = torch.rand(shape, dtype=self.gate_logits.dtype, device=self.gate_logits.device) < self.gate

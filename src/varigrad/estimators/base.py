@@ -46,8 +46,13 @@ class Lanes:
         """The distribution with a lane dimension, `[lanes, *plates]`."""
         batch = distribution.batch_shape
         if len(batch) == self.dims + 1:  # a leading dimension of size one is the same in all lanes
-            return distribution if batch[0] == self.count else distribution.expand((self.count, *batch[1:]))
-        return distribution.expand((self.count, *(1,) * (self.dims - len(batch)), *batch))
+            if batch[0] == self.count:
+                return distribution
+            shape = (self.count, *batch[1:])
+        else:
+            shape = (self.count, *(1,) * (self.dims - len(batch)), *batch)
+        full: td.Distribution = distribution.expand(shape)
+        return full
 
     def share(self, value: Tensor) -> Tensor:
         """`[lanes, ...]` with every lane holding the draw that belongs there."""

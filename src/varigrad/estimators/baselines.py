@@ -253,7 +253,8 @@ def _coefficients(products: Tensor) -> Tensor:
     scaled = gram * inverse * inverse.unsqueeze(-1)
     ridge = torch.where(seen, 1000 * torch.finfo(gram.dtype).eps, 1.0)
     missing = (along - gram.sum(-1) / k) * inverse
-    return 1 / k + inverse * torch.linalg.solve(scaled + torch.diag(ridge), missing)
+    found: Tensor = 1 / k + inverse * torch.linalg.solve(scaled + torch.diag(ridge), missing)
+    return found
 
 
 def _modules(parts: tuple[Baseline, ...]) -> Mapping[str, nn.Module]:

@@ -17,7 +17,8 @@ from varigrad.estimators.base import Draw, Lanes
 def coordinates(distribution: td.Distribution) -> int:
     """How many independent choices one element is made of."""
     inner, dims = inner_of(distribution)
-    return inner.batch_shape[len(inner.batch_shape) - dims :].numel()
+    count: int = inner.batch_shape[len(inner.batch_shape) - dims :].numel()
+    return count
 
 
 def place(value: Tensor, others: Tensor, lanes: Lanes, distribution: td.Distribution) -> None:
@@ -39,7 +40,8 @@ def densities(draw: Draw) -> Tensor:
     """Log-density of each coordinate, `[lanes, *plates, *coordinates]`."""
     inner, _ = inner_of(draw.distribution)
     # In a loop the value has the site's own plates only.
-    return inner.log_prob(draw.value.reshape(*inner.batch_shape, *inner.event_shape))
+    log_prob: Tensor = inner.log_prob(draw.value.reshape(*inner.batch_shape, *inner.event_shape))
+    return log_prob
 
 
 def own_densities(draw: Draw) -> Tensor:

@@ -96,8 +96,8 @@ def _scores(draw: Draw) -> list[tuple[Tensor, Tensor, int]]:
     value = first(draw.value, draw, len(draw.distribution.event_shape)).detach()
     fixed = {}
     if "total_count" in kind.arg_constraints:
-        fixed["total_count"] = first(inner.total_count, draw, coordinates)  # type: ignore[attr-defined]
-    dims = [coordinates + kind.arg_constraints[name].event_dim for name in names]  # type: ignore[attr-defined]
+        fixed["total_count"] = first(inner.total_count, draw, coordinates)
+    dims = [coordinates + kind.arg_constraints[name].event_dim for name in names]
     parameters = [first(getattr(inner, name), draw, d) for name, d in zip(names, dims, strict=True)]
     leaves = [p.detach().requires_grad_() for p in parameters]
     with torch.enable_grad():

@@ -105,4 +105,5 @@ def score_part(distribution: td.Distribution, value: Tensor) -> Tensor:
         for transform in reversed(distribution.transforms):
             value = transform.inv(value)
         return score_part(distribution.base_dist, value)
-    return distribution.score_part(value)  # type: ignore[attr-defined]
+    own: Tensor = distribution.score_part(value)  # type: ignore[attr-defined]  # `is_partial` has looked
+    return own

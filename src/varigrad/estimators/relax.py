@@ -141,4 +141,5 @@ def _answer(network: nn.Module, z: Tensor, event: int, state: State) -> Tensor:
             try_="nn.Sequential(nn.Linear(n, 10), nn.Tanh(), nn.Linear(10, 1))",
         )
     centre, unit = units(state, z)
-    return centre + unit * found.reshape(plates)
+    answer: Tensor = centre + unit * found.reshape(plates)
+    return answer

@@ -126,7 +126,7 @@ def _steps(distribution: td.Distribution, x: Tensor) -> _Steps:
 Step = tuple[Tensor, Tensor, Tensor]
 
 
-def _binomial(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _binomial(q: td.Bernoulli | td.Binomial, x: Tensor) -> tuple[Step, Step]:
     # Of n coins, each with its own exact difference p (1 - p) (f(1) - f(0)), n - x can go up and x can go down.
     logits, p = q.logits[0], q.probs[0].detach()
     trials = q.total_count[0] if isinstance(q, td.Binomial) else torch.ones_like(x)
@@ -134,25 +134,25 @@ def _binomial(q: Any, x: Tensor) -> tuple[Step, Step]:
     return (x + 1, logits * up, up), (x - 1, -logits * down, down)
 
 
-def _poisson(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _poisson(q: td.Poisson, x: Tensor) -> tuple[Step, Step]:
     rate = q.rate[0]
     none = torch.zeros_like(x)
     return (x + 1, rate, torch.ones_like(x)), (x, none, none)
 
 
-def _geometric(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _geometric(q: td.Geometric, x: Tensor) -> tuple[Step, Step]:
     size = (1 - q.probs[0].detach()) * (x + 1)
     none = torch.zeros_like(x)
     return (x + 1, -q.logits[0] * size, size), (x, none, none)
 
 
-def _negative_binomial(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _negative_binomial(q: td.NegativeBinomial, x: Tensor) -> tuple[Step, Step]:
     size = q.probs[0].detach() * (q.total_count[0] + x)
     none = torch.zeros_like(x)
     return (x + 1, q.logits[0] * size, size), (x, none, none)
 
 
-def _categorical(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _categorical(q: td.Categorical, x: Tensor) -> tuple[Step, Step]:
     probs = q.probs[0]
     p = probs.detach()
     k = torch.arange(p.shape[-1], device=p.device)

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +55,7 @@ class Latent:
 
 _NOWHERE = nullcontext()
 
-Inside = Callable[[Latent], AbstractContextManager[Any]]
+Inside = Callable[[Latent], AbstractContextManager[object]]
 """The plates (and the mask) of a latent site."""
 
 
@@ -82,11 +81,11 @@ class AutoGuide(nn.Module):
     def __init__(
         self,
         model: Program,
-        *args: Any,
+        *args: object,
         init: Init = init_to_median,
         sites: str | Names | None = None,
-        plates: Callable[..., Any] | None = None,
-        **kwargs: Any,
+        plates: Callable[..., plate | Sequence[plate]] | None = None,
+        **kwargs: object,
     ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the model's parameters are not the guide's
@@ -108,7 +107,7 @@ class AutoGuide(nn.Module):
         """The sites it covers."""
         return tuple(self._latents)
 
-    def setup(self, *args: Any, **kwargs: Any) -> None:
+    def setup(self, *args: object, **kwargs: object) -> None:
         """Run the model a few times, always on the same random numbers, and make the parameters."""
         starts = []
         with torch.no_grad(), handlers.block(), self.randomness():
@@ -134,16 +133,16 @@ class AutoGuide(nn.Module):
             try_="sample(name, distribution) without obs=",
         )
 
-    def randomness(self) -> AbstractContextManager[Any]:
+    def randomness(self) -> AbstractContextManager[object]:
         """What the draws come from that `setup` makes."""
-        context: AbstractContextManager[Any] = handlers.seed(seed=0)
+        context: AbstractContextManager[object] = handlers.seed(seed=0)
         return context
 
     def knows_minibatch(self, plate: Plate, trace: Trace) -> bool:
         """Whether the guide, entering a plate of the model anew, has the model's minibatch."""
         return self._plates is not None or isinstance(trace.get(plate.name), Indices)
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
         if not self._ready:
             with lasting():
@@ -199,7 +198,7 @@ class AutoGuide(nn.Module):
         for latent in self._latents:
             yield (latent, *self.marginal(latent))
 
-    def _inside(self, entered: dict[str, plate], latent: Latent) -> AbstractContextManager[Any]:
+    def _inside(self, entered: dict[str, plate], latent: Latent) -> AbstractContextManager[object]:
         return self._plated(entered, latent) if latent.frames or latent.mask is not None else _NOWHERE
 
     @contextmanager
@@ -242,13 +241,13 @@ class AutoGuide(nn.Module):
             raise ShapeError(
                 f"init gives shape {tuple(value.shape)}, the site has {tuple(draws.shape[1:])}", site=latent.name
             )
-        free = latent.transform.inv(value)
+        free: Tensor = latent.transform.inv(value)
         if not bool(free.isfinite().all()):
             raise ConstraintError("init gives a value outside the support, or on its edge", site=latent.name)
         return free
 
     def _transform(self, message: Sample) -> td.Transform:
-        support: Any = message.distribution.support
+        support = message.distribution.support
         if getattr(support, "is_discrete", False):
             raise SiteError(
                 f"{self.kind} has no distribution for a discrete site",

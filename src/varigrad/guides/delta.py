@@ -30,4 +30,5 @@ class AutoDelta(SitewiseGuide):
 
     def point(self, stored: Tensor, latent: Latent) -> Tensor:
         """The value, from what is stored of it."""
-        return latent.transform(stored)
+        value: Tensor = latent.transform(stored)
+        return value

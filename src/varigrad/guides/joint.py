@@ -31,7 +31,7 @@ class JointGuide(AutoGuide):
         SiteError: a site is masked.
     """
 
-    def __init__(self, model: Program, *args: Any, init_scale: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, model: Program, *args: object, init_scale: float = 0.1, **kwargs: Any) -> None:
         if not init_scale > 0:
             raise VarigradError(f"init_scale must be positive, got {init_scale!r}")
         self._init_scale = init_scale
@@ -151,7 +151,8 @@ class AutoMultivariateNormal(JointGuide):
         return self.log_scale.exp().unsqueeze(-1) * unit
 
     def deviations(self) -> Tensor:
-        return torch.linalg.vector_norm(self.scale_tril(), dim=-1)
+        lengths: Tensor = torch.linalg.vector_norm(self.scale_tril(), dim=-1)
+        return lengths
 
 
 class AutoLowRankMultivariateNormal(JointGuide):
@@ -168,7 +169,7 @@ class AutoLowRankMultivariateNormal(JointGuide):
         SiteError: a site is masked.
     """
 
-    def __init__(self, model: Program, *args: Any, rank: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, model: Program, *args: object, rank: int | None = None, **kwargs: Any) -> None:
         if rank is not None:
             check_whole("rank", rank)
         self._rank = rank

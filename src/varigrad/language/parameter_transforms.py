@@ -57,7 +57,8 @@ def to_constrained(constraint: constraints.Constraint) -> Transform | None:
         bound = constraint.lower_bound  # type: ignore[attr-defined]
         if isinstance(bound, (float, int)) and bound == 0:
             return ExpTransform()  # torch adds an affine step, which would multiply by one and add zero in every step
-    return transform_to(constraint)
+    transform: Transform = transform_to(constraint)
+    return transform
 
 
 def unconstrain(value: Tensor, constraint: constraints.Constraint, name: str) -> Tensor:

@@ -128,14 +128,14 @@ def _manager(frame: FrameType, before: list[dis.Instruction]) -> Any:
     return found
 
 
-def _is_users(manager: Any) -> bool:
+def _is_users(manager: object) -> bool:
     """Whether it is a function of the user's that returns a manager, of whatever class."""
     if not isinstance(manager, FunctionType) or getattr(manager, "__wrapped__", None) is not None:
         return False
     return manager.__module__.split(".")[0] not in _TRUSTED
 
 
-def _may_swallow(manager: Any) -> bool:
+def _may_swallow(manager: object) -> bool:
     if manager in (contextlib.nullcontext, contextlib.closing):
         return False
     inner = getattr(manager, "__wrapped__", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from varigrad.terms.escapes import Escapes
 from varigrad.terms.provenance import Tracked, get_provenance
 
-_DATA = Tensor.data  # type: ignore[misc]
+_DATA = Tensor.data
 
 
 class Guard(TorchFunctionMode):
@@ -20,7 +21,13 @@ class Guard(TorchFunctionMode):
         super().__init__()
         self.escapes = escapes
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         if getattr(func, "__self__", None) is _DATA and len(args) == 2 and type(args[1]) is Tracked:
             self.escapes.swapped = True
             self.escapes.add(get_provenance(args[1]))

@@ -204,7 +204,7 @@ def _plain(value: object) -> object:
     return untracked(value) if type(value) is Tracked else value
 
 
-def _follow(message: Any, forward: Callable[[Any], Any]) -> Any:
+def _follow(message: object, forward: Callable[[Any], Any]) -> Any:
     answer = forward(message)
     if not isinstance(answer, Sample) or answer.value is None:
         return answer

@@ -20,7 +20,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
 
 
+R = TypeVar("R")
+
+
 class Tracked(Tensor):
     """A tensor that knows its provenance. Made by `track_provenance`, and by every operation on one."""
 
@@ -70,8 +73,12 @@ class Tracked(Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         with _without_functions():
             inputs: list[Tracked] = []
             plain_args = tuple([_plain_of(a, inputs) for a in args])
@@ -134,8 +141,12 @@ class Tracked(Tensor):
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         with _without_dispatch(), _without_functions():
             inputs: list[Tracked] = []
             _plain_of(args, inputs)
@@ -212,7 +223,7 @@ def get_lost(*tensors: object) -> Provenance:
     return result
 
 
-def leaving(function: Callable[[], Any], tensors: Iterable[object]) -> tuple[Any, Provenance]:
+def leaving(function: Callable[[], R], tensors: Iterable[object]) -> tuple[R, Provenance]:
     """What a function answers, and what leaves torch meanwhile of the run that the tensors belong to."""
     escapes = next((t._escapes for t in tensors if type(t) is Tracked and t._escapes is not None), None)
     if escapes is None:
@@ -272,7 +283,9 @@ def _escape(inputs: Iterable[Tracked]) -> None:
             tensor._escapes.add(tensor._provenance)
 
 
-def _under_a_mode(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tracked]) -> Any:
+def _under_a_mode(
+    func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], inputs: list[Tracked]
+) -> object:
     """What a function answers below whose Python a mode listens: a plain tensor, such as the mode has seen."""
     _escape(inputs)
     if are_traced(inputs):
@@ -312,7 +325,7 @@ def refuse_wrappers(*tensors: object) -> None:
             )
 
 
-def _becomes_a_size(effect: Effect, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> bool:
+def _becomes_a_size(effect: Effect, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
     """Whether a tracked tensor stands where torch takes a number that may show in a shape."""
     for place in effect.sizes:
         if place < len(args) and _holds(args[place]):
@@ -329,27 +342,27 @@ def _becomes_a_size(effect: Effect, args: Sequence[Any], kwargs: Mapping[str, An
     return False
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> bool:
     """Whether torch takes this tensor for a whole number or a switch, if it may; a list of them may hold one."""
     if type(value) is not Tracked:
         return True
     return value._plain.dim() == 0 and not value._plain.is_floating_point() and not value._plain.is_complex()
 
 
-def _holds(value: Any) -> bool:
+def _holds(value: object) -> bool:
     if type(value) is Tracked:
         return True
     return isinstance(value, (tuple, list)) and any(_holds(v) for v in value)
 
 
-def _as(given: Any, plain: Tensor) -> Tensor:
+def _as(given: object, plain: Tensor) -> Tensor:
     """`plain`, marked as `given` alone is: what it was broadcast with has told its shape, which is no value."""
     if type(given) is not Tracked:
         return plain
     return _shell(plain, given._provenance, given._escapes, given._lost)
 
 
-def _listed(args: tuple[Any, ...]) -> Sequence[Any]:
+def _listed(args: tuple[Any, ...]) -> Sequence[object]:
     """The tensors of a call that takes them one by one or as a list."""
     return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
 
@@ -379,7 +392,7 @@ def _joined(inputs: list[Tracked]) -> tuple[Provenance, Escapes | None]:
     return provenance, escapes
 
 
-def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any:
+def _marked(result: object, provenance: Provenance, escapes: Escapes | None) -> object:
     """`result` with its tensors marked; `result` itself when there is none in it."""
     if isinstance(result, Tensor):
         kind = type(result)
@@ -398,7 +411,7 @@ def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any
     return result
 
 
-def _lose(marked: Any, lost: Provenance, provenance: Provenance) -> None:
+def _lose(marked: object, lost: Provenance, provenance: Provenance) -> None:
     """Note what results have lost: indices beside values (`sort`, `max`) their whole provenance."""
     parts = marked if isinstance(marked, (tuple, list)) else (marked,)
     values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)

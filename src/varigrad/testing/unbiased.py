@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +29,9 @@ from varigrad.objectives.gradients import by_name, samples
 
 
 def assert_unbiased(
-    model: Any,
-    guide: Any,
-    args: Any = (),
+    model: object,
+    guide: object,
+    args: object = (),
     estimators: Mapping[str, Estimator] | None = None,
     *,
     draws: int = 2_000,
@@ -80,7 +79,7 @@ def assert_unbiased(
     raise AssertionError(text)
 
 
-def sampled_complaint(bound: Bound, reference: Reference, args: tuple[Any, ...], draws: int, alarm: float) -> str:
+def sampled_complaint(bound: Bound, reference: Reference, args: tuple[object, ...], draws: int, alarm: float) -> str:
     """What is biased as far as so many draws can tell; nothing if nothing is."""
     found = Running()
     for start in range(0, draws, 100):

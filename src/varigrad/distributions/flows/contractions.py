@@ -83,7 +83,8 @@ class Radial(VectorTransform):
     def _call(self, x: Tensor) -> Tensor:
         alpha, beta = self._parts()
         away = x - self.x0
-        return x + beta / (alpha + away.norm(dim=-1, keepdim=True)) * away
+        result: Tensor = x + beta / (alpha + away.norm(dim=-1, keepdim=True)) * away
+        return result
 
     def _inverse(self, y: Tensor) -> Tensor:
         alpha, beta = self._parts()
@@ -92,13 +93,15 @@ class Radial(VectorTransform):
         # r (1 + beta / (alpha + r)) = length is quadratic in r.
         half = (alpha + beta - length) / 2
         r = -half + (half.square() + alpha * length).sqrt()
-        return self.x0 + away / (1 + beta / (alpha + r))
+        result: Tensor = self.x0 + away / (1 + beta / (alpha + r))
+        return result
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         alpha, beta = self._parts()
         r = (x - self.x0).norm(dim=-1)
         stretch = beta / (alpha + r)
-        return (x.shape[-1] - 1) * stretch.log1p() + (stretch - beta * r / (alpha + r).square()).log1p()
+        result: Tensor = (x.shape[-1] - 1) * stretch.log1p() + (stretch - beta * r / (alpha + r).square()).log1p()
+        return result
 
 
 class Householder(VectorTransform):
@@ -124,7 +127,8 @@ class Householder(VectorTransform):
         return x
 
     def _directions(self) -> Tensor:
-        return self.u_unnormed / self.u_unnormed.norm(dim=-1, keepdim=True)
+        result: Tensor = self.u_unnormed / self.u_unnormed.norm(dim=-1, keepdim=True)
+        return result
 
     def _call(self, x: Tensor) -> Tensor:
         return self._reflected(x, self._directions())

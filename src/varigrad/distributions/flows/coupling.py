@@ -46,13 +46,14 @@ class AffineCoupling(TransformModule):
         self.log_scale_min_clip, self.log_scale_max_clip = log_scale_min_clip, log_scale_max_clip
 
     @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> Any:
+    def domain(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, -self.dim)
 
     codomain = domain
 
     def _divided(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.split([self.split_dim, x.shape[self.dim] - self.split_dim], self.dim)  # type: ignore[return-value]
+        result: tuple[Tensor, Tensor] = x.split([self.split_dim, x.shape[self.dim] - self.split_dim], self.dim)
+        return result
 
     def _parts(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         flat = kept.flatten(self.dim) if self.dim < -1 else kept

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -191,8 +190,8 @@ class SplineCoupling(_Splined, TransformModule):
         identity: keep the first entries as they are.
     """
 
-    domain: Any = constraints.real_vector
-    codomain: Any = constraints.real_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.real_vector
     bijective = True
 
     def __init__(

@@ -227,7 +227,13 @@ class Follower(TorchDispatchMode):
 
     # -- following --
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if not isinstance(func, torch._ops.OpOverload):
             return self._opaque(func, args, kwargs)
@@ -278,7 +284,7 @@ class Follower(TorchDispatchMode):
         self._notice(func, given, result, slots)
         return result
 
-    def _opaque(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _opaque(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """An operation that takes functions: nothing is known of what it does with them."""
         slots = [(s, self.known.get(s.tensor)) for s in slots_of({"": tree_leaves((args, kwargs))})]
         result = func(*args, **kwargs)
@@ -288,7 +294,9 @@ class Follower(TorchDispatchMode):
                 self.known.put(plain(tensor), same_trouble(slots, str(func)))
         return result
 
-    def _notice(self, func: Any, given: dict[str, Any], result: Any, slots: Sequence[tuple[Slot, Label]]) -> None:
+    def _notice(
+        self, func: torch._ops.OpOverload, given: dict[str, object], result: object, slots: Sequence[tuple[Slot, Label]]
+    ) -> None:
         """What leaves torch, and running averages that an operation writes without saying so."""
         tells = torch.Tag.dynamic_output_shape in func.tags or (result is not None and not tensors_in(result))
         if name_of(func) == "index":
@@ -300,8 +308,9 @@ class Follower(TorchDispatchMode):
                     self.left.setdefault(origin, Trouble("unknown", f"{func}, which takes a value to Python,", where))
         if "running_mean" in given and given.get("training", True):
             for name in ("running_mean", "running_var"):
-                if isinstance(given[name], Tensor):
-                    self.known.write(plain(given[name]), same_trouble(slots, str(func), "mixes"))
+                average = given[name]
+                if isinstance(average, Tensor):
+                    self.known.write(plain(average), same_trouble(slots, str(func), "mixes"))
 
 
 @contextmanager
@@ -336,7 +345,13 @@ class _Classes(TorchFunctionMode):
         super().__init__()
         self.follower = follower
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is not torch.nn.functional.one_hot:
             return func(*args, **kwargs)

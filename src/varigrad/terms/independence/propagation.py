@@ -85,7 +85,7 @@ def same_trouble(slots: Sequence[tuple[Slot, Label]], operation: str, kind: Kind
     return {origin: trouble for _, label in slots for origin in label}
 
 
-def bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def bound(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Any]:
     """Arguments by name, with their defaults."""
     given = {}
     for i, argument in enumerate(func._schema.arguments):
@@ -98,7 +98,7 @@ def bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
     return given
 
 
-def slots_of(given: Mapping[str, Any]) -> Iterator[Slot]:
+def slots_of(given: Mapping[str, object]) -> Iterator[Slot]:
     """The tensors among the arguments, in lists too."""
     for name, value in given.items():
         if isinstance(value, Tensor):
@@ -109,7 +109,7 @@ def slots_of(given: Mapping[str, Any]) -> Iterator[Slot]:
                     yield Slot(name, i, plain(entry))
 
 
-def written_by(func: Any, given: Mapping[str, Any]) -> list[Tensor]:
+def written_by(func: torch._ops.OpOverload, given: Mapping[str, object]) -> list[Tensor]:
     """The tensors that an operation writes into, by its schema."""
     if not func._schema.is_mutable:
         return []
@@ -118,7 +118,7 @@ def written_by(func: Any, given: Mapping[str, Any]) -> list[Tensor]:
     return [slot.tensor for slot in slots_of({name: given[name] for name in names})]
 
 
-def tensors_in(result: Any) -> list[Tensor]:
+def tensors_in(result: object) -> list[Tensor]:
     """The tensors among the results."""
     if isinstance(result, Tensor):
         return [result]
