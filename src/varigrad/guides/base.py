@@ -114,8 +114,8 @@ class AutoGuide(nn.Module):
             traces = [handlers.trace(self._model[0])(*args, **kwargs) for _ in range(self.draws_for_init)]
             for name in filter(self._covers, traces[0].latents):
                 latent = self._latent(name, traces)
-                draws = torch.stack([_full(t[name].value, latent) for t in traces])
-                starts.append((latent, self._start(latent, traces[0][name], draws)))
+                draws = torch.stack([_full(t.latents[name], latent) for t in traces])
+                starts.append((latent, self._start(latent, traces[0].samples[name], draws)))
         if not starts:
             self.without_sites()
         self._latents = [latent for latent, _ in starts]
@@ -216,7 +216,7 @@ class AutoGuide(nn.Module):
         return self._patterns is None or any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
     def _latent(self, name: str, traces: list[Trace]) -> Latent:
-        message = traces[0][name]
+        message = traces[0].samples[name]
         if any(name not in t.latents for t in traces) or any(
             t.latents.keys() - traces[0].latents.keys() for t in traces
         ):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextvars import Token
-from typing import Any
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from varigrad.errors import PlateError, is_whole
 from varigrad.language.messages import (
+    Extension,
     Factor,
     Forward,
     Handler,
     Indices,
+    InUse,
+    Message,
+    Module,
     Param,
     Plate,
     Record,
@@ -39,21 +43,22 @@ class InPlate:
         size, batch = plate.size, plate.batch
         self.factor = 1.0 if size is None or batch is None or plate.index is not None else size / batch
 
-    def __call__(self, message: Any, forward: Forward) -> Any:
-        kind = type(message)
-        if kind is Sample or kind is Factor:
+    def __call__(self, message: Message, forward: Forward) -> Message:
+        if isinstance(message, (Sample, Factor)):
             plates = (self.plate, *message.plates)
             if self.factor == 1.0:
                 return forward(evolve(message, plates=plates))
             return forward(evolve(message, plates=plates, scale=message.scale * self.factor))
-        if kind is Record:
+        if isinstance(message, Record):
             return forward(evolve(message, plates=(self.plate, *message.plates)))
-        answer = forward(message)
-        if kind is Subsample:
-            return evolve(answer, value=self._cut(answer.value, answer.event_dim))
-        if kind is Param and answer.event_dim is not None and answer.value is not None:
-            return evolve(answer, value=self._cut(answer.value, answer.event_dim))
-        return answer
+        if isinstance(message, (Param, Subsample)):
+            answer = forward(message)
+            if isinstance(answer, (Param, Subsample)) and answer.event_dim is not None and answer.value is not None:
+                return evolve(answer, value=self._cut(answer.value, answer.event_dim))
+            return answer
+        if isinstance(message, (Module, Indices, InUse, Extension)):
+            return forward(message)
+        assert_never(message)
 
     def _cut(self, value: Tensor, event_dim: int) -> Tensor:
         plate = self.plate

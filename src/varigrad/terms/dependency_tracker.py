@@ -8,16 +8,16 @@ is *crossed*, and the cost must not be taken per element.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, overload
 
 from torch import Tensor
 
 from varigrad.distributions.tensor_walk import replace_tensors, tensors_of
 from varigrad.errors import SiteError
-from varigrad.language.messages import Factor, Plate, Program, Sample, evolve
+from varigrad.language.messages import Factor, Forward, Message, Plate, Program, Sample, evolve
 from varigrad.language.runtime import Handled, Scope
 from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.data_assignment import Guard
@@ -204,7 +204,7 @@ def _plain(value: object) -> object:
     return untracked(value) if type(value) is Tracked else value
 
 
-def _follow(message: object, forward: Callable[[Any], Any]) -> Any:
+def _follow(message: Message, forward: Forward) -> Message:
     answer = forward(message)
     if not isinstance(answer, Sample) or answer.value is None:
         return answer
@@ -214,7 +214,11 @@ def _follow(message: object, forward: Callable[[Any], Any]) -> Any:
     return evolve(answer, value=track_provenance(answer.value, upstream)) if upstream else answer
 
 
-def track_sites(program: Program | None = None) -> Any:
+@overload
+def track_sites(program: None = None) -> Scope: ...
+@overload
+def track_sites(program: Program) -> Handled: ...
+def track_sites(program: Program | None = None) -> Scope | Handled:
     """Values of choices that cannot be reparameterised carry their names, and so does everything computed from them.
 
     Around a program, or as a `with` block. Read with `get_provenance`; a site's density,

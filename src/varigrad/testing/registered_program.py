@@ -14,7 +14,6 @@ from varigrad import distributions as dist
 from varigrad.language.messages import Program
 from varigrad.language.primitives import param
 
-
 P = TypeVar("P", bound=type)
 
 Closed = Callable[[dict[str, Tensor]], Tensor]
