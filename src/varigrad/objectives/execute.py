@@ -20,6 +20,7 @@ from varigrad.language.messages import (
     Forward,
     Indices,
     InUse,
+    Message,
     Module,
     Param,
     Plate,
@@ -417,7 +418,7 @@ def remembering_nothing(message: Sample) -> Sample:
     return message if distribution is message.distribution else evolve(message, distribution=distribution)
 
 
-def _unheard(message: Sample) -> Sample:
+def _unheard(message: Message) -> Message:
     return message
 
 
