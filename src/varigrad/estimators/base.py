@@ -5,17 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions.rng import Source
 from varigrad.estimators.traits import Drawing, Needs, Promises, refuse_former_flags
 from varigrad.language.messages import Plate
 
-State = Any
+State: TypeAlias = "Tensor | tuple[State, ...] | None"
 """A tree of tensors (nested tuples) that an estimator carries from step to step; None if it carries nothing."""
+
+Noise: TypeAlias = "Tensor | tuple[Tensor, ...] | None"
+"""What an estimator's `surrogate` has to know of its `draw`, besides the value."""
+
+
+def parts_of(state: State) -> tuple[State, ...]:
+    """The parts of a state that is a tuple."""
+    assert isinstance(state, tuple), f"a state has turned from a tuple to {type(state).__name__}"
+    return state
+
+
+def tensor_of(state: State) -> Tensor:
+    """A state that is a tensor, or a part that is one."""
+    assert isinstance(state, Tensor), f"a state has turned from a tensor to {type(state).__name__}"
+    return state
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ class Draw:
     log_q: Tensor | None = None
     particles: int | None = None
     values: Mapping[str, Tensor] | None = None
-    noise: Any = None
+    noise: Noise = None
     slope: Tensor | None = None
     state: State = None
 
@@ -171,7 +186,7 @@ class Estimator(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} needs no cost")
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         """Modules that the estimator trains itself, by name."""
         return {}
 

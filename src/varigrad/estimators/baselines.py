@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, State
+from varigrad.estimators.base import Draw, State, parts_of, tensor_of
 from varigrad.shapes import join
 from varigrad.terms.provenance import NOTHING, get_provenance, leaving, untracked
 
@@ -46,7 +46,7 @@ class Baseline(ABC):
         """Networks that it trains."""
         return {}
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         """Tensors that the user handed in, to be checked for the draw they must not depend on."""
         return ()
 
@@ -86,10 +86,10 @@ class MovingAverage(Baseline):
             raise BaselineError(f"decay must be in [0, 1), got {self.decay!r}", site="MovingAverage")
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
-        if state is not None:
-            state = state.to(cost)  # the program may have been moved to another dtype or device
+        # The program may have been moved to another dtype or device.
+        averages = None if state is None else tensor_of(state).to(cost)
         if not self.per_element or cost.dim() == 0:
-            average = cost.new_zeros(()) if state is None else state
+            average = cost.new_zeros(()) if averages is None else averages
             return Guess(average, self._next(average, cost.mean() if cost.dim() else cost))
         plates = [p for p in draw.plates if p.dim is not None and p.dim != draw.particles]
         shape = tuple(next((p.size or p.batch or 1 for p in plates if p.dim == d), 1) for d in range(-cost.dim(), 0))
@@ -97,15 +97,17 @@ class MovingAverage(Baseline):
             next((p.subsample for p in plates if p.dim == d and p.subsample is not None), None)
             for d in range(-cost.dim(), 0)
         )
-        if state is None or tuple(state.shape) != shape:
-            state = cost.new_zeros(shape) if state is None else state.mean().expand(shape).clone()
+        if averages is None:
+            averages = cost.new_zeros(shape)
+        elif tuple(averages.shape) != shape:
+            averages = averages.mean().expand(shape).clone()
         fresh = cost if draw.particles is None else cost.mean(draw.particles, keepdim=True)
         if all(i is None for i in here):  # the whole plate: nothing to look up
-            return Guess(state, self._next(state, fresh.expand(state.shape)))
+            return Guess(averages, self._next(averages, fresh.expand(averages.shape)))
         everywhere = [range(n) if i is None else i for n, i in zip(shape, here, strict=True)]
         grid = torch.meshgrid(*(torch.as_tensor(i, device=cost.device) for i in everywhere), indexing="ij")
-        average = state[grid]
-        return Guess(average, state.index_put(grid, self._next(average, fresh.expand(average.shape))))
+        average = averages[grid]
+        return Guess(average, averages.index_put(grid, self._next(average, fresh.expand(average.shape))))
 
     def _next(self, average: Tensor, fresh: Tensor) -> Tensor:
         return torch.lerp(average, fresh, 1 - self.decay)
@@ -139,7 +141,7 @@ class NeuralBaseline(Baseline):
     def modules(self) -> Mapping[str, nn.Module]:
         return {"": self.module}
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return (self.input,)
 
 
@@ -161,7 +163,7 @@ class ValueBaseline(Baseline):
         regression = (cost - value).square().mean() if self.learn and value.requires_grad else None
         return Guess(value.detach(), None, regression)
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return (self.value,)
 
 
@@ -173,7 +175,8 @@ class Sum(Baseline):
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         total, states, losses = cost.new_zeros(()), [], []
-        for part, old in zip(self.parts, state or (None,) * len(self.parts), strict=True):
+        before = (None,) * len(self.parts) if state is None else parts_of(state)
+        for part, old in zip(self.parts, before, strict=True):
             guess = part.guess(cost - total, draw, old)
             total = total + guess.value
             states.append(guess.state)
@@ -184,7 +187,7 @@ class Sum(Baseline):
     def modules(self) -> Mapping[str, nn.Module]:
         return _modules(self.parts)
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return tuple(g for p in self.parts for g in p.given())
 
 
@@ -224,8 +227,9 @@ class Combination(Baseline):
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         k = len(self.parts)
-        olds, products = ((None,) * k, cost.new_zeros(k, k + 1)) if state is None else (state[0], state[1].to(cost))
-        guesses = [part.guess(cost, draw, old) for part, old in zip(self.parts, olds, strict=True)]
+        olds, averages = ((None,) * k, cost.new_zeros(k, k + 1)) if state is None else parts_of(state)
+        products = tensor_of(averages).to(cost)
+        guesses = [part.guess(cost, draw, old) for part, old in zip(self.parts, parts_of(olds), strict=True)]
         *values, f = torch.broadcast_tensors(*[g.value for g in guesses], cost)
         total = sum(a * b for a, b in zip(_coefficients(products).unbind(), values, strict=True))
         b = torch.stack(values).reshape(k, -1)
@@ -237,7 +241,7 @@ class Combination(Baseline):
     def modules(self) -> Mapping[str, nn.Module]:
         return _modules(self.parts)
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return tuple(g for p in self.parts for g in p.given())
 
 

@@ -16,7 +16,7 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first, tensor_of
 from varigrad.estimators.disarm_categorical import draw_pair, field
 from varigrad.shapes import sum_rightmost
 
@@ -62,8 +62,7 @@ class ARM(Estimator):
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event = len(draw.distribution.event_shape)
         logits = first(inner_of(draw.distribution)[0].logits, draw, event)
-        assert draw.noise is not None
-        return Surrogate(sum_rightmost((draw.noise - 0.5) * logits, event) * (cost[0] - cost[1]))
+        return Surrogate(sum_rightmost((tensor_of(draw.noise) - 0.5) * logits, event) * (cost[0] - cost[1]))
 
 
 @dataclass(frozen=True)

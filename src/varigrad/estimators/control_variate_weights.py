@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varigrad.estimators.base import State
+from varigrad.estimators.base import State, parts_of, tensor_of
 
 DECAY = 0.99
 """Of the sums over past draws: what is known is worth at most a hundred of them."""
@@ -27,7 +27,7 @@ def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
     believed = like.new_tensor([*start, 0.0])
     if state is None:
         return believed[:-1]
-    cross, square, belief = (part.to(like) for part in state)
+    cross, square, belief = (tensor_of(part).to(like) for part in parts_of(state))
     # A little more on the diagonal: control variates may be multiples of each other.
     finfo = torch.finfo(square.dtype)
     more = belief + square.diagonal() * 100 * finfo.eps + finfo.tiny
@@ -50,7 +50,8 @@ def learnt(
     cross, square = products[1:, 0], products[1:, 1:]
     if state is None:
         return cross, square, worth * square.diagonal()
-    return DECAY * state[0].to(cross) + cross, DECAY * state[1].to(cross) + square, fading * state[2].to(cross)
+    old_cross, old_square, belief = (tensor_of(part).to(cross) for part in parts_of(state))
+    return DECAY * old_cross + cross, DECAY * old_square + square, fading * belief
 
 
 def solved(square: Tensor, right: Tensor) -> Tensor:
@@ -66,13 +67,15 @@ def units(state: State, like: Tensor) -> tuple[Tensor, Tensor]:
     """Where past costs lie and how far they spread, for networks that are to see, or to make, numbers of size one."""
     if state is None:
         return like.new_zeros(()), like.new_ones(())
-    return state[0].to(like), state[1].to(like).sqrt()
+    centre, square = (tensor_of(part).to(like) for part in parts_of(state))
+    return centre, square.sqrt()
 
 
 def following_units(state: State, cost: Tensor) -> State:
     """Decaying averages of costs and of their squared distance from it."""
-    centre = cost.mean() if state is None else torch.lerp(state[0].to(cost), cost.mean(), 1 - DECAY)
+    old = None if state is None else [tensor_of(part).to(cost) for part in parts_of(state)]
+    centre = cost.mean() if old is None else torch.lerp(old[0], cost.mean(), 1 - DECAY)
     square = (cost - centre).square().mean()
     # One cost alone does not spread; then its size will do.
     fresh = torch.where(square > 0, square, centre.square() + torch.finfo(cost.dtype).tiny)
-    return centre, fresh if state is None else torch.lerp(state[1].to(cost), fresh, 1 - DECAY)
+    return centre, fresh if old is None else torch.lerp(old[1], fresh, 1 - DECAY)

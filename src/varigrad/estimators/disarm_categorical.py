@@ -20,7 +20,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.estimators.base import Draw, Lanes, first
+from varigrad.estimators.base import Draw, Lanes, first, tensor_of
 
 
 def draw_pair(distribution: td.Distribution, lanes: Lanes, source: Source) -> Draw:
@@ -55,7 +55,7 @@ def field(draw: Draw) -> Tensor:
     probs = logits.detach().exp()
     heads, after = _sticks(probs)
     place = torch.arange(probs.shape[-1], device=probs.device)
-    one, two = (category.unsqueeze(-1) for category in draw.noise)
+    one, two = (category.unsqueeze(-1) for category in tensor_of(draw.noise))
     fell = (place == one).to(probs.dtype), (place == two).to(probs.dtype)
     pulled = (fell[0] - fell[1]) * torch.maximum(heads, 1 - heads)
     weight = torch.where(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions.rng import Source
@@ -65,7 +64,7 @@ class MuProp(Estimator):
         path = sum_rightmost(slope * mean, event)
         return Surrogate((residual - guess.value) * draw.log_q[0] + path, guess.state, guess.regression)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions.couplings import Coupling
@@ -79,7 +78,7 @@ class Pathwise(Estimator):
         guess = self.baseline.guess(cost, draw, state)
         return Surrogate((cost - guess.value) * part, guess.state, guess.regression, guess.value)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +57,7 @@ class Relax(Estimator):
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event, one_hot = len(draw.distribution.event_shape), is_one_hot(draw.distribution)
         logits, hard = logits_of(draw), _hard(draw)
+        assert isinstance(draw.noise, tuple)
         free, noise = draw.noise
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
@@ -69,7 +69,7 @@ class Relax(Estimator):
         loss = (field / units(state, cost)[1]).square().mean()
         return Surrogate(sum_rightmost(field.detach() * logits, event), following_units(state, cost), loss)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return {"": self.network}
 
 
@@ -120,7 +120,7 @@ class Lax(Estimator):
         path = sum_rightmost(slope.detach() * (loc + scale * noise), event)
         return Surrogate(left.detach() * draw.log_q + path, following_units(state, cost), loss)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return {"": self.network}
 
 

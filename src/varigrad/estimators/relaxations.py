@@ -22,7 +22,7 @@ from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, check_whole
 from varigrad.estimators import gumbel
-from varigrad.estimators.base import Draw, Estimator, Lanes, State
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, tensor_of
 from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
 from varigrad.estimators.traits import Drawing, Needs, Promises
 
@@ -247,7 +247,7 @@ def _now(temperature: Temperature, state: State, like: Tensor) -> tuple[Tensor |
     """The temperature of this step, and the number of the next."""
     if not isinstance(temperature, Annealed):
         return temperature, None
-    step = torch.zeros((), dtype=torch.int64, device=like.device) if state is None else state
+    step = torch.zeros((), dtype=torch.int64, device=like.device) if state is None else tensor_of(state)
     return temperature.at(step.to(like)), step + 1
 
 

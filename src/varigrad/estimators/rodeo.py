@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, parts_of
 from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
 from varigrad.estimators.gumbel import is_one_hot, logits_of, slopes_of, values_of
 from varigrad.estimators.gumbel import refusal as refusal_of_concrete
@@ -88,7 +87,7 @@ class Rodeo(Estimator):
         event = len(draw.distribution.event_shape)
         logits, value, slope = logits_of(draw), values_of(draw).detach(), slopes_of(draw)
         steps = _Steps(value, value - logits.detach().sigmoid(), event, cost)
-        learning, scale = (None, None) if state is None else state
+        learning, scale = (None, None) if state is None else parts_of(state)
 
         at = linear(others(slope), value, event, cost) - others(linear(slope, value, event, cost))  # h_k(x_k)
         turned = wide(at, event) + others(slope) * steps.turn
@@ -141,7 +140,7 @@ class Rodeo(Estimator):
         one = steps.of_baselines(here[..., 0], there[..., 0])
         return unit * (one + steps.of_scores(here[..., 1], there[..., 1]))
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return {} if self.network is None else {"": self.network}
 
 

@@ -17,7 +17,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.coordinatewise import coordinates
 from varigrad.estimators.traits import Needs
 
@@ -78,10 +78,9 @@ class StochasticAD(Estimator):
         return Draw(distribution, value, lanes, noise=chosen)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
-        assert draw.noise is not None
         inner, _ = inner_of(draw.distribution)
         steps = _steps(draw.distribution, draw.value.reshape(inner.batch_shape)[0])
-        chosen = draw.noise.unsqueeze(-1)
+        chosen = tensor_of(draw.noise).unsqueeze(-1)
         chance = _chances(steps.size.detach()).gather(-1, chosen).squeeze(-1)
         size = steps.size.gather(-1, chosen).squeeze(-1)
         field = steps.field.gather(-1, chosen).squeeze(-1)

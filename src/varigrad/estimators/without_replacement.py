@@ -11,7 +11,7 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.traits import Needs
 
 
@@ -176,9 +176,9 @@ class SumAndSample(Estimator):
 
     def _weights(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities, what to multiply them by, and whether they are summed: `[1 + k, *plates]`."""
-        assert draw.noise is not None
         probs, rest = _own(draw)
-        summed = draw.noise[:-1] != draw.noise[-1:]
+        drawn = tensor_of(draw.noise)
+        summed = drawn[:-1] != drawn[-1:]
         p = probs.detach()
         sampled = torch.where(summed, 0.0, p).sum(0)
         factor = torch.where(sampled > 0, (rest + sampled) / sampled, 0.0)
@@ -224,8 +224,8 @@ def _probabilities(distribution: td.Distribution, lanes: Lanes) -> Tensor:
 
 def _own(draw: Draw) -> tuple[Tensor, Tensor]:
     """Probabilities of the values in the site's lanes, `[1 + alternatives, *plates]`, and of all others together."""
-    assert draw.lanes is not None and draw.noise is not None
+    assert draw.lanes is not None
     probs = _probabilities(draw.distribution, draw.lanes)
-    index = draw.noise.movedim(0, -1)
+    index = tensor_of(draw.noise).movedim(0, -1)
     own = probs.gather(-1, index[..., : len(draw.lanes.rows)]).movedim(-1, 0)
     return own, probs.detach().scatter(-1, index, 0.0).sum(-1)
