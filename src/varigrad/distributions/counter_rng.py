@@ -57,14 +57,14 @@ class Arithmetic(Source):
     """A source all of whose draws are arithmetic on normal and uniform numbers; a subclass says how those are made."""
 
     def draw(
-        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+        self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None
     ) -> Tensor:
         if isinstance(distribution, td.VonMises):
             shape = (3, rejection_kernels.VON_MISES_ROUNDS, *distribution.batch_shape)
             with torch.no_grad():
                 loc, kappa = distribution.loc, distribution.concentration
                 return rejection_kernels.von_mises(loc, kappa, self.uniform(shape, loc))
-        return super().draw(distribution, reparameterised=reparameterised, rows=rows)
+        return super().draw(distribution, reparameterised=reparameterised, lanes=lanes)
 
     def dirichlet(self, concentration: Tensor) -> Tensor:
         # Strictly inside the simplex, as torch's: at its border the density is infinite or zero.
@@ -164,10 +164,10 @@ class Noise(Arithmetic):
                     theirs.set_state(state)
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
-        return self._take(("uniform", like.dtype, *_place(like)), shape)
+        return self._take(("uniform", like.dtype, *_device_part(like)), shape)
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        return self._take(("normal", like.dtype, *_place(like)), shape)
+        return self._take(("normal", like.dtype, *_device_part(like)), shape)
 
     def quasi(self, points: int, dims: int, like: Tensor, normal: bool) -> Tensor:
         return self._take(("quasi", points, dims, like.dtype, normal), (points, dims)).to(like.device)
@@ -239,7 +239,7 @@ class Noise(Arithmetic):
         return int.from_bytes(hashlib.sha256(repr((self.seed, kind)).encode()).digest()[:4], "little")
 
 
-def _place(like: Tensor) -> tuple[str, ...]:
+def _device_part(like: Tensor) -> tuple[str, ...]:
     """What a kind says of the device."""
     return () if like.device == _CPU else (str(like.device),)
 

@@ -106,18 +106,18 @@ class Coupled(Arithmetic):
     def by_torch(
         self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> Tensor:
-        raise self._refusal(f"torch.{function.__name__} draws it, and cannot be given its random numbers")
+        raise self._error(f"torch.{function.__name__} draws it, and cannot be given its random numbers")
 
     def _numbers(self, shape: Sequence[int], like: Tensor, normal: bool) -> Tensor:
         end = self.rounds + len(self.batch)
         if tuple(shape[self.rounds : end]) != self.batch:
-            raise self._refusal(f"it asks for random numbers of shape {tuple(shape)}, and its batch is {self.batch}")
+            raise self._error(f"it asks for random numbers of shape {tuple(shape)}, and its batch is {self.batch}")
         axis = self.rounds + self.axis
         particles, rest = shape[axis], [n for d, n in enumerate(shape) if d != axis]
         numbers = self.coupling.numbers(self.source, particles, math.prod(rest), like, normal)
         return numbers.reshape(particles, *rest).movedim(0, axis)
 
-    def _refusal(self, because: str) -> SiteError:
+    def _error(self, because: str) -> SiteError:
         kind = type(self.coupling).__name__
         return SiteError(
             f"{kind} cannot couple the particles' draws", site=self.site, because=because, try_="Pathwise()"

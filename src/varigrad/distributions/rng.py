@@ -68,12 +68,12 @@ class Source:
         return known
 
     def draw(
-        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+        self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None
     ) -> Tensor:
         """One value, `[*batch, *event]`; carries gradients only if `reparameterised`.
 
         Args:
-            rows: a promise that only these entries of the leading dimension will be used (a source that enumerates
+            lanes: a promise that only these entries of the leading dimension will be used (a source that enumerates
                 outcomes then leaves out the others).
         """
         short = _shortcut(type(distribution))  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ class Source:
         Each by itself is uniform in the unit cube (or standard normal), and together they lie more evenly than
         independent ones. They are scrambled anew each time. Groups of 21201 dimensions are independent of each other.
         """
-        numbers = torch.cat([_sobol(points, part, self.on(_CPU)) for part in _parts(dims, SobolEngine.MAXDIM)], -1)
+        numbers = torch.cat([_sobol(points, part, self.on(_CPU)) for part in _divided(dims, SobolEngine.MAXDIM)], -1)
         numbers = torch.special.ndtri(numbers) if normal else numbers
         return numbers.to(like)
 
@@ -230,7 +230,7 @@ def _sobol(points: int, dims: int, generator: torch.Generator | None) -> Tensor:
     return (grid + step * inside).clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _parts(total: int, most: int) -> list[int]:
+def _divided(total: int, most: int) -> list[int]:
     """`total` as a sum of numbers up to `most`."""
     return [min(most, total - start) for start in range(0, total, most)]
 

@@ -21,7 +21,7 @@ Noise: TypeAlias = "Tensor | tuple[Tensor, ...] | None"
 """What an estimator's `surrogate` has to know of its `draw`, besides the value."""
 
 
-def parts_of(state: State) -> tuple[State, ...]:
+def tuple_of(state: State) -> tuple[State, ...]:
     """The parts of a state that is a tuple."""
     assert isinstance(state, tuple), f"a state has turned from a tuple to {type(state).__name__}"
     return state
@@ -53,8 +53,8 @@ class Lanes:
     source: tuple[int, ...]
 
     @property
-    def rows(self) -> tuple[int, ...]:
-        """Lane 0 and the site's own."""
+    def compared(self) -> tuple[int, ...]:
+        """Lane 0 and the site's own: the lanes whose costs its surrogate compares."""
         return (0, *self.own)
 
     def expand(self, distribution: td.Distribution) -> td.Distribution:
@@ -79,7 +79,7 @@ class Lanes:
 
     def begin(self, distribution: td.Distribution, source: Source) -> Tensor:
         """`[lanes, ...]` with lane 0 and the lanes of earlier sites drawn; the site's own are to be written."""
-        return self.share(source.draw(distribution, rows=self.drawn(*self.own)))
+        return self.share(source.draw(distribution, lanes=self.drawn(*self.own)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,7 @@ class Estimator(ABC):
         """Draw the site. With lanes, the distribution is `[lanes, *plates]`; `state` is what the last step returned."""
         if lanes is None:
             return Draw(distribution, source.draw(distribution, reparameterised=self.drawing.pathwise))
-        value = source.draw(distribution, reparameterised=self.drawing.pathwise, rows=lanes.drawn())
+        value = source.draw(distribution, reparameterised=self.drawing.pathwise, lanes=lanes.drawn())
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
@@ -201,5 +201,5 @@ def first(tensor: Tensor, draw: Draw, event_dim: int = 0) -> Tensor:
 def equal_weights(draw: Draw) -> Tensor:
     """`lane_weights` where each of the site's lanes is a draw from its distribution: `[1 + alternatives]`."""
     assert draw.lanes is not None and draw.log_q is not None
-    count = len(draw.lanes.rows)
+    count = len(draw.lanes.compared)
     return draw.log_q.new_full((count,), 1 / count)  # in the precision of the terms

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, State, parts_of, tensor_of
+from varigrad.estimators.base import Draw, State, tensor_of, tuple_of
 from varigrad.shapes import join
 from varigrad.terms.provenance import NOTHING, get_provenance, leaving, untracked
 
@@ -51,10 +51,10 @@ class Baseline(ABC):
         return ()
 
     def __add__(self, other: Baseline) -> Baseline:
-        return Sum(_parts(self) + _parts(other))
+        return Sum(_summands(self) + _summands(other))
 
 
-def _parts(baseline: Baseline) -> tuple[Baseline, ...]:
+def _summands(baseline: Baseline) -> tuple[Baseline, ...]:
     return baseline.parts if isinstance(baseline, Sum) else (baseline,)
 
 
@@ -175,7 +175,7 @@ class Sum(Baseline):
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         total, states, losses = cost.new_zeros(()), [], []
-        before = (None,) * len(self.parts) if state is None else parts_of(state)
+        before = (None,) * len(self.parts) if state is None else tuple_of(state)
         for part, old in zip(self.parts, before, strict=True):
             guess = part.guess(cost - total, draw, old)
             total = total + guess.value
@@ -227,9 +227,9 @@ class Combination(Baseline):
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         k = len(self.parts)
-        olds, averages = ((None,) * k, cost.new_zeros(k, k + 1)) if state is None else parts_of(state)
+        olds, averages = ((None,) * k, cost.new_zeros(k, k + 1)) if state is None else tuple_of(state)
         products = tensor_of(averages).to(cost)
-        guesses = [part.guess(cost, draw, old) for part, old in zip(self.parts, parts_of(olds), strict=True)]
+        guesses = [part.guess(cost, draw, old) for part, old in zip(self.parts, tuple_of(olds), strict=True)]
         *values, f = torch.broadcast_tensors(*[g.value for g in guesses], cost)
         total = sum(a * b for a, b in zip(_coefficients(products).unbind(), values, strict=True))
         b = torch.stack(values).reshape(k, -1)

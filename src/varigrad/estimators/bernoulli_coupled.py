@@ -160,7 +160,7 @@ class ARMS(Estimator):
         value, row = _begin(distribution, lanes, source)
         rare = torch.minimum(row, 1 - row)
         pattern = source.index(patterns(rare, self.n))
-        for i, lane in enumerate(lanes.rows):
+        for i, lane in enumerate(lanes.compared):
             is_rare = (pattern >> i) % 2
             value[lane] = torch.where(row <= 0.5, is_rare, 1 - is_rare).to(value.dtype)
         return Draw(distribution, lanes.share(value), lanes)
@@ -182,7 +182,7 @@ class ARMS(Estimator):
         relative = cost - cost.mean(0, keepdim=True)
         shares = [
             sum_rightmost(weight * (draw.value[lane] - probs) * logits, event) * one
-            for lane, one in zip(draw.lanes.rows, relative, strict=True)
+            for lane, one in zip(draw.lanes.compared, relative, strict=True)
         ]
         return Surrogate(torch.stack(shares).sum(0) / (self.n - 1))
 
@@ -215,5 +215,5 @@ def _refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None
 
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor]:
     """Draws for the lanes of earlier sites, `[lanes, *plates, *event]`, and the probabilities in lane 0."""
-    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
+    value = source.draw(distribution, lanes=lanes.drawn(*lanes.compared))
     return value, inner_of(distribution)[0].probs[0].detach()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varigrad.estimators.base import State, parts_of, tensor_of
+from varigrad.estimators.base import State, tensor_of, tuple_of
 
 DECAY = 0.99
 """Of the sums over past draws: what is known is worth at most a hundred of them."""
@@ -27,7 +27,7 @@ def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
     believed = like.new_tensor([*start, 0.0])
     if state is None:
         return believed[:-1]
-    cross, square, belief = (tensor_of(part).to(like) for part in parts_of(state))
+    cross, square, belief = (tensor_of(part).to(like) for part in tuple_of(state))
     # A little more on the diagonal: control variates may be multiples of each other.
     finfo = torch.finfo(square.dtype)
     more = belief + square.diagonal() * 100 * finfo.eps + finfo.tiny
@@ -50,7 +50,7 @@ def learnt(
     cross, square = products[1:, 0], products[1:, 1:]
     if state is None:
         return cross, square, worth * square.diagonal()
-    old_cross, old_square, belief = (tensor_of(part).to(cross) for part in parts_of(state))
+    old_cross, old_square, belief = (tensor_of(part).to(cross) for part in tuple_of(state))
     return DECAY * old_cross + cross, DECAY * old_square + square, fading * belief
 
 
@@ -67,13 +67,13 @@ def units(state: State, like: Tensor) -> tuple[Tensor, Tensor]:
     """Where past costs lie and how far they spread, for networks that are to see, or to make, numbers of size one."""
     if state is None:
         return like.new_zeros(()), like.new_ones(())
-    centre, square = (tensor_of(part).to(like) for part in parts_of(state))
+    centre, square = (tensor_of(part).to(like) for part in tuple_of(state))
     return centre, square.sqrt()
 
 
 def following_units(state: State, cost: Tensor) -> State:
     """Decaying averages of costs and of their squared distance from it."""
-    old = None if state is None else [tensor_of(part).to(cost) for part in parts_of(state)]
+    old = None if state is None else [tensor_of(part).to(cost) for part in tuple_of(state)]
     centre = cost.mean() if old is None else torch.lerp(old[0], cost.mean(), 1 - DECAY)
     square = (cost - centre).square().mean()
     # One cost alone does not spread; then its size will do.

@@ -21,7 +21,7 @@ def coordinates(distribution: td.Distribution) -> int:
     return count
 
 
-def place(value: Tensor, others: Tensor, lanes: Lanes, distribution: td.Distribution) -> None:
+def write_alternatives(value: Tensor, others: Tensor, lanes: Lanes, distribution: td.Distribution) -> None:
     """Write alternatives into the site's lanes, coordinate by coordinate.
 
     Args:
@@ -49,7 +49,7 @@ def own_densities(draw: Draw) -> Tensor:
     assert draw.lanes is not None
     _, dims = inner_of(draw.distribution)
     found = densities(draw)
-    found = found.reshape(*found.shape[: found.dim() - dims], -1)[list(draw.lanes.rows)]
+    found = found.reshape(*found.shape[: found.dim() - dims], -1)[list(draw.lanes.compared)]
     count = found.shape[-1]
     others = found[1:].reshape(count, -1, *found.shape[1:]).diagonal(dim1=0, dim2=-1)
     return torch.cat([found[:1], others])

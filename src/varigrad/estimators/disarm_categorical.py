@@ -25,7 +25,7 @@ from varigrad.estimators.base import Draw, Lanes, first, tensor_of
 
 def draw_pair(distribution: td.Distribution, lanes: Lanes, source: Source) -> Draw:
     """The draw and its coupled twin; `noise` are their categories, `[2, *plates, *coordinates]`."""
-    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
+    value = source.draw(distribution, lanes=lanes.drawn(*lanes.compared))
     inner, _ = inner_of(distribution)
     probs = inner.probs[0].detach()
     count = probs.shape[-1]

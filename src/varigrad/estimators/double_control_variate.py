@@ -9,7 +9,7 @@ from torch import distributions as td
 
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.control_variate_weights import coefficients, learnt
-from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, softened, values_of
 from varigrad.estimators.leave_one_out import check_draws, others
 from varigrad.estimators.muprop import linear, times
 from varigrad.estimators.traits import Needs, Slope
@@ -50,7 +50,7 @@ class DoubleControlVariate(Estimator):
         check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("DoubleControlVariate", distribution)
+        return refusal_to_relax("DoubleControlVariate", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return self.k - 1

@@ -21,7 +21,7 @@ from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, first
 
 
-def refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None:
+def refusal_to_relax(name: str, distribution: td.Distribution) -> tuple[str, str] | None:
     """Why a site has no concrete variable behind it."""
     inner, _ = inner_of(distribution)
     if isinstance(inner, (td.Bernoulli, td.OneHotCategorical)):
@@ -51,7 +51,7 @@ def values_of(draw: Draw) -> Tensor:
     """`[1 + alternatives, *plates, *event]`: in a loop, too, where a value has the site's own plates only."""
     assert draw.lanes is not None
     value = draw.value.reshape(*draw.distribution.batch_shape, *draw.distribution.event_shape)
-    return value[list(draw.lanes.rows)]
+    return value[list(draw.lanes.compared)]
 
 
 def slopes_of(draw: Draw) -> Tensor:

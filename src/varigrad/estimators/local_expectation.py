@@ -11,7 +11,7 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import index_in, inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
-from varigrad.estimators.coordinatewise import coordinates, own_costs, own_densities, place
+from varigrad.estimators.coordinatewise import coordinates, own_costs, own_densities, write_alternatives
 from varigrad.estimators.traits import Needs
 
 
@@ -55,7 +55,7 @@ class LocalExpectation(Estimator):
         position = index_in(values, value[0])
         others = [values[(position + k) % len(values)] for k in range(1, len(values))]
         if others:
-            place(value, torch.stack(others), lanes, distribution)
+            write_alternatives(value, torch.stack(others), lanes, distribution)
         return Draw(distribution, value, lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:

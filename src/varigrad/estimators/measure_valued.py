@@ -19,7 +19,7 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
-from varigrad.estimators.coordinatewise import coordinates, own_costs, place
+from varigrad.estimators.coordinatewise import coordinates, own_costs, write_alternatives
 from varigrad.estimators.local_expectation import LocalExpectation
 from varigrad.estimators.traits import Needs
 from varigrad.shapes import sum_rightmost
@@ -81,11 +81,11 @@ class MeasureValued(Estimator):
             return _SUMMED.draw(distribution, lanes, source, state)
         assert lanes is not None
         # The first alternative's own draw is one more from the distribution of lane 0.
-        value = source.draw(distribution, rows=lanes.drawn(*lanes.own[1:]))
+        value = source.draw(distribution, lanes=lanes.drawn(*lanes.own[1:]))
         with torch.no_grad():
             others = family.others(inner, value[0], value[lanes.own[0]], source)
         value = lanes.share(value)
-        place(value, torch.stack(others), lanes, distribution)
+        write_alternatives(value, torch.stack(others), lanes, distribution)
         return Draw(distribution, value, lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import distributions as td
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
-from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, softened, values_of
 from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 
@@ -40,7 +40,7 @@ class MuProp(Estimator):
     needs = Needs(between_values=True, slope=Slope())
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("MuProp", distribution)
+        return refusal_to_relax("MuProp", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return 1

@@ -14,7 +14,7 @@ from varigrad.distributions import families
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.mixin import unmasked
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate, first, parts_of, tensor_of
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, first, tensor_of, tuple_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.shapes import sum_rightmost
 
@@ -66,7 +66,7 @@ class OptimalScore(Estimator):
         return None
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
-        inner_state, averages = (None, None) if state is None else parts_of(state)
+        inner_state, averages = (None, None) if state is None else tuple_of(state)
         guess = self.baseline.guess(cost, draw, inner_state)
         signal = cost - guess.value
         parts, following = [], []
@@ -74,7 +74,7 @@ class OptimalScore(Estimator):
             f = signal.reshape(signal.shape + (1,) * dims)
             square = score.square()
             fresh = torch.stack([_pooled(f * square, dims), _pooled(square, dims)])
-            average = torch.zeros_like(fresh) if averages is None else tensor_of(parts_of(averages)[i]).to(fresh)
+            average = torch.zeros_like(fresh) if averages is None else tensor_of(tuple_of(averages)[i]).to(fresh)
             constant = torch.where(average[1] > 0, average[0] / average[1], 0.0)
             weight = (f - constant) * score
             # A logit of minus infinity has no score: it shall not make a NaN of zero.

@@ -19,10 +19,10 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, parts_of, tensor_of
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of, tuple_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.control_variate_weights import DECAY, coefficients, learnt
-from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
+from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal_to_relax, softened, uniform, values_of
 from varigrad.estimators.muprop import linear, times
 from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
@@ -79,7 +79,7 @@ class Rebar(Estimator):
         return _TRAINED if self.train else _UNTRAINED
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("Rebar", distribution)
+        return refusal_to_relax("Rebar", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return 2
@@ -94,7 +94,7 @@ class Rebar(Estimator):
         log_temperature = logits.new_tensor(math.log(self.temperature))
         if self.train:
             if state is not None:
-                log_temperature = tensor_of(parts_of(parts_of(state)[1])[0]).to(logits)
+                log_temperature = tensor_of(tuple_of(tuple_of(state)[1])[0]).to(logits)
             log_temperature = log_temperature.detach().requires_grad_()
         noise = uniform(source, logits)
         free = given(hard, logits, uniform(source, logits), one_hot) - logits
@@ -120,7 +120,7 @@ class Rebar(Estimator):
         (path,) = torch.autograd.grad((slope[1] * one - slope[2] * two).sum(), leaf, create_graph=self.train)
         # Costs come without a derivative: put back the one by the temperature.
         relaxed = cost[2] + linear(slope[2].detach(), two - two.detach(), event, cost[2])
-        learning, heat, *inner = (None, None, None, None) if state is None else parts_of(state)
+        learning, heat, *inner = (None, None, None, None) if state is None else tuple_of(state)
         guess = self.baseline.guess(cost[0], draw, inner[0])
         other = self.baseline.guess(cost[2], draw, inner[1])
         plain = times(cost[0] - guess.value, score, event)
@@ -138,7 +138,7 @@ class Rebar(Estimator):
     def _cooled(self, heat: State, log_temperature: Tensor, uphill: Tensor) -> State:
         """The next step's log lambda, and the mean squared derivative by it."""
         fresh = uphill.square()
-        steepness = fresh if heat is None else torch.lerp(tensor_of(parts_of(heat)[1]), fresh, 1 - DECAY)
+        steepness = fresh if heat is None else torch.lerp(tensor_of(tuple_of(heat)[1]), fresh, 1 - DECAY)
         step = self.rate * uphill / (steepness.sqrt() + torch.finfo(fresh.dtype).tiny)
         return (log_temperature - step).clamp(math.log(COLDEST), math.log(HOTTEST)), steepness
 

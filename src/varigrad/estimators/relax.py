@@ -18,7 +18,7 @@ from varigrad.distributions.rng import Source
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
 from varigrad.estimators.control_variate_weights import following_units, units
-from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal, softened, uniform
+from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal_to_relax, softened, uniform
 from varigrad.estimators.muprop import times
 from varigrad.language.messages import evolve
 from varigrad.shapes import sum_rightmost
@@ -45,7 +45,7 @@ class Relax(Estimator):
     network: nn.Module
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("Relax", distribution)
+        return refusal_to_relax("Relax", distribution)
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         drawn = Estimator.draw(self, distribution, lanes, source, state)

@@ -77,11 +77,11 @@ class Relaxation(Estimator):
         """The site's value, with its derivative, from a draw and its logits; all `[lanes?, *plates, *event]`."""
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return gumbel.refusal(type(self).__name__, distribution)
+        return gumbel.refusal_to_relax(type(self).__name__, distribution)
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
-        rows = None if lanes is None else lanes.drawn()
-        value = source.draw(distribution, rows=rows)
+        drawn = None if lanes is None else lanes.drawn()
+        value = source.draw(distribution, lanes=drawn)
         if torch.is_grad_enabled():  # else the bound's value is all that is wanted: that of the program as it is
             inner, _ = inner_of(distribution)
             assert isinstance(inner, (td.Bernoulli, td.OneHotCategorical))

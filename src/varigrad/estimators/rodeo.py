@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, parts_of
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, tuple_of
 from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
-from varigrad.estimators.gumbel import is_one_hot, logits_of, slopes_of, values_of
-from varigrad.estimators.gumbel import refusal as refusal_of_concrete
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, values_of
 from varigrad.estimators.leave_one_out import check_draws, others
 from varigrad.estimators.muprop import linear, times
 from varigrad.estimators.traits import Needs, Slope
@@ -75,7 +74,7 @@ class Rodeo(Estimator):
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         if is_one_hot(distribution):
             return "Rodeo turns coins over, and this is OneHotCategorical", "DoubleControlVariate(2), or LeaveOneOut(4)"
-        return refusal_of_concrete("Rodeo", distribution)
+        return refusal_to_relax("Rodeo", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return self.k - 1
@@ -87,7 +86,7 @@ class Rodeo(Estimator):
         event = len(draw.distribution.event_shape)
         logits, value, slope = logits_of(draw), values_of(draw).detach(), slopes_of(draw)
         steps = _Steps(value, value - logits.detach().sigmoid(), event, cost)
-        learning, scale = (None, None) if state is None else parts_of(state)
+        learning, scale = (None, None) if state is None else tuple_of(state)
 
         at = linear(others(slope), value, event, cost) - others(linear(slope, value, event, cost))  # h_k(x_k)
         turned = wide(at, event) + others(slope) * steps.turn

@@ -11,7 +11,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, parts_of, tensor_of
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of, tuple_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.traits import Promises
 
@@ -57,7 +57,7 @@ class Score(Estimator):
             guess = self.baseline.guess(cost, draw, state)
             # E[b grad log q] = 0 for any b independent of this draw.
             return Surrogate((cost - guess.value) * draw.log_q, guess.state, guess.regression, guess.value)
-        inner, before = (None, cost.new_zeros(())) if state is None else parts_of(state)
+        inner, before = (None, cost.new_zeros(())) if state is None else tuple_of(state)
         spread = tensor_of(before).to(cost)
         guess = self.baseline.guess(cost, draw, inner)
         signal = cost - guess.value

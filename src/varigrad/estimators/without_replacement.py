@@ -61,7 +61,7 @@ class UnorderedSet(Estimator):
         # One after the other, each from what is left: in law the same as the k largest of log p + Gumbel noise.
         left, open_ = probs, torch.ones_like(probs)
         drawn = []
-        for lane in lanes.rows:
+        for lane in lanes.compared:
             index = _one_of(left, open_, source)
             left, open_ = (x.scatter(-1, index.unsqueeze(-1), 0.0) for x in (left, open_))
             value[lane] = values[index].to(value.dtype)
@@ -157,7 +157,7 @@ class SumAndSample(Estimator):
         place = torch.arange(self.k + 1, device=listed.device)
         swapped = torch.where(place == chosen, listed[..., :1], listed)
         swapped = torch.where(place == 0, listed.gather(-1, chosen), swapped)
-        for lane, index in zip(lanes.rows, swapped.unbind(-1), strict=True):
+        for lane, index in zip(lanes.compared, swapped.unbind(-1), strict=True):
             value[lane] = values[index].to(value.dtype)
         noise = torch.cat([swapped.movedim(-1, 0), sampled.unsqueeze(0)])
         return Draw(distribution, lanes.share(value), lanes, noise=noise)
@@ -208,7 +208,7 @@ def _one_of(weights: Tensor, otherwise: Tensor, source: Source) -> Tensor:
 
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor, Tensor]:
     """Draws for earlier sites' lanes; all values, `[values, *event]`; their probabilities, `[*plates, values]`."""
-    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
+    value = source.draw(distribution, lanes=lanes.drawn(*lanes.compared))
     values = listed(distribution)
     assert values is not None
     return value, values, _probabilities(distribution, lanes).detach()
@@ -227,5 +227,5 @@ def _own(draw: Draw) -> tuple[Tensor, Tensor]:
     assert draw.lanes is not None
     probs = _probabilities(draw.distribution, draw.lanes)
     index = tensor_of(draw.noise).movedim(0, -1)
-    own = probs.gather(-1, index[..., : len(draw.lanes.rows)]).movedim(-1, 0)
+    own = probs.gather(-1, index[..., : len(draw.lanes.compared)]).movedim(-1, 0)
     return own, probs.detach().scatter(-1, index, 0.0).sum(-1)

@@ -16,12 +16,12 @@ from torch import distributions as td
 LIMIT = 20_000
 """So many objects are looked at, the nearest first."""
 
-_IDLE = frozenset(vars(nn.Module()))
+_MODULE_INTERNALS = frozenset(vars(nn.Module()))
 """What torch keeps in every module; parameters, buffers and submodules are asked for by their names."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class VisibleTensor:
     """Where a program sees a tensor.
 
     Attributes:
@@ -38,7 +38,7 @@ class Sight:
     inside: nn.Module | None = None
 
 
-def seen(roots: Iterable[tuple[object, str]]) -> Iterator[tuple[Tensor, Sight]]:
+def visible_tensors(roots: Iterable[tuple[object, str]]) -> Iterator[tuple[Tensor, VisibleTensor]]:
     """Every tensor that can be reached from `roots`, pairs of an object and its name, the nearest first.
 
     Looks into closures, global variables that the code names, defaults, attributes, arguments of `functools.partial`,
@@ -52,23 +52,23 @@ def seen(roots: Iterable[tuple[object, str]]) -> Iterator[tuple[Tensor, Sight]]:
             continue
         known.add(id(value))
         if isinstance(value, Tensor):
-            yield value, Sight(name, inside=inside)
+            yield value, VisibleTensor(name, inside=inside)
             continue
         if isinstance(value, nn.Module):
             for key, tensor in (*value.named_parameters(), *value.named_buffers()):
-                yield tensor, Sight(f"{name}.{key}", value, name, inside)
+                yield tensor, VisibleTensor(f"{name}.{key}", value, name, inside)
             parts = [*value.named_modules()]
             known.update(id(part) for _, part in parts)
             for key, part in parts:
-                own = {k: v for k, v in vars(part).items() if k not in _IDLE}
+                own = {k: v for k, v in vars(part).items() if k not in _MODULE_INTERNALS}
                 queue += [(v, f"{name}.{key}.{k}" if key else f"{name}.{k}", part) for k, v in own.items()]
                 queue += [(k, name, None) for k in _classes(part)]
             continue
         within = inside if isinstance(value, (Mapping, list, tuple, set, frozenset, deque)) else None
-        queue += [(v, label, within) for v, label in _parts(value, name)]
+        queue += [(v, label, within) for v, label in _members(value, name)]
 
 
-def _parts(value: Any, name: str) -> Iterator[tuple[Any, str]]:
+def _members(value: Any, name: str) -> Iterator[tuple[Any, str]]:
     """What an object gives access to, and what that is called."""
     if isinstance(value, types.FunctionType):
         yield from _of_function(value, name)

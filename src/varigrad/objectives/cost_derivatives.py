@@ -28,7 +28,7 @@ def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Layout, again: bool
         again: keep it differentiable.
     """
     assert draw.lanes is not None
-    rows = draw.lanes.rows
+    rows = draw.lanes.compared
     looped = site in ensemble.alternatives
     if looped:
         runs = [ensemble, *ensemble.alternatives[site]]

@@ -198,7 +198,7 @@ def _draw_and_cost(
         draw = evolve(ensemble.base.alternatives[site], values=draw.values)
         runs = [one.terms for one in (ensemble, *alternatives)]
         return _stacked(draw, [_one(terms, site, draw, (0,), dims) for terms in runs])
-    rows = draw.lanes.rows if draw.lanes is not None and draw.lanes.own else ()
+    rows = draw.lanes.compared if draw.lanes is not None and draw.lanes.own else ()
     if not estimator.needs.across_particles or layout.particles > 1:
         log_q, costs = _one(ensemble.terms, site, draw, rows, dims)
         return evolve(draw, log_q=log_q), costs
@@ -293,10 +293,10 @@ def _lane_weights(
         if draw.lanes is None or not draw.lanes.own:
             continue
         own = next(t for t in ensemble.terms if t.name == site and t.sign < 0)
-        weights = estimator.lane_weights(evolve(draw, log_q=lanes(own.raw, draw.lanes.rows, layout.dims)))
+        weights = estimator.lane_weights(evolve(draw, log_q=lanes(own.raw, draw.lanes.compared, layout.dims)))
         if weights is not None:
             weights = weights.reshape(weights.shape + (1,) * (layout.dims + 1 - weights.dim()))
-            found[site] = (draw.lanes.rows, weights)
+            found[site] = (draw.lanes.compared, weights)
     return found
 
 

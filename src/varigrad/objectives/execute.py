@@ -307,7 +307,7 @@ class _Guide(_Program):
         record.choices[name] = choice
         partial = estimator.drawing.partial or is_partial(plain.distribution)
         follow = estimator.needs.cost or settings.track_all or partial
-        marked = record.tracker.mark(draw.value, statement, follow, severed=not estimator.drawing.pathwise)
+        marked = record.tracker.mark(draw.value, statement, follow, pathwise=estimator.drawing.pathwise)
         particles = -settings.layout.dims if settings.layout.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
         record.values[name] = marked

@@ -27,7 +27,7 @@ from varigrad.terms.provenance import (
     Escapes,
     Provenance,
     Tracked,
-    get_lost,
+    get_blocked,
     get_provenance,
     refuse_wrappers,
     track_provenance,
@@ -36,7 +36,7 @@ from varigrad.terms.provenance import (
 
 PARTICLES = "particles"
 """The plate that all particles of an objective lie along."""
-SEVERED = "\0severed"
+NOT_PATHWISE = "\0not pathwise"
 """Stands among a token's crossed plates while a program is explored: on the way from the source lies a choice that no
 gradient goes through."""
 
@@ -100,7 +100,7 @@ class Tracker:
         changes: dict[str, object] = {}
         if self.escapes.watch:
             parts = [message.log_factor] if isinstance(message, Factor) else tensors_of(message.distribution)[0]
-            self.escapes.lost |= get_lost(*parts, getattr(message, "value", None), message.mask, message.scale)
+            self.escapes.blocked |= get_blocked(*parts, getattr(message, "value", None), message.mask, message.scale)
         if isinstance(message, Factor):
             refuse_wrappers(message.log_factor)
             upstream |= get_provenance(message.log_factor)
@@ -136,18 +136,24 @@ class Tracker:
             return Statement(plain, given, given, opaque)
         return Statement(plain, given | self._beyond(through_value, message.plates), given, opaque)
 
-    def mark(self, value: Tensor, site: Statement, own: bool, severed: bool = False) -> Tensor:
+    def mark(self, value: Tensor, site: Statement, own: bool, pathwise: bool = True) -> Tensor:
         """A drawn value that carries what its distribution depends on, and itself if it is to be followed.
 
-        `severed` says that no gradient goes through the draw: a kink in what is made of it is no kink of what is above.
         Provenance picked up while drawing (from a distribution that the engine cannot take apart) is kept.
+
+        Args:
+            value: what was drawn.
+            site: the statement that it was drawn for.
+            own: whether the site itself is followed.
+            pathwise: whether a gradient goes through the draw. If not, a non-differentiable function of the value is
+                none of what lies upstream of it.
         """
         name, plates = site.message.name, site.message.plates
         provenance = site.upstream
         if not value.is_inference():  # tensors of that mode do not count how often they are written to
             self._drawn.append((name, value, value._version))
-        if severed and provenance and self.escapes.watch:
-            provenance = frozenset(Token(t.site, t.crossed | {SEVERED}) for t in provenance)
+        if not pathwise and provenance and self.escapes.watch:
+            provenance = frozenset(Token(t.site, t.crossed | {NOT_PATHWISE}) for t in provenance)
         if own:
             inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
             self._plated = self._plated or bool(inside)

@@ -57,7 +57,7 @@ class Tracked(Tensor):
     _plain: Tensor
     _provenance: Provenance
     _escapes: Escapes | None
-    _lost: Provenance = NOTHING
+    _blocked: Provenance = NOTHING
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
@@ -114,27 +114,27 @@ class Tracked(Tensor):
                 or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
-            lost = NOTHING
+            blocked = NOTHING
             if escapes is not None and escapes.watch:
-                lost = get_lost(*inputs)
+                blocked = get_blocked(*inputs)
                 if is_step(effect.name, plain_args, result, effect.silent) or (kwargs and kwargs.get("rounding_mode")):
-                    escapes.kinked |= provenance
+                    escapes.nondifferentiable |= provenance
                 if effect.name == "detach" or func == _DATA:
                     escapes.held |= provenance
-                    lost |= provenance
-                elif escapes.differentiable and not torch.is_grad_enabled() and users_choice():
-                    lost |= provenance
+                    blocked |= provenance
+                elif escapes.with_gradients and not torch.is_grad_enabled() and users_choice():
+                    blocked |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
                     if plain is result:  # an in-place call answers with the very object it was given
                         if type(given) is Tracked:
                             given._provenance |= provenance
-                            given._lost |= lost
+                            given._blocked |= blocked
                         return given
-                return _shell(result, provenance, escapes, lost)
+                return _shell(result, provenance, escapes, blocked)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, lost, provenance)
+                _block(marked, blocked, provenance)
             if marked is result and escapes is not None:
                 escapes.add(provenance)
             return marked
@@ -165,10 +165,10 @@ class Tracked(Tensor):
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
             if escapes is not None and escapes.watch and is_step(effect.name, args, result, effect.silent):
-                escapes.kinked |= provenance
+                escapes.nondifferentiable |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, get_lost(*inputs), NOTHING)
+                _block(marked, get_blocked(*inputs), NOTHING)
             if escapes is not None and (
                 effect.leaves
                 or marked is result
@@ -214,12 +214,12 @@ def get_provenance(*tensors: object) -> Provenance:
     return result
 
 
-def get_lost(*tensors: object) -> Provenance:
+def get_blocked(*tensors: object) -> Provenance:
     """That part of their provenance which no derivative goes back to, as far as it was watched."""
     result = NOTHING
     for tensor in tensors:
-        if type(tensor) is Tracked and tensor._lost:
-            result |= tensor._lost
+        if type(tensor) is Tracked and tensor._blocked:
+            result |= tensor._blocked
     return result
 
 
@@ -253,7 +253,7 @@ def _plain(tensor: Tracked) -> Tensor:
         return Tensor.as_subclass(tensor, Tensor)
 
 
-def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING) -> Tensor:
+def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, blocked: Provenance = NOTHING) -> Tensor:
     try:
         shell = plain.as_subclass(Tracked)
     except RuntimeError as error:  # NotImplementedError among them
@@ -263,8 +263,8 @@ def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost:
     shell._plain = plain
     shell._provenance = provenance
     shell._escapes = escapes
-    if lost:
-        shell._lost = lost
+    if blocked:
+        shell._blocked = blocked
     return shell
 
 
@@ -359,7 +359,7 @@ def _as(given: object, plain: Tensor) -> Tensor:
     """`plain`, marked as `given` alone is: what it was broadcast with has told its shape, which is no value."""
     if type(given) is not Tracked:
         return plain
-    return _shell(plain, given._provenance, given._escapes, given._lost)
+    return _shell(plain, given._provenance, given._escapes, given._blocked)
 
 
 def _listed(args: tuple[Any, ...]) -> Sequence[object]:
@@ -411,11 +411,11 @@ def _marked(result: object, provenance: Provenance, escapes: Escapes | None) -> 
     return result
 
 
-def _lose(marked: object, lost: Provenance, provenance: Provenance) -> None:
+def _block(marked: object, blocked: Provenance, provenance: Provenance) -> None:
     """Note what results have lost: indices beside values (`sort`, `max`) their whole provenance."""
     parts = marked if isinstance(marked, (tuple, list)) else (marked,)
     values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)
     for part in parts:
         if type(part) is Tracked:
             index = values and not part._plain.is_floating_point()
-            part._lost |= lost | provenance if index else lost
+            part._blocked |= blocked | provenance if index else blocked

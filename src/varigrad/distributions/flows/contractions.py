@@ -76,18 +76,18 @@ class Radial(VectorTransform):
         for parameter in (self.x0, self.alpha_prime, self.beta_prime):
             uniform_(parameter, input_dim**-0.5)
 
-    def _parts(self) -> tuple[Tensor, Tensor]:
+    def _alpha_and_beta(self) -> tuple[Tensor, Tensor]:
         alpha = softplus(self.alpha_prime)
         return alpha, softplus(self.beta_prime) - alpha
 
     def _call(self, x: Tensor) -> Tensor:
-        alpha, beta = self._parts()
+        alpha, beta = self._alpha_and_beta()
         away = x - self.x0
         result: Tensor = x + beta / (alpha + away.norm(dim=-1, keepdim=True)) * away
         return result
 
     def _inverse(self, y: Tensor) -> Tensor:
-        alpha, beta = self._parts()
+        alpha, beta = self._alpha_and_beta()
         away = y - self.x0
         length = away.norm(dim=-1, keepdim=True)
         # r (1 + beta / (alpha + r)) = length is quadratic in r.
@@ -97,7 +97,7 @@ class Radial(VectorTransform):
         return result
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        alpha, beta = self._parts()
+        alpha, beta = self._alpha_and_beta()
         r = (x - self.x0).norm(dim=-1)
         stretch = beta / (alpha + r)
         result: Tensor = (x.shape[-1] - 1) * stretch.log1p() + (stretch - beta * r / (alpha + r).square()).log1p()

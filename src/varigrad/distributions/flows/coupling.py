@@ -55,7 +55,7 @@ class AffineCoupling(TransformModule):
         result: tuple[Tensor, Tensor] = x.split([self.split_dim, x.shape[self.dim] - self.split_dim], self.dim)
         return result
 
-    def _parts(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def _shift_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         flat = kept.flatten(self.dim) if self.dim < -1 else kept
         mean, log_scale = self.nn(flat)
         rest = kept.shape[self.dim + 1 :] if self.dim < -1 else torch.Size()
@@ -64,16 +64,16 @@ class AffineCoupling(TransformModule):
 
     def _call(self, x: Tensor) -> Tensor:
         kept, moved = self._divided(x)
-        mean, log_scale = self._parts(kept)
+        mean, log_scale = self._shift_and_log_scale(kept)
         return torch.cat([kept, log_scale.exp() * moved + mean], self.dim)
 
     def _inverse(self, y: Tensor) -> Tensor:
         kept, moved = self._divided(y)
-        mean, log_scale = self._parts(kept)
+        mean, log_scale = self._shift_and_log_scale(kept)
         return torch.cat([kept, (moved - mean) * (-log_scale).exp()], self.dim)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        _, log_scale = self._parts(self._divided(x)[0])
+        _, log_scale = self._shift_and_log_scale(self._divided(x)[0])
         return log_scale.sum(list(range(self.dim, 0)))
 
 

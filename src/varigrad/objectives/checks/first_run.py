@@ -23,7 +23,7 @@ from varigrad.language.runtime import signature_of
 from varigrad.objectives.checks.pairs import check_pair
 from varigrad.objectives.checks.sites import check_density, check_device, check_parameters, check_score, check_value
 from varigrad.objectives.execute import Pass
-from varigrad.terms.dependency_tracker import SEVERED, Token
+from varigrad.terms.dependency_tracker import NOT_PATHWISE, Token
 from varigrad.terms.term import Term
 
 
@@ -131,7 +131,7 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
         because = None
         if name in kinked:
             because = "its value is compared, rounded, converted or used as an index, which has no derivative"
-        elif _reaches(escapes.held | escapes.lost, name):
+        elif _reaches(escapes.held | escapes.blocked, name):
             because = (
                 "its value is detached, used under torch.no_grad() or made an index, so not all of its effect can be "
                 "differentiated"
@@ -158,7 +158,7 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
 
 
 def _reaches(provenance: Iterable[Token], site: str) -> bool:
-    return any(t.site == site and SEVERED not in t.crossed for t in provenance)
+    return any(t.site == site and NOT_PATHWISE not in t.crossed for t in provenance)
 
 
 def check_patterns(run: Pass, options: Mapping[str, Iterable[str]]) -> None:
