@@ -11,7 +11,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint as Mixtu
 
 
 class _Integer(Constraint):
-    """Whole numbers."""
+    """Whole numbers of any sign."""
 
     is_discrete = True
 

@@ -80,7 +80,7 @@ class Arithmetic(Source):
     def by_torch(
         self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> Tensor:
-        """A draw by a function of torch that has no such form, from a generator of torch's."""
+        """Make a draw that has no arithmetic form by a function of torch, from a generator of torch's."""
         raise NotImplementedError(f"torch.{function.__name__} has no functional form")
 
     def _call(self, draw: Callable[[], Tensor]) -> Tensor:
@@ -113,11 +113,11 @@ class Noise(Arithmetic):
 
     @property
     def demand(self) -> dict[Kind, int]:
-        """`kind -> length of its row`."""
+        """Length of the row of each kind that the draws since `measure` have taken."""
         return {kind: -(-n // _unit(kind)) * _unit(kind) for kind, n in self._taken.items()}
 
     def measure(self) -> None:
-        """Draw afresh from now on, and count how much."""
+        """Take fresh numbers from now on, and count how many."""
         self._rows, self._taken, self._left, self.overdrawn, self.drawn = None, {}, {}, False, {}
 
     def use(self, rows: Rows) -> None:
@@ -125,11 +125,11 @@ class Noise(Arithmetic):
         self._rows, self._taken, self._left, self.overdrawn = rows, {}, {}, False
 
     def rows(self, demand: Mapping[Kind, int], count: int) -> dict[Kind, Tensor]:
-        """Numbers for `count` steps, `kind -> [count, length]`."""
+        """Draw numbers for `count` steps: `kind -> [count, length]`."""
         return {kind: self._fresh(kind, (count, length)) for kind, length in demand.items()}
 
     def get_state(self) -> dict[Any, Any]:
-        """State of every stream, and under "global" of what torch's global generators are lent."""
+        """The state of every stream, and under "global" that of what torch's generators are lent."""
         self._left = {}
         own = {k: g.get_state() for k, g in self._streams.items()}
         return {"global": super().get_state(), "seed": self.seed, **own}
@@ -146,7 +146,7 @@ class Noise(Arithmetic):
 
     @contextmanager
     def lent(self, device: torch.device = _CPU) -> Iterator[None]:
-        """Meanwhile torch's global generators, the CPU's and that of a GPU, go on where this source's own stand."""
+        """Let torch's global generators, the CPU's and that of a GPU, continue this source's own meanwhile."""
         places = [place for place in dict.fromkeys((_CPU, device)) if place not in self._lent]
         pairs: list[tuple[torch.Generator, Any]] = [(global_on(place), self.on(place)) for place in places]
         with _GLOBAL:
@@ -198,7 +198,10 @@ class Noise(Arithmetic):
         return value.reshape(tuple(shape))
 
     def _measured(self, kind: Kind, count: int) -> Tensor:
-        """The next numbers; all that are taken since `measure` are together those of the row that they will be."""
+        """The next numbers of a kind.
+
+        All that are taken since `measure` are together the row that a step will be given.
+        """
         unit = _unit(kind)
         if unit == 1:
             return self._fresh(kind, (1, count))[0]
@@ -240,7 +243,7 @@ class Noise(Arithmetic):
 
 
 def _device_part(like: Tensor) -> tuple[str, ...]:
-    """What a kind says of the device."""
+    """The part of a kind that names the device."""
     return () if like.device == _CPU else (str(like.device),)
 
 
@@ -250,14 +253,14 @@ def _device(kind: Kind) -> torch.device:
 
 
 def _unit(kind: Kind) -> int:
-    """What the length of a row of this kind is a multiple of."""
+    """The number that the length of a row of this kind is a multiple of."""
     if _device(kind) != _CPU:
         return _CHUNK
     return _UNIT if kind[0] == "normal" else 1
 
 
 class _Functional(TorchFunctionMode):
-    """Inside a family's own `sample`: random functions of torch become functions of the source's numbers."""
+    """A mode inside which random functions of torch become arithmetic on the source, for a family's own `sample`."""
 
     def __init__(self, source: Arithmetic) -> None:
         super().__init__()
@@ -308,7 +311,7 @@ def _normal(
 
 
 def _filled(by: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An in-place draw: the numbers that `by` makes of uniform ones."""
+    """Make an in-place draw of a function that maps uniform numbers to values."""
 
     def fill(source: Arithmetic, target: Tensor, *args: float, generator: object = None, **kwargs: float) -> Tensor:
         return target.copy_(by(source.uniform(target.shape, target), *args, **kwargs))

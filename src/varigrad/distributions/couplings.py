@@ -24,7 +24,7 @@ class Coupling(ABC):
 
     @abstractmethod
     def refusal(self, particles: int) -> tuple[str, str] | None:
-        """Why it cannot couple so many particles, at least 2, and what to try instead; None if it can."""
+        """Why it cannot couple so many particles (at least 2), and what to try instead; None if it can."""
 
     @abstractmethod
     def numbers(self, source: Source, particles: int, count: int, like: Tensor, normal: bool) -> Tensor:

@@ -78,7 +78,7 @@ class ProjectedNormal(Methods, td.Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean direction."""
+        """The mean direction, a vector of length one, `[*batch, d]`."""
         return self.mode
 
     @property

@@ -67,7 +67,10 @@ class Expanded(Wrapper):
         return values.expand((-1, *self.batch_shape, *self.event_shape)) if expand else values
 
     def _spread(self, draw: Callable[[Size], Tensor], sample_shape: Size) -> Tensor:
-        """`[*sample, *batch, *event]`: new elements are drawn as further samples, then moved to where they belong."""
+        """Draw `[*sample, *batch, *event]` from a distribution with fewer elements.
+
+        New elements are drawn as further samples, and then moved to where they belong.
+        """
         shape, first = self.batch_shape, len(sample_shape)
         old = (1,) * (len(shape) - len(self.base.batch_shape)) + tuple(self.base.batch_shape)
         grown = [d for d in range(len(shape)) if old[d] != shape[d]]

@@ -1,8 +1,8 @@
 """The families that most programs are made of, with fewer operations behind the same densities.
 
 A step of a small model spends its time on the number of torch calls, forwards and again backwards. Hence: a parameter
-given as a number stays one (`Normal(z, 1.0)` needs no tensor, and no gradient, for its scale) until somebody asks for
-it; nothing is broadcast that fits already; and densities are written with fused operations.
+given as a number stays one (`Normal(z, 1.0)` needs no tensor, and no gradient, for its scale) until it is read;
+nothing is broadcast that fits already; and densities are written with fused operations.
 """
 
 from __future__ import annotations
@@ -244,5 +244,5 @@ class Categorical(Methods, td.Categorical):
 
 
 def _positive_number(value: object) -> float | None:
-    """`value`, if it is a number of which no check can complain."""
+    """The value, if it is a number that no check would refuse; else None."""
     return value if isinstance(value, (float, int)) and 0 < value < math.inf else None

@@ -69,7 +69,7 @@ class Flattened(Methods, td.Distribution):
         return found
 
     def values(self, vector: Tensor) -> list[Tensor]:
-        """What the vector stands for, each `[*batch, *plates, *event]`."""
+        """The values that the vector stands for, each `[*batch, *plates, *event]`."""
         return [t if is_identity(f) else f(t) for f, t in zip(self.transforms, self.pieces(vector), strict=True)]
 
     def log_slope(self, vector: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class _Memory(Enum):
 
 
 def fresh(distribution: td.Distribution) -> td.Distribution:
-    """The distribution, or, where anything in it could remember, a copy of it that does not.
+    """The distribution itself or, where anything in it could remember results, a copy that does not.
 
     The copy shares all tensors and modules. What is computed of it, or drawn from it, stays with the copy.
     """
@@ -113,7 +113,7 @@ def _forget(part: object) -> None:
 
 @lru_cache(maxsize=1024)
 def _cached_by(kind: type) -> tuple[str, ...]:
-    """Names of what a class of the user's computes once and keeps."""
+    """Names of the attributes that a class of the user's computes once and keeps."""
     return tuple(
         name for parent in kind.__mro__ for name, entry in vars(parent).items() if isinstance(entry, cached_property)
     )

@@ -13,7 +13,7 @@ NUMBERS = 2**24
 
 
 def inner_of(distribution: td.Distribution) -> tuple[Any, int]:
-    """What is inside `.to_event`, and how many dimensions that has declared to be coordinates."""
+    """The distribution inside `.to_event`, and how many dimensions have been declared coordinates."""
     dims = 0
     while isinstance(distribution, td.Independent):
         dims += distribution.reinterpreted_batch_ndims

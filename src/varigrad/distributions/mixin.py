@@ -52,18 +52,18 @@ class Methods(_Family):
             self.__dict__.update(state)
 
     def _said(self, validate_args: bool | None) -> None:
-        """Note what a constructor was told."""
+        """Keep what a constructor was told about validation."""
         if validate_args is False:
             self.unchecked = True
 
     def _as_told(self, twin: M) -> M:
-        """A copy of another shape, which is checked if this distribution is."""
+        """Give a copy of another shape this distribution's setting for validation."""
         if twin.unchecked is not self.unchecked:
             twin.unchecked = self.unchecked
         return twin
 
     def _begin(self, batch: Size, event: Size, validate_args: bool | None) -> None:
-        """The end of a constructor: torch's own part, which looks at parameters if it was asked to."""
+        """Run the end of a constructor: torch's own part, which checks parameters if it was asked to."""
         td.Distribution.__init__(self, batch, event, validate_args=bool(validate_args))
         self._said(validate_args)
 
@@ -86,7 +86,7 @@ M = TypeVar("M", bound=Methods)
 
 
 class _Inverse:
-    """An inverse transform in a pickle or copy: torch's own forgets there what it is the inverse of."""
+    """An inverse transform in a pickle or a copy; torch's own forgets there what it is the inverse of."""
 
     def __init__(self, of: td.Transform) -> None:
         self.of = of
@@ -159,15 +159,27 @@ class Masked(Wrapper):
 
 
 def masked(log_prob: Tensor, mask: Tensor) -> Tensor:
-    """Zero where `mask` is False. The gradient there is zero if the density is of a `filled` value."""
+    """A log-density that is zero where a mask is False.
+
+    The gradient there is zero as well, if the density is that of a `filled` value.
+
+    Args:
+        log_prob: `[*batch]`.
+        mask: bool, `[*batch]`.
+    """
     return torch.where(mask, log_prob, torch.zeros((), dtype=log_prob.dtype, device=log_prob.device))
 
 
 def filled(distribution: td.Distribution, value: Tensor, mask: Tensor) -> Tensor:
-    """`value` with one from the support where `mask`, `[*batch]`, is False.
+    """`value` with one from the support where a mask is False.
 
-    What is missing may be coded as anything. NaN times a gradient of zero is NaN, so it has to go before the density
-    is taken, not after.
+    What is missing may be coded as anything. NaN times a gradient of zero is NaN, so it has to go before the density is
+    taken, not after.
+
+    Args:
+        distribution: the distribution whose support counts.
+        value: `[*batch, *event]`.
+        mask: bool, `[*batch]`.
     """
     event = len(distribution.event_shape)
     return torch.where(

@@ -46,7 +46,7 @@ class MultivariateStudentT(Methods, td.Distribution):
 
     @property
     def precision_matrix(self) -> Tensor:
-        """Its inverse."""
+        """The inverse of the scale matrix, `[*batch, d, d]`."""
         return torch.cholesky_inverse(self.scale_tril)
 
     @property

@@ -25,7 +25,7 @@ _SEEDS = range(-(2**63), 2**64)
 
 
 def check_seed(seed: object) -> None:
-    """Raise unless it is None or a whole number that a generator takes.
+    """Check that a seed is None or a whole number that a generator takes.
 
     Raises:
         VarigradError: it is not.
@@ -95,7 +95,7 @@ class Source:
             return self._call(fresh(distribution).sample)
 
     def get_state(self) -> GeneratorState:
-        """Where the generators stand: one state, or `{"root": state, device: state}`."""
+        """The state of the generators: one tensor, or `{"root": state, device: state}`."""
         if self.generator is None:
             return global_state()
         root = self.generator.get_state()
@@ -120,7 +120,7 @@ class Source:
         return int(torch.randint(2**62, (), generator=self.generator, device=device).item())
 
     def _seed_of(self, device: torch.device) -> int:
-        """For the generator of another device."""
+        """A seed for the generator of another device."""
         return self.fresh_seed()
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
@@ -204,7 +204,7 @@ def global_on(device: torch.device) -> torch.Generator:
 
 
 def global_state() -> GlobalState:
-    """Where torch's global generators stand: the CPU's state, and the GPUs' where these are in use."""
+    """The state of torch's global generators: the CPU's, and the GPUs' where these are in use."""
     own = torch.default_generator.get_state()
     return (own, *torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else own
 
@@ -218,7 +218,7 @@ def set_global_state(state: GlobalState) -> None:
 
 
 def _sobol(points: int, dims: int, generator: torch.Generator | None) -> Tensor:
-    """Uniform in (0, 1), `[points, dims]`, in double precision."""
+    """Scrambled Sobol points in (0, 1), `[points, dims]`, in double precision."""
     seed = int(torch.randint(2**62, (), generator=generator, device=_CPU).item())
     engine = SobolEngine(dims, scramble=True, seed=seed)
     step = 2.0**-SobolEngine.MAXBIT
@@ -231,7 +231,7 @@ def _sobol(points: int, dims: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _divided(total: int, most: int) -> list[int]:
-    """`total` as a sum of numbers up to `most`."""
+    """Split a number into parts of at most `most`."""
     return [min(most, total - start) for start in range(0, total, most)]
 
 
@@ -329,7 +329,7 @@ _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
 
 
 class _Generator(TorchFunctionMode):
-    """Gives every random torch function called inside it the source's generator."""
+    """A mode that gives every random function of torch the source's generator."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ class _Generator(TorchFunctionMode):
 
 
 def device_of(args: Sequence[object], kwargs: Mapping[str, Any]) -> torch.device:
-    """Where a function of torch that is called like this has its result."""
+    """The device on which a function of torch, called like this, has its result."""
     device = kwargs.get("device")
     if device is not None:
         own: torch.device = torch.empty(0, device=device).device  # "cuda" is one of several

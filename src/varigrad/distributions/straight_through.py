@@ -14,7 +14,7 @@ from varigrad.shapes import Shape
 
 
 def _rounded(hard: Tensor, soft: Tensor) -> Tensor:
-    """`hard`, with the gradient of `soft`, remembering `soft`."""
+    """`hard`, with the gradient of `soft` and a note of it."""
     value = hard + (soft - soft.detach()) if soft.requires_grad else hard
     value._unquantize = soft  # type: ignore[attr-defined]
     return value

@@ -48,7 +48,7 @@ class Edges:
 
     @property
     def ends(self) -> tuple[Tensor, ...]:
-        """The finite ends."""
+        """The ends of the support that are finite."""
         return tuple(end for end in (self.low, self.high) if end is not None)
 
     @property
@@ -72,7 +72,7 @@ def _rule(kind: type) -> Rule | None:
 
 
 def of_support(distribution: td.Distribution) -> Edges:
-    """A family whose density is smooth inside its support."""
+    """The edges of a family whose density is smooth inside its support."""
     try:
         support = distribution.support
     except (NotImplementedError, AttributeError):
@@ -96,7 +96,7 @@ def _of_base(distribution: td.Independent[td.Distribution] | Wrapper) -> Edges:
 
 
 def _of_point(distribution: Delta) -> Edges:
-    """Both ends in one place, which a draw from it moves with."""
+    """The edges of a point mass: both ends in one place, which a draw from it moves with."""
     return Edges(distribution.value, distribution.value)
 
 
@@ -105,13 +105,13 @@ def _of_points(distribution: Empirical) -> Edges:
 
 
 def _of_counts(distribution: td.Binomial | td.Multinomial | BetaBinomial | DirichletMultinomial) -> Edges:
-    """The total is the largest count."""
+    """The edges of counts: the largest count is the total."""
     total = distribution.total_count
     return Edges(torch.tensor(0.0), movers=(total,) if isinstance(total, Tensor) else ())
 
 
 def _of_mixture(distribution: td.MixtureSameFamily) -> Edges:
-    """Components that end at different places: each end is a jump between the outermost ones."""
+    """The edges of a mixture: components that end at different places jump between the outermost ends."""
     component = edges_of(distribution.component_distribution)
     if all(_same_for_all(end) for end in component.ends):
         return component
@@ -123,12 +123,15 @@ def _same_for_all(end: Tensor) -> bool:
 
 
 def _constant(value: object) -> bool:
-    """Whether nothing moves it: no parameter, and no tracked choice (whose tensors are of a class of their own)."""
+    """Whether nothing moves a value: neither a parameter nor a tracked choice."""
     return not isinstance(value, Tensor) or (type(value) is Tensor and not value.requires_grad)
 
 
 def _of_exceedances(distribution: td.GeneralizedPareto) -> Edges:
-    """The upper end is finite where the concentration is negative, which one that moves may become."""
+    """The edges of a generalised Pareto distribution.
+
+    The upper end is finite where the concentration is negative, which a concentration that moves may become.
+    """
     edges = of_support(distribution)
     if _constant(distribution.concentration):
         return edges
@@ -152,7 +155,7 @@ def _outer(first: Tensor | None, second: Tensor | None, pick: Callable[..., Tens
 
 
 def _of_zeros(distribution: ZeroInflated) -> Edges:
-    """A mass at zero beside the counts, which have edges of their own."""
+    """The edges of a zero-inflated family: a mass at zero beside those of the counts."""
     base = edges_of(distribution.base)
     return Edges(base.low, base.high, True, base.movers)
 
@@ -203,7 +206,7 @@ def _forward(transform: td.Transform) -> td.Transform:
 
 
 def _turns(transform: td.Transform) -> bool:
-    """Whether larger values become smaller ones."""
+    """Whether a transform maps larger values to smaller ones."""
     try:
         return bool((torch.as_tensor(transform.sign) < 0).all())
     except NotImplementedError:
@@ -211,10 +214,12 @@ def _turns(transform: td.Transform) -> bool:
 
 
 def _image(transform: td.Transform, end: Tensor | None, infinity: float) -> Tensor | None:
-    """Where one end goes; None if that is infinitely far out.
+    """The image of one end; None if it is infinitely far out.
 
     Args:
-        infinity: which one an end that is None stands for.
+        transform: an increasing or decreasing map.
+        end: the end; None: at infinity.
+        infinity: which infinity an end that is None stands for.
     """
     if end is None and isinstance(transform, td.AffineTransform):
         return None
@@ -267,7 +272,7 @@ for _kind in (
 
 
 def within(first: Edges, second: Edges) -> bool:
-    """Whether the support of the one lies inside that of the other, by their ends as they are now."""
+    """Whether the support of `first` lies inside that of `second`, by their ends as they are now."""
     for ours, theirs, sign in ((first.low, second.low, 1), (first.high, second.high, -1)):
         if theirs is None:
             continue

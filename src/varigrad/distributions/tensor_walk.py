@@ -2,7 +2,7 @@
 
 torch has no official way to list a distribution's parameters, so this walks attributes, the way every
 torch.distributions family and transform stores them. A class from elsewhere may hide tensors where the walk does not
-look: `is_known` says so, and whoever needs certainty then tracks the computation itself.
+look: `is_known` says so, and the computation itself is then tracked where certainty is needed.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ class StudentT(Methods, td.StudentT):
 
 
 class Wishart(Methods, td.Wishart):
-    """Random positive-definite matrices."""
+    """Random positive-definite matrices, draws of which can be traced."""
 
     def __init__(
         self,

@@ -272,7 +272,7 @@ class Permute(Transform):
 
     @property
     def inv_permutation(self) -> Tensor:
-        """What undoes it."""
+        """The permutation that undoes this one, `[n]`."""
         return self.permutation.argsort()
 
     def with_cache(self, cache_size: int = 1) -> Permute:

@@ -27,7 +27,7 @@ def unconstrained(support: constraints.Constraint | None) -> td.Transform:
 
 
 def is_identity(transform: td.Transform) -> bool:
-    """Whether it does nothing, whatever it is wrapped in."""
+    """Whether a transform does nothing, whatever it is wrapped in."""
     while isinstance(transform, td.IndependentTransform):
         transform = transform.base_transform
     return isinstance(transform, td.ComposeTransform) and not transform.parts

@@ -58,7 +58,7 @@ class Lanes:
         return (0, *self.own)
 
     def expand(self, distribution: td.Distribution) -> td.Distribution:
-        """The distribution with a lane dimension, `[lanes, *plates]`."""
+        """Give a distribution the lane dimension: `[lanes, *plates]`."""
         batch = distribution.batch_shape
         if len(batch) == self.dims + 1:  # a leading dimension of size one is the same in all lanes
             if batch[0] == self.count:
@@ -70,7 +70,7 @@ class Lanes:
         return full
 
     def share(self, value: Tensor) -> Tensor:
-        """`[lanes, ...]` with every lane holding the draw that belongs there."""
+        """Give every lane the draw that belongs there: `[lanes, ...]`."""
         return value[list(self.source)]
 
     def drawn(self, *but: int) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ class Lanes:
         return tuple(sorted({*self.source} - {*but}))
 
     def begin(self, distribution: td.Distribution, source: Source) -> Tensor:
-        """`[lanes, ...]` with lane 0 and the lanes of earlier sites drawn; the site's own are to be written."""
+        """Draw lane 0 and the lanes of earlier sites, `[lanes, ...]`; the site's own are to be written."""
         return self.share(source.draw(distribution, lanes=self.drawn(*self.own)))
 
 
@@ -115,8 +115,13 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """Differentiate `value`; carry `state` to the next step; `regression` is a loss for baselines' own parameters;
-    `baseline` is what was subtracted from the cost, for those who look on.
+    """What an estimator answers.
+
+    Attributes:
+        value: the field to differentiate.
+        state: what the next step is given.
+        regression: a loss for the parameters of baselines.
+        baseline: what was subtracted from the cost, for reports.
     """
 
     value: Tensor
@@ -129,10 +134,11 @@ _DRAWING, _NEEDS, _PROMISES = Drawing(), Needs(), Promises()
 
 
 class Estimator(ABC):
-    """Attached to one random choice: how to draw it, and the surrogate of its share of the gradient.
+    """Interface of gradient estimators: how to draw one random choice, and the surrogate of its share of the gradient.
 
     A leaf is a frozen dataclass. To write one, implement `refusal`, `surrogate` and, if it looks at alternatives,
-    `alternatives`, `draw` and `lane_weights`; then hold it to `varigrad.testing.check_estimator`.
+    `alternatives`, `draw` and `lane_weights`; state what is special about it in `drawing`, `needs` and `promises`; then
+    hold it to `varigrad.testing.check_estimator`.
     """
 
     def __init_subclass__(cls) -> None:
@@ -159,19 +165,28 @@ class Estimator(ABC):
         """Why it cannot serve a site with this distribution, and what to try instead; None if it can."""
 
     def alternatives(self, distribution: td.Distribution) -> int:
-        """How many lanes besides lane 0 it needs."""
+        """The number of lanes that it needs besides lane 0."""
         return 0
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
-        """Draw the site. With lanes, the distribution is `[lanes, *plates]`; `state` is what the last step returned."""
+        """Draw the site.
+
+        Args:
+            distribution: `[*plates]`, or `[lanes, *plates]` with lanes.
+            lanes: where alternatives lie; None if no site has any.
+            source: where the random numbers come from.
+            state: what the last step returned, or None at the first.
+        """
         if lanes is None:
             return Draw(distribution, source.draw(distribution, reparameterised=self.drawing.pathwise))
         value = source.draw(distribution, reparameterised=self.drawing.pathwise, lanes=lanes.drawn())
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        """`[1 + alternatives]` or `[1 + alternatives, *plates]`: weights that make the lanes an unbiased average of
-        any quantity downstream; None for lane 0 alone.
+        """Weights that make the lanes an unbiased average of any quantity downstream, where lane 0 alone is not meant.
+
+        Returns:
+            `[1 + alternatives]` or `[1 + alternatives, *plates]`; None for lane 0 alone.
         """
         return None
 
@@ -187,12 +202,18 @@ class Estimator(ABC):
         raise NotImplementedError(f"{type(self).__name__} needs no cost")
 
     def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
-        """Modules that the estimator trains itself, by name."""
+        """Networks that the estimator trains itself, by name."""
         return {}
 
 
 def first(tensor: Tensor, draw: Draw, event_dim: int = 0) -> Tensor:
-    """Lane 0 of a distribution's parameter: `[*plates, *event]`."""
+    """Lane 0 of a distribution's parameter, `[*plates, *event]`.
+
+    Args:
+        tensor: `[lanes?, *plates, *event]`.
+        draw: the draw, which knows the lanes.
+        event_dim: number of event dimensions of the parameter.
+    """
     if draw.lanes is not None and tensor.dim() == draw.lanes.dims + 1 + event_dim:
         return tensor[0]
     return tensor

@@ -36,14 +36,14 @@ class Guess:
 
 
 class Baseline(ABC):
-    """Guesses a site's cost without looking at its draw."""
+    """Interface of baselines: each guesses a site's cost without looking at its draw."""
 
     @abstractmethod
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         """The baseline for this step; `cost`, `[*plates]`, may be used for the *next* state and the regression only."""
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Networks that it trains."""
+        """Networks that the baseline trains."""
         return {}
 
     def given(self) -> tuple[Input, ...]:
@@ -60,7 +60,7 @@ def _summands(baseline: Baseline) -> tuple[Baseline, ...]:
 
 @dataclass(frozen=True)
 class NoBaseline(Baseline):
-    """Zero."""
+    """A baseline of zero, which changes nothing."""
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         return Guess(cost.new_zeros(()))
@@ -246,7 +246,11 @@ class Combination(Baseline):
 
 
 def _coefficients(products: Tensor) -> Tensor:
-    """Of the best combination, `[k]`, from averages `[k, k + 1]` of `b_i b_j`, and of `b_i f` in the last column."""
+    """The coefficients of the best combination, `[k]`.
+
+    Args:
+        products: averages `[k, k + 1]` of `b_i b_j`, and of `b_i f` in the last column.
+    """
     k = len(products)
     gram, along = products[:, :-1], products[:, -1]
     size = gram.diagonal().sqrt()
@@ -266,7 +270,19 @@ def _modules(parts: tuple[Baseline, ...]) -> Mapping[str, nn.Module]:
 
 
 def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
-    """`value`, `[*plates]` or `[*plates, 1]`, in a shape that broadcasts to the cost's."""
+    """Give a baseline's value the shape of the cost.
+
+    Args:
+        value: `[*plates]` or `[*plates, 1]`, perhaps with lanes.
+        cost: `[*plates]`.
+        draw: the draw, which knows lanes and plates.
+
+    Returns:
+        The value in a shape that broadcasts to the cost's.
+
+    Raises:
+        BaselineError: no such shape is meant.
+    """
     value = _lane_zero(value, cost, draw)
     plates = max((-p.dim for p in draw.plates if p.dim is not None and p.dim != draw.particles), default=0)
     if value.dim() in (plates + 1, cost.dim() + 1) and value.shape[-1] == 1:
@@ -287,7 +303,7 @@ def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
 
 
 def _lane_zero(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
-    """Made of values upstream, it may have all lanes: the cost to guess is lane 0's."""
+    """Lane 0 of a value that was made of values upstream, and so may have all lanes."""
     if draw.lanes is None or not value.dim() or value.shape[0] != draw.lanes.count:
         return value
     dims = value.dim() - draw.lanes.dims
@@ -296,7 +312,12 @@ def _lane_zero(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
 
 
 def check_independent(baseline: Baseline, site: str, values: Mapping[str, Tensor]) -> None:
-    """Raise unless everything handed to the baseline is independent of the site's own draw.
+    """Check that everything handed to a baseline is independent of the site's own draw.
+
+    Args:
+        baseline: what will be subtracted from the site's cost.
+        site: the site's name.
+        values: the guide's values by site, which carry what they were computed from.
 
     Raises:
         BaselineError: its input carries the site in its provenance.

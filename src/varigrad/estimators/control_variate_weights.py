@@ -23,7 +23,16 @@ FADING = 0.8
 
 
 def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
-    """The coefficients that past draws recommend, `[controls]`; `start` as long as there are none."""
+    """The coefficients of control variates that past draws recommend.
+
+    Args:
+        state: what `learnt` returned in the last step, or None.
+        start: one coefficient for each control, used as long as there are no past draws.
+        like: a tensor with the dtype and the device that are wanted.
+
+    Returns:
+        `[controls]`.
+    """
     believed = like.new_tensor([*start, 0.0])
     if state is None:
         return believed[:-1]
@@ -37,13 +46,16 @@ def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
 def learnt(
     state: State, plain: Tensor, controls: Sequence[Tensor], worth: float = 1.0, fading: float = FADING
 ) -> State:
-    """Past draws and this one: `[n]`, `[n, n]` and `[n]`, the weight of the start, for the controls and a constant.
+    """What past draws and this one say about control variates and a constant.
 
     Args:
         state: what the last step returned.
         plain, controls: gradients of one shape; means are taken over all entries.
         worth: how many draws the start counts as much as, at first.
         fading: what is left of that after each draw.
+
+    Returns:
+        Products with the plain gradient, `[n]`; with each other, `[n, n]`; and the weight of the start, `[n]`.
     """
     stacked = torch.stack([plain, *controls, torch.ones_like(plain)]).detach().reshape(2 + len(controls), -1)
     products = stacked @ stacked.mT / stacked.shape[1]
@@ -64,7 +76,7 @@ def solved(square: Tensor, right: Tensor) -> Tensor:
 
 
 def units(state: State, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Where past costs lie and how far they spread, for networks that are to see, or to make, numbers of size one."""
+    """The mean of past costs and their spread, for networks that see, or make, numbers of size one."""
     if state is None:
         return like.new_zeros(()), like.new_ones(())
     centre, square = (tensor_of(part).to(like) for part in tuple_of(state))

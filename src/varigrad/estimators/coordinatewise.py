@@ -56,6 +56,14 @@ def own_densities(draw: Draw) -> Tensor:
 
 
 def own_costs(cost: Tensor, count: int) -> Tensor:
-    """`[1 + alternatives, *plates, count]` from `[1 + count * alternatives, *plates]`: lane 0 is every coordinate's."""
+    """Costs by coordinate, where lane 0 belongs to every coordinate.
+
+    Args:
+        cost: `[1 + count * alternatives, *plates]`.
+        count: number of coordinates.
+
+    Returns:
+        `[1 + alternatives, *plates, count]`.
+    """
     drawn = cost[:1].unsqueeze(-1).expand(*cost[:1].shape, count)
     return torch.cat([drawn, cost[1:].reshape(count, -1, *cost.shape[1:]).movedim(0, -1)])

@@ -37,7 +37,7 @@ Made = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Generalised(Estimator):
-    """An interface: what these estimators have in common is all but how a Gamma or Beta draw is made of noise."""
+    """Interface of estimators that differ only in how a Gamma or Beta draw is made of noise."""
 
     drawing = Drawing(pathwise=True, partial=True)
     needs = Needs(cost=False)
@@ -189,6 +189,6 @@ class Rsvi(Generalised):
 
 
 def _inside(share: Tensor) -> Tensor:
-    """Strictly between zero and one, where densities are finite."""
+    """The values moved strictly between zero and one, where densities are finite."""
     limits = torch.finfo(share.dtype)
     return share.clamp(limits.tiny, 1 - limits.eps / 2)

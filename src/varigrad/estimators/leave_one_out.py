@@ -84,7 +84,16 @@ def others(value: Tensor, dim: int = 0) -> Tensor:
 
 
 def check_draws(k: object, name: str, one: str) -> None:
-    """Raise unless there are others to leave in; `one` is what serves one draw."""
+    """Check that a number of draws leaves others to compare a draw with.
+
+    Args:
+        k: the number of draws.
+        name: the estimator, for the error.
+        one: what to use with one draw, for the error.
+
+    Raises:
+        SiteError: it is not a whole number of at least 2.
+    """
     if not is_whole(k, 2):
         raise SiteError(
             f"k must be a whole number of at least 2, got {k!r}",

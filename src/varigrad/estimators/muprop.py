@@ -69,12 +69,31 @@ class MuProp(Estimator):
 
 
 def linear(slope: Tensor, change: Tensor, event: int, cost: Tensor) -> Tensor:
-    """How much each cost, `[*plates]`, changes to first order; elements that share a cost change it together."""
+    """How much each cost changes to first order; elements that share a cost change it together.
+
+    Args:
+        slope: derivative of the cost by the value, `[*plates, *event]`.
+        change: of the value, `[*plates, *event]`.
+        event: number of event dimensions.
+        cost: `[*plates]`, of size 1 where elements share it.
+
+    Returns:
+        A change for each cost, in its shape.
+    """
     found = sum_rightmost(slope * change, event)
     shared = [d for d in range(-found.dim(), 0) if -d > cost.dim() or cost.shape[d] == 1]
     return found.sum(shared, keepdim=True) if shared else found
 
 
 def times(cost: Tensor, score: Tensor, event: int) -> Tensor:
-    """`[*plates, *event]` from `[*plates]`."""
+    """The cost times the score of each coordinate.
+
+    Args:
+        cost: `[*plates]`.
+        score: `[*plates, *event]`.
+        event: number of event dimensions.
+
+    Returns:
+        `[*plates, *event]`.
+    """
     return cost.reshape(cost.shape + (1,) * event) * score if event else cost * score

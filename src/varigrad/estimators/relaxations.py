@@ -60,7 +60,7 @@ _BIASED = Promises(unbiased=False)
 
 @dataclass(frozen=True)
 class Relaxation(Estimator):
-    """An interface: what these estimators have in common is all but the value."""
+    """Interface of estimators that differ only in the value that they give the site."""
 
     unbiased: bool = field(default=False, init=False)
     """A constant, which `repr` shows."""
@@ -234,17 +234,17 @@ def _soft(hard: Tensor, logits: Tensor, temperature: Tensor | float, one_hot: bo
 
 
 def _difference(moved: Tensor, logits: Tensor) -> Tensor:
-    """What has to be added; nothing to an impossible category."""
+    """How much the logits have to be moved; zero for an impossible category."""
     return torch.where(logits.isfinite(), moved - logits, 0.0).detach()
 
 
 def _through(hard: Tensor, soft: Tensor) -> Tensor:
-    """The one's value, the other's derivative."""
+    """The value of `hard`, with the derivative of `soft`."""
     return hard + (soft - soft.detach())
 
 
 def _now(temperature: Temperature, state: State, like: Tensor) -> tuple[Tensor | float, State]:
-    """The temperature of this step, and the number of the next."""
+    """The temperature of this step, and the state with the number of the next."""
     if not isinstance(temperature, Annealed):
         return temperature, None
     step = torch.zeros((), dtype=torch.int64, device=like.device) if state is None else tensor_of(state)

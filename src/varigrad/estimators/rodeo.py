@@ -145,7 +145,7 @@ class Rodeo(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """What steps of the sampler from each draw change.
+    """The changes that steps of the sampler make to each draw.
 
     Attributes:
         value, score: `[K, *plates, *event]`.
@@ -160,7 +160,7 @@ class _Steps:
 
     @property
     def turn(self) -> Tensor:
-        """What turning a coordinate over adds to it."""
+        """How much turning a coordinate over adds to it."""
         return 1 - 2 * self.value
 
     def of_baselines(self, here: Tensor, there: Tensor) -> Tensor:
@@ -187,5 +187,5 @@ class _Steps:
 
 
 def wide(value: Tensor, dims: int) -> Tensor:
-    """With as many dimensions of size one on the right."""
+    """A tensor with as many further dimensions of size one on the right."""
     return value.reshape(value.shape + (1,) * dims)

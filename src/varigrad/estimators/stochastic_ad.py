@@ -110,7 +110,7 @@ def _chances(size: Tensor) -> Tensor:
 
 
 def _steps(distribution: td.Distribution, x: Tensor) -> _Steps:
-    """Of the draws in lane 0, `[*plates, *coordinates]`."""
+    """The steps from the draws in lane 0, `[*plates, *coordinates]`."""
     inner, dims = inner_of(distribution)
     family = _family(inner)
     assert family is not None

@@ -201,7 +201,13 @@ def _refusal(distribution: td.Distribution, count: int) -> tuple[str, str] | Non
 
 
 def _one_of(weights: Tensor, otherwise: Tensor, source: Source) -> Tensor:
-    """An index, `[*plates]`, by weights `[*plates, values]`, or by others where those are all zero."""
+    """Draw an index, `[*plates]`, by weights.
+
+    Args:
+        weights: `[*plates, values]`.
+        otherwise: the weights to take where those are all zero.
+        source: where the random numbers come from.
+    """
     weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, otherwise)
     return source.index(weights / weights.sum(-1, keepdim=True))
 
@@ -215,7 +221,7 @@ def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple
 
 
 def _probabilities(distribution: td.Distribution, lanes: Lanes) -> Tensor:
-    """Of all values in lane 0, `[*plates, values]`."""
+    """The probabilities of all values in lane 0, `[*plates, values]`."""
     values = listed(distribution)
     assert values is not None
     every = values.reshape(len(values), *(1,) * (lanes.dims + 1), *distribution.event_shape)

@@ -99,12 +99,12 @@ class AutoGuide(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What errors call it."""
+        """The name that errors give the guide."""
         return type(self).__name__
 
     @property
     def latents(self) -> tuple[Latent, ...]:
-        """The sites it covers."""
+        """The sites that the guide covers."""
         return tuple(self._latents)
 
     def setup(self, *args: object, **kwargs: object) -> None:
@@ -123,7 +123,7 @@ class AutoGuide(nn.Module):
         self._ready = True
 
     def without_sites(self) -> None:
-        """What happens if there is no site to cover.
+        """Answer a model without a site to cover.
 
         Raises:
             SiteError: always, unless a guide has nothing against it.
@@ -134,7 +134,7 @@ class AutoGuide(nn.Module):
         )
 
     def randomness(self) -> AbstractContextManager[object]:
-        """What the draws come from that `setup` makes."""
+        """A context that gives the draws of `setup` their random numbers."""
         context: AbstractContextManager[object] = handlers.seed(seed=0)
         return context
 
@@ -266,7 +266,7 @@ class AutoGuide(nn.Module):
 
 
 def _direction(transform: td.Transform) -> int:
-    """-1 where larger unconstrained values are smaller ones of the support."""
+    """-1 where larger unconstrained values are smaller ones of the support, else 1."""
     if transform.domain.event_dim:
         return 1
     while isinstance(transform, td.IndependentTransform):
@@ -295,7 +295,10 @@ def _frame(found: Plate, message: Sample, minibatch_known: bool) -> Frame:
 
 
 def _mask(message: Sample, plates: list[Plate]) -> Tensor | None:
-    """Where the model masks a site its guide must too: what has no prior would spread without end."""
+    """The mask of a site in the model, which its guide must have too.
+
+    A value that has no prior would spread without end.
+    """
     mask = message.mask
     if mask is None or bool(mask.all()):
         return None

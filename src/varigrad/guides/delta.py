@@ -29,6 +29,6 @@ class AutoDelta(SitewiseGuide):
         return value, torch.zeros_like(value)
 
     def point(self, stored: Tensor, latent: Latent) -> Tensor:
-        """The value, from what is stored of it."""
+        """The site's value, from what is stored of it."""
         value: Tensor = latent.transform(stored)
         return value

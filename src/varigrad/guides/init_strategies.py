@@ -26,14 +26,14 @@ FARTHEST = 50.0
 
 
 def init_to_median(site: Sample, draws: Tensor) -> Tensor:
-    """The median of the draws, taken of their unconstrained values."""
+    """Start at the median of the draws, taken of their unconstrained values."""
     transform = unconstrained(site.distribution.support)
     start: Tensor = transform(_free(transform, draws).median(0).values)
     return start
 
 
 def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
-    """The prior's mean; where it has none, or one outside the support, the median of the draws."""
+    """Start at the prior's mean; where it has none, or one outside the support, at the median of the draws."""
     prior = unmasked(site.distribution)
     try:
         mean = prior.mean
@@ -50,19 +50,28 @@ def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
 
 
 def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
-    """A draw from the prior."""
+    """Start at a draw from the prior."""
     return draws[0]
 
 
 def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
-    """Where unconstrained values are zero, whatever the prior says."""
+    """Start where unconstrained values are zero, whatever the prior says."""
     transform = unconstrained(site.distribution.support)
     start: Tensor = transform(torch.zeros_like(transform.inv(draws[0])))
     return start
 
 
 def init_to_uniform(site: Sample, draws: Tensor, radius: float = 2.0) -> Tensor:
-    """Unconstrained values uniform in `[-radius, radius]`."""
+    """Start at unconstrained values uniform in `[-radius, radius]`.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+        radius: how far from zero the values may be.
+
+    Returns:
+        A value in the support, `[*site]`.
+    """
     transform = unconstrained(site.distribution.support)
     like = torch.zeros_like(transform.inv(draws[0]))
     start: Tensor = transform(sample(f"{site.name}_start", Uniform(like - radius, like + radius)))

@@ -178,8 +178,16 @@ def block(
     expose: Names | None = None,
     hide_if: Callable[[Message], bool] | None = None,
 ) -> Scope | Handled:
-    """Hide sites from the handlers outside: the ones named in `hide` (globs), all but `expose`, or where `hide_if`
-    says so; with nothing said, all.
+    """Hide sites from the handlers outside; with nothing said, all sites.
+
+    Args:
+        program: the program; None: a `with` block.
+        hide: names (globs) of the sites to hide.
+        expose: names (globs) of the sites not to hide.
+        hide_if: whether to hide a message.
+
+    Raises:
+        SiteError: more than one of the three is given.
     """
     if sum(option is not None for option in (hide, expose, hide_if)) > 1:
         raise SiteError("block takes one of hide, expose and hide_if")

@@ -31,7 +31,7 @@ class Plate:
 
     @property
     def batch(self) -> int | None:
-        """How many elements are in use."""
+        """The number of elements in use."""
         return self.size if self.subsample is None else len(self.subsample)
 
 
@@ -132,7 +132,7 @@ class Indices:
 
 @dataclass(frozen=True, eq=False)
 class InUse:
-    """Asks for the minibatch of a plate that this run has drawn already; None if it has not."""
+    """A question for the minibatch of a plate that this run has drawn already; None if it has not."""
 
     name: str
     value: Tensor | None = None

@@ -31,7 +31,7 @@ from varigrad.language.runtime import _stack, apply, handlers_in_force
 
 
 class InPlate:
-    """The handler of one plate: marks sites with it, scales them, cuts data and parameters to its minibatch."""
+    """The handler of one plate: it marks sites with the plate, scales them, and cuts data to its minibatch."""
 
     __slots__ = ("entered", "factor", "plate")
     takes_modules = True

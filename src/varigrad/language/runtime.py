@@ -164,7 +164,16 @@ class Handled:
 
 
 def run(program: Program, handlers: tuple[Handler, ...], args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
-    """Call a program with handlers around it, the first outermost."""
+    """Call a program with handlers around it.
+
+    Args:
+        program: the program.
+        handlers: the first is the outermost; all lie inside those that are in force already.
+        args, kwargs: what the program is called with.
+
+    Returns:
+        What the program returns.
+    """
     token = _stack.set((*_stack.get(), *handlers))
     try:
         return program(*args, **kwargs)
@@ -173,7 +182,7 @@ def run(program: Program, handlers: tuple[Handler, ...], args: tuple[object, ...
 
 
 def lasting() -> AbstractContextManager[object]:
-    """Around what a program makes once and keeps (a guide's parameters, say).
+    """A context around what a program makes once and keeps (a guide's parameters, say).
 
     An engine may run a program to find out about it, and put all random generators back afterwards. What is drawn
     inside this block is kept, so it counts as drawn: inside, generators stand where they stand outside of such a run.
@@ -202,7 +211,7 @@ def can_do_without_arguments(program: Program) -> bool:
 
 
 def signature_of(program: Program) -> inspect.Signature | None:
-    """What a program takes, handlers around it looked through; None if Python cannot tell."""
+    """The signature of a program, looked for behind handlers; None if Python cannot tell."""
     while not isinstance(program, nn.Module) and callable(getattr(program, "program", None)):
         program = program.program  # type: ignore[attr-defined]  # a handler takes what the program inside takes
     try:

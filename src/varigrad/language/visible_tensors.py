@@ -69,7 +69,7 @@ def visible_tensors(roots: Iterable[tuple[object, str]]) -> Iterator[tuple[Tenso
 
 
 def _members(value: Any, name: str) -> Iterator[tuple[Any, str]]:
-    """What an object gives access to, and what that is called."""
+    """The objects that an object gives access to, each with an expression for it."""
     if isinstance(value, types.FunctionType):
         yield from _of_function(value, name)
     elif isinstance(value, types.MethodType):
@@ -137,7 +137,7 @@ def _positional(function: object) -> tuple[str, ...]:
 
 
 def _of_module(module: types.ModuleType, label: str, names: set[str]) -> Iterator[tuple[Any, str]]:
-    """Those of a user's module that code with these names may mean."""
+    """The objects in a user's module that code with these names may mean."""
     if not _is_installed(module.__name__):
         for key in sorted(names.intersection(vars(module))):
             yield vars(module)[key], f"{label}.{key}"
@@ -157,13 +157,13 @@ def _content(cell: types.CellType) -> tuple[Any, ...]:
 
 
 def _classes(value: object) -> list[type]:
-    """The classes of an object that are the user's own."""
+    """The user's own classes among an object's."""
     return [kind for kind in type(value).__mro__ if not _is_installed(kind.__module__)]
 
 
 @functools.cache
 def _is_installed(module: str | None) -> bool:
-    """Whether it is a library rather than the user's."""
+    """Whether a module belongs to a library, not to the user."""
     top = (module or "").split(".")[0]
     if top == "__main__":
         return False

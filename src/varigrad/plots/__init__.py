@@ -97,7 +97,13 @@ def noise_and_cost(
 def gradient_noise(
     steps: Sequence[int], shares: Mapping[str, Sequence[float]], snrs: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """Where a gradient's noise comes from, and its signal-to-noise, against the steps, by site."""
+    """Draw where a gradient's noise comes from, and its signal-to-noise, against the steps.
+
+    Args:
+        steps: at which step each look was taken.
+        shares: the share of the noise, by site.
+        snrs: the ratio of signal to noise, by name.
+    """
     figure, axes = _figure(1, 2)
     plane = figure.add_subplot(1, 2, 2)
     plane.spines[["top", "right"]].set_visible(False)

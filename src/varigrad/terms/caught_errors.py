@@ -89,7 +89,7 @@ def _look(frame: FrameType, code: CodeType) -> bool | frozenset[int]:
 
 
 def _ends(handler: list[dis.Instruction]) -> bool:
-    """Whether a handler may let the program go on, as an `except` does, and a `finally` does not."""
+    """Whether a handler lets the program go on, as an `except` does and a `finally` does not."""
     for instruction in handler:
         if instruction.opname in ("CHECK_EXC_MATCH", "CHECK_EG_MATCH", "POP_EXCEPT", "RETURN_VALUE", "RETURN_CONST"):
             return True
@@ -102,7 +102,7 @@ _MISSING = object()
 
 
 def _manager(frame: FrameType, before: list[dis.Instruction]) -> Any:
-    """What stands first in the `with` statement: the manager, or what makes it."""
+    """The manager of a `with` statement, or the function that makes it."""
     where = before[-2].positions  # of the whole expression, which has just been evaluated
     if where is None:
         return _MISSING
@@ -129,7 +129,7 @@ def _manager(frame: FrameType, before: list[dis.Instruction]) -> Any:
 
 
 def _is_users(manager: object) -> bool:
-    """Whether it is a function of the user's that returns a manager, of whatever class."""
+    """Whether a manager is made by a function of the user's, whatever class that returns."""
     if not isinstance(manager, FunctionType) or getattr(manager, "__wrapped__", None) is not None:
         return False
     return manager.__module__.split(".")[0] not in _TRUSTED

@@ -25,7 +25,13 @@ def downstream(terms: Iterable[Term], site: str) -> list[Term]:
 
 
 def kept_plates(term: Term, site: str, plates: Sequence[Plate]) -> tuple[Plate, ...]:
-    """The plates of the site along which this term's cost is element by element."""
+    """The plates of a site along which one term of its cost is element by element.
+
+    Args:
+        term: a term downstream of the site.
+        site: the site's name.
+        plates: the site's plates.
+    """
     crossed = term.upstream.get(site, frozenset())
     shared = {p.name for p in term.plates if p.dim is not None} - crossed
     return tuple(p for p in plates if p.dim is not None and p.name in shared)
@@ -61,16 +67,22 @@ def cost(terms: Iterable[Term], site: str, plates: Sequence[Plate], chosen: Sequ
 
 
 def _reduced(log_prob: Tensor, keep: set[int | None], dims: int) -> Tensor:
-    """Sum over the plate dimensions that are not kept; summed dimensions stay, with size 1."""
+    """Sum a log-density over the plate dimensions that are not kept; summed dimensions stay, with size 1."""
     present = min(log_prob.dim(), dims)
     summed = [d for d in range(-present, 0) if d not in keep and log_prob.shape[d] != 1]
     return log_prob.sum(summed, keepdim=True) if summed else log_prob
 
 
 def lanes(value: Tensor, chosen: Sequence[int], dims: int) -> Tensor:
-    """The chosen lanes, `[len(chosen), *plates]`, of `[lanes, *plates]` or of `[*plates]`, where all lanes agree.
+    """The chosen lanes of a value.
 
-    If none are chosen: lane 0, `[*plates]`.
+    Args:
+        value: `[lanes, *plates]`, or `[*plates]` where all lanes agree.
+        chosen: the lanes; empty: lane 0 alone.
+        dims: number of plate dimensions.
+
+    Returns:
+        `[len(chosen), *plates]`, or `[*plates]` if none are chosen.
     """
     wide = value.dim() > dims
     if not chosen:

@@ -15,7 +15,10 @@ _DATA = Tensor.data
 
 
 class Guard(TorchFunctionMode):
-    """Sees every call of a torch function, so it is used only where a program is explored or has done such a thing."""
+    """A mode that notices when the memory of a plain tensor is replaced by a tracked one's.
+
+    It sees every call of a torch function, so it is used only where a program is explored or has done such a thing.
+    """
 
     def __init__(self, escapes: Escapes) -> None:
         super().__init__()

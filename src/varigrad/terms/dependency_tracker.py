@@ -81,11 +81,11 @@ class Tracker:
         self._drawn: list[tuple[str, Tensor, int]] = []
 
     def guard(self) -> AbstractContextManager[object]:
-        """What has to be around the programs for the tracker to see all that they do."""
+        """A context that has to be around the programs for the tracker to see all that they do."""
         return Guard(self.escapes) if self.guarded else nullcontext()
 
     def examine(self, message: Sample | Factor) -> Statement:
-        """The statement with its provenance read and taken off.
+        """Read off what a statement depends on, and return it with plain tensors.
 
         Raises:
             VarigradError: a tensor of a class that may hide what it was computed from.
@@ -179,14 +179,17 @@ class Tracker:
                 )
 
     def finish(self) -> None:
-        """Stop listening: what follows is differentiation."""
+        """Stop following: what comes after the programs is differentiation."""
         self.escapes.active = False
         if self._eager:
             FORCE_EAGER.leave()
             self._eager = False
 
     def _beyond(self, upstream: Provenance, plates: tuple[Plate, ...]) -> Provenance:
-        """Upstream of a statement in `plates`: plates of a source that the statement is not in have been crossed."""
+        """What is upstream of a statement in `plates`, with the plates that its elements share.
+
+        Plates of a source that the statement is not in have been crossed.
+        """
         if not self._plated:
             return upstream
         here = {p.name for p in plates}
@@ -196,7 +199,7 @@ class Tracker:
 
 
 def by_site(upstream: Provenance) -> Mapping[str, frozenset[str]]:
-    """`site -> crossed plates`, over all ways in which the site is upstream."""
+    """Crossed plates by site, over all ways in which the site is upstream."""
     sites: dict[str, frozenset[str]] = dict(upstream)
     if len(sites) == len(upstream):
         return sites
@@ -225,9 +228,9 @@ def track_sites(program: None = None) -> Scope: ...
 @overload
 def track_sites(program: Program) -> Handled: ...
 def track_sites(program: Program | None = None) -> Scope | Handled:
-    """Values of choices that cannot be reparameterised carry their names, and so does everything computed from them.
+    """Mark values of choices that cannot be reparameterised with their names, and so everything computed from them.
 
-    Around a program, or as a `with` block. Read with `get_provenance`; a site's density,
+    Around a program, or as a `with` block. Read the marks with `get_provenance`; a site's density,
     `message.distribution.log_prob(message.value)`, carries all choices that it depends on.
 
     Example:

@@ -61,7 +61,7 @@ class Tracked(Tensor):
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
-        """Itself, as a `torch.Tensor`. torch has no hook for this method.
+        """Return the tensor itself, as a `torch.Tensor`; torch has no hook for this method.
 
         Raises:
             VarigradError: the class is another one.
@@ -160,7 +160,7 @@ class Tracked(Tensor):
                 raise
             provenance, escapes = _joined(inputs)
             if escapes is not None and not escapes.active:
-                return result  # the run is over: this is its backward pass, nobody asks any more
+                return result  # the run is over: this is its backward pass, whose dependencies do not count
             effect = effect_of(func)
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
@@ -215,7 +215,7 @@ def get_provenance(*tensors: object) -> Provenance:
 
 
 def get_blocked(*tensors: object) -> Provenance:
-    """That part of their provenance which no derivative goes back to, as far as it was watched."""
+    """The part of the tensors' provenance that no derivative goes back to, as far as it was watched."""
     result = NOTHING
     for tensor in tensors:
         if type(tensor) is Tracked and tensor._blocked:
@@ -224,7 +224,15 @@ def get_blocked(*tensors: object) -> Provenance:
 
 
 def leaving(function: Callable[[], R], tensors: Iterable[object]) -> tuple[R, Provenance]:
-    """What a function answers, and what leaves torch meanwhile of the run that the tensors belong to."""
+    """Call a function, and say what leaves torch meanwhile.
+
+    Args:
+        function: takes no arguments.
+        tensors: values of a run; what leaves is noted if one of them is tracked.
+
+    Returns:
+        What the function answers, and the provenance of what has left.
+    """
     escapes = next((t._escapes for t in tensors if type(t) is Tracked and t._escapes is not None), None)
     if escapes is None:
         return function(), NOTHING
@@ -286,7 +294,7 @@ def _escape(inputs: Iterable[Tracked]) -> None:
 def _under_a_mode(
     func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], inputs: list[Tracked]
 ) -> object:
-    """What a function answers below whose Python a mode listens: a plain tensor, such as the mode has seen."""
+    """Run a function while a dispatch mode of the user's listens: its result is plain, as the mode has seen it."""
     _escape(inputs)
     if are_traced(inputs):
         raise VarigradError(
@@ -298,7 +306,10 @@ def _under_a_mode(
 
 
 def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
-    """A class with hooks of its own may take out of a tensor whatever it likes, and does not hand marks on."""
+    """Refuse tensor classes with hooks of their own.
+
+    Such a class may take out of a tensor whatever it likes, and does not hand marks on.
+    """
     for kind in types:
         if kind is not Tracked and kind not in _HARMLESS:
             _escape(inputs)
@@ -343,7 +354,7 @@ def _becomes_a_size(effect: Effect, args: Sequence[object], kwargs: Mapping[str,
 
 
 def _is_integer(value: object) -> bool:
-    """Whether torch takes this tensor for a whole number or a switch, if it may; a list of them may hold one."""
+    """Whether torch would take this argument for a whole number or a switch; a list may hold one."""
     if type(value) is not Tracked:
         return True
     return value._plain.dim() == 0 and not value._plain.is_floating_point() and not value._plain.is_complex()
@@ -356,14 +367,17 @@ def _holds(value: object) -> bool:
 
 
 def _as(given: object, plain: Tensor) -> Tensor:
-    """`plain`, marked as `given` alone is: what it was broadcast with has told its shape, which is no value."""
+    """`plain`, marked as `given` alone is marked.
+
+    What `given` was broadcast with has told its shape, which is no value.
+    """
     if type(given) is not Tracked:
         return plain
     return _shell(plain, given._provenance, given._escapes, given._blocked)
 
 
 def _listed(args: tuple[Any, ...]) -> Sequence[object]:
-    """The tensors of a call that takes them one by one or as a list."""
+    """The tensors of a call that takes them one by one or as one list."""
     return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
 
 
@@ -412,7 +426,7 @@ def _marked(result: object, provenance: Provenance, escapes: Escapes | None) -> 
 
 
 def _block(marked: object, blocked: Provenance, provenance: Provenance) -> None:
-    """Note what results have lost: indices beside values (`sort`, `max`) their whole provenance."""
+    """Note that no gradient goes through results: for indices beside values (`sort`, `max`) to any of their sources."""
     parts = marked if isinstance(marked, (tuple, list)) else (marked,)
     values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)
     for part in parts:

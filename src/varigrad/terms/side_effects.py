@@ -144,7 +144,10 @@ def _of_property(wrapper: MethodWrapperType) -> Effect:
 
 
 def _by_schemas(name: str, schemas: list[torch._C.FunctionSchema], chosen: bool = False) -> Effect:
-    """The effect of any of these overloads. Those with `out=` count only where it is known which one is called."""
+    """The effect that any of these overloads has.
+
+    Overloads with `out=` count only where it is known which overload is called.
+    """
     if not chosen:
         schemas = [s for s in schemas if not any(a.kwarg_only and writes(a) for a in s.arguments)] or schemas
     plain = _plain_name(name)
@@ -216,7 +219,7 @@ def _of_python(function: FunctionType) -> Effect:
 
 
 def _changes(places: Mapping[str, int], averages: bool) -> Changes | None:
-    """Looks at the arguments that make a function write: `inplace`, `max_norm`, running averages in training."""
+    """Make the test of the arguments that make a function write: `inplace`, `max_norm`, averages while training."""
 
     def given(name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         place = places.get(name)
@@ -258,7 +261,7 @@ def _by_sublists(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
 
 
 def _plain_name(name: str) -> str:
-    """`floor` for `floor_`, `_foreach_floor_` and `__ifloor__`."""
+    """The operator's name without the marks of in-place and list forms: `floor` for `floor_` and `_foreach_floor_`."""
     name = name.removeprefix("_foreach_")
     if (
         name.startswith("__i")

@@ -57,7 +57,7 @@ def _floating(value: object) -> bool:
 
 
 def _caller() -> FrameType:
-    """The frame that called the function of torch; the tracker's own are left out."""
+    """The frame that called the function of torch; the tracker's own frames are left out."""
     frame = sys._getframe(1)
     while str(frame.f_globals.get("__name__")).startswith("varigrad.terms.") and frame.f_back is not None:
         frame = frame.f_back

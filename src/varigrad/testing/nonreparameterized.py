@@ -8,28 +8,28 @@ from varigrad.distributions import Beta, Dirichlet, Gamma, Normal, ScoreOnly
 
 
 class NonreparameterizedBeta(ScoreOnly):
-    """Beta without `rsample`."""
+    """The Beta distribution without `rsample`."""
 
     def __init__(self, concentration1: Tensor | float, concentration0: Tensor | float) -> None:
         super().__init__(Beta(concentration1, concentration0))
 
 
 class NonreparameterizedDirichlet(ScoreOnly):
-    """Dirichlet without `rsample`."""
+    """The Dirichlet distribution without `rsample`."""
 
     def __init__(self, concentration: Tensor) -> None:
         super().__init__(Dirichlet(concentration))
 
 
 class NonreparameterizedGamma(ScoreOnly):
-    """Gamma without `rsample`."""
+    """The Gamma distribution without `rsample`."""
 
     def __init__(self, concentration: Tensor | float, rate: Tensor | float) -> None:
         super().__init__(Gamma(concentration, rate))
 
 
 class NonreparameterizedNormal(ScoreOnly):
-    """Normal without `rsample`."""
+    """The normal distribution without `rsample`."""
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float) -> None:
         super().__init__(Normal(loc, scale))

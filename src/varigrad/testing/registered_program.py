@@ -54,20 +54,26 @@ def adding(to: dict[str, Case]) -> Callable[..., Callable[[P], P]]:
 
 
 def f64(*values: float) -> Tensor:
-    """A vector of numbers."""
+    """A vector of numbers in double precision."""
     return torch.tensor(values, dtype=torch.float64)
 
 
 def logits(name: str, *values: float) -> Tensor:
-    """A vector to be learnt."""
+    """Declare a vector of logits to be learnt, in double precision."""
     return param(name, lambda: f64(*values))
 
 
 def scalar(name: str, value: float, constraint: constraints.Constraint = constraints.real) -> Tensor:
-    """A number to be learnt."""
+    """Declare a number to be learnt, in double precision.
+
+    Args:
+        name: the parameter's name.
+        value: where it starts.
+        constraint: where it lives.
+    """
     return param(name, lambda: torch.tensor(value, dtype=torch.float64), constraint)
 
 
 def normal(loc: Tensor | float, scale: float = 1.0) -> dist.Normal:
-    """Around numbers or tensors."""
+    """A normal distribution around numbers or tensors, in double precision."""
     return dist.Normal(torch.as_tensor(loc, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64))

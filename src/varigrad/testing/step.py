@@ -23,7 +23,7 @@ ROUNDINGS = 64
 
 
 class Steps(Protocol):
-    """What takes steps: an `SVI`."""
+    """Interface of what takes steps: an `SVI`."""
 
     bound: Bound
     metrics: Any
@@ -133,7 +133,7 @@ class _Plain:
                     kept[key] = value.contiguous()
 
     def step(self, settings: list[dict[str, object]], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        """One step, with these settings of the groups, unless loss or gradient is not finite."""
+        """Take one step, with these settings of the groups, unless loss or gradient is not finite."""
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         if isinstance(self.optimizer, torch.optim.LBFGS):
@@ -180,7 +180,7 @@ class _Plain:
 
 
 def _settings(group: dict[str, object]) -> dict[str, Any]:
-    """A group's, with the plain forms of what has several."""
+    """The settings of a parameter group, in the plain form where there are several."""
     plain: dict[str, Any] = {k: False for k in ("foreach", "fused") if k in group}
     return {**{k: v for k, v in group.items() if k not in ("params", "param_names")}, **plain}
 
@@ -211,7 +211,7 @@ def _compare(
 
 @contextlib.contextmanager
 def _untouched(svi: Steps) -> Iterator[None]:
-    """Afterwards all that `svi.state()` has not is as it was: gradients, buffers, modes and global generators."""
+    """Put back afterwards what `svi.state()` does not hold: gradients, buffers, modes and global generators."""
     bound, metrics = svi.bound, svi.metrics
     programs = (bound, *modules_of(bound.model_program), *modules_of(bound.guide_program))
     modules = {id(m): m for top in programs if isinstance(top, nn.Module) for m in top.modules()}

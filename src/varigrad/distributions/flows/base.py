@@ -48,7 +48,7 @@ class TransformModule(Transform, nn.Module):
         return y.requires_grad or not torch.is_grad_enabled() or not any(p.requires_grad for p in self.parameters())
 
     def _now(self) -> int:
-        """How often parameters and averages have been written to."""
+        """Counts of how often parameters and averages have been written to."""
         return sum(p._version for p in (*self.parameters(), *self.buffers()))
 
     _made = -1
@@ -114,7 +114,15 @@ class Cached:
 
 
 def clamp_preserving_gradients(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` between two bounds, with the gradient of `x` everywhere, so that what was cut off can come back."""
+    """`x` between two bounds, with the gradient of `x` everywhere, so that what was cut off can come back.
+
+    Args:
+        x: any shape.
+        low, high: the bounds.
+
+    Returns:
+        Values of the shape of `x`.
+    """
     return x + (x.clamp(low, high) - x).detach()
 
 

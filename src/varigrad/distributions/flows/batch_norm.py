@@ -36,7 +36,7 @@ class BatchNorm(VectorTransform):
 
     @property
     def constrained_gamma(self) -> Tensor:
-        """The scale, positive."""
+        """The scale, made positive, `[input_dim]`."""
         return self.gamma.exp() + 1e-6
 
     def _call(self, x: Tensor) -> Tensor:
@@ -64,5 +64,11 @@ class BatchNorm(VectorTransform):
 
 
 def batchnorm(input_dim: int, momentum: float = 0.1, epsilon: float = 1e-5) -> BatchNorm:
-    """A `BatchNorm`."""
+    """Make a `BatchNorm` flow.
+
+    Args:
+        input_dim: number of variables.
+        momentum: weight of a new batch in the moving averages.
+        epsilon: added to the variance.
+    """
     return BatchNorm(input_dim, momentum, epsilon)

@@ -185,12 +185,12 @@ class Sylvester(Cached, Householder):
 
 
 def planar(input_dim: int) -> Planar:
-    """A `Planar` flow."""
+    """Make a `Planar` flow on `input_dim` variables."""
     return Planar(input_dim)
 
 
 def radial(input_dim: int) -> Radial:
-    """A `Radial` flow."""
+    """Make a `Radial` flow on `input_dim` variables."""
     return Radial(input_dim)
 
 

@@ -16,7 +16,16 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def mask_degrees(input_dim: int, hidden_dim: int, lowest: int) -> Tensor:
-    """How many inputs each hidden unit may see, `[hidden_dim]`, spread evenly from `lowest` to all but one."""
+    """How many inputs each hidden unit may see, spread evenly.
+
+    Args:
+        input_dim: number of inputs.
+        hidden_dim: number of hidden units.
+        lowest: the smallest number of inputs; the largest is all but one.
+
+    Returns:
+        `[hidden_dim]`.
+    """
     return torch.linspace(lowest, max(input_dim - 1, lowest), hidden_dim).round()
 
 
@@ -59,7 +68,7 @@ class MaskedLinear(nn.Linear):
 
 
 class _Heads(nn.Module):
-    """What all have in common: one output, divided into parameters of given sizes."""
+    """Interface of networks with one output, divided into parameters of given sizes."""
 
     def __init__(self, param_dims: Sequence[int] | None) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ _LEAST = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Knots:
-    """What a spline is made of, each `[*, bins]` or, at the inner knots, `[*, bins - 1]`; unconstrained."""
+    """The parameters of a spline, unconstrained, each `[*, bins]` or, at the inner knots, `[*, bins - 1]`."""
 
     widths: Tensor
     heights: Tensor
@@ -46,7 +46,16 @@ def _positions(raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 
 
 def through(x: Tensor, knots: Knots, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """The image (or origin) of `x` and the logarithm of the derivative there, both `[*]`."""
+    """The image (or origin) of `x` under a spline, and the logarithm of the derivative there.
+
+    Args:
+        x: `[*]`.
+        knots: the spline's parameters, whose batch dimensions broadcast with `x`.
+        inverse: go from the image to its origin.
+
+    Returns:
+        Value and log-derivative, both `[*]`.
+    """
     bound = knots.bound
     inside = (x >= -bound) & (x <= bound)
     at = x.clamp(-bound, bound)
@@ -123,7 +132,7 @@ def _linear(
 
 
 class _Splined:
-    """What the three transforms have in common: how many numbers a spline takes, and how they are divided."""
+    """Interface of the three spline transforms: how many numbers a spline takes, and how they are divided."""
 
     count_bins: int
     bound: float
@@ -274,7 +283,14 @@ class SplineAutoregressive(_Splined, VectorTransform):
 
 
 def spline(input_dim: int, count_bins: int = 8, bound: float = 3.0, order: str = "linear") -> Spline:
-    """A `Spline`."""
+    """Make a `Spline`.
+
+    Args:
+        input_dim: number of variables.
+        count_bins: pieces of the spline, for each variable.
+        bound: the spline acts on `[-bound, bound]`; outside it is the identity.
+        order: "linear" or "quadratic", the degree of each piece's numerator and denominator.
+    """
     return Spline(input_dim, count_bins, bound, order)
 
 
@@ -282,7 +298,14 @@ def spline_coupling(
     input_dim: int, split_dim: int | None = None, hidden_dims: Sequence[int] | None = None, count_bins: int = 8,
     bound: float = 3.0, order: str = "linear",
 ) -> SplineCoupling:  # fmt: skip
-    """A `SplineCoupling` with a dense network of its own."""
+    """Make a `SplineCoupling` with a dense network.
+
+    Args:
+        input_dim: number of variables.
+        split_dim: how many of them stay as they are; default: half.
+        hidden_dims: sizes of the network's hidden layers; default: two of `10 * input_dim`.
+        count_bins, bound, order: see `spline`.
+    """
     split = input_dim // 2 if split_dim is None else split_dim
     hidden = [input_dim * 10] * 2 if hidden_dims is None else list(hidden_dims)
     net = DenseNN(split, hidden, [(input_dim - split) * n for n in _sizes(count_bins, order)])
@@ -293,7 +316,13 @@ def spline_autoregressive(
     input_dim: int, hidden_dims: Sequence[int] | None = None, count_bins: int = 8, bound: float = 3.0,
     order: str = "linear",
 ) -> SplineAutoregressive:  # fmt: skip
-    """A `SplineAutoregressive` with a network of its own."""
+    """Make a `SplineAutoregressive` with an autoregressive network.
+
+    Args:
+        input_dim: number of variables.
+        hidden_dims: sizes of the network's hidden layers; default: two of `10 * input_dim`.
+        count_bins, bound, order: see `spline`.
+    """
     hidden = [input_dim * 10] * 2 if hidden_dims is None else list(hidden_dims)
     net = AutoRegressiveNN(input_dim, hidden, param_dims=_sizes(count_bins, order))
     return SplineAutoregressive(input_dim, net, count_bins, bound, order)

@@ -67,11 +67,11 @@ class Verdict:
 
     @property
     def apart(self) -> bool:
-        """Whether it is proven."""
+        """Whether the elements are proven to stay apart."""
         return self.kind == "apart"
 
     def sentence(self) -> str:
-        """What happens, for a message; empty if the elements are apart."""
+        """What happens to the elements, for a message; empty if they stay apart."""
         if self.apart:
             return ""
         line = f" ({self.where})" if self.where else ""
@@ -112,7 +112,7 @@ class Follower(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nobody compiles a run that is followed, and torch would import its compiler to prevent it
+        return False  # a run that is followed is not compiled, and torch would import its compiler to prevent it
 
     # -- saying what to follow --
 
@@ -192,7 +192,7 @@ class Follower(TorchDispatchMode):
         if not inside or plate.dim is None or not (own or site in term.upstream):
             return APART
         if plate.name in term.upstream.get(site, ()):
-            return APART  # crossed: nobody takes this cost element by element
+            return APART  # crossed: this cost is not taken element by element
         origin = Origin(site, plate.name)
         found = self.verdict(term.log_prob, origin, plate.dim)
         if found.apart and origin in self._followed and origin not in self.known.get(plain(term.log_prob)):
@@ -285,7 +285,7 @@ class Follower(TorchDispatchMode):
         return result
 
     def _opaque(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """An operation that takes functions: nothing is known of what it does with them."""
+        """Run an operation that takes functions: its results count as not known to keep elements apart."""
         slots = [(s, self.known.get(s.tensor)) for s in slots_of({"": tree_leaves((args, kwargs))})]
         result = func(*args, **kwargs)
         self.unruled.add(str(func))
@@ -297,7 +297,7 @@ class Follower(TorchDispatchMode):
     def _notice(
         self, func: torch._ops.OpOverload, given: dict[str, object], result: object, slots: Sequence[tuple[Slot, Label]]
     ) -> None:
-        """What leaves torch, and running averages that an operation writes without saying so."""
+        """Note what leaves torch, and running averages that an operation writes though its schema does not say so."""
         tells = torch.Tag.dynamic_output_shape in func.tags or (result is not None and not tensors_in(result))
         if name_of(func) == "index":
             tells = any(slot.name == "indices" and slot.tensor.dtype in MASKS for slot, _ in slots)

@@ -1,4 +1,4 @@
-"""Interventions."""
+"""Interventions: what follows a site sees another value."""
 
 from __future__ import annotations
 

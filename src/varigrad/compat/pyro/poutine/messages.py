@@ -45,7 +45,7 @@ class _Subsample:
         self.size, self.subsample_size = size, subsample_size
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Nought: a plate's minibatch is no random choice of the model's."""
+        """Return zero: a plate's minibatch is no random choice of the model's."""
         return torch.zeros(())
 
 
