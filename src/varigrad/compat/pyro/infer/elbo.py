@@ -149,7 +149,7 @@ class ELBO:
     def _get_traces(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Iterator[Any]:
-        """Generate pairs of a model's and a guide's trace, `num_particles` of them."""
+        """Run model and guide `num_particles` times; each pair of traces is one particle."""
         for _ in range(self.num_particles):
             yield self._get_trace(model, guide, args, kwargs)
 
