@@ -13,25 +13,25 @@ NOTHING: Provenance = frozenset()
 class Escapes:
     """What has left torch during one run of a program; later statements count as downstream of it."""
 
-    __slots__ = ("active", "blocked", "held", "nondifferentiable", "provenance", "swapped", "watch", "with_gradients")
+    # Defaults of the class: most runs write to none of them.
+    provenance: Provenance = NOTHING
+    """What the values that have left torch depend on."""
+    active = True
+    """Whether the run still goes on."""
+    nondifferentiable: Provenance = NOTHING
+    """What a step function (a comparison, a rounding) was applied to."""
+    held: Provenance = NOTHING
+    """What was held constant: by `detach`, `.data` or a copy."""
+    blocked: Provenance = NOTHING
+    """What a density depends on without a gradient: by `detach`, `no_grad`, the indices of `sort` and others."""
+    swapped = False
+    """Whether the memory of a plain tensor was replaced by that of a tracked one (`w.data = z`)."""
 
     def __init__(self, watch: bool = False) -> None:
-        self.provenance: Provenance = NOTHING
-        """What the values that have left torch depend on."""
-        self.active = True
-        """Whether the run still goes on."""
         self.watch = watch
         """Whether to note functions without a useful derivative, as while a program is explored."""
-        self.nondifferentiable: Provenance = NOTHING
-        """What a step function (a comparison, a rounding) was applied to."""
-        self.held: Provenance = NOTHING
-        """What was held constant: by `detach`, `.data` or a copy."""
         self.with_gradients = watch and torch.is_grad_enabled()
         """Whether a block under `no_grad` inside the program is its own, and blocks gradients."""
-        self.blocked: Provenance = NOTHING
-        """What a density depends on without a gradient: by `detach`, `no_grad`, the indices of `sort` and others."""
-        self.swapped = False
-        """Whether the memory of a plain tensor was replaced by that of a tracked one (`w.data = z`)."""
 
     def add(self, provenance: Provenance) -> None:
         """Note that a value with this provenance has left torch."""
