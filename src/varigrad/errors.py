@@ -17,7 +17,10 @@ class VarigradError(ValueError):
     """
 
     def __init__(self, what: str, *, site: str | None = None, because: str = "", try_: str = "") -> None:
-        self.what, self.site, self.because, self.try_ = what, site, because, try_
+        self.what: str = what
+        self.site: str | None = site
+        self.because: str = because
+        self.try_: str = try_
         message = f"{site!r}: {what}" if site is not None else what
         if because:
             message += f"; because {because}"

@@ -99,7 +99,7 @@ MUTANTS = (
     M("set's baseline without the value's own share", "estimators/without_replacement.py", "(second * p * f).sum(1)", "(second * p * f * (1 - torch.eye(len(p)))).sum(1)", "unordered set on categorical"),
     M("set drawn with replacement", "estimators/without_replacement.py", "index = _one_of(left, open_, source)", "index = _one_of(probs, open_, source)", "unordered set on categorical"),
     M("others forgotten in a set's chances", "estimators/without_replacement.py", "mass = rest + sum(", "mass = sum(", "unordered set on categorical"),
-    M("sets though a plate is crossed", "estimators/without_replacement.py", "    k: int = 2\n\n    needs = Needs(per_element=True)", "    k: int = 2\n\n    needs = Needs(per_element=False)", "unordered set on plate_entered"),
+    M("sets though a plate is crossed", "estimators/without_replacement.py", "    k: int = 2\n\n    needs: ClassVar[Needs] = Needs(per_element=True)", "    k: int = 2\n\n    needs: ClassVar[Needs] = Needs(per_element=False)", "unordered set on plate_entered"),
     M("sampled value not weighted", "estimators/without_replacement.py", "torch.where(sampled > 0, (rest + sampled) / sampled, 0.0)", "torch.where(sampled > 0, 1.0, 0.0)", "sum and sample on categorical"),
     M("sampled value in its own baseline", "estimators/without_replacement.py", "share = torch.where(summed, p, 0.0)", "share = p", "sum and sample on categorical"),
     M("lane 0 always the likeliest", "estimators/without_replacement.py", "chosen = source.index(torch.cat([top, mass], -1)).unsqueeze(-1)", "chosen = torch.zeros_like(listed[..., :1])", "sum and sample on categorical"),

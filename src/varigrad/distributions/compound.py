@@ -30,7 +30,7 @@ class BetaBinomial(Univariate):
         total_count: `[*batch]`, whole.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "concentration1": constraints.positive,
         "concentration0": constraints.positive,
         "total_count": constraints.nonnegative_integer,
@@ -85,8 +85,11 @@ class GammaPoisson(Univariate):
         concentration, rate: `[*batch]`, positive.
     """
 
-    arg_constraints = {"concentration": constraints.positive, "rate": constraints.positive}
-    support = constraints.nonnegative_integer
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "concentration": constraints.positive,
+        "rate": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.nonnegative_integer
     concentration: Tensor
     rate: Tensor
 
@@ -120,7 +123,7 @@ class DirichletMultinomial(Methods, td.Distribution):
         is_sparse: most counts are zero; accepted, and makes no difference.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "concentration": constraints.independent(constraints.positive, 1),
         "total_count": constraints.nonnegative_integer,
     }
@@ -134,8 +137,8 @@ class DirichletMultinomial(Methods, td.Distribution):
     ) -> None:
         total = torch.as_tensor(total_count, dtype=concentration.dtype, device=concentration.device)
         batch = join(concentration.shape[:-1], total.shape)
-        self.concentration = concentration.expand(batch + concentration.shape[-1:])
-        self.total_count = total.expand(batch)
+        self.concentration: Tensor = concentration.expand(batch + concentration.shape[-1:])
+        self.total_count: Tensor = total.expand(batch)
         self.is_sparse = is_sparse
         self._begin(batch, concentration.shape[-1:], validate_args)
 
@@ -189,12 +192,12 @@ class LogNormalNegativeBinomial(Univariate):
         num_quad_points: of the quadrature in `log_prob`.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "total_count": constraints.greater_than_eq(0),
         "logits": constraints.real,
         "multiplicative_noise_scale": constraints.positive,
     }
-    support = constraints.nonnegative_integer
+    support: constraints.Constraint = constraints.nonnegative_integer
     total_count: Tensor
     logits: Tensor
     multiplicative_noise_scale: Tensor

@@ -102,8 +102,8 @@ class Noise(Arithmetic):
 
     def __init__(self, seed: int) -> None:
         super().__init__(torch.Generator().manual_seed(seed))
-        self.seed = seed
-        self.overdrawn = False
+        self.seed: int = seed
+        self.overdrawn: bool = False
         self.drawn: dict[str, str] = {}
         self._streams: dict[Kind, torch.Generator] = {}
         self._taken: dict[Kind, int] = {}

@@ -88,8 +88,12 @@ class Coupled(Arithmetic):
 
     def __init__(self, source: Source, coupling: Coupling, batch: Sequence[int], axis: int, rounds: int = 0) -> None:
         super().__init__(source.generator)
-        self.site = source.site
-        self.source, self.coupling, self.batch, self.axis, self.rounds = source, coupling, tuple(batch), axis, rounds
+        self.site: str = source.site
+        self.source: Source = source
+        self.coupling: Coupling = coupling
+        self.batch: tuple[int, ...] = tuple(batch)
+        self.axis: int = axis
+        self.rounds: int = rounds
 
     def on(self, device: torch.device) -> torch.Generator | None:
         return self.source.on(device)

@@ -22,14 +22,17 @@ class Delta(Methods, td.Distribution):
         event_dim: how many rightmost dimensions of `value` are one event.
     """
 
-    arg_constraints = {"value": constraints.dependent, "log_density": constraints.real}
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "value": constraints.dependent,
+        "log_density": constraints.real,
+    }
     has_rsample = True
 
     def __init__(self, value: Tensor, log_density: Tensor | float = 0.0, event_dim: int = 0) -> None:
-        self.value = torch.as_tensor(value)
+        self.value: Tensor = torch.as_tensor(value)
         batch = self.value.shape[: self.value.dim() - event_dim]
         log_density = torch.as_tensor(log_density, dtype=torch.get_default_dtype(), device=self.value.device)
-        self.log_density = log_density.expand(batch)
+        self.log_density: Tensor = log_density.expand(batch)
         self.event_dims = event_dim
         td.Distribution.__init__(self, batch, self.value.shape[len(batch) :], validate_args=False)
 

@@ -22,7 +22,7 @@ class VonMises3D(Methods, td.Distribution):
         concentration: `[*batch, 3]`: its direction is the mean's, its length the concentration.
     """
 
-    arg_constraints = {"concentration": constraints.real_vector}
+    arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.real_vector}
     support = sphere
 
     def __init__(self, concentration: Tensor, validate_args: bool | None = None) -> None:
@@ -67,7 +67,7 @@ class ProjectedNormal(Methods, td.Distribution):
         concentration: `[*batch, d]`, the mean of the vector. Densities exist for `d` of 2 and 3.
     """
 
-    arg_constraints = {"concentration": constraints.real_vector}
+    arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.real_vector}
     support = sphere
     has_rsample = True
 

@@ -23,7 +23,7 @@ class Empirical(Methods, td.Distribution):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.real
+    support: constraints.Constraint = constraints.real
     has_enumerate_support = True
 
     def __init__(self, samples: Tensor, log_weights: Tensor, validate_args: bool | None = None) -> None:

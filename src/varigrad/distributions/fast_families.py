@@ -32,7 +32,7 @@ class Lazy(Generic[T]):
 
     def __init__(self, make: Callable[[Never], T]) -> None:
         self.make = make
-        self.name = make.__name__
+        self.name: str = make.__name__
 
     def __get__(self, instance: Any, owner: type) -> T:
         if instance is None:
@@ -43,6 +43,8 @@ class Lazy(Generic[T]):
 
 class Normal(Methods, td.Normal):
     """Gaussian, `loc` and `scale`."""
+
+    loc: Tensor
 
     _drawn: tuple[Tensor, Tensor] | None = None
     """The last value made from noise, and the noise."""

@@ -31,7 +31,7 @@ class Flattened(Methods, td.Distribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     has_rsample = True
-    support = constraints.real_vector
+    support: constraints.Constraint = constraints.real_vector
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class Flattened(Methods, td.Distribution):
         plates: Sequence[int],
     ) -> None:
         self.base = base
-        self.transforms = tuple(transforms)
-        self.shapes = tuple(shapes)
-        self.plates = tuple(plates)
-        self.sizes = tuple(shape.numel() for shape in shapes)
+        self.transforms: tuple[td.Transform, ...] = tuple(transforms)
+        self.shapes: tuple[torch.Size, ...] = tuple(shapes)
+        self.plates: tuple[int, ...] = tuple(plates)
+        self.sizes: tuple[int, ...] = tuple(shape.numel() for shape in shapes)
         td.Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:

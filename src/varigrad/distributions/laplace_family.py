@@ -20,8 +20,8 @@ class SoftLaplace(Univariate):
         scale: `[*batch]`, positive.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
+    arg_constraints: dict[str, constraints.Constraint] = {"loc": constraints.real, "scale": constraints.positive}
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -60,8 +60,12 @@ class AsymmetricLaplace(Univariate):
         asymmetry: `[*batch]`, positive; the square root of the ratio of the left scale to the right.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive, "asymmetry": constraints.positive}
-    support = constraints.real
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "asymmetry": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -113,13 +117,13 @@ class SoftAsymmetricLaplace(Univariate):
         softness: `[*batch]`, positive.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "loc": constraints.real,
         "scale": constraints.positive,
         "asymmetry": constraints.positive,
         "softness": constraints.positive,
     }
-    support = constraints.real
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor

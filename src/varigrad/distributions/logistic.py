@@ -24,8 +24,11 @@ class Logistic(Methods, td.Distribution):
         scale: `[*batch]`, positive.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
+    loc: Tensor
+    scale: Tensor
+
+    arg_constraints: dict[str, constraints.Constraint] = {"loc": constraints.real, "scale": constraints.positive}
+    support: constraints.Constraint = constraints.real
     has_rsample = True
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
@@ -72,8 +75,12 @@ class SkewLogistic(Univariate):
         asymmetry: `[*batch]`, positive.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive, "asymmetry": constraints.positive}
-    support = constraints.real
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "asymmetry": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor

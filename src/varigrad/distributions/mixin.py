@@ -26,7 +26,7 @@ class Methods(_Family):
     """
 
     _validate_args = False
-    unchecked = False
+    unchecked: bool = False
     """Whether `validate_args=False` was said: then values are not checked against the support."""
 
     if not TYPE_CHECKING:  # type checkers see the signatures of torch's families
@@ -132,11 +132,11 @@ class Masked(Wrapper):
 
     def __init__(self, base: td.Distribution, mask: Tensor | bool) -> None:
         self.base = base
-        self.density_mask = torch.as_tensor(mask)
+        self.density_mask: Tensor = torch.as_tensor(mask)
         if self.density_mask.dtype != torch.bool:
             raise TypeError(f"a mask is a bool tensor, got {self.density_mask.dtype}")
         shape = join(base.batch_shape, self.density_mask.shape)
-        self.base = base if shape == base.batch_shape else base.expand(shape)
+        self.base: td.Distribution = base if shape == base.batch_shape else base.expand(shape)
         td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
     has_rsample = property(lambda self: self.base.has_rsample)

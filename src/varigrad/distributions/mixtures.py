@@ -51,7 +51,7 @@ class MaskedMixture(Methods, td.Distribution):
             shapes = f"{tuple(component0.event_shape)} and {tuple(component1.event_shape)}"
             raise ValueError(f"components have event shapes {shapes}")
         shape = join(mask.shape, component0.batch_shape, component1.batch_shape)
-        self.density_mask = mask.expand(shape)
+        self.density_mask: Tensor = mask.expand(shape)
         self.component0, self.component1 = component0.expand(shape), component1.expand(shape)
         td.Distribution.__init__(self, shape, component0.event_shape, validate_args=False)
         self._said(validate_args)
@@ -117,12 +117,12 @@ class MixtureOfNormals(Methods, td.Distribution):
         component_logits: `[*batch, k]`, weights up to a constant.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "locs": constraints.independent(constraints.real, 2),
         "scales": constraints.independent(constraints.positive, 2),
         "component_logits": constraints.real_vector,
     }
-    support = constraints.real_vector
+    support: constraints.Constraint = constraints.real_vector
     has_rsample = True
 
     def __init__(
@@ -130,8 +130,9 @@ class MixtureOfNormals(Methods, td.Distribution):
     ) -> None:
         batch = join(locs.shape[:-2], scales.shape[:-2], component_logits.shape[:-1])
         k, d = join(locs.shape[-2:], scales.shape[-2:])
-        self.locs, self.scales = locs.expand(*batch, k, d), scales.expand(*batch, k, d)
-        self.component_logits = component_logits.expand(*batch, k)
+        self.locs: Tensor = locs.expand(*batch, k, d)
+        self.scales: Tensor = scales.expand(*batch, k, d)
+        self.component_logits: Tensor = component_logits.expand(*batch, k)
         self._begin(batch, torch.Size((d,)), validate_args)
 
     @property

@@ -23,20 +23,21 @@ class MultivariateStudentT(Methods, td.Distribution):
         scale_tril: `[*batch, d, d]`, lower-triangular with a positive diagonal.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "df": constraints.positive,
         "loc": constraints.real_vector,
         "scale_tril": constraints.lower_cholesky,
     }
-    support = constraints.real_vector
+    support: constraints.Constraint = constraints.real_vector
     has_rsample = True
 
     def __init__(self, df: Tensor | float, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
         df = torch.as_tensor(df, dtype=loc.dtype, device=loc.device)
         batch = join(df.shape, loc.shape[:-1], scale_tril.shape[:-2])
         d = loc.shape[-1:]
-        self.df, self.loc = df.expand(batch), loc.expand(batch + d)
-        self.scale_tril = scale_tril.expand(batch + d + d)
+        self.df: Tensor = df.expand(batch)
+        self.loc: Tensor = loc.expand(batch + d)
+        self.scale_tril: Tensor = scale_tril.expand(batch + d + d)
         self._begin(batch, d, validate_args)
 
     @property

@@ -22,13 +22,16 @@ class OrderedLogistic(Categorical):
         cutpoints: `[*batch, categories - 1]`, increasing.
     """
 
-    arg_constraints = {"predictor": constraints.real, "cutpoints": constraints.real_vector}
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "predictor": constraints.real,
+        "cutpoints": constraints.real_vector,
+    }
 
     def __init__(self, predictor: Tensor | float, cutpoints: Tensor, validate_args: bool | None = None) -> None:
         score = torch.as_tensor(predictor, dtype=cutpoints.dtype, device=cutpoints.device)
         shape = join(score.shape, cutpoints.shape[:-1])
-        self.predictor = score.expand(shape)
-        self.cutpoints = cutpoints.expand(shape + cutpoints.shape[-1:])
+        self.predictor: Tensor = score.expand(shape)
+        self.cutpoints: Tensor = cutpoints.expand(shape + cutpoints.shape[-1:])
         upper = self.cutpoints - self.predictor.unsqueeze(-1)
         ends = upper.new_full((*shape, 1), torch.inf)
         below, above = torch.cat([upper, ends], -1), torch.cat([-ends, upper], -1)

@@ -24,10 +24,10 @@ class TruncatedPolyaGamma(Methods, td.Distribution):
         Polson, Scott, Windle (2013), Bayesian inference for logistic models using Polya-Gamma latent variables.
     """
 
-    truncation_point = 2.5
+    truncation_point: float = 2.5
     terms = 200
     arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.interval(0, truncation_point)
+    support: constraints.Constraint = constraints.interval(0, truncation_point)
 
     def __init__(self, prototype: Tensor, validate_args: bool | None = None) -> None:
         self.prototype = prototype

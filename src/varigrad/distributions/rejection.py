@@ -33,8 +33,14 @@ class RejectionGamma(Methods, td.Distribution):
         rate: `[*batch]`, positive.
     """
 
-    arg_constraints = {"concentration": constraints.greater_than_eq(1.0), "rate": constraints.positive}
-    support = constraints.positive
+    concentration: Tensor
+    rate: Tensor
+
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "concentration": constraints.greater_than_eq(1.0),
+        "rate": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.positive
     has_rsample = True
 
     def __init__(
@@ -116,8 +122,9 @@ class Rejector(Methods, td.Distribution):
         batch_shape: Shape | None = None,
         event_shape: Shape | None = None,
     ) -> None:
-        self.propose, self.log_prob_accept = propose, log_prob_accept
-        self.log_scale = torch.as_tensor(log_scale)
+        self.propose: td.Distribution = propose
+        self.log_prob_accept: Callable[[Tensor], Tensor] = log_prob_accept
+        self.log_scale: Tensor = torch.as_tensor(log_scale)
         shape = propose.batch_shape if batch_shape is None else torch.Size(batch_shape)
         event = propose.event_shape if event_shape is None else torch.Size(event_shape)
         td.Distribution.__init__(self, shape, event, validate_args=False)

@@ -49,6 +49,9 @@ class ContinuousBernoulli(Methods, td.ContinuousBernoulli):
 class FisherSnedecor(Methods, td.FisherSnedecor):
     """Ratio of two scaled chi-squares."""
 
+    df1: Tensor
+    df2: Tensor
+
     def __init__(self, df1: Tensor | float, df2: Tensor | float, validate_args: bool | None = None) -> None:
         self.df1, self.df2 = broadcast_all(df1, df2)
         self._gamma1, self._gamma2 = Gamma(self.df1 / 2, self.df1), Gamma(self.df2 / 2, self.df2)
@@ -79,6 +82,8 @@ class Geometric(Methods, td.Geometric):
 class LKJCholesky(Methods, td.LKJCholesky):
     """Cholesky factors of correlation matrices."""
 
+    concentration: Tensor
+
     def __init__(self, dim: int, concentration: Tensor | float = 1.0, validate_args: bool | None = None) -> None:
         if dim < 2:
             raise ValueError(f"dim of a correlation matrix must be at least 2, got {dim}")
@@ -105,8 +110,9 @@ class LowRankMultivariateNormal(Methods, td.LowRankMultivariateNormal):
             batch = join(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
         except RuntimeError as error:
             raise ValueError(f"Incompatible batch shapes: {error}") from error
-        self.loc, self.cov_diag = loc.expand(batch + event), cov_diag.expand(batch + event)
-        self.cov_factor = cov_factor.expand(batch + cov_factor.shape[-2:])
+        self.loc: Tensor = loc.expand(batch + event)
+        self.cov_diag: Tensor = cov_diag.expand(batch + event)
+        self.cov_factor: Tensor = cov_factor.expand(batch + cov_factor.shape[-2:])
         self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
         m = cov_factor.shape[-1]
         eye = torch.eye(m, dtype=cov_factor.dtype, device=cov_factor.device)
@@ -202,6 +208,10 @@ class RelaxedBernoulli(Methods, td.RelaxedBernoulli):
 class StudentT(Methods, td.StudentT):
     """Heavy-tailed, `df`, `loc`, `scale`."""
 
+    df: Tensor
+    loc: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         df: Tensor | float,
@@ -240,7 +250,7 @@ class Wishart(Methods, td.Wishart):
         shape = given[0]
         df = torch.as_tensor(df, dtype=shape.dtype, device=shape.device)
         batch, event = join(shape.shape[:-2], df.shape), shape.shape[-2:]
-        self.df = df.expand(batch)
+        self.df: Tensor = df.expand(batch)
         if scale_tril is not None:
             self.scale_tril = scale_tril.expand(batch + event)
             self._unbroadcasted_scale_tril = scale_tril

@@ -25,7 +25,10 @@ class AffineBeta(TransformedDistribution):
         scale: `[*batch]`, positive.
     """
 
-    arg_constraints = {
+    loc: Tensor
+    scale: Tensor
+
+    arg_constraints: dict[str, constraints.Constraint] = {
         "concentration1": constraints.positive,
         "concentration0": constraints.positive,
         "loc": constraints.real,
@@ -121,7 +124,7 @@ class LKJ(TransformedDistribution):
         concentration: `[*batch]`, :math:`\eta`, positive.
     """
 
-    arg_constraints = {"concentration": constraints.positive}
+    arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.positive}
     support = constraints.corr_matrix
 
     def __init__(self, dim: int = 2, concentration: Tensor | float = 1.0, validate_args: bool | None = None) -> None:

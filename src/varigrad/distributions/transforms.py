@@ -23,8 +23,8 @@ from varigrad.shapes import join
 class OrderedTransform(Transform):
     """Real vectors to increasing ones: the first entry, then sums of exponentials."""
 
-    domain = constraints.real_vector
-    codomain = constraints.ordered_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.ordered_vector
     bijective = True
     sign = +1
 
@@ -50,13 +50,13 @@ class SimplexToOrderedTransform(Transform):
         anchor_point: `[*batch, 1]` or a number.
     """
 
-    domain = constraints.simplex
-    codomain = constraints.ordered_vector
+    domain: constraints.Constraint = constraints.simplex
+    codomain: constraints.Constraint = constraints.ordered_vector
     bijective = True
 
     def __init__(self, anchor_point: Tensor | float | None = None, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
-        self.anchor_point = torch.as_tensor(0.0 if anchor_point is None else anchor_point)
+        self.anchor_point: Tensor = torch.as_tensor(0.0 if anchor_point is None else anchor_point)
 
     def with_cache(self, cache_size: int = 1) -> SimplexToOrderedTransform:
         return SimplexToOrderedTransform(self.anchor_point, cache_size)
@@ -109,7 +109,7 @@ class CholeskyTransform(Transform):
 class CorrMatrixCholeskyTransform(CholeskyTransform):
     """Correlation matrices to their Cholesky factors."""
 
-    domain = constraints.corr_matrix
+    domain: constraints.Constraint = constraints.corr_matrix
     codomain: constraints.Constraint = constraints.corr_cholesky
 
     def __eq__(self, other: object) -> bool:
@@ -130,8 +130,8 @@ class CorrLCholeskyTransform(CorrCholeskyTransform):
 class SoftplusLowerCholeskyTransform(Transform):
     """Square matrices to lower-triangular ones with a positive diagonal, by softplus."""
 
-    domain = constraints.independent(constraints.real, 2)
-    codomain = constraints.softplus_lower_cholesky
+    domain: constraints.Constraint = constraints.independent(constraints.real, 2)
+    codomain: constraints.Constraint = constraints.softplus_lower_cholesky
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SoftplusLowerCholeskyTransform)
@@ -149,8 +149,8 @@ class SoftplusLowerCholeskyTransform(Transform):
 class UnitLowerCholeskyTransform(Transform):
     """Square matrices to lower-triangular ones with ones on the diagonal."""
 
-    domain = constraints.independent(constraints.real, 2)
-    codomain = constraints.unit_lower_cholesky
+    domain: constraints.Constraint = constraints.independent(constraints.real, 2)
+    codomain: constraints.Constraint = constraints.unit_lower_cholesky
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnitLowerCholeskyTransform)
@@ -172,13 +172,14 @@ class LowerCholeskyAffine(Transform):
         scale_tril: `[*batch, d, d]`, lower-triangular with a positive diagonal.
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.real_vector
     bijective = True
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
-        self.loc, self.scale_tril = loc, scale_tril
+        self.loc: Tensor = loc
+        self.scale_tril: Tensor = scale_tril
 
     def with_cache(self, cache_size: int = 1) -> LowerCholeskyAffine:
         return LowerCholeskyAffine(self.loc, self.scale_tril, cache_size)
@@ -204,14 +205,14 @@ class PositivePowerTransform(Transform):
         exponent: positive.
     """
 
-    domain = constraints.real
-    codomain = constraints.real
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.real
     bijective = True
     sign = +1
 
     def __init__(self, exponent: Tensor | float, *, cache_size: int = 0, validate_args: bool | None = None) -> None:
         super().__init__(cache_size=cache_size)
-        self.exponent = torch.as_tensor(exponent, dtype=torch.get_default_dtype())
+        self.exponent: Tensor = torch.as_tensor(exponent, dtype=torch.get_default_dtype())
 
     def with_cache(self, cache_size: int = 1) -> PositivePowerTransform:
         return PositivePowerTransform(self.exponent, cache_size=cache_size)
@@ -229,8 +230,8 @@ class PositivePowerTransform(Transform):
 class Normalize(Transform):
     """Vectors divided by their length (of order `p`). No bijection."""
 
-    domain = constraints.real_vector
-    codomain = constraints.sphere
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.sphere
     bijective = False
 
     def __init__(self, p: float = 2, cache_size: int = 0) -> None:
@@ -262,13 +263,14 @@ class Permute(Transform):
         if dim >= 0:
             raise ValueError(f"dim counts from the right and is negative, got {dim}")
         super().__init__(cache_size=cache_size)
-        self.permutation, self.dim = permutation, dim
+        self.permutation: Tensor = permutation
+        self.dim: int = dim
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, -self.dim)
 
-    codomain = domain
+    codomain: constraints.Constraint = domain
 
     @property
     def inv_permutation(self) -> Tensor:
@@ -291,8 +293,8 @@ class Permute(Transform):
 class ELUTransform(Transform):
     """`elu`, entry by entry."""
 
-    domain = constraints.real
-    codomain = constraints.greater_than(-1.0)
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.greater_than(-1.0)
     bijective = True
     sign = +1
 
@@ -314,8 +316,8 @@ class ELUTransform(Transform):
 class LeakyReLUTransform(Transform):
     """`leaky_relu` of slope 0.01, entry by entry."""
 
-    domain = constraints.real
-    codomain = constraints.real
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.real
     bijective = True
     sign = +1
 

@@ -16,11 +16,11 @@ from varigrad.shapes import Shape, join
 class Unit(Methods, td.Distribution):
     """The empty event, with log-density `log_factor`, `[*batch]`."""
 
-    arg_constraints = {"log_factor": constraints.real}
-    support = constraints.real_vector
+    arg_constraints: dict[str, constraints.Constraint] = {"log_factor": constraints.real}
+    support: constraints.Constraint = constraints.real_vector
 
     def __init__(self, log_factor: Tensor | float) -> None:
-        self.log_factor = torch.as_tensor(log_factor)
+        self.log_factor: Tensor = torch.as_tensor(log_factor)
         td.Distribution.__init__(self, self.log_factor.shape, torch.Size((0,)), validate_args=False)
 
     def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:

@@ -24,7 +24,10 @@ class ZeroInflated(Methods, td.Distribution):
         gate_logits: `[*batch]`, its logit.
     """
 
-    arg_constraints = {"gate": constraints.unit_interval, "gate_logits": constraints.real}
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "gate": constraints.unit_interval,
+        "gate_logits": constraints.real,
+    }
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class ZeroInflated(Methods, td.Distribution):
             raise ValueError(f"ZeroInflated takes a univariate base, got event shape {tuple(base.event_shape)}")
         logits = torch.as_tensor(gate_logits) if gate is None else torch.logit(torch.as_tensor(gate))
         shape = join(logits.shape, base.batch_shape)
-        self.gate_logits = logits.expand(shape)
+        self.gate_logits: Tensor = logits.expand(shape)
         self.base = base.expand(shape)
         td.Distribution.__init__(self, shape, validate_args=False)
         self._said(validate_args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch import distributions as td
@@ -44,7 +45,7 @@ class DoubleControlVariate(Estimator):
     alpha: float = 0.0
     train: bool = True
 
-    needs = Needs(between_values=True, slope=Slope())
+    needs: ClassVar[Needs] = Needs(between_values=True, slope=Slope())
 
     def __post_init__(self) -> None:
         check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Enumerate(Estimator):
         Titsias, Lazaro-Gredilla (2015), Local expectation gradients for black box variational inference.
     """
 
-    needs = Needs(per_element=True)
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)

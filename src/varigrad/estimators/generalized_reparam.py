@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ Made = tuple[Tensor, Tensor]
 class Generalised(Estimator):
     """Interface of estimators that differ only in how a Gamma or Beta draw is made of noise."""
 
-    drawing = Drawing(pathwise=True, partial=True)
-    needs = Needs(cost=False)
+    drawing: ClassVar[Drawing] = Drawing(pathwise=True, partial=True)
+    needs: ClassVar[Needs] = Needs(cost=False)
 
     @abstractmethod
     def gamma(self, concentration: Tensor, source: Source) -> Made:

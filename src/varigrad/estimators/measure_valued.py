@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class MeasureValued(Estimator):
         Mohamed, Rosca, Figurnov, Mnih (2020), Monte Carlo gradient estimation in machine learning. arXiv:1906.10652.
     """
 
-    needs = Needs(per_element=True)
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class MuProp(Estimator):
 
     baseline: Baseline = field(default_factory=NoBaseline)
 
-    needs = Needs(between_values=True, slope=Slope())
+    needs: ClassVar[Needs] = Needs(between_values=True, slope=Slope())
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return refusal_to_relax("MuProp", distribution)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,8 +66,8 @@ class Relaxation(Estimator):
     unbiased: bool = field(default=False, init=False)
     """A constant, which `repr` shows."""
 
-    drawing = Drawing(pathwise=True)
-    needs = Needs(cost=False, between_values=True, differentiable=True)
+    drawing: ClassVar[Drawing] = Drawing(pathwise=True)
+    needs: ClassVar[Needs] = Needs(cost=False, between_values=True, differentiable=True)
 
     @property
     def promises(self) -> Promises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class StochasticAD(Estimator):
         arXiv:2210.08572.
     """
 
-    needs = Needs(per_element=True)
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)

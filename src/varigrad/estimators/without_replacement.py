@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class UnorderedSet(Estimator):
 
     k: int = 2
 
-    needs = Needs(per_element=True)
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
         if not is_whole(self.k, 2, 8):
@@ -127,7 +128,7 @@ class SumAndSample(Estimator):
 
     k: int = 1
 
-    needs = Needs(per_element=True)
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
         if not is_whole(self.k):

@@ -30,7 +30,7 @@ class AutoGuideList(nn.Module):
         super().__init__()
         self._parts: list[Callable[..., Any]] = []
         self._checked = False
-        self.parts = nn.ModuleList()
+        self.parts: nn.ModuleList = nn.ModuleList()
         for part in parts:
             self.append(part)
         if not parts:

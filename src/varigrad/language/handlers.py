@@ -271,7 +271,8 @@ class SeededProgram:
     """A program that draws the same numbers in every run."""
 
     def __init__(self, program: Program, seed: int) -> None:
-        self.program, self.seed = program, seed
+        self.program: Program = program
+        self.seed: int = seed
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         return run(self.program, (_Seeded(self.seed),), args, kwargs)

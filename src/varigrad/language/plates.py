@@ -36,9 +36,9 @@ class InPlate:
     takes_modules = True
 
     def __init__(self, plate: Plate) -> None:
-        self.plate = plate
+        self.plate: Plate = plate
         size, batch = plate.size, plate.batch
-        self.factor = 1.0 if size is None or batch is None or plate.index is not None else size / batch
+        self.factor: float = 1.0 if size is None or batch is None or plate.index is not None else size / batch
 
     def __call__(self, message: Message, forward: Forward) -> Message:
         if isinstance(message, (Sample, Factor)):
@@ -105,7 +105,9 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         dim: int | None = None,
     ) -> None:
         _check(name, size, subsample_size, subsample, dim)
-        self.name, self.size, self.dim = name, size, dim
+        self.name: str = name
+        self.size: int | None = size
+        self.dim: int | None = dim
         self.subsample_size = subsample_size
         self.indices: Tensor | None = subsample
         self._tokens: list[Token[tuple[Handler, ...]]] = []

@@ -159,7 +159,8 @@ class Handled:
     """A program with a handler around it. `program` is the one inside."""
 
     def __init__(self, program: Program, handler: Handler) -> None:
-        self.program, self.handler = program, handler
+        self.program: Program = program
+        self.handler: Handler = handler
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         with Scope(self.handler):

@@ -75,9 +75,9 @@ class Tracker:
     def __init__(
         self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None, guarded: bool = False
     ) -> None:
-        self.escapes = Escapes(watch)
-        self.guarded = guarded or watch
-        self.mixed = mixed or {}
+        self.escapes: Escapes = Escapes(watch)
+        self.guarded: bool = guarded or watch
+        self.mixed: Mapping[str, frozenset[str]] = mixed or {}
         self._eager = False
         self.plates: dict[str, frozenset[str]] = {}
         self._plated = False

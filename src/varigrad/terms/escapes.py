@@ -30,7 +30,7 @@ class Escapes:
     def __init__(self, watch: bool = False) -> None:
         self.watch = watch
         """Whether to note functions without a useful derivative, as while a program is explored."""
-        self.with_gradients = watch and torch.is_grad_enabled()
+        self.with_gradients: bool = watch and torch.is_grad_enabled()
         """Whether a block under `no_grad` inside the program is its own, and blocks gradients."""
 
     def add(self, provenance: Provenance) -> None:

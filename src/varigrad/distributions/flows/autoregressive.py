@@ -39,8 +39,10 @@ class AffineAutoregressive(VectorTransform):
     ) -> None:
         super().__init__()
         self.arn = autoregressive_nn
-        self.log_scale_min_clip, self.log_scale_max_clip = log_scale_min_clip, log_scale_max_clip
-        self.sigmoid_bias, self.stable = sigmoid_bias, stable
+        self.log_scale_min_clip: float = log_scale_min_clip
+        self.log_scale_max_clip: float = log_scale_max_clip
+        self.sigmoid_bias: float = sigmoid_bias
+        self.stable: bool = stable
 
     def _shift_and_log_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and logarithm of the scale, from the network."""

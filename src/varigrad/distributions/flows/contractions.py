@@ -24,8 +24,9 @@ class Planar(VectorTransform):
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         self.input_dim = input_dim
-        self.bias = nn.Parameter(torch.zeros(1))
-        self.u, self.w = nn.Parameter(torch.empty(input_dim)), nn.Parameter(torch.empty(input_dim))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(1))
+        self.u: nn.Parameter = nn.Parameter(torch.empty(input_dim))
+        self.w: nn.Parameter = nn.Parameter(torch.empty(input_dim))
         for parameter in (self.u, self.w):
             uniform_(parameter, input_dim**-0.5)
 
@@ -71,8 +72,9 @@ class Radial(VectorTransform):
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         self.input_dim = input_dim
-        self.x0 = nn.Parameter(torch.empty(input_dim))
-        self.alpha_prime, self.beta_prime = nn.Parameter(torch.empty(1)), nn.Parameter(torch.empty(1))
+        self.x0: nn.Parameter = nn.Parameter(torch.empty(input_dim))
+        self.alpha_prime: nn.Parameter = nn.Parameter(torch.empty(1))
+        self.beta_prime: nn.Parameter = nn.Parameter(torch.empty(1))
         for parameter in (self.x0, self.alpha_prime, self.beta_prime):
             uniform_(parameter, input_dim**-0.5)
 
@@ -118,7 +120,7 @@ class Householder(VectorTransform):
         if not 1 <= count_transforms <= input_dim:
             raise ValueError(f"count_transforms must be between 1 and {input_dim}, got {count_transforms}")
         super().__init__()
-        self.u_unnormed = nn.Parameter(torch.empty(count_transforms, input_dim))
+        self.u_unnormed: nn.Parameter = nn.Parameter(torch.empty(count_transforms, input_dim))
         uniform_(self.u_unnormed, input_dim**-0.5)
 
     def _reflected(self, x: Tensor, directions: Tensor) -> Tensor:
@@ -153,9 +155,11 @@ class Sylvester(Cached, Householder):
     def __init__(self, input_dim: int, count_transforms: int = 1) -> None:
         super().__init__(input_dim, count_transforms)
         d = input_dim
-        self.R_dense, self.S_dense = nn.Parameter(torch.empty(d, d)), nn.Parameter(torch.empty(d, d))
-        self.R_diag, self.S_diag = nn.Parameter(torch.empty(d)), nn.Parameter(torch.empty(d))
-        self.b = nn.Parameter(torch.empty(d))
+        self.R_dense: nn.Parameter = nn.Parameter(torch.empty(d, d))
+        self.S_dense: nn.Parameter = nn.Parameter(torch.empty(d, d))
+        self.R_diag: nn.Parameter = nn.Parameter(torch.empty(d))
+        self.S_diag: nn.Parameter = nn.Parameter(torch.empty(d))
+        self.b: nn.Parameter = nn.Parameter(torch.empty(d))
         for parameter in (self.R_dense, self.S_dense, self.R_diag, self.S_diag, self.b):
             uniform_(parameter, 0.01)
 

@@ -42,14 +42,17 @@ class AffineCoupling(TransformModule):
         if dim >= 0:
             raise ValueError(f"dim counts from the right and is negative, got {dim}")
         super().__init__()
-        self.split_dim, self.nn, self.dim = split_dim, hypernet, dim
-        self.log_scale_min_clip, self.log_scale_max_clip = log_scale_min_clip, log_scale_max_clip
+        self.split_dim: int = split_dim
+        self.nn: nn.Module = hypernet
+        self.dim: int = dim
+        self.log_scale_min_clip: float = log_scale_min_clip
+        self.log_scale_max_clip: float = log_scale_max_clip
 
     @constraints.dependent_property(is_discrete=False)
     def domain(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, -self.dim)
 
-    codomain = domain
+    codomain: constraints.Constraint = domain
 
     def _divided(self, x: Tensor) -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = x.split([self.split_dim, x.shape[self.dim] - self.split_dim], self.dim)

@@ -166,10 +166,12 @@ class Spline(_Splined, VectorTransform):
         super().__init__()
         self._check(count_bins, bound, order)
         self.input_dim = input_dim
-        self.unnormalized_widths = nn.Parameter(torch.randn(input_dim, count_bins))
-        self.unnormalized_heights = nn.Parameter(torch.randn(input_dim, count_bins))
-        self.unnormalized_derivatives = nn.Parameter(torch.randn(input_dim, count_bins - 1))
-        self.unnormalized_lambdas = nn.Parameter(torch.rand(input_dim, count_bins)) if order == "linear" else None
+        self.unnormalized_widths: nn.Parameter = nn.Parameter(torch.randn(input_dim, count_bins))
+        self.unnormalized_heights: nn.Parameter = nn.Parameter(torch.randn(input_dim, count_bins))
+        self.unnormalized_derivatives: nn.Parameter = nn.Parameter(torch.randn(input_dim, count_bins - 1))
+        self.unnormalized_lambdas: nn.Parameter | None = (
+            nn.Parameter(torch.rand(input_dim, count_bins)) if order == "linear" else None
+        )
 
     def _own(self) -> Knots:
         parts = [self.unnormalized_widths, self.unnormalized_heights, self.unnormalized_derivatives]
@@ -215,8 +217,11 @@ class SplineCoupling(_Splined, TransformModule):
     ) -> None:
         super().__init__()
         self._check(count_bins, bound, order)
-        self.input_dim, self.split_dim, self.nn, self.identity = input_dim, split_dim, hypernet, identity
-        self.lower_spline = None if identity else Spline(split_dim, count_bins, bound, order)
+        self.input_dim: int = input_dim
+        self.split_dim: int = split_dim
+        self.nn: nn.Module = hypernet
+        self.identity: bool = identity
+        self.lower_spline: Spline | None = None if identity else Spline(split_dim, count_bins, bound, order)
 
     def _others(self, kept: Tensor) -> Knots:
         moved = self.input_dim - self.split_dim
@@ -261,7 +266,8 @@ class SplineAutoregressive(_Splined, VectorTransform):
     ) -> None:  # fmt: skip
         super().__init__()
         self._check(count_bins, bound, order)
-        self.input_dim, self.arn = input_dim, autoregressive_nn
+        self.input_dim: int = input_dim
+        self.arn: nn.Module = autoregressive_nn
 
     def _own(self, x: Tensor) -> Knots:
         return self._knots([p.mT for p in self.arn(x)])

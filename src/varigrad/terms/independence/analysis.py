@@ -96,13 +96,13 @@ class Follower(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known = Known()
+        self.known: Known = Known()
         self.left: dict[Origin, Trouble] = {}
         """What has been turned into a Python number, or told by a shape."""
         self.plates_of: dict[str, tuple[Plate, ...]] = {}
         self.checking = False
         """Whether a value is being looked at only to raise an error."""
-        self.asked = ""
+        self.asked: str = ""
         """Where Python first asked for a number that does not come from a draw: others may run for another."""
         self._followed: set[Origin] = set()
         self.unruled: set[str] = set()
