@@ -9,7 +9,7 @@ HERE = f"{ALONE}numbers_at_the_present_point_tell_without_operations"
 MUTANTS = (
     # Dependencies.
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
-    M("sites not followed", "objectives/execute.py", "follow = estimator.needs_cost or", "follow = False and", "score on bernoulli"),
+    M("sites not followed", "objectives/execute.py", "follow = estimator.needs.cost or", "follow = False and", "score on bernoulli"),
     M("escapes ignored", "terms/dependency_tracker.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
     M("escapes cross no plate", "terms/dependency_tracker.py", "Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
     M("the dispatcher does not mark", "terms/provenance.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
