@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -130,7 +130,7 @@ def candidate(
     return bound
 
 
-def warm_up(bound: Bound, args: tuple[object, ...], networks: list[Tensor]) -> None:
+def warm_up(bound: Bound, args: tuple[object, ...], networks: Sequence[Tensor]) -> None:
     """Let averages see some costs, and train these parameters of baselines."""
     if not networks:
         samples(bound, WARM_UP, args, {})

@@ -204,7 +204,7 @@ class Bound(Parameters):
             steps: how many steps have led to them; 0: it is no step that changes them.
 
         Raises:
-            VarigradError: an estimator carries something besides nested tuples of tensors, None and numbers.
+            VarigradError: an estimator carries something besides nested tuples of tensors and None.
         """
         carried = self.runs.carried
         carried.advance(carried.trees if states is None else states, steps)
@@ -300,7 +300,7 @@ class Bound(Parameters):
         result = run(self.guide_program, (recorder, self._alone), args, kwargs)
         return Trace(recorder.messages, result)
 
-    def _alone(self, message: Message, forward: Forward) -> object:
+    def _alone(self, message: Message, forward: Forward) -> Message:
         """Answer messages of a program that runs outside a step: parameters, draws and minibatches."""
         if isinstance(message, Param) and message.value is None:
             message = evolve(message, value=self.owner.constrained(message, {}))

@@ -48,7 +48,7 @@ from varigrad.objectives.vectorization import (
     site_values,
 )
 from varigrad.objectives.without_side_effects import PreservedState
-from varigrad.terms.dependency_tracker import SEVERED
+from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term, collect
 
@@ -68,7 +68,7 @@ class DiscoveryResult:
         layout: how leading dimensions are used, with the plates whose elements are mixed.
         side_by_side: whether particles and alternatives run along dimensions of their own; else in a loop.
         reason: why in a loop; empty otherwise.
-        kinked: sites whose values go through a step, or lose their derivative.
+        nondifferentiable: sites whose values go through a step, or lose their derivative.
         plan: what to tell about it.
         branch: the statements and plates that were met.
         sentences: how plates are mixed, by site and plate, as far as it is known.
@@ -150,11 +150,11 @@ class Discovery:
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
             escapes = seen.tracker.escapes
-            nondifferentiable = frozenset(t.site for t in escapes.kinked if SEVERED not in t.crossed)
-            lost = frozenset(t.site for t in escapes.lost if SEVERED not in t.crossed)
+            nondifferentiable = frozenset(t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.crossed)
+            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.crossed)
             known = self.known.nondifferentiable if self.known is not None else frozenset()
-            if nondifferentiable or lost or known:
-                self._nondifferentiable = nondifferentiable | lost | known
+            if nondifferentiable or blocked or known:
+                self._nondifferentiable = nondifferentiable | blocked | known
                 with torch.set_grad_enabled(differentiable):
                     seen = self.explore()
             if self.check:

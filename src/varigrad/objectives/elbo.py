@@ -62,7 +62,7 @@ class ELBO:
         return Bound(self, model, guide, source, owner)
 
     def check(self, run: RunRecord) -> None:
-        """Accept all programs."""
+        """Accept the programs, whatever their estimators are."""
 
     def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
         """Value and surrogate from the terms of all particles."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import assert_never
 
 from torch import Tensor
 from torch import distributions as td
@@ -15,6 +15,7 @@ from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameE
 from varigrad.estimators.base import Draw, Estimator, Lanes
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import (
+    Extension,
     Factor,
     Forward,
     Indices,
@@ -26,6 +27,7 @@ from varigrad.language.messages import (
     Program,
     Record,
     Sample,
+    Subsample,
     evolve,
 )
 from varigrad.language.plates import InPlate, same_minibatch
@@ -60,7 +62,7 @@ def perform(
     layout = settings.layout
     record = RunRecord(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
     record.indices.update(indices or {})
-    outer: tuple[Any, ...] = ()
+    outer: tuple[InPlate, ...] = ()
     if layout.particles > 1:
         outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
     drawing = _Guide(settings, record, cache, forced or {})
@@ -103,7 +105,7 @@ class _Program:
         self.names: set[str] = set()
         self.lasting = settings.lasting
 
-    def __call__(self, message: Message, forward: Forward) -> object:
+    def __call__(self, message: Message, forward: Forward) -> Message:
         match message:
             case Sample():
                 self._once(message.name)
@@ -128,13 +130,15 @@ class _Program:
             case Record():
                 self._once(message.name)
                 self.record.records[message.name] = message.value
+            case Subsample() | Extension():
+                pass  # plates answer the former, other libraries the latter
             case _:
-                pass  # `Subsample`, which plates answer, and messages of other libraries
+                assert_never(message)
         return forward(message)
 
     statements: list[Statement]
 
-    def sample(self, message: Sample, forward: Forward) -> object:
+    def sample(self, message: Sample, forward: Forward) -> Message:
         raise NotImplementedError
 
     def _once(self, name: str) -> None:
@@ -175,7 +179,7 @@ class _Guide(_Program):
         self.statements = record.guide
         self.forced = forced
 
-    def sample(self, message: Sample, forward: Forward) -> object:
+    def sample(self, message: Sample, forward: Forward) -> Message:
         if message.observed:
             raise SiteError(
                 "is observed in the guide",
@@ -194,7 +198,7 @@ class _Guide(_Program):
         for part, module in estimator.parameters_of_baselines().items():
             settings.owner.adopt_baseline(name, part, module)
         draw = self._draw(plain, estimator)
-        if estimator.differentiates and not draw.value.requires_grad:
+        if estimator.needs.slope is not None and not draw.value.requires_grad:
             draw = evolve(draw, value=draw.value.detach().requires_grad_())
         found = get_provenance(draw.value)  # picked up inside a distribution that the engine cannot look into
         if found:
@@ -204,13 +208,14 @@ class _Guide(_Program):
             lane = -settings.layout.dims - 1 if settings.layout.count > 1 else None
             draw = evolve(draw, value=settings.follower.drawn(draw.value, plain, statement.upstream, lane))
         record.choices[name] = choice
-        follow = estimator.needs_cost or settings.track_all or estimator.partial or is_partial(plain.distribution)
-        marked = record.tracker.mark(draw.value, statement, follow, severed=not estimator.pathwise)
+        partial = estimator.drawing.partial or is_partial(plain.distribution)
+        follow = estimator.needs.cost or settings.track_all or partial
+        marked = record.tracker.mark(draw.value, statement, follow, pathwise=estimator.drawing.pathwise)
         particles = -settings.layout.dims if settings.layout.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
         record.values[name] = marked
         if settings.explore:
-            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.pathwise))
+            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.drawing.pathwise))
         drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
         record.guide.append(evolve(statement, message=drawn))
         return forward(evolve(message, value=marked))
@@ -224,7 +229,7 @@ class _Guide(_Program):
         if message.name in self.forced:
             return Draw(distribution, self.forced[message.name])
         if settings.explore:
-            reparameterised = estimator.pathwise and distribution.has_rsample
+            reparameterised = estimator.drawing.pathwise and distribution.has_rsample
             return Draw(distribution, settings.source.draw(distribution, reparameterised=reparameterised))
         if settings.loop:
             return self._draw_in_loop(message, distribution, estimator)
@@ -243,17 +248,17 @@ class _Guide(_Program):
     def _source(self, estimator: Estimator, distribution: td.Distribution) -> Source:
         """The source of a draw's numbers: coupled across particles, where the estimator asks for it."""
         settings = self.settings
-        if estimator.coupling is None:
+        if estimator.drawing.coupling is None:
             return settings.source
         if settings.layout.particles == 1:
             raise SiteError(
-                f"{type(estimator.coupling).__name__} cannot couple the particles' draws",
+                f"{type(estimator.drawing.coupling).__name__} cannot couple the particles' draws",
                 site=settings.source.site,
                 because="the particles run one by one",
                 try_="plan(), which says why, and a program that can run side by side; or Pathwise()",
             )
         batch = distribution.batch_shape
-        return Coupled(settings.source, estimator.coupling, batch, len(batch) - settings.layout.dims)
+        return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.layout.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
         """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for runs of their own."""
@@ -267,7 +272,7 @@ class _Guide(_Program):
         wide = estimator.draw(lanes.expand(distribution), lanes, self.settings.source, state)
         event = wide.value.shape[wide.value.dim() - len(distribution.event_shape) :]
         values = wide.value.reshape(count, *distribution.batch_shape, *event)
-        if estimator.differentiates and not values.requires_grad:
+        if estimator.needs.slope is not None and not values.requires_grad:
             values = values.detach().requires_grad_()
         self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
         return Draw(distribution, values[0])
@@ -282,7 +287,7 @@ class _Model(_Program):
         self.guide = guide
         self.latent: set[str] = set()
 
-    def sample(self, message: Sample, forward: Forward) -> object:
+    def sample(self, message: Sample, forward: Forward) -> Message:
         message = with_fresh_distribution(message)
         self._plates(message)
         if not message.observed:
@@ -316,7 +321,7 @@ def with_fresh_distribution(message: Sample) -> Sample:
     return message if distribution is message.distribution else evolve(message, distribution=distribution)
 
 
-def _unheard(message: Sample) -> Sample:
+def _unheard(message: Message) -> Message:
     return message
 
 
