@@ -97,7 +97,7 @@ def seeded(elbo, model, guide, seed=3):
 
 def drawn(bound, seed=11):
     """One draw of the gradient, with the seed that decides it."""
-    bound.source = Source(torch.Generator().manual_seed(seed))
+    bound.draw_from(Source(torch.Generator().manual_seed(seed)))
     named = dict(bound.named_parameters())
     grads = torch.autograd.grad(bound.estimate().surrogate, list(named.values()), allow_unused=True)
     return dict(zip(named, grads, strict=True))
@@ -182,10 +182,10 @@ def loss_has_minus_the_gradient():
     for estimator in (Score(), LeaveOneOut(2)):
         bound = seeded(vg.ELBO(estimators={"z*": estimator}), case.model, case.guide)
         wanted = drawn(bound)
-        bound.source = Source(torch.Generator().manual_seed(11))
+        bound.draw_from(Source(torch.Generator().manual_seed(11)))
         with torch.no_grad():
             value = bound.estimate().value
-        bound.source = Source(torch.Generator().manual_seed(11))
+        bound.draw_from(Source(torch.Generator().manual_seed(11)))
         loss = bound()
         loss.backward()
         assert torch.allclose(loss, -value)
@@ -248,7 +248,7 @@ def normalising_changes_the_length_only():
     assert not bound.plan().sites[0].unbiased
     _, gradient = exact_gradient(bound)
     for value in (spread, t(9.0)):
-        bound.install({"z": (average, value)})
+        bound.advance({"z": (average, value)}, steps=0)
         mean = expected_gradient(bound).mean["t"]
         assert torch.allclose(mean * value.sqrt().clamp(min=1), gradient["t"], atol=TOLERANCE)
 
@@ -1002,7 +1002,7 @@ def a_divergence_is_not_taken_for_the_density_of_its_site():
 
     for estimator in (Pathwise(), Score()):
         bound = seeded(vg.ELBO(2, analytic_kl=True), program, lambda e=estimator: program(estimator=e))
-        assert bound.side_by_side and not bound._layout.mixed
+        assert bound.side_by_side and not bound.discovered.layout.mixed
 
 
 @law
@@ -1049,14 +1049,15 @@ def mean_by_nodes(bound, count):
     mean = {n: torch.zeros_like(p) for n, p in named.items()}
     path, source, total = (), bound.source, 0.0
     while path is not None:
-        bound.source = nodes = Nodes(path)
+        nodes = Nodes(path)
+        bound.draw_from(nodes)
         grads = torch.autograd.grad(bound.estimate().surrogate, list(named.values()), allow_unused=True)
         for name, grad in zip(named, grads, strict=True):
             if grad is not None:
                 mean[name] += nodes.probability * grad
         total += nodes.probability
         path = _next(nodes.taken)
-    bound.source = source
+    bound.draw_from(source)
     assert abs(total - 1) < TOLERANCE
     return mean
 
@@ -1096,12 +1097,13 @@ def _value_by_nodes(bound, count):
     Nodes.count = count
     path, source, value = (), bound.source, 0.0
     while path is not None:
-        bound.source = nodes = Nodes(path)
+        nodes = Nodes(path)
+        bound.draw_from(nodes)
         with torch.no_grad():
             result = float(bound.estimate().value)
         value += nodes.probability * result
         path = _next(nodes.taken)
-    bound.source = source
+    bound.draw_from(source)
     return value
 
 
@@ -1333,7 +1335,7 @@ def _over(grid, estimator, family, function, **parameters):
             vg.sample("z", family(**free), estimator=estimator)
 
     bound = seeded(vg.ELBO(weights={"z": 0.0}), model, guide)
-    bound.source = Laid(grid)
+    bound.draw_from(Laid(grid))
     named = dict(bound.named_parameters())
     grads = torch.autograd.grad(bound.estimate().surrogate, list(named.values()))
     leaves = {k: t(v).requires_grad_() for k, v in parameters.items()}
@@ -1746,7 +1748,7 @@ def _costs(bound):
 
 def _outcome(bound, z):
     """What the bound estimates if `z` is drawn."""
-    bound.source = Outcomes((z,))
+    bound.draw_from(Outcomes((z,)))
     return bound.estimate()
 
 
@@ -1763,7 +1765,7 @@ def a_moving_average_is_carried_and_used_before_it_sees_the_draw():
             assert torch.allclose(grad, (cost - average) * score)
             average = 0.9 * average + 0.1 * cost
             bound.advance(result.state)
-            assert torch.allclose(bound.get_extra_state()["estimators"]["z"], average)
+            assert torch.allclose(bound.estimator_states["z"], average)
 
 
 @law
@@ -1856,7 +1858,7 @@ def optimal_constants_are_those_of_the_past():
             first, second = 0.5 * (first + costs[z] * score**2), 0.5 * (second + score**2)
             bound.advance(result.state)
         q, scores = torch.stack([1 - p, p]), t(0.0, 1.0) - p
-        bound.install({"z": (None, (torch.stack([(q * costs * scores**2).sum(), (q * scores**2).sum()]),))})
+        bound.advance({"z": (None, (torch.stack([(q * costs * scores**2).sum(), (q * scores**2).sum()]),))}, steps=0)
         moments = expected_gradient(bound)
         assert largest_difference(moments.mean, exact_gradient(bound)[1]) < TOLERANCE
         assert moments.variance["t"] < TOLERANCE
@@ -1895,7 +1897,7 @@ def optimal_constants_differ_between_parameters():
         bound = seeded(vg.ELBO(weights={"z": 0.0}), model, guide)
         costs, weights = of(values).unsqueeze(-1), family(start).log_prob(values).exp().unsqueeze(-1)
         averages = torch.stack([(weights * costs * scores**2).sum(0), (weights * scores**2).sum(0)])
-        bound.install({"z": (None, (averages,))})
+        bound.advance({"z": (None, (averages,))}, steps=0)
         moments = expected_gradient(bound)
         gradient = (weights * costs * scores).sum(0)
         best = (weights * (((costs - averages[0] / averages[1]) * scores) @ own) ** 2).sum(0) - gradient**2

@@ -42,7 +42,8 @@ from varigrad.estimators import (
     ValueBaseline,
 )
 from varigrad.objectives.estimate import terms_of
-from varigrad.objectives.execute import Layout, perform
+from varigrad.objectives.execute import perform
+from varigrad.objectives.run_record import Vectorization
 from varigrad.testing import PROGRAMS
 
 t = torch.tensor
@@ -811,11 +812,11 @@ def dependencies(model, guide, args=()):
     """`(site, sign) -> sites upstream`, by the tracker and by reachability in the graph."""
     noise = Noise(0)
     bound = vg.ELBO().bind(model, guide, noise).init(*args)
-    plain = Layout(plates=bound._layout.plates, mixed=bound._layout.mixed)
+    plain = Vectorization(plates=bound.discovered.layout.plates, mixed=bound.discovered.layout.mixed)
     seen = {}
 
     def run():
-        found = perform(bound._settings(plain, track_all=True), model, guide, args, {}, {})
+        found = perform(bound.runs.settings(plain, track_all=True), model, guide, args, {}, {})
         terms = terms_of(found, plain, lambda run, terms: terms)
         seen.update(sites=list(found.draws), terms=terms)
         return [draw.value for draw in found.draws.values()] + [term.log_prob for term in terms]

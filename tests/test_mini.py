@@ -175,7 +175,7 @@ def test_gradients_are_equal_draw_by_draw(program, estimator):
     names = list(twin.leaves)
     leaves = [dict(bound.named_parameters())[name] for name in names]
     for path in [source.path for source in _used_up(bound)]:
-        bound.source = Outcomes(path)
+        bound.draw_from(Outcomes(path))
         result = bound.estimate()
         bound.advance(result.state)
         grads = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)
@@ -188,7 +188,7 @@ def test_gradients_are_equal_draw_by_draw(program, estimator):
 
 def _used_up(bound):
     for source in outcomes():
-        bound.source = source
+        bound.draw_from(source)
         bound.estimate()
         yield source
 

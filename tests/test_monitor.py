@@ -329,8 +329,8 @@ def test_errors_in_a_look_are_none_of_the_runs():
     looks = Looks()
     watch = monitor.Monitor(vg.Gradients(), svi.bound, looks)
     watch.look((DATA,), {})
-    svi.bound._programs[0].program = model
-    watch._twin._programs[0].program = model
+    svi.bound.runs.model = model
+    watch._twin.runs.model = model
     for _ in range(20):
         watch.look((DATA,), {})
     assert looks.failed and looks.reason == "odd" and len(looks.looks) + looks.failed == 21

@@ -92,10 +92,10 @@ class SVI:
         self._publish()
         if not compile:
             self._session = None
-            self.bound.source = Source(torch.Generator().manual_seed(seed))
+            self.bound.draw_from(Source(torch.Generator().manual_seed(seed)))
             return
         self._session = Session(self._descent, compile == "wait")
-        self.bound.source = Noise(seed)
+        self.bound.draw_from(Noise(seed))
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:

@@ -236,7 +236,7 @@ class Step:
 
     def _record(self) -> Recorded:
         memory, bound = self.memory, self.host.bound
-        buffers = list({id(b): b for b in bound.buffers() if b.numel()}.values())
+        buffers = [b for b in bound.program_buffers() if b.numel()]
         moments = [m for b in memory.buckets for m in (b.flat, *b.moments, b.count)]
         self._targets = [*moments, *memory.grads, *memory.states, self._alive, self._metrics, self._index]
         given = [a for a in self._arguments if isinstance(a, Tensor)]
@@ -279,13 +279,9 @@ class Step:
         weights = dict(bound.config.weights)
         for pattern, _ in self._scheduled:
             weights[pattern] = numbers.pop(0).to(like.dtype)
-        bound.__dict__.update(_weights=weights, held=True)  # a look would become part of the graph
-        try:
-            with torch.enable_grad():
-                result = bound.estimate(*args, **kwargs)
-                found = torch.autograd.grad(result.surrogate, memory.parameters, allow_unused=True)
-        finally:
-            bound.__dict__.update(_weights=bound.config.weights, held=False)
+        with bound.captured(weights), torch.enable_grad():
+            result = bound.estimate(*args, **kwargs)
+            found = torch.autograd.grad(result.surrogate, memory.parameters, allow_unused=True)
         if noise.overdrawn:
             raise CaptureError("the program draws more in some runs than in others")
         grads = [-g.detach() for g in found if g is not None]

@@ -269,7 +269,7 @@ class Session:
             form.forget()
         self._memory = form.memory = memory
         memory.take(states)
-        bound.install(memory.tree())
+        bound.advance(memory.tree(), steps=0)
         self._installed = bound.estimator_states
         self._inside = True
 
@@ -312,7 +312,7 @@ class Session:
         if done and step.memory.rule is None:
             host.follow(step.memory.parameters, step.memory.grads, bad is None)
         form.taken += done
-        host.bound.__dict__["steps"] += sum(outcomes.taken)
+        host.bound.advance(steps=sum(outcomes.taken))
         noise.measure()
         if before is not None and done < count:
             # As one by one: nothing after the last step has been drawn or scheduled.
