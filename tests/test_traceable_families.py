@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from graph_harness import InC, Uncompiled, by_graph, by_python, svi_of, taken
-from test_density_jumps import SMOOTH, SMOOTH_TOO
+from smooth_families import SMOOTH, SMOOTH_TOO
 from torch import distributions as td
 
 import varigrad as vg
