@@ -1,4 +1,4 @@
-"""Fast laws of runs: interrupts, errors, the cache, states; importing this adds them to those of `laws.py`."""
+"""Fast laws of runs: interrupts, errors, the cache, states; importing this adds them to those of `laws`."""
 
 import contextlib
 import os

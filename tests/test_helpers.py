@@ -1,0 +1,40 @@
+"""Test modules stand alone: what two of them need lies in a helper module, so that neither runs the other's set-up."""
+
+import ast
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+LONGEST = 400
+
+
+def imported(tree):
+    """The names of modules that a file imports, at its head or anywhere else."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def is_test_module(name):
+    return any(part.startswith("test_") for part in name.split("."))
+
+
+def test_nothing_is_imported_from_a_test_module():
+    files = sorted(TESTS.rglob("*.py"))
+    assert len(files) > 100
+    found = [
+        (str(file.relative_to(TESTS)), name)
+        for file in files
+        for name in imported(ast.parse(file.read_text()))
+        if any(part.startswith("test_") and (TESTS / f"{part}.py").exists() for part in name.split("."))
+    ]
+    assert not found
+
+
+def test_helper_modules_are_short():
+    """Tables of programs and answers aside, which are one thing each."""
+    helpers = [f for f in TESTS.rglob("*.py") if not f.name.startswith("test_")]
+    assert len(helpers) > 40
+    long = {str(f.relative_to(TESTS)): n for f in helpers if (n := len(f.read_text().splitlines())) > LONGEST}
+    assert not long
