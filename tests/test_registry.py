@@ -47,16 +47,21 @@ def test_every_program_is_in_one_set():
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_an_entry_says_what_the_estimator_says(name):
+def test_an_entry_says_what_the_estimator_does(name):
     entry = ESTIMATORS[name]
-    one, other = entry.make(), entry.make()
-    coin = dist.Bernoulli(torch.tensor(0.3))
-    assert type(one) is type(other)
-    assert entry.unbiased == one.unbiased
-    assert entry.lanes == 1 + (one.alternatives(coin) if one.refusal(coin) is None else 0)
-    assert entry.particles == (2 if one.across_particles or one.coupling is not None else 1)
+    estimator, coin = entry.make(), dist.Bernoulli(torch.tensor(0.3))
+    assert entry.lanes == 1 + (estimator.alternatives(coin) if estimator.refusal(coin) is None else 0)
     assert entry.serves <= EVERY and entry.slow <= EVERY and entry.sampled <= EVERY
     assert not entry.slow & entry.sampled
+    case = PROGRAMS[min(entry.serves)]
+    plan = entry.elbo()(case.model, case.guide).init(*case.args).plan(*case.args)
+    assert {site.unbiased for site in plan.sites if site.name.startswith("z")} == {entry.unbiased}
+    alone = vg.ELBO(1, {"z*": estimator})
+    if entry.particles == 1:
+        alone(case.model, case.guide)(*case.args)
+    else:
+        with pytest.raises(SiteError, match="one particle"):
+            alone(case.model, case.guide)(*case.args)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -2,14 +2,13 @@
 
 import numpy as np
 import torch
+from registry import ESTIMATORS
 
 import varigrad as vg
 from laws.base import TOLERANCE, drawn, law, logits, seeded, t
 from varigrad import distributions as dist
 from varigrad.estimators import (
-    Antithetic,
     Enumerate,
-    MovingAverage,
     Pathwise,
     Score,
 )
@@ -57,14 +56,17 @@ def mean_by_nodes(bound, count):
 
 
 CONTINUOUS = {
-    "pathwise": Pathwise(),
-    "sticking the landing": Pathwise(sticking_the_landing=True),
-    "score": Score(MovingAverage(0.5)),
-    "antithetic": Pathwise(coupling=Antithetic()),
+    "pathwise": "pathwise",
+    "sticking the landing": "sticking_the_landing",
+    "score": "moving_average",
+    "antithetic": "antithetic",
 }
+"""Law -> entry of the registry."""
 
 
 def _continuous(name):
+    entry = ESTIMATORS[CONTINUOUS[name]]
+
     def unbiased():
         for program, count, extra in (
             ("normal", 60, ({},)),
@@ -73,8 +75,7 @@ def _continuous(name):
             case = PROGRAMS[program]
             for others in extra:
                 for kl in (False, True):
-                    particles = 1 if CONTINUOUS[name].coupling is None else 2
-                    config = vg.ELBO(particles, {"z": CONTINUOUS[name], **others}, analytic_kl=kl)
+                    config = vg.ELBO(entry.particles, {"z": entry.make(), **others}, analytic_kl=kl)
                     bound = seeded(config, case.model, case.guide)
                     bound()
                     _, wanted = gradient_of(bound, case.exact)
