@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from varigrad.objectives.checks.untrained_leaves import Leaves
 from varigrad.optim.config import Optimizer
 from varigrad.optim.fused_adam import FusedAdam
 from varigrad.optim.gradient_layout import check_writable, downhill, laid_out_like, prepare_kernels
+
+# Asked of every parameter in every step: without a loop in Python.
+_REQUIRED, _ON_CUDA = attrgetter("requires_grad"), attrgetter("is_cuda")
 
 
 class GradientWarning(UserWarning):
@@ -124,11 +128,13 @@ class Descent:
                 try_="param(...) or module(...) in the guide, and requires_grad left on",
             )
         self._foreign.look(result.surrogate, args, kwargs)
-        grads = downhill(torch.autograd.grad(result.surrogate, self._leaves, allow_unused=True), self._leaves)
-        for leaf, grad in zip(self._leaves, grads, strict=True):
+        leaves, unreached = self._leaves, []
+        grads = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)
+        for leaf, grad in zip(leaves, grads, strict=True):
             leaf.grad = grad
-        unreached = [leaf for leaf, grad in zip(self._leaves, grads, strict=True) if grad is None]
-        if self._unreached is None or list(map(id, unreached)) != list(map(id, self._unreached)):
+            if grad is None:
+                unreached.append(leaf)
+        if unreached or self._unreached is None or self._unreached:
             self._note_unreached(unreached)
         self._new_states = result.state
         if self.clip_norm is not None:
@@ -214,8 +220,8 @@ class Descent:
         """Whether parameters have come, or require a gradient no more or again, since the optimiser was told."""
         return (
             self.bound.version != self._version
-            or not all(p.requires_grad for p in self._leaves)
-            or any(p.requires_grad for p in self._frozen)
+            or not all(map(_REQUIRED, self._leaves))
+            or any(map(_REQUIRED, self._frozen))
         )
 
     def frozen(self) -> list[nn.Parameter]:
@@ -228,6 +234,8 @@ class Descent:
         Raises:
             ParameterError: because another parameter is in their place.
         """
+        if self._unreached is not None and list(map(id, unreached)) == list(map(id, self._unreached)):
+            return
         names = {id(p): n for n, p in self.bound.named_parameters()}
         for p in unreached:
             if id(p) not in names:
@@ -251,7 +259,7 @@ def _warn(text: str) -> None:
 def _norm(grads: list[Tensor]) -> float:
     """The norm of the whole gradient."""
     grads = [g.values() if g.is_sparse else g for g in grads]
-    if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
+    if len(grads) < 8 and not any(map(_ON_CUDA, grads)):  # reading a few numbers is cheaper than an operation
         norms = [torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads]
         norm = math.hypot(*norms)
         # That of inf and NaN is inf; torch says NaN.
