@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_device import PLACE, elsewhere
+from fake_device import PLACE, elsewhere, moved
 from graph_harness import assert_close, by_graph, by_python, forms, same, svi_of, taken
 from registry import BRANCHING, ESTIMATORS
 
@@ -32,6 +32,17 @@ def _told(plan):
     return str(replace(plan, unproven=()))
 
 
+def _there(entry):
+    """An ELBO with a new estimator; networks that it holds are moved, as torch makes them where the CPU is."""
+    config = entry.elbo()
+    for estimator in config.estimators.values():
+        for network in estimator.parameters_of_baselines().values():
+            for module in network.modules():
+                for name, parameter in module.named_parameters(recurse=False):
+                    module._parameters[name] = moved(parameter)
+    return config
+
+
 def _cases(often=("score",)):
     for i, (name, entry) in enumerate(ESTIMATORS.items()):
         for j, program in enumerate(PROGRAMS):
@@ -49,7 +60,7 @@ def test_nothing_mixes_devices(name, program):
     entry, case = ESTIMATORS[name], PROGRAMS[program]
     plan = _told(_warm(entry.elbo(), case, 0).plan(*case.args))
     with elsewhere():
-        there = _warm(entry.elbo(), case, 0)
+        there = _warm(_there(entry), case, 0)
         assert all(p.device == PLACE for p in there.parameters())
         found = there.estimate(*case.args)
         assert found.surrogate.device == PLACE
@@ -189,7 +200,7 @@ def test_captured_steps_mix_no_devices(name, program, captures, monkeypatch):
     if program in BRANCHING:
         return  # these run eagerly, here as there
     with elsewhere(), by_graph(2, Replayed):
-        svi = svi_of(case.model, case.guide, entry.elbo())
+        svi = svi_of(case.model, case.guide, _there(entry))
         svi.run(8, *case.args)
         assert taken(svi) == 6
         note = forms(svi)[0].step.recorded.compilation.note
