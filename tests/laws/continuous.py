@@ -21,13 +21,13 @@ class Nodes(Outcomes):
 
     count = 5
 
-    def draw(self, distribution, *, reparameterised=False, rows=None):
+    def draw(self, distribution, *, reparameterised=False, lanes=None):
         if not isinstance(distribution, torch.distributions.Normal):
-            return super().draw(distribution, reparameterised=reparameterised, rows=rows)
+            return super().draw(distribution, reparameterised=reparameterised, lanes=lanes)
         nodes, weights = np.polynomial.hermite_e.hermegauss(self.count)
         shape = distribution.batch_shape
         probs = torch.tensor(weights / weights.sum()).expand(*shape, self.count)
-        noise = torch.tensor(nodes)[self.index(probs, rows=rows)]
+        noise = torch.tensor(nodes)[self.index(probs, lanes=lanes)]
         value = distribution.loc + distribution.scale * noise
         return value if reparameterised else value.detach()
 
