@@ -8,22 +8,17 @@ import warnings
 import pytest
 import torch
 from changing_programs import CASES, DATA, LOGITS, ON, Changing, coins, guide_of, guide_with
+from registry import ESTIMATORS
 from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.errors import SiteError
-from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, MuProp, Score
+from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Score
 from varigrad.objectives.checks.rechecks import StaleCheckWarning
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
-ESTIMATORS = {
-    "score": Score(),
-    "moving_average": Score(MovingAverage()),
-    "leave_one_out": LeaveOneOut(2),
-    "disarm": DisARM(),
-    "muprop": MuProp(),
-}
+SERVING = ("score", "moving_average", "leave_one_out", "disarm", "muprop")
 
 
 def bias(bound, *args):
@@ -36,13 +31,13 @@ def stepped(svi, count, args):
         svi.step(*args)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", SERVING)
 @pytest.mark.parametrize("name", [n for n in CASES if n not in ("branch_on_a_number",)])
 def test_a_change_is_seen_at_once(name, estimator):
     if name == "through_another_site" and estimator in ("leave_one_out", "disarm"):
         estimator = "score"  # two sites in lanes have too many outcomes to enumerate
     case: Changing = CASES[name]()
-    bound = vg.ELBO()(case.model, guide_of(name, ESTIMATORS[estimator]))
+    bound = vg.ELBO()(case.model, guide_of(name, ESTIMATORS[estimator].make()))
     bound(*case.before)
     bound(*case.before)
     case.change(bound)
