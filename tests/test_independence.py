@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from independence_answers import APART, MIXES, UNKNOWN, Case
-from independence_programs import couples, random_program, random_writes, value
+from independence_programs import couples, random_program, value
+from independence_writes import random_writes
 from torch import Tensor, nn
 
 import varigrad as vg

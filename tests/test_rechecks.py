@@ -8,22 +8,17 @@ import warnings
 import pytest
 import torch
 from changing_programs import CASES, DATA, LOGITS, ON, Changing, coins, guide_of, guide_with
+from registry import ESTIMATORS
 from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.errors import SiteError
-from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, MuProp, Score
+from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Score
 from varigrad.objectives.checks.rechecks import StaleCheckWarning
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
-ESTIMATORS = {
-    "score": Score(),
-    "moving_average": Score(MovingAverage()),
-    "leave_one_out": LeaveOneOut(2),
-    "disarm": DisARM(),
-    "muprop": MuProp(),
-}
+SERVING = ("score", "moving_average", "leave_one_out", "disarm", "muprop")
 
 
 def bias(bound, *args):
@@ -36,13 +31,13 @@ def stepped(svi, count, args):
         svi.step(*args)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", SERVING)
 @pytest.mark.parametrize("name", [n for n in CASES if n not in ("branch_on_a_number",)])
 def test_a_change_is_seen_at_once(name, estimator):
     if name == "through_another_site" and estimator in ("leave_one_out", "disarm"):
         estimator = "score"  # two sites in lanes have too many outcomes to enumerate
     case: Changing = CASES[name]()
-    bound = vg.ELBO()(case.model, guide_of(name, ESTIMATORS[estimator]))
+    bound = vg.ELBO()(case.model, guide_of(name, ESTIMATORS[estimator].make()))
     bound(*case.before)
     bound(*case.before)
     case.change(bound)
@@ -420,8 +415,8 @@ def test_numbers_at_the_present_point_tell_without_operations(name, monkeypatch)
     mean, logits = MIXED_HERE[name]
     torch.manual_seed(0)
     bound = vg.ELBO()(coins(mean), only_here(Score(), logits)).init()
-    assert bound.finding.points == 0
-    assert bound.finding.layout.mixed == {"z": {"n"}}
+    assert bound.discovered.points == 0
+    assert bound.discovered.layout.mixed == {"z": {"n"}}
     assert bias(bound) < 1e-9
 
 
@@ -441,7 +436,7 @@ def test_sites_that_cancel_in_each_other_are_changed_one_at_a_time(monkeypatch):
             vg.sample("x", dist.Normal((a != b).flip(-1).double(), 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, guide)
-    assert bound.finding.layout.mixed == {"a": {"n"}, "b": {"n"}}
+    assert bound.discovered.layout.mixed == {"a": {"n"}, "b": {"n"}}
     assert bias(bound) < 1e-9
 
 
@@ -456,7 +451,7 @@ def test_lanes_are_compared_at_other_draws_without_operations(monkeypatch):
             vg.sample("x", dist.Normal(z + z.reshape(-1, 3).amax(0), 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, only_here(LeaveOneOut(2), HEADS))
-    assert bound.finding.points == 0
+    assert bound.discovered.points == 0
     assert not bound.side_by_side
     assert bias(bound) < 1e-9
 
@@ -479,7 +474,7 @@ def test_what_is_read_outside_of_a_plate_has_crossed_it_without_operations(monke
             vg.sample("x", dist.Normal(2 * g, 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, guide)
-    assert bound.finding.layout.mixed == {}
+    assert bound.discovered.layout.mixed == {}
     assert bound.plan()["z"].crossed == ("n",)
     assert bias(bound) < 1e-9
 
