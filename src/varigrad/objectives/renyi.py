@@ -98,7 +98,7 @@ class Renyi:
         """
         for site, choice in run.choices.items():
             estimator = choice.estimator
-            reason = _refusal(estimator, estimator.alternatives(run.draws[site].distribution))
+            reason = _why_unfit(estimator, estimator.alternatives(run.draws[site].distribution))
             if reason is not None:
                 because, try_ = reason
                 raise SiteError(
@@ -192,7 +192,7 @@ def _by_particle(term: Term, layout: Vectorization) -> Tensor:
     return value.reshape(layout.particles, -1).sum(-1)
 
 
-def _refusal(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:
+def _why_unfit(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:
     if alternatives or estimator.needs.per_element:
         return (
             "it compares costs that are sums of terms, and here they are inside a logarithm",
