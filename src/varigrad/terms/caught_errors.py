@@ -19,6 +19,7 @@ from varigrad.language.runtime import handlers_in_force
 
 _TRUSTED = ("torch", "varigrad", "_io", "_thread", "threading", "numpy")
 """Packages whose managers swallow no errors."""
+_BEFORE = ("BEFORE_WITH", "BEFORE_ASYNC_WITH")
 _MOST = 4096
 _KNOWN: dict[tuple[int, int], tuple[CodeType, bool | frozenset[int]]] = {}
 """By the identity of a code object, which is kept alive here, and a place in it. A cache: it is emptied when full."""
@@ -75,8 +76,8 @@ def _look(frame: FrameType, code: CodeType) -> bool | frozenset[int]:
         if handler[0].opname == "PUSH_EXC_INFO":
             if handler[1].opname == "WITH_EXCEPT_START":
                 starts = [places[e.start] for e in entries if e.target == target]
-                begun = max((i for i in range(min(starts)) if instructions[i].opname == "BEFORE_WITH"), default=None)
-                if begun is None:
+                begun = max((i for i in range(min(starts)) if instructions[i].opname in _BEFORE), default=None)
+                if begun is None or instructions[begun].opname != "BEFORE_WITH":  # `async with`: by any class
                     return True
                 manager = _manager(frame, instructions[: begun + 1])
                 if manager is _MISSING or _is_users(manager):

@@ -24,7 +24,6 @@ from torch._ops import OpOverload, OpOverloadPacket
 from varigrad.terms.reviewed_operators import (
     ALIASES,
     CONVERSIONS,
-    MEASURED_BY_SCALARS,
     MEASURED_BY_TENSORS,
     PYTHON,
     SILENT,
@@ -92,7 +91,7 @@ def _effect_of(function: object) -> Effect:
         return _of_operator(function.namespace, function._opname, [function._schema])
     if isinstance(function, OpOverloadPacket):
         space, name = function._qualified_op_name.split("::")
-        return _of_operator(space, name, schemas_of(name))
+        return _of_operator(space, name, schemas_of(name, space))
     if isinstance(function, MethodWrapperType):
         return _of_property(function)
     if isinstance(function, (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType)):
@@ -104,9 +103,9 @@ def _effect_of(function: object) -> Effect:
     return _FOREIGN
 
 
-def schemas_of(name: str) -> list[torch._C.FunctionSchema]:
-    """The schemas of all overloads of an operator of ATen that have to do with tensors."""
-    schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+def schemas_of(name: str, space: str = "aten") -> list[torch._C.FunctionSchema]:
+    """The schemas of all overloads of an operator that have to do with tensors."""
+    schemas = torch._C._jit_get_schemas_for_operator(f"{space}::{name}")
     return [s for s in schemas if any("Tensor" in str(a.type) for a in (*s.arguments, *s.returns))]
 
 
@@ -161,12 +160,13 @@ def _by_schemas(name: str, schemas: list[torch._C.FunctionSchema], chosen: bool 
     for schema in schemas:
         for i, argument in enumerate(schema.arguments):
             kind = str(argument.type)
-            tensor = kind in _TENSORS or (kind in _SCALARS and name not in MEASURED_BY_SCALARS)
+            measures = name in MEASURED_BY_TENSORS and argument.name != "self"
+            tensor = not measures and (kind in _TENSORS or kind in _SCALARS)
             keys: set[int | str] = {argument.name} if argument.kwarg_only else {argument.name, i}
             (as_tensor if tensor else as_size).update(keys)
             if kind == "List[int]" and not argument.kwarg_only:
                 lists.add(i)  # may be written out: `x.view(2, 3)`
-    strict = as_size if name in MEASURED_BY_TENSORS else as_size - as_tensor
+    strict = as_size - as_tensor
     places = {a.name: i for s in schemas for i, a in enumerate(s.arguments)}
     return Effect(
         plain,
