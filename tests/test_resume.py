@@ -99,6 +99,61 @@ def test_every_estimator(name):
     assert served
 
 
+class Declared(torch.nn.Module):
+    """Both programs; all parameters are there before they have run."""
+
+    def __init__(self, family):
+        super().__init__()
+        self.net, self.family = torch.nn.Linear(2, 1), family
+        torch.nn.init.constant_(self.net.weight, 0.3), torch.nn.init.constant_(self.net.bias, -0.1)
+
+    def model(self, data):
+        with vg.plate("rows", len(data), subsample_size=2):
+            z = vg.sample("z", self.family(torch.tensor(0.1)))
+            vg.sample("x", dist.Normal(z, 1.0), obs=vg.subsample(data, 1)[:, 0])
+
+    def guide(self, data):
+        vg.module("net", self.net)
+        with vg.plate("rows", len(data), subsample_size=2):
+            out = self.net(vg.subsample(data, 1)).squeeze(-1)
+            vg.sample("z", self.family(out))
+
+
+FAMILIES = (
+    lambda logits: dist.Bernoulli(logits=logits),
+    lambda loc: dist.Normal(loc, 0.5),
+    lambda rate: dist.Gamma(2.0, rate.exp()),
+)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("compiled", ["wait", False])
+def test_a_state_for_programs_that_have_not_run(name, compiled):
+    """All parameters are those of a declared module, so no `init` is needed before `load_state`."""
+    data = DATA.reshape(3, 2)
+    chosen = ESTIMATORS[name]
+    config = vg.ELBO(2 if chosen.across_particles or chosen.coupling is not None else 1, {"z*": chosen})
+
+    def make(seed, family):
+        both = Declared(family)
+        optim = vg.optim.Adam(lr=0.02)
+        return vg.SVI(both.model, both.guide, optim, config, seed=seed, compile=compiled)
+
+    served = 0
+    for family in FAMILIES:
+        with warnings.catch_warnings(action="error", category=CaptureWarning), by_graph():
+            one, other = make(0, family), make(7, family)
+            try:
+                one.run(5, data)
+            except SiteError:
+                continue
+            served += 1
+            other.load_state(through_a_file(one.state()))
+            assert torch.equal(one.run(6, data).losses, other.run(6, data).losses)
+            assert same(tree(one), tree(other))
+    assert served
+
+
 def annealed(data, temper):
     with vg.handlers.scale(scale=temper):
         z = vg.sample("z", dist.Normal(0.0, 1.0))

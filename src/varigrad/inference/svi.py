@@ -362,9 +362,9 @@ class SVI:
 
     def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """At least one step and at most `limit`, with the same arguments."""
+        if self.bound.is_empty:  # at the beginning, and after a state was loaded into an SVI that has not run
+            self._begin(args, kwargs)
         if self._descent.current_optimizer is None:
-            if self.bound.is_empty:
-                self._begin(args, kwargs)
             self._descent.follow_parameters()
         if self._session is None or self._descent.by_line_search:
             outcomes = self._descent.by_python(args, kwargs)
