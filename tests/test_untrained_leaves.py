@@ -336,6 +336,51 @@ def test_a_network_that_comes_into_play_later_is_found_then(compile):
     assert all(torch.equal(v, before[k]) for k, v in svi.bound.constrained_values().items())
 
 
+def net_in_a_closure(net):
+    return lambda *_: draw(net(ONE))
+
+
+def net_in_an_object(net):
+    holder = type("Holder", (), {})()
+    holder.nets = [net]
+    return lambda *_: draw(holder.nets[0](ONE))
+
+
+def tensor_in_a_closure(net):
+    weight = net.weight  # a parameter without its module
+    return lambda *_: draw(weight[:, 0])
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+@pytest.mark.parametrize("steps", [1, 15, 30])
+@pytest.mark.parametrize("seen", [net_in_a_closure, net_in_an_object, tensor_in_a_closure])
+def test_a_network_that_is_thawed_later_is_found_at_once(seen, steps, compile):
+    net = linear().requires_grad_(False)
+    svi = vg.SVI(model, with_param(seen(net)), vg.optim.Adam(lr=0.05), seed=0, compile=compile)
+    svi.run(steps, progress=False)
+    before = {k: v.clone() for k, v in svi.bound.constrained_values().items()}
+    net.requires_grad_(True)
+    for _ in range(2):
+        with pytest.raises(ParameterError, match=r"weight': requires a gradient and gets none"):
+            svi.run(50, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in svi.bound.constrained_values().items())
+    net.requires_grad_(False)
+    svi.run(10, progress=False)  # frozen again: it may go on
+    if compile:
+        (form,) = svi._session.forms.values()
+        assert form.taken > 0 and not form.refusal
+
+
+def test_compiled_gradients_notice_a_network_that_is_thawed_later():
+    net = linear().requires_grad_(False)
+    loss = vg.compiled(vg.ELBO()(model, with_param(lambda *_: draw(net(ONE)))), wait=True, seed=0)
+    for _ in range(15):
+        loss().backward()
+    net.requires_grad_(True)
+    with pytest.raises(ParameterError, match=r"'net\.weight': requires a gradient and gets none"):
+        loss()
+
+
 def test_when_a_graph_is_looked_at():
     x = torch.ones(3, requires_grad=True)
     when = When()

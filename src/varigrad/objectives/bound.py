@@ -178,6 +178,11 @@ class Bound(Parameters):
         return self._checks.attend(self, args, kwargs)
 
     @property
+    def undeclared_flags(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
+        return self._checks.undeclared
+
+    @property
     def steps_to_look(self) -> int:
         """How many steps may be taken before everything is to be looked at again."""
         return max(1, self._checks.due - self.steps)
@@ -296,7 +301,7 @@ class Bound(Parameters):
         self.use(found)
         self._checks.begin(self)
         assert self._reach is not None
-        self._checks.reach(self._reach.modules.values())
+        self._checks.reach(self, self._reach)
         for name in found.suspects:
             warnings.warn(
                 f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "

@@ -51,7 +51,7 @@ class Compiled(nn.Module):
         return _Attach.apply(first.new_tensor(loss, dtype=first.dtype.to_real()), tuple(grads.values()), *grads)
 
     def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
-        """The loss, and its gradient by parameter (tensors that the next call overwrites), after hooks of parameters."""
+        """The loss, and its gradient by parameter after its hooks (tensors that the next call overwrites)."""
         loss, grads = self.interrupts.whole(self._gradient, args, kwargs)
         return loss, {p: _hooked(p, g) for p, g in grads.items()}
 

@@ -178,6 +178,11 @@ class Session:
             return False
         if any(p.requires_grad for p in form.frozen):
             return False  # no longer frozen: to the graph it is a constant
+        if form.undeclared is None:  # the form of a state that was loaded
+            form.undeclared = self.host.bound.undeclared_flags
+        if form.undeclared != self.host.bound.undeclared_flags:
+            form.forget()
+            return False  # a tensor that is not declared requires a gradient: Python says what that means
         states = self.host.bound.estimator_states
         if states is not self._installed and not form.carries(flattened(states)[1]):
             return False  # a state from before the first step: Python makes what is carried on
@@ -389,6 +394,7 @@ class Session:
         noise.measure()
         form.carried = flattened(self.host.bound.estimator_states)[1]
         form.parameters, form.frozen = tuple(self.host.reached()), tuple(self.host.frozen())
+        form.undeclared = self.host.bound.undeclared_flags
         form.seen += 1
         return outcome
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from varigrad.language.messages import evolve
 from varigrad.objectives.discovery import POINTS, Finding, branch_of
 from varigrad.objectives.execute import Layout, Pass
+from varigrad.objectives.reachable_state import Reached
 from varigrad.objectives.vectorization import FAILURES
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Rechecks:
         self._buffers: tuple[Tensor, ...] = ()
         self._versions: list[int] = []
         self._leaves: tuple[Tensor, ...] = ()
+        self._undeclared: tuple[Tensor, ...] = ()
         self._version = -1
         self._now: Situation | None = None
         self._copied = False
@@ -88,14 +90,23 @@ class Rechecks:
         owner = bound.owner
         if self._copied:
             self._copied = False
-            self.reach(bound.reach().modules.values())
+            self.reach(bound, bound.reach())
+            flags = tuple([p.requires_grad for p in self._undeclared])  # a copy may see fewer tensors than were seen
+            self._known = OrderedDict(((*known[:-1], flags), found) for known, found in self._known.items())
+            self._now = None if self._now is None else (*self._now[:-1], flags)
         if owner.version != self._version:
             self._version, self._leaves = owner.version, tuple(p for _, p in owner.named_parameters())
         shapes = tuple([_shape(a) for a in args]) if args else ()
         if kwargs:
             shapes = (*shapes, *((key, _shape(a)) for key, a in kwargs.items()))
         modes = (tuple([m.training for m in self._modules]), tuple([m.p for m in self._dropouts]))
-        return torch.is_grad_enabled(), shapes, tuple([p.requires_grad for p in self._leaves]), modes
+        own = tuple([p.requires_grad for p in self._leaves])
+        return torch.is_grad_enabled(), shapes, own, modes, tuple([p.requires_grad for p in self._undeclared])
+
+    @property
+    def undeclared(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
+        return () if self._now is None else self._now[-1]
 
     def calls_for_a_look(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether something has changed that may matter, or it is time."""
@@ -162,9 +173,13 @@ class Rechecks:
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
 
-    def reach(self, modules: Iterable[nn.Module]) -> None:
-        """The modules whose modes and buffers matter."""
-        self._modules = tuple(modules)
+    def reach(self, bound: Bound, reached: Reached) -> None:
+        """The modules whose modes and buffers matter, and the tensors that may require a gradient later."""
+        self._modules = tuple(reached.modules.values())
+        own = {id(p) for _, p in bound.owner.named_parameters()}
+        held = [p for m in self._modules for p in m._parameters.values() if p is not None]
+        seen = {id(p): p for p in (*held, *reached.tensors.values()) if id(p) not in own}
+        self._undeclared = tuple(p for p in seen.values() if p.is_floating_point() or p.is_complex())
         self._dropouts = tuple(m for m in self._modules if isinstance(m, _DropoutNd))
         buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}
         self._buffers = tuple(b for b in buffers.values() if not b.is_inference())

@@ -1,8 +1,9 @@
 """Leaves that a loss reaches and no optimiser moves: found in its graph, and named as the programs call them.
 
 A network that a guide uses from its enclosing scope, without `vg.module`, belongs to nobody who trains it. The graph of
-the loss has it all the same, so it is looked for there: at the first two steps, at steps 10, 100, 1000, ..., and
-whenever the graph has another number of operations than in all steps before.
+the loss has it all the same, so it is looked for there: at the first two steps, at steps 10, 100, 1000, ..., whenever
+the graph has another number of operations than in all steps before, and whenever `requires_grad` has changed of a
+tensor that the programs see and do not declare.
 """
 
 from __future__ import annotations
@@ -217,6 +218,8 @@ class Leaves:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self._when = When()
+        self._flags: tuple[bool, ...] | None = ()
+        """`requires_grad` of undeclared tensors at the last look; None: something was found, so look again."""
 
     def look(self, surrogate: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """To be called once a step.
@@ -225,10 +228,13 @@ class Leaves:
             ParameterError: a leaf is reached and not owned.
         """
         bound = self.bound
-        if self._when.due(surrogate) and bound.owner is bound:
+        due, flags = self._when.due(surrogate), bound.undeclared_flags
+        if bound.owner is bound and (due or flags != self._flags):
+            self._flags = None
             found = strangers_of(bound, surrogate, lambda: {id(p) for p in bound.parameters()}, args, kwargs)
             if found:
                 raise complaint(found)
+            self._flags = flags
 
 
 class _Inputs(TorchFunctionMode):
