@@ -53,7 +53,7 @@ MUTANTS = (
         "objectives/checks/untrained_leaves.py",
         "(due or flags != self._flags)",
         "due",
-        f"{LEAVES}::test_a_network_that_is_thawed_later_is_found_at_once[tensor_in_a_closure-15-False]",
+        f"{LEAVES}::test_a_network_that_is_thawed_later_is_found_at_once[no_operation_more-15-False]",
     ),
     M(
         "a graph goes on with a thawed network",

@@ -209,6 +209,17 @@ def _foreign(surrogate: Tensor, owned: Owned) -> dict[int, Tensor]:
     return {key: leaf for key, leaf in leaves_of(surrogate).items() if key not in mine}
 
 
+def undeclared(bound: Bound) -> ParameterError | None:
+    """What is wrong with the first leaf that the programs see, that requires a gradient and that the bound lacks."""
+    mine = {id(p) for p in bound.parameters()}
+    programs = {"guide": bound.guide_program, "model": bound.model_program}
+    for reader, program in programs.items():
+        for tensor, sight in seen([(program, _called(program, reader))]):
+            if tensor.requires_grad and tensor.is_leaf and id(tensor) not in mine:
+                return complaint([Stranger(tensor, reader, sight)])
+    return None
+
+
 class Leaves:
     """Refuses leaves that a bound's gradient reaches and the bound does not own.
 
