@@ -9,6 +9,7 @@ import sys
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -349,6 +350,16 @@ simple("mask_not_bool", SiteError, r"mask must be a bool tensor, got torch.float
 simple("scale_handler_negative", SiteError, "scale must be a tensor or a finite number of at least 0, got -1", None, vg.handlers.scale, latent, scale=-1.0)  # fmt: skip
 simple("obs_mask_without_obs", SiteError, "'z': obs_mask needs obs", "z", latent, obs_mask=torch.tensor(True))
 simple("obs_mask_not_bool", SiteError, "'z': obs_mask must be a bool tensor", "z", latent, obs=torch.zeros(()), obs_mask=torch.ones(()))  # fmt: skip
+
+
+MASKED = np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
+LOST = "is a masked array of numpy with 1 masked elements; because a tensor has no mask.*Try: obs=.* obs_mask="
+simple("observation_masked_by_numpy", SiteError, f"'x': obs {LOST}", "x", lambda: observing(dist.Normal(torch.zeros(3), 1.0).to_event(1), MASKED)())  # fmt: skip
+simple("observation_masked_twice", SiteError, f"obs {LOST}", "z_observed", lambda: latent(dist.Normal(torch.zeros(3), 1.0).to_event(1), obs=MASKED, obs_mask=torch.tensor(True)))  # fmt: skip
+simple("factor_masked_by_numpy", SiteError, f"'f': log_factor {LOST}", "f", vg.factor, "f", MASKED)
+simple("subsample_masked_by_numpy", SiteError, f"what subsample is given {LOST}", None, vg.subsample, MASKED)
+simple("param_masked_by_numpy", SiteError, f"'p': the initial value {LOST}", "p", lambda: step(latent, lambda: vg.sample("z", dist.Normal(vg.param("p", MASKED).sum(), 1.0))))  # fmt: skip
+simple("posterior_samples_masked_by_numpy", SiteError, f"'z': posterior samples {LOST}", "z", vg.Predictive, latent, posterior_samples={"z": MASKED})  # fmt: skip
 
 
 @case(ParameterError, "there is nothing to optimise")

@@ -14,7 +14,7 @@ from varigrad.distributions.mixin import Masked
 from varigrad.errors import ShapeError, SiteError, SiteNameError
 from varigrad.language.messages import Factor, Module, Param, Record, Sample, Subsample, evolve
 from varigrad.language.runtime import Scope, apply
-from varigrad.language.values import as_numbers
+from varigrad.language.values import as_numbers, check_unmasked
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -176,6 +176,7 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
         event_dim: number of rightmost dimensions that are no plates.
     """
     if not isinstance(data, Tensor):
+        check_unmasked(None, data, "what subsample is given")
         raise ShapeError(f"subsample needs a tensor, got {type(data).__name__}")
     return apply(Subsample(data, event_dim)).value
 
