@@ -245,7 +245,7 @@ def undeclared_batch_at_a_later_step():
 
 
 # Plates.
-for label, size in {"zero": 0, "negative": -2, "float": 2.0, "bool": True, "tensor": torch.tensor(2)}.items():
+for label, size in {"zero": 0, "negative": -2, "float": 2.0, "bool": True}.items():
     simple(f"plate_size_{label}", PlateError, "'d': size must be a positive whole number, got", "d", vg.plate, "d", size)  # fmt: skip
 simple("plate_without_name", PlateError, "a plate's name is a non-empty string, got 3", None, vg.plate, 3)
 simple("plate_subsample_larger", PlateError, "'d': subsample_size 5 is larger than size 3", "d", vg.plate, "d", 3, 5)
@@ -360,6 +360,11 @@ simple("factor_masked_by_numpy", SiteError, f"'f': log_factor {LOST}", "f", vg.f
 simple("subsample_masked_by_numpy", SiteError, f"what subsample is given {LOST}", None, vg.subsample, MASKED)
 simple("param_masked_by_numpy", SiteError, f"'p': the initial value {LOST}", "p", lambda: step(latent, lambda: vg.sample("z", dist.Normal(vg.param("p", MASKED).sum(), 1.0))))  # fmt: skip
 simple("posterior_samples_masked_by_numpy", SiteError, f"'z': posterior samples {LOST}", "z", vg.Predictive, latent, posterior_samples={"z": MASKED})  # fmt: skip
+
+
+for label, number in {"true": True, "float": 5.0, "numpy_bool": np.bool_(True), "bool_tensor": torch.tensor(True), "vector": torch.tensor([5]), "numpy_vector": np.array([5]), "float_tensor": torch.tensor(5.0)}.items():  # fmt: skip
+    simple(f"steps_{label}", VarigradError, "steps must be a whole number of at least 1, got", None, lambda number=number: vg.SVI(latent, guide, vg.optim.Adam()).run(number))  # fmt: skip
+    simple(f"plate_size_{label}", PlateError, "'a': size must be a positive whole number, got", "a", vg.plate, "a", number)  # fmt: skip
 
 
 @case(ParameterError, "there is nothing to optimise")
@@ -523,3 +528,72 @@ for family in (dist.Beta, torch.distributions.Beta):
 def test_compiling_something_switches_no_checks_off():
     ran = subprocess.run([sys.executable, "-c", COMPILED_BEFORE], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["refused"] * 2
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+@pytest.mark.parametrize("steps", [1, 15])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda x: x.to(torch.complex64), r"'x': the observation is complex \(torch.complex64\)"),
+        (lambda x: x > 0, r"'x': Normal.log_prob failed on a value of shape \(4,\) and dtype torch.bool.*data.float"),
+        (lambda x: x[:3], r"'d': site 'x' has size 3 at dim -1, the plate has 4"),
+        (lambda x: x.to("meta"), r"'x': its distribution is on cpu .*its value on meta"),
+    ],
+)
+def test_observations_of_a_later_minibatch_are_refused_as_those_of_the_first(change, text, steps, compile):
+    def model(x):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        with vg.plate("d", 4):
+            vg.sample("x", dist.Normal(z.expand(4), 1.0), obs=x)
+
+    def guide(x):
+        vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0))
+
+    data = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.1), seed=0, compile=compile)
+    svi.run(steps, data, progress=False)
+    before = svi.bound.get_parameter("m").item()
+    for _ in range(2):
+        with pytest.raises(SiteError, match=text):
+            svi.run(3, change(data), progress=False)
+    assert svi.bound.get_parameter("m").item() == before
+    svi.run(3, data, progress=False)
+    loss = vg.ELBO()(model, guide).init(data)
+    with pytest.raises(SiteError, match=text):
+        loss(change(data))
+
+
+def test_an_error_of_the_program_itself_stays():
+    calls = []
+
+    def model():
+        latent()
+        calls.append(1)
+        if len(calls) > 30:
+            raise RuntimeError("mine")
+
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.1), seed=0)
+    with pytest.raises(RuntimeError, match=r"^mine$"):
+        svi.run(100, progress=False)
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.uint8, torch.tensor, lambda n: torch.tensor(n, dtype=torch.int32)])
+def test_whole_numbers_of_numpy_and_torch_are_whole_numbers(whole):
+    plate = vg.plate("a", whole(4), subsample_size=whole(2), dim=whole(-3) if whole is np.int64 else None)
+    assert (type(plate.size), plate.size) == (int, 4) and (type(plate.subsample_size), plate.subsample_size) == (int, 2)
+    assert plate.dim == (-3 if whole is np.int64 else None) and len(list(vg.plate("b", whole(3)))) == 3
+
+    def model():
+        with vg.plate("a", whole(3)):
+            vg.sample("z", dist.Normal(0.0, 1.0))
+
+    def here():
+        with vg.plate("a", whole(3)):
+            vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0))
+
+    svi = vg.SVI(model, here, vg.optim.Adam(lr=0.1), seed=0)
+    fit = svi.run(whole(5), progress=False, every=whole(2), callback=lambda metrics: None)
+    assert len(fit.losses) == 5 and fit.sample(whole(2))["z"].shape == (2, 3)
+    assert isinstance(svi.evaluate(particles=whole(2)), float)
+    assert vg.Predictive(model, num_samples=whole(2))()["z"].shape == (2, 3)

@@ -282,6 +282,51 @@ def test_a_state_that_does_not_fit_changes_nothing():
     assert same(svi.state(), before)
 
 
+DAMAGES = {
+    "no generator": (lambda s: s.pop("generator"), "the state has no 'generator'; because it is damaged"),
+    "no bound": (lambda s: s.pop("bound"), "the state has no 'bound'"),
+    "no optimizer": (lambda s: s.pop("optimizer"), "the state has no 'optimizer'"),
+    "a number for bound": (lambda s: s.update(bound=5), "the state does not fit these programs"),
+    "a number for optimizer": (lambda s: s.update(optimizer=5), "the state's 'optimizer' cannot be loaded"),
+    "another optimizer": (lambda s: s["optimizer"]["param_groups"].clear(), "the state's 'optimizer' cannot be loaded"),
+    "a number for scheduler": (lambda s: s.update(scheduler=5), "the state's 'scheduler' cannot be loaded"),
+    "a number for metrics": (lambda s: s.update(metrics=5), "the state's 'metrics' cannot be read"),
+    "unknown metrics": (lambda s: s["metrics"].update(other=1), "the state's 'metrics' cannot be read"),
+    "a number for looks": (lambda s: s.update(looks=5), "the state's 'looks' cannot be read"),
+}
+
+
+@pytest.mark.parametrize("compiled", ["wait", False])
+@pytest.mark.parametrize("name", [*DAMAGES, "half a generator"])
+def test_a_damaged_state_changes_nothing(name, compiled):
+    def make(seed):
+        svi = vg.SVI(normal_model, normal_guide, SCHEDULED, seed=seed, compile=compiled)
+        svi.run(5, DATA)
+        return svi
+
+    def halve(state):
+        half = torch.zeros(3, dtype=torch.uint8)
+        state["generator"] = {**state["generator"], "global": half} if compiled else half
+
+    damage, text = DAMAGES.get(name, (halve, "the state's 'generator' cannot be loaded"))
+    with by_graph():
+        one, other = make(0), make(3)
+        state = through_a_file(one.state())
+        damage(state)
+        before = other.state()
+        with pytest.raises(ParameterError, match=text):
+            other.load_state(state)
+        assert same(other.state(), before) and other.metrics.step == 5
+        other.load_state(one.state())
+        assert torch.equal(one.run(5, DATA).losses, other.run(5, DATA).losses)
+
+
+@pytest.mark.parametrize("state", [None, 5, [], {}])
+def test_what_is_no_state_at_all(state):
+    with pytest.raises(ParameterError, match="the state has no 'bound'; because it is damaged, or no state of an SVI"):
+        vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0).load_state(state)
+
+
 def test_states_of_older_versions():
     with contextlib.ExitStack() as stack:
         stack.enter_context(by_graph())

@@ -16,8 +16,8 @@ from varigrad.errors import (
     ShapeError,
     SiteError,
     VarigradError,
-    check_whole,
     did_you_mean,
+    whole,
 )
 from varigrad.inference.predictive_run import Drawing, Once, drawn, minibatch
 from varigrad.language.messages import Names, Plate, Program, Record, Sample
@@ -98,7 +98,7 @@ class Predictive:
         if num_samples is None and given is None:
             raise VarigradError("it is not said how many predictions to make", try_="Predictive(..., num_samples=1000)")
         if num_samples is not None:
-            check_whole("num_samples", num_samples)
+            num_samples = whole("num_samples", num_samples)
         if num_samples is not None and given is not None and num_samples != given:
             raise ShapeError(
                 f"num_samples is {num_samples}, and there are {given} posterior samples",

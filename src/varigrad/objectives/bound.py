@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, whole
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
 from varigrad.language.runtime import (
@@ -362,7 +362,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: particles is not a whole number of at least 1.
         """
-        check_whole("particles", particles)
+        particles = whole("particles", particles)
         if self._finding is None:
             self.init(*args, **kwargs)
         with undisturbed(self, self.fresh_seed()), torch.no_grad():
@@ -378,7 +378,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: n is not a whole number of at least 1, or there are no parameters.
         """
-        check_whole("n", n)
+        n = whole("n", n)
         if self._finding is None:
             self.init(*args, **kwargs)
         with undisturbed(self, seed), torch.enable_grad():
@@ -431,10 +431,33 @@ class Bound(Parameters):
                 layout = evolve(layout, particles=1)
                 loop = self._settings(layout, kinked=kinked, loop=True)
                 ensembles = [self._looped(loop, args, kwargs, cache) for _ in range(self.config.particles)]
-        except TypeError:
-            check_arguments(self.model_program, self.guide_program, args, kwargs)
+            found = self.config.combine(ensembles, layout, self._states)
+        except (VarigradError, LayoutChanged, _Anew):
             raise
-        return self.config.combine(ensembles, layout, self._states)
+        except Exception as error:
+            if isinstance(error, TypeError):
+                check_arguments(self.model_program, self.guide_program, args, kwargs)
+            self._check_after(error, args, kwargs)
+            raise
+        if found.value.is_complex():
+            self._check_after(None, args, kwargs)
+        return found
+
+    def _check_after(self, error: Exception | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make the checks of a first run on the arguments of a step that has gone wrong; `error` is what torch says.
+
+        Raises:
+            VarigradError: one of them has failed, so this is what is wrong.
+        """
+        if self.held:  # a step that is recorded is told of in other words
+            return
+        try:
+            with self._undisturbed() as kept, torch.no_grad():
+                check_pass(Discovery(self, args, kwargs, kept).explore())
+        except VarigradError as known:
+            raise known from error
+        except Exception:  # the program's own error, which torch's would be replaced by
+            return
 
     def _looped(
         self, settings: Settings, args: tuple[Any, ...], kwargs: dict[str, Any], cache: dict[str, Tensor]
