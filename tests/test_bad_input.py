@@ -367,6 +367,17 @@ for label, number in {"true": True, "float": 5.0, "numpy_bool": np.bool_(True), 
     simple(f"plate_size_{label}", PlateError, "'a': size must be a positive whole number, got", "a", vg.plate, "a", number)  # fmt: skip
 
 
+simple("compare_a_list", VarigradError, r"estimators must be a dictionary of lists by site, got list\. Try: \{", None, lambda: vg.compare(latent, guide, (), [Score()]))  # fmt: skip
+DENSE = partial(observing, dist.Normal(torch.zeros(3), 1.0).to_event(1))
+simple("observation_sparse", SiteError, r"'x': obs is a sparse tensor \(torch.sparse_coo\).*Try: obs.to_dense\(\)", "x", step, DENSE(torch.ones(3).to_sparse()))  # fmt: skip
+simple("observation_nested", SiteError, "'x': obs is a nested tensor .*Try: torch.nested.to_padded_tensor", "x", step, DENSE(torch.nested.nested_tensor([torch.ones(3)], layout=torch.jagged)))  # fmt: skip
+simple("observation_without_values", SiteError, "'x': the observation is on the meta device, and has no values", "x", step, observing(dist.Normal(0.0, 1.0), torch.zeros((), device="meta")))  # fmt: skip
+simple("factor_infinite_at_first", NonFiniteError, r"step 1: the loss is -inf; .* of site 'f' is inf in 1 of 1 entries\. Try: finite data, factors", None, step, after(latent, lambda: vg.factor("f", inf)))  # fmt: skip
+FORGOTTEN = r"Try: vg\.subsample\(data\) inside plate 'd', whose 5 of 20 elements are this run's minibatch"
+simple("subsample_forgotten_in_data", PlateError, FORGOTTEN, "d", step, after(latent, inside(partial(vg.sample, "x", dist.Normal(0.0, 1.0), obs=torch.zeros(20)), ("d", 20, 5))))  # fmt: skip
+simple("subsample_forgotten_in_parameters", PlateError, FORGOTTEN, "d", step, after(latent, inside(partial(vg.sample, "x", dist.Normal(torch.zeros(20), 1.0), obs=torch.zeros(5)), ("d", 20, 5))))  # fmt: skip
+
+
 @case(ParameterError, "there is nothing to optimise")
 def everything_is_frozen():
     net = torch.nn.Linear(1, 1).requires_grad_(False)
@@ -597,3 +608,17 @@ def test_whole_numbers_of_numpy_and_torch_are_whole_numbers(whole):
     assert len(fit.losses) == 5 and fit.sample(whole(2))["z"].shape == (2, 3)
     assert isinstance(svi.evaluate(particles=whole(2)), float)
     assert vg.Predictive(model, num_samples=whole(2))()["z"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("what", "because", "text"),
+    [
+        ("how many?", "", "how many? Try: one"),
+        ("is wrong", "torch says no.", "is wrong; because torch says no. Try: one"),
+        ("is wrong", "torch says no. ", "is wrong; because torch says no. Try: one"),
+        ("is wrong", "it is lambda: ...", "is wrong; because it is lambda: .... Try: one"),
+        ("is wrong", "", "is wrong. Try: one"),
+    ],
+)
+def test_sentences_end_once(what, because, text):
+    assert str(VarigradError(what, because=because, try_="one")) == text

@@ -25,7 +25,9 @@ class VarigradError(ValueError):
         if because:
             message += f"; because {because}"
         if try_:
-            message += f". Try: {try_}"
+            told = message.rstrip(" ")
+            ended = told.endswith(("?", "!")) or (told.endswith(".") and not told.endswith(".."))
+            message = f"{told}{' ' if ended else '. '}Try: {try_}"
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:

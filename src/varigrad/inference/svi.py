@@ -385,7 +385,9 @@ class SVI:
             raise NonFiniteError(
                 f"step {number}: {what} is {loss if not math.isfinite(loss) else norm}",
                 because=self.bound.diagnose(*args, **kwargs),
-                try_="a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
+                try_="finite data, factors and initial values, or SVI(..., skip_nonfinite=True)"
+                if self.bound.steps == 0
+                else "a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
             )
         if self._descent.late is not None:
             late, self._descent.late = self._descent.late, None

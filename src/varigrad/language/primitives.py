@@ -77,6 +77,13 @@ def sample(
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
         obs = as_numbers(name, float(obs) if isinstance(obs, int) else obs, "obs")  # a density wants floating point
+    if obs is not None and (obs.layout is not torch.strided or obs.is_nested):
+        raise SiteError(
+            f"obs is a {'nested' if obs.is_nested else 'sparse'} tensor ({obs.layout})",
+            site=name,
+            because="a log-density is computed for each element of a dense tensor",
+            try_="torch.nested.to_padded_tensor(obs, 0.0) with obs_mask=" if obs.is_nested else "obs.to_dense()",
+        )
     message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary))
     return message.value
 
