@@ -40,7 +40,7 @@ from varigrad.terms.hooks_and_modes import (
     transform,
 )
 from varigrad.terms.side_effects import Effect, effect_of
-from varigrad.terms.step_functions import is_step, users_choice
+from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
 
 _without_functions = torch._C.DisableTorchFunctionSubclass
 _without_dispatch = torch._C._DisableTorchDispatch
@@ -110,12 +110,16 @@ class Tracked(Tensor):
             lost = NOTHING
             if escapes is not None and escapes.watch:
                 lost = get_lost(*inputs)
-                if is_step(effect.name, plain_args, result, effect.silent) or (kwargs and kwargs.get("rounding_mode")):
+                if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
+                    kwargs and kwargs.get("rounding_mode")
+                ):
                     escapes.kinked |= provenance
                 if effect.name == "detach" or func == _DATA:
                     escapes.held |= provenance
                     lost |= provenance
-                elif escapes.differentiable and not torch.is_grad_enabled() and users_choice():
+                elif escapes.differentiable and not torch.is_grad_enabled():
+                    lost |= provenance if users_choice() else NOTHING
+                elif has_no_derivative(effect.name, [i._plain for i in inputs], result):
                     lost |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
@@ -127,7 +131,7 @@ class Tracked(Tensor):
                 return _shell(result, provenance, escapes, lost)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, lost, provenance)
+                _lose(marked, lost, provenance, jumping_parts(effect.name))
             if marked is result and escapes is not None:
                 escapes.add(provenance)
             return marked
@@ -153,11 +157,15 @@ class Tracked(Tensor):
             effect = effect_of(func)
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
-            if escapes is not None and escapes.watch and is_step(effect.name, args, result, effect.silent):
+            if (
+                escapes is not None
+                and escapes.watch
+                and is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds)
+            ):
                 escapes.kinked |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, get_lost(*inputs), NOTHING)
+                _lose(marked, get_lost(*inputs), provenance, jumping_parts(effect.name))
             if escapes is not None and (
                 effect.leaves
                 or marked is result
@@ -398,11 +406,11 @@ def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any
     return result
 
 
-def _lose(marked: Any, lost: Provenance, provenance: Provenance) -> None:
-    """Note what results have lost: indices beside values (`sort`, `max`) their whole provenance."""
+def _lose(marked: Any, lost: Provenance, provenance: Provenance, jumping: tuple[int, ...] = ()) -> None:
+    """Note what results have lost: indices beside values (`sort`, `max`) and parts that jump, all of it."""
     parts = marked if isinstance(marked, (tuple, list)) else (marked,)
     values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)
-    for part in parts:
+    for place, part in enumerate(parts):
         if type(part) is Tracked:
-            index = values and not part._plain.is_floating_point()
-            part._lost |= lost | provenance if index else lost
+            whole = (values and not part._plain.is_floating_point()) or place in jumping
+            part._lost |= lost | provenance if whole else lost
