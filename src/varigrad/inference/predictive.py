@@ -261,7 +261,7 @@ class Predictive:
             wide = program(given, width=(count, dims))
             failure = self._disagreement(program, wide, first)
             found = {name: _stacked(wide.values[name], first.values[name].shape, count) for name in wanted}
-        except (*FAILURES, KeyError) as error:
+        except FAILURES as error:
             failure = error
         if failure is None:
             return found

@@ -445,7 +445,7 @@ class Bound(Parameters):
             found[site] = []
             for row in range(1, len(draw.value)):
                 other = perform(
-                    settings, *programs, args, kwargs, cache, {**before, site: draw.value[row]}, base.indices
+                    settings, *programs, args, kwargs, cache, {**before, site: draw.value[row].clone()}, base.indices
                 )
                 found[site].append(Ensemble(other, crossed(self._terms(other, settings.layout), mixed), {}))
         return Ensemble(base, crossed(self._terms(base, settings.layout), mixed), found)

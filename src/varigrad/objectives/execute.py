@@ -370,7 +370,7 @@ class _Guide(_Program):
         if estimator.differentiates and not values.requires_grad:
             values = values.detach().requires_grad_()
         self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
-        return Draw(distribution, values[0])
+        return Draw(distribution, values[0].clone())
 
 
 class _Model(_Program):

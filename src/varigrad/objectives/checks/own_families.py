@@ -76,8 +76,8 @@ def check_own_family(message: Sample, estimator: Estimator) -> None:
             raise SiteError(
                 f"{type(estimator).__name__} cannot serve this site",
                 site=message.name,
-                because=f"the support of {kind} moves with a parameter, and a score function misses "
-                "what the moving ends contribute",
+                because=f"the support of {kind} moves with a parameter, and a score function "
+                "misses what the moving ends contribute",
                 try_="Pathwise() and a model that is smooth in the value; or a family whose support stays, such as Beta",
             )
 
