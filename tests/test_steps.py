@@ -1,12 +1,14 @@
 """Operations that jump or lose their derivative: which default they lead to, and what they change by."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.estimators import Pathwise
+from varigrad.estimators import Pathwise, Score
 
 t = torch.tensor
 TABLE = torch.arange(5.0)
@@ -124,3 +126,53 @@ def test_pathwise_by_name_is_suspect(name):
         plan = bound_of(JUMPS[name], Pathwise()).plan()
     assert plan["z"].suspect
     assert not plan.relies_on
+
+
+# Functions whose denominator may vanish, and functions whose denominator is known to be positive.
+POLES = {
+    "div": [lambda z: z / z.abs(), lambda z: 1 / z, lambda z: z / z.norm(), lambda z: z.exp() / (z.square() - 1)],
+    "pow": [lambda z: z**-2, lambda z: z.square() ** -0.5],
+    "rsqrt": [lambda z: (z * z).rsqrt()],
+    "tan": [lambda z: z.exp().tan()],
+    "digamma": [torch.digamma],
+    "normalize": [lambda z: F.normalize(z.reshape(1), dim=0).sum()],
+    "cosine_similarity": [lambda z: F.cosine_similarity(z.reshape(1), torch.ones(1), dim=0)],
+    "linalg_inv": [lambda z: torch.linalg.inv(z.reshape(1, 1)).sum()],
+}
+AWAY = [
+    lambda z: z / z.exp(), lambda z: z / (1 + z**2).sqrt(), lambda z: (F.softplus(z) + 1e-3) ** -0.5,
+    lambda z: z / 3, lambda z: 1 / torch.softmax(pair(z), -1).sum(), lambda z: z.cos() / z.sigmoid(),
+    lambda z: z / (z.abs() + 1), lambda z: 1 / z.clamp(min=0.5), lambda z: z.exp().reciprocal().digamma(),
+    lambda z: 1 / torch.stack([z.exp(), 2 * z.sigmoid()]).mean(0), lambda z: z / z.detach(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "f"), [(name, f) for name, fs in POLES.items() for f in fs])
+def test_a_denominator_that_may_vanish_is_in_the_plan(name, f):
+    plan = bound_of(f).plan()
+    assert plan["z"].estimator == "Pathwise()"
+    (sentence,) = plan.relies_on[1:]
+    assert re.fullmatch(
+        rf"'z': {name} at test_steps.py:\d+ never divides by zero \(or reaches another pole\)", sentence
+    )
+    assert f"unbiased relies on: {sentence}" in str(plan)
+    assert str(plan).splitlines()[2].endswith("yes")
+
+
+@pytest.mark.parametrize("f", AWAY)
+def test_a_denominator_that_is_known_to_be_positive_is_not(f):
+    assert len(bound_of(f).plan().relies_on) <= 1
+
+
+def test_draws_of_positive_families_are_positive():
+    def model():
+        vg.factor("f", 1 / vg.sample("z", dist.Gamma(2.0, 1.0)))
+
+    def guide():
+        vg.sample("z", dist.LogNormal(vg.param("loc", t(0.2)), 1.0))
+
+    assert len(vg.ELBO()(model, guide).plan().relies_on) == 1
+
+
+def test_denominators_of_a_score_function_do_not_matter():
+    assert len(bound_of(lambda z: 1 / z, Score()).plan().relies_on) == 1

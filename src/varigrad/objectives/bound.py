@@ -177,6 +177,10 @@ class Bound(Parameters):
             return False
         return self._checks.attend(self, args, kwargs)
 
+    def expect_changes(self) -> None:
+        """Look at the programs before the next step: what was recorded of them and what they do are not the same."""
+        self._checks.hasten(self)
+
     @property
     def steps_to_look(self) -> int:
         """How many steps may be taken before everything is to be looked at again."""

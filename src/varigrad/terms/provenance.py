@@ -19,6 +19,7 @@ References:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ from varigrad.terms.hooks_and_modes import (
     saved_hooks,
     transform,
 )
+from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
 from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
 
@@ -56,6 +58,8 @@ class Tracked(Tensor):
     _escapes: Escapes | None
     _lost: Provenance = NOTHING
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
+    _sign = 0
+    """What is known of the signs of its numbers (`poles.py`), likewise."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
         """Itself, as a `torch.Tensor`. torch has no hook for this method.
@@ -94,6 +98,8 @@ class Tracked(Tensor):
             if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):
                 return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
+            if escapes is not None:
+                escapes.way = hash((escapes.way, effect.name))
             if escapes is not None and (
                 effect.leaves
                 or (effect.changes is not None and effect.changes(args, kwargs or {}))
@@ -107,9 +113,12 @@ class Tracked(Tensor):
                 or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
-            lost = NOTHING
+            lost, sign = NOTHING, 0
             if escapes is not None and escapes.watch:
-                lost = get_lost(*inputs)
+                lost, sign = get_lost(*inputs), sign_after(effect.name, args, kwargs or {})
+                below = denominator(effect.name, args)
+                if type(below) is Tracked and below._plain.requires_grad and (line := place_of(sys._getframe())):
+                    escapes.poles.add((below._provenance, effect.name, line))
                 if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
                     kwargs and kwargs.get("rounding_mode")
                 ):
@@ -128,7 +137,7 @@ class Tracked(Tensor):
                             given._provenance |= provenance
                             given._lost |= lost
                         return given
-                return _shell(result, provenance, escapes, lost)
+                return _shell(result, provenance, escapes, lost, sign)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
                 _lose(marked, lost, provenance, jumping_parts(effect.name))
@@ -250,7 +259,9 @@ def _plain(tensor: Tracked) -> Tensor:
         return Tensor.as_subclass(tensor, Tensor)
 
 
-def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING) -> Tensor:
+def _shell(
+    plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING, sign: int = 0
+) -> Tensor:
     try:
         shell = plain.as_subclass(Tracked)
     except RuntimeError as error:  # NotImplementedError among them
@@ -262,6 +273,8 @@ def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost:
     shell._escapes = escapes
     if lost:
         shell._lost = lost
+    if sign:
+        shell._sign = sign
     return shell
 
 
