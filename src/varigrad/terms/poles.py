@@ -51,7 +51,10 @@ def sign_of(value: Any) -> int:
     if isinstance(value, Tensor):
         if value.requires_grad or value.is_complex():
             return NONE
-        value = value.min().item() if value.numel() else 1.0
+        try:
+            value = value.min().item() if value.numel() else 1.0
+        except RuntimeError:  # inside vmap and its like a tensor has no numbers
+            return NONE
     if not isinstance(value, (int, float)):
         return POSITIVE if value is None else NONE
     return POSITIVE if value > 0 else NOT_NEGATIVE if value == 0 else NONE
@@ -71,11 +74,13 @@ def sign_after(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int
     if name in ("clamp", "clamp_min", "clip"):
         low = args[1] if len(args) > 1 else kwargs.get("min")
         return max(sign_of(args[0]), NONE if low is None else sign_of(low))
+    if name not in _SUMS and name not in _KEPT:
+        return NONE
     tensors = [part for a in args for part in (a if isinstance(a, (list, tuple)) else (a,)) if _counts(name, part)]
     signs = [sign_of(part) for part in tensors]
-    if name in _SUMS and NONE not in signs:
-        return max(signs, default=NONE)
-    return min(signs, default=NONE) if name in _KEPT else NONE
+    if name in _SUMS:
+        return NONE if NONE in signs else max(signs, default=NONE)
+    return min(signs, default=NONE)
 
 
 def _counts(name: str, part: Any) -> bool:
