@@ -78,7 +78,7 @@ def check_own_family(message: Sample, estimator: Estimator) -> None:
                 site=message.name,
                 because=f"the support of {kind} moves with a parameter, and a score function "
                 "misses what the moving ends contribute",
-                try_="Pathwise() and a model that is smooth in the value; or a family whose support stays, such as Beta",
+                try_="Pathwise() and a model that is smooth in the value, or a family whose support stays",
             )
 
 
