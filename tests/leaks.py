@@ -9,6 +9,7 @@ import copy
 import ctypes
 import io
 import random
+import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -745,6 +746,16 @@ def python_generator(z):
 def data_ptr(z):
     kind = ctypes.c_double if z.dtype is torch.float64 else ctypes.c_float
     return number(kind.from_address(z.data_ptr()).value)
+
+
+@way(POINTERS)
+def bytes_of_the_storage(z):
+    return number(max(z.untyped_storage().tolist()[: z.element_size()]) / 100)
+
+
+@way(POINTERS)
+def packed_bytes(z):
+    return number(struct.unpack("d", struct.pack("d", z))[0])
 
 
 @way(POINTERS)

@@ -16,7 +16,7 @@ from varigrad import distributions as dist
 from varigrad.distributions import Source, constraints
 from varigrad.errors import ConstraintError, SiteError, SupportError
 from varigrad.language.runtime import run
-from varigrad.objectives.checks.first_run import sites
+from varigrad.objectives.checks import sites
 from varigrad.objectives.checks.sites import is_unchecked
 from varigrad.terms.provenance import Escapes, track_provenance, untracked
 

@@ -267,7 +267,7 @@ class Predictive:
             failure = self._disagreement(program, wide, first)
             numbers = {name: as_numbers(name, wide.values[name], "the value") for name in wanted}
             found = {name: _stacked(value, first.values[name].shape, count) for name, value in numbers.items()}
-        except (*FAILURES, KeyError) as error:
+        except FAILURES as error:
             failure = error
         if failure is None:
             return found

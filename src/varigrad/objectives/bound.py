@@ -177,6 +177,10 @@ class Bound(Parameters):
             return False
         return self._checks.attend(self, args, kwargs)
 
+    def expect_changes(self) -> None:
+        """Look at the programs before the next step: what was recorded of them and what they do are not the same."""
+        self._checks.hasten(self)
+
     @property
     def undeclared_flags(self) -> tuple[bool, ...]:
         """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
@@ -473,7 +477,7 @@ class Bound(Parameters):
             found[site] = []
             for row in range(1, len(draw.value)):
                 other = perform(
-                    settings, *programs, args, kwargs, cache, {**before, site: draw.value[row]}, base.indices
+                    settings, *programs, args, kwargs, cache, {**before, site: draw.value[row].clone()}, base.indices
                 )
                 found[site].append(Ensemble(other, crossed(self._terms(other, settings.layout), mixed), {}))
         return Ensemble(base, crossed(self._terms(base, settings.layout), mixed), found)

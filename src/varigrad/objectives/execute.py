@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch._C._autograd import _get_sequence_nr
 
 from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.fresh_copies import fresh
@@ -100,6 +101,8 @@ class Pass:
     records: dict[str, Tensor] = field(default_factory=dict)
     indices: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    operations: tuple[int, int] = (0, 0)
+    """How many operations autograd has noted, and a number for those on tracked tensors."""
     marked: list[Marked] = field(default_factory=list)
     """Of an exploring run: the samples of both programs with their marks on."""
 
@@ -169,8 +172,10 @@ def perform(
     scoring = _Model(settings, record, cache, drawing)
     try:
         with record.tracker.guard():
+            noted = _get_sequence_nr()
             run(guide, (drawing, *outer), args, kwargs)
             run(model, (scoring, *outer), args, kwargs)
+            record.operations = _get_sequence_nr() - noted, record.tracker.escapes.way
             if settings.explore:
                 note_jumps(record.marked, record.tracker.escapes)
     finally:
@@ -370,7 +375,7 @@ class _Guide(_Program):
         if estimator.differentiates and not values.requires_grad:
             values = values.detach().requires_grad_()
         self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
-        return Draw(distribution, values[0])
+        return Draw(distribution, values[0].clone())
 
 
 class _Model(_Program):

@@ -20,10 +20,8 @@ Again = Callable[[Layout, Pass | None, dict[str, Tensor]], Pass]
 
 Collect = Callable[[Pass, Layout], list[Term]]
 
-FAILURES = (
-    LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError
-)  # fmt: skip
-"""What a program may raise at values, or in shapes, that it was not made for."""
+FAILURES = (Exception,)
+"""What a program may raise at values, or in shapes, that it was not made for: any error, its own classes included."""
 
 
 def layout_of(run: Pass, particles: int) -> Layout:
@@ -85,18 +83,12 @@ def failure_side_by_side(
 
 
 def _as_reason(error: Exception) -> str:
-    """What an error in a run side by side says.
-
-    Raises:
-        Exception: the error itself, where it is none of those that a program's shapes lead to.
-    """
+    """What an error in a run side by side says. One that is the program's own comes again where it runs by itself."""
     if isinstance(error, LayoutChanged):
         return f"the sites or plates change from run to run ({error})"
     if isinstance(error, VarigradError):
         return str(error)
-    if isinstance(error, FAILURES):
-        return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
-    raise error
+    return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
 
 
 def _mixed_density(
@@ -315,7 +307,8 @@ def _slice(run: Pass, name: str, layout: Layout, lane: int, particle: int) -> Te
     message = next(s.message for s in run.guide if s.message.name == name)
     assert isinstance(message, Sample)
     value = run.draws[name].value.detach()
-    return _entry(value, layout, lane, particle, len(message.distribution.event_shape))
+    # In memory of its own, as it is where it runs by itself: a program may read the whole storage.
+    return _entry(value, layout, lane, particle, len(message.distribution.event_shape)).clone()
 
 
 def _entry(value: Tensor, layout: Layout, lane: int, particle: int, event: int = 0) -> Tensor:

@@ -19,6 +19,7 @@ References:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,8 +40,9 @@ from varigrad.terms.hooks_and_modes import (
     saved_hooks,
     transform,
 )
+from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
-from varigrad.terms.step_functions import is_step, users_choice
+from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
 
 _without_functions = torch._C.DisableTorchFunctionSubclass
 _without_dispatch = torch._C._DisableTorchDispatch
@@ -56,6 +58,8 @@ class Tracked(Tensor):
     _escapes: Escapes | None
     _lost: Provenance = NOTHING
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
+    _sign = 0
+    """What is known of the signs of its numbers (`poles.py`), likewise."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
         """Itself, as a `torch.Tensor`. torch has no hook for this method.
@@ -94,6 +98,8 @@ class Tracked(Tensor):
             if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):
                 return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
+            if escapes is not None:
+                escapes.way = hash((escapes.way, effect.name))
             if escapes is not None and (
                 effect.leaves
                 or (effect.changes is not None and effect.changes(args, kwargs or {}))
@@ -107,15 +113,22 @@ class Tracked(Tensor):
                 or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
-            lost = NOTHING
+            lost, sign = NOTHING, 0
             if escapes is not None and escapes.watch:
-                lost = get_lost(*inputs)
-                if is_step(effect.name, plain_args, result, effect.silent) or (kwargs and kwargs.get("rounding_mode")):
+                lost, sign = get_lost(*inputs), sign_after(effect.name, args, kwargs or {})
+                below = denominator(effect.name, args)
+                if type(below) is Tracked and below._plain.requires_grad and (line := place_of(sys._getframe())):
+                    escapes.poles.add((below._provenance, effect.name, line))
+                if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
+                    kwargs and kwargs.get("rounding_mode")
+                ):
                     escapes.kinked |= provenance
                 if effect.name == "detach" or func == _DATA:
                     escapes.held |= provenance
                     lost |= provenance
-                elif escapes.differentiable and not torch.is_grad_enabled() and users_choice():
+                elif escapes.differentiable and not torch.is_grad_enabled():
+                    lost |= provenance if users_choice() else NOTHING
+                elif has_no_derivative(effect.name, [i._plain for i in inputs], result):
                     lost |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
@@ -124,10 +137,10 @@ class Tracked(Tensor):
                             given._provenance |= provenance
                             given._lost |= lost
                         return given
-                return _shell(result, provenance, escapes, lost)
+                return _shell(result, provenance, escapes, lost, sign)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, lost, provenance)
+                _lose(marked, lost, provenance, jumping_parts(effect.name))
             if marked is result and escapes is not None:
                 escapes.add(provenance)
             return marked
@@ -153,11 +166,15 @@ class Tracked(Tensor):
             effect = effect_of(func)
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
-            if escapes is not None and escapes.watch and is_step(effect.name, args, result, effect.silent):
+            if (
+                escapes is not None
+                and escapes.watch
+                and is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds)
+            ):
                 escapes.kinked |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, get_lost(*inputs), NOTHING)
+                _lose(marked, get_lost(*inputs), provenance, jumping_parts(effect.name))
             if escapes is not None and (
                 effect.leaves
                 or marked is result
@@ -242,7 +259,9 @@ def _plain(tensor: Tracked) -> Tensor:
         return Tensor.as_subclass(tensor, Tensor)
 
 
-def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING) -> Tensor:
+def _shell(
+    plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING, sign: int = 0
+) -> Tensor:
     try:
         shell = plain.as_subclass(Tracked)
     except RuntimeError as error:  # NotImplementedError among them
@@ -254,6 +273,8 @@ def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost:
     shell._escapes = escapes
     if lost:
         shell._lost = lost
+    if sign:
+        shell._sign = sign
     return shell
 
 
@@ -398,11 +419,11 @@ def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any
     return result
 
 
-def _lose(marked: Any, lost: Provenance, provenance: Provenance) -> None:
-    """Note what results have lost: indices beside values (`sort`, `max`) their whole provenance."""
+def _lose(marked: Any, lost: Provenance, provenance: Provenance, jumping: tuple[int, ...] = ()) -> None:
+    """Note what results have lost: indices beside values (`sort`, `max`) and parts that jump, all of it."""
     parts = marked if isinstance(marked, (tuple, list)) else (marked,)
     values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)
-    for part in parts:
+    for place, part in enumerate(parts):
         if type(part) is Tracked:
-            index = values and not part._plain.is_floating_point()
-            part._lost |= lost | provenance if index else lost
+            whole = (values and not part._plain.is_floating_point()) or place in jumping
+            part._lost |= lost | provenance if whole else lost

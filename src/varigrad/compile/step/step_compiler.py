@@ -207,6 +207,7 @@ class Session:
         change = step.changed()
         if change:
             form.forget()
+            self.host.bound.expect_changes()
             self._restarts += 1
             if self._restarts > RESTARTS:
                 self._refuse(form, f"what the program reads changes again and again: {change}")
@@ -361,6 +362,8 @@ class Session:
         """
         form.agreed += not difference and form.planned is None
         form.disagreed += bool(difference)
+        if difference:
+            self.host.bound.expect_changes()
         if form.disagreed >= CHECKS:
             self._refuse(
                 form,

@@ -32,7 +32,9 @@ KEPT = 64
 SHAPES = 8
 """and how many of these are looked at only because arguments differ: a loader may have no two batches of one shape."""
 BRANCHES = 32
-"""How many ways through a program are looked at."""
+"""How many ways through a program are looked at that differ in statements,"""
+OPERATIONS = 8
+"""and how many that differ in their operations: random control flow may have no two runs of one number."""
 
 Situation = tuple[Any, ...]
 
@@ -54,6 +56,8 @@ class Rechecks:
         self._known: OrderedDict[Situation, Finding] = OrderedDict()
         self._arguments: set[Any] = set()
         self._branches: set[tuple[Any, ...]] = set()
+        self._operations: set[tuple[int, int]] = set()
+        self._looked = True
         self._modules: tuple[nn.Module, ...] = ()
         self._dropouts: tuple[Any, ...] = ()
         self._buffers: tuple[Tensor, ...] = ()
@@ -83,6 +87,7 @@ class Rechecks:
         twin = Rechecks()
         twin.__dict__.update(self.__dict__)
         twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
+        twin._operations = set(self._operations)
         return twin
 
     def situation(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
@@ -150,16 +155,22 @@ class Rechecks:
         self.settle(bound, args, kwargs)
         return bool(worse)
 
+    def hasten(self, bound: Bound) -> None:
+        """Look before the next step: something besides time has shown that the programs may have changed."""
+        self.due = min(self.due, bound.steps)
+
     def begin(self, bound: Bound) -> None:
         """Everything has been looked at just now, for the first time or from scratch."""
         self._known.clear()
         self._branches.clear()
         self._arguments.clear()
+        self._operations.clear()
+        self._looked = True
         self.due, self.since, self._now = _tenfold(bound.steps), bound.steps, None
 
     def settle(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The bound's finding is that of the present situation."""
-        self._now = self.situation(bound, args, kwargs)
+        self._now, self._looked = self.situation(bound, args, kwargs), True
         self._arguments.add(self._now[1])
         self.remember(bound)
 
@@ -193,13 +204,19 @@ class Rechecks:
     def meet(self, bound: Bound, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""
         branch = branch_of(run)
-        if branch in self._branches or len(self._branches) >= BRANCHES:
+        other = branch not in self._branches and len(self._branches) < BRANCHES
+        if self._looked:  # the look that has just been taken went this way, too
+            self._looked = False
+            self._operations.add(run.operations)
+        unlike = run.operations not in self._operations and len(self._operations) < OPERATIONS
+        if not (other or unlike):
             return False
         self._branches.add(branch)
+        self._operations.add(run.operations)
         known = bound.finding
         assert known is not None
         try:
-            found = bound.look(args, kwargs, known, (run, layout))
+            found = bound.look(args, kwargs, known, (run, layout), points=POINTS if other else 1)
         except FAILURES:
             return False
         found, worse = joined(known, found)
