@@ -382,3 +382,50 @@ def test_asyncio_tasks_have_stacks_of_their_own():
 
     assert asyncio.run(every()) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert handlers_in_force() == ()
+
+
+def test_a_handler_that_is_left_after_its_program_has_ended_leaves_nothing_in_force():
+    """A generator that is collected late leaves its `with` block then."""
+    left = []
+
+    def blocks():
+        with h.scale(scale=2.0), vg.plate("n", 2):
+            yield
+
+    def program():
+        left.append(blocks())
+        next(left[-1])
+        return vg.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+    with h.seed(seed=0):
+        program()
+    left.clear()
+    assert handlers_in_force() == ()
+    h.trace(lambda: vg.sample("z", dist.Normal(torch.zeros(()), 1.0)))
+
+
+def test_a_loop_that_an_error_ends_leaves_nothing_in_force():
+    """The loop of a sequential plate is a generator, and lives as long as the error's traceback."""
+
+    def program():
+        for _ in vg.plate("n", 3):
+            raise ValueError("inside")
+
+    kept = []
+    with h.scale(scale=2.0):
+        try:
+            program()
+        except ValueError as error:
+            kept.append(error)
+    kept.clear()
+    assert handlers_in_force() == ()
+
+
+def test_handlers_that_are_left_in_another_order_are_left_each():
+    outer, inner = h.scale(scale=2.0), h.scale(scale=3.0)
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert len(handlers_in_force()) == 1
+    inner.__exit__(None, None, None)
+    assert handlers_in_force() == ()

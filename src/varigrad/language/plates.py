@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextvars import Token
 from typing import assert_never
 
 import torch
@@ -14,7 +13,6 @@ from varigrad.language.messages import (
     Extension,
     Factor,
     Forward,
-    Handler,
     Indices,
     InUse,
     Message,
@@ -26,7 +24,7 @@ from varigrad.language.messages import (
     Subsample,
     evolve,
 )
-from varigrad.language.runtime import _stack, apply, handlers_in_force
+from varigrad.language.runtime import Entered, apply, enter, handlers_in_force, leave
 
 
 class InPlate:
@@ -111,7 +109,7 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         self.dim: int | None = dim
         self.subsample_size = subsample_size
         self.indices: Tensor | None = subsample
-        self._tokens: list[Token[tuple[Handler, ...]]] = []
+        self._entered: list[Entered] = []
 
     def _subsample(self) -> Tensor | None:
         """The minibatch: given, or drawn once per plate object and run, and shared between model and guide."""
@@ -138,11 +136,11 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
             dim = self.dim
         subsample = self._subsample()
         scope = InPlate(Plate(self.name, self.size, dim, subsample))
-        self._tokens.append(_stack.set((*_stack.get(), scope)))
+        self._entered.append(enter(scope))
         return subsample if subsample is not None or self.size is None else range(self.size)
 
     def __exit__(self, *error: object) -> None:
-        _stack.reset(self._tokens.pop())
+        leave(self._entered.pop())
 
     def __iter__(self) -> Iterator[int]:
         if self.size is None:
@@ -153,11 +151,11 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         for index in indices:
             scope = InPlate(Plate(self.name, self.size, None, subsample, index))
             scope.factor = scale
-            token = _stack.set((*_stack.get(), scope))
+            entered = enter(scope)
             try:
                 yield index
             finally:
-                _stack.reset(token)
+                leave(entered)
 
 
 def same_minibatch(message: Indices, known: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar, assert_never
 
@@ -154,19 +154,47 @@ def plate_shape(message: Sample | Factor) -> tuple[int, ...]:
     return tuple(dims.get(d) or 1 for d in range(min(dims), 0))
 
 
+Entered = tuple[tuple[Handler, ...], tuple[Handler, ...]]
+"""The handlers in force before a block was entered, and inside it."""
+
+
+def enter(handler: Handler) -> Entered:
+    """Put a handler in force, innermost, until `leave`."""
+    before = _stack.get()
+    inside = (*before, handler)
+    _stack.set(inside)
+    return before, inside
+
+
+def leave(entered: Entered) -> None:
+    """Take the handler of a block out of force, and nothing else.
+
+    A block may be left out of order: by a generator that is collected after its program has ended, say. What was in
+    force when it was entered may be over by then.
+    """
+    before, inside = entered
+    now = _stack.get()
+    if now is inside:
+        _stack.set(before)
+        return
+    last = next((i for i in reversed(range(len(now))) if now[i] is inside[-1]), None)
+    if last is not None:
+        _stack.set((*now[:last], *now[last + 1 :]))
+
+
 class Scope:
     """A handler that is in force inside a `with` block, or around a program."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        self._tokens: list[Token[tuple[Handler, ...]]] = []
+        self._entered: list[Entered] = []
 
     def __enter__(self) -> Scope:
-        self._tokens.append(_stack.set((*_stack.get(), self.handler)))
+        self._entered.append(enter(self.handler))
         return self
 
     def __exit__(self, *error: object) -> None:
-        _stack.reset(self._tokens.pop())
+        leave(self._entered.pop())
 
 
 class Handled:

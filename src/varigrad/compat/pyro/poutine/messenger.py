@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import Token
 from typing import Any
 
 from torch import nn
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, taken_over, view
 from varigrad.language.messages import Forward, Handler
-from varigrad.language.runtime import _stack, default
+from varigrad.language.runtime import Entered, _stack, default, enter, leave
 
 
 class Messenger:
@@ -38,16 +37,16 @@ class Messenger:
         return None
 
     @property
-    def _entered(self) -> list[tuple[Token[tuple[Handler, ...]], Any]]:
-        found: list[Any] = self.__dict__.setdefault("_tokens", [])
+    def _entered(self) -> list[tuple[Entered, Any]]:
+        found: list[Any] = self.__dict__.setdefault("_blocks", [])
         return found
 
     def __enter__(self) -> Any:
-        self._entered.append((_stack.set((*_stack.get(), self._answer)), None))
+        self._entered.append((enter(self._answer), None))
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
-        _stack.reset(self._entered.pop()[0])
+        leave(self._entered.pop()[0])
         return None
 
     def __call__(self, fn: Callable[..., Any]) -> Callable[..., Any]:
