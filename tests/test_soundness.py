@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.estimators import LeaveOneOut, MovingAverage, Score
+from varigrad.estimators import Enumerate, LeaveOneOut, MovingAverage, Score
 from varigrad.terms.provenance import Escapes, untracked
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
@@ -442,3 +442,26 @@ def test_a_value_that_leaves_torch_stays_in_its_particle(estimator):
     bound = vg.ELBO(particles=2)(model, guide)
     assert bound.side_by_side and bound.plan()["z"].leaves
     assert largest_difference(expected_gradient(bound).mean, exact_gradient(bound)[1]) < 1e-9
+
+
+def test_a_plate_that_a_function_returns_swallows_no_errors():
+    """Its `with` statement is one of a manager of unknown class, unless the plate says by which it was entered."""
+
+    def each(n):
+        return vg.plate("n", n)
+
+    def model(x):
+        with each(len(x)):
+            z = vg.sample("z", dist.Categorical(torch.full((3,), 1 / 3)))
+            vg.sample("x", dist.Normal(torch.tensor([-1.0, 0.0, 1.0])[z], 1.0), obs=x)
+
+    def guide(x):
+        logits = vg.param("logits", torch.zeros(len(x), 3))
+        with each(len(x)):
+            vg.sample("z", dist.Categorical(logits=logits))
+
+    x = torch.tensor([0.3, -1.2])
+    bound = vg.ELBO(estimators={"z": Enumerate()})(model, guide).init(x)
+    for _ in range(3):
+        bound(x).backward()
+    assert not bound.plan(x)["z"].crossed

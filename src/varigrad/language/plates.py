@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import assert_never
 
@@ -30,11 +31,13 @@ from varigrad.language.runtime import Entered, apply, enter, handlers_in_force, 
 class InPlate:
     """The handler of one plate: it marks sites with the plate, scales them, and cuts data to its minibatch."""
 
-    __slots__ = ("factor", "plate")
+    __slots__ = ("entered", "factor", "plate")
     takes_modules = True
 
-    def __init__(self, plate: Plate) -> None:
+    def __init__(self, plate: Plate, entered: tuple[int, int] | None = None) -> None:
         self.plate: Plate = plate
+        self.entered: tuple[int, int] | None = entered
+        """The `with` statement that entered it, for `caught_errors`: the identity of its frame, and the instruction."""
         size, batch = plate.size, plate.batch
         self.factor: float = 1.0 if size is None or batch is None or plate.index is not None else size / batch
 
@@ -135,7 +138,8 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         else:
             dim = self.dim
         subsample = self._subsample()
-        scope = InPlate(Plate(self.name, self.size, dim, subsample))
+        frame = sys._getframe(1)
+        scope = InPlate(Plate(self.name, self.size, dim, subsample), (id(frame), frame.f_lasti))
         self._entered.append(enter(scope))
         return subsample if subsample is not None or self.size is None else range(self.size)
 

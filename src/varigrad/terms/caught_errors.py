@@ -15,6 +15,7 @@ import sys
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
+from varigrad.language.plates import InPlate
 from varigrad.language.runtime import handlers_in_force
 
 _TRUSTED = ("torch", "varigrad", "_io", "_thread", "threading", "numpy")
@@ -51,7 +52,7 @@ def _catches(frame: FrameType, code: CodeType) -> bool:
     if isinstance(doubtful, bool):
         return doubtful
     # Managers that a call has returned: a plate says by which `with` statement it was entered, and swallows nothing.
-    plates = {getattr(handler, "entered", None) for handler in handlers_in_force()}
+    plates = {handler.entered for handler in handlers_in_force() if isinstance(handler, InPlate)}
     return not all((id(frame), place) in plates for place in doubtful)
 
 
