@@ -115,7 +115,7 @@ MUTANTS = (
     M(
         "minibatches are not counted",
         "gradients/exact.py",
-        '            self._refuse([sets], f"a minibatch of {count} of {size} has")\n',
+        '            self._check_count([sets], f"a minibatch of {count} of {size} has")\n',
         "            if sets > 10**12:\n                break\n",
         "test_cost_model.py::test_too_many_minibatches_are_counted",
     ),
