@@ -18,7 +18,7 @@ from varigrad.compile.step.step_compiler import Session
 from varigrad.compile.step.step_results import Metrics, Outcomes
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source
-from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
+from varigrad.errors import NonFiniteError, ParameterError, VarigradError, whole
 from varigrad.inference import run_state
 from varigrad.inference.arguments import Compile, check_arguments, check_compile
 from varigrad.inference.batches import batches
@@ -229,8 +229,7 @@ class SVI:
         Raises:
             VarigradError: `steps` is not a whole number of at least 1, the loader is empty, or `monitor` is none.
         """
-        check_whole("steps", steps)
-        check_whole("every", every)
+        steps, every = whole("steps", steps), whole("every", every)
         if callback is not None and not callable(callback):
             raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
         if compile is not None:
@@ -242,7 +241,7 @@ class SVI:
         if monitor is not None and not isinstance(monitor, Gradients):
             raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
         if recheck is not None:
-            check_whole("recheck", recheck)
+            recheck = whole("recheck", recheck)
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
         fit, interrupted = self._descent.interrupts.whole(begin, quiet=True)
         if self._descent.interrupts.forget() or interrupted:
@@ -344,27 +343,31 @@ class SVI:
         """
         self._publish()
         run_state.check_kind(state, compiled=self._session is not None)
+        looks, metrics = state.get("looks"), state.get("metrics")  # states of older versions have neither of these
+        with run_state.whole("looks"):
+            looks = None if looks is None else Looks.from_state(looks)
+        with run_state.whole("metrics"):
+            metrics = None if metrics is None else Metrics(**metrics)
         decided = self.bound.decided
-        if state.get("decided"):
-            self.bound.decide({**decided, **_doctor().from_names(state["decided"])})
+        with run_state.whole("decided"):
+            choices = _doctor().from_names(state["decided"]) if state.get("decided") else {}
+        if choices:
+            self.bound.decide({**decided, **choices})
         try:
             run_state.load(state, self.bound, self._descent)
         except ParameterError:
-            if state.get("decided"):
+            if choices:
                 self.bound.decide(decided or None)
             raise
-        looks = state.get("looks")  # states of older versions have neither of these
-        self._looks = None if looks is None else Looks.from_state(looks)
-        metrics = state.get("metrics")
-        self.metrics = None if metrics is None else Metrics(**metrics)
+        self._looks, self.metrics = looks, metrics
         if self._session is not None:
             self._session.stand(state.get("compiled") or {})
 
     def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
         """At least one step and at most `limit`, with the same arguments."""
+        if self.bound.is_empty:  # at the beginning, and after a state was loaded into an SVI that has not run
+            self._begin(args, kwargs)
         if self._descent.current_optimizer is None:
-            if self.bound.is_empty:
-                self._begin(args, kwargs)
             self._descent.follow_parameters()
         if self._session is None or self._descent.by_line_search:
             outcomes = self._descent.by_python(args, kwargs)
@@ -382,7 +385,9 @@ class SVI:
             raise NonFiniteError(
                 f"step {number}: {what} is {loss if not math.isfinite(loss) else norm}",
                 because=self.bound.diagnose(*args, **kwargs),
-                try_="a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
+                try_="finite data, factors and initial values, or SVI(..., skip_nonfinite=True)"
+                if self.bound.steps == 0
+                else "a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
             )
         if self._descent.late is not None:
             late, self._descent.late = self._descent.late, None

@@ -46,10 +46,11 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
 
 
 def traits_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
-    """What a rule is made for, and is not an input of a step: another one needs another rule."""
+    """What a rule is made for, and is not an input of a step: the kind of step, and the members of each group."""
     flags = (*_ODD, *_ALIKE, "weight_decay")
     groups = [tuple(bool(group.get(flag)) for flag in flags) for group in optimizer.param_groups]
-    return (_hooks(optimizer), *groups)
+    members = [tuple(map(id, group["params"])) for group in optimizer.param_groups]
+    return (_hooks(optimizer), *groups, *members)
 
 
 def _hooks(optimizer: torch.optim.Optimizer) -> bool:

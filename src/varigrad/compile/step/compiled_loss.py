@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -44,13 +46,14 @@ class Compiled(nn.Module):
         """Minus the bound, `[]`; its gradient is the estimators'."""
         if not torch.is_grad_enabled():
             return self.bound(*args, **kwargs)
-        loss, grads = self.gradient(*args, **kwargs)
+        loss, grads = self.interrupts.whole(self._gradient, args, kwargs)
         first = next(iter(grads))
         return _Attach.apply(first.new_tensor(loss, dtype=first.dtype.to_real()), tuple(grads.values()), *grads)
 
     def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
-        """The loss, and its gradient by parameter (tensors that the next call overwrites)."""
-        return self.interrupts.whole(self._gradient, args, kwargs)
+        """The loss, and its gradient by parameter after its hooks (tensors that the next call overwrites)."""
+        loss, grads = self.interrupts.whole(self._gradient, args, kwargs)
+        return loss, {p: _hooked(p, g) for p, g in grads.items()}
 
     def _gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, dict[nn.Parameter, Tensor]]:
         if self.bound.is_empty:
@@ -58,7 +61,8 @@ class Compiled(nn.Module):
         if self.interrupts.on_second(self.bound.look_again, args, kwargs):
             self._session.leave()
             self._session = Session(self, self._session.wait)  # forms were recorded by what does not hold any more
-        outcomes = self._session.advance(1, args, kwargs)
+        with _without_hooks([p for _, p in self.bound.owner.named_parameters()]):
+            outcomes = self._session.advance(1, args, kwargs)
         return outcomes.losses[0], self._grads
 
     def explain(self) -> str:
@@ -91,6 +95,27 @@ class Compiled(nn.Module):
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
         """Keep the gradients."""
         self._grads = dict(zip(parameters, grads, strict=True))
+
+
+@contextmanager
+def _without_hooks(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, hooks of `register_hook` are off: they are for `backward()`, which runs them on what is attached here."""
+    off = [(p, p._backward_hooks) for p in parameters if p._backward_hooks is not None]
+    for p, _ in off:
+        p._backward_hooks = None
+    try:
+        yield
+    finally:
+        for p, hooks in off:
+            p._backward_hooks = hooks
+
+
+def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient as the parameter's hooks leave it."""
+    for hook in tuple((parameter._backward_hooks or {}).values()):
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient
 
 
 class _Attach(torch.autograd.Function):

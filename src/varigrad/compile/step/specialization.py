@@ -36,6 +36,7 @@ class Form:
         seconds: how long the recording took.
         parameters, memory: those that the gradient reaches, and where they are kept.
         frozen: the parameters that required no gradient in the last step by Python.
+        undeclared: `requires_grad` of the tensors that the programs did not declare then; None: not known.
         carried: what kind of state the estimators had after it; in words, if that was before a state was loaded.
     """
 
@@ -46,6 +47,7 @@ class Form:
     parameters: tuple[nn.Parameter, ...] = ()
     memory: Memory | None = None
     frozen: tuple[nn.Parameter, ...] = ()
+    undeclared: object = None
     carried: Any = None
     demand: dict[Kind, int] | None = None
     drawn: dict[str, str] = field(default_factory=dict)
@@ -85,7 +87,7 @@ class Form:
         self.demand = dict(standing["demand"])
         self.parameters = tuple(named[name] for name in standing["reached"])
         self.frozen = tuple(named[name] for name in standing["frozen"])
-        self.carried = standing["carried"]
+        self.carried, self.undeclared = standing["carried"], None
         # A graph that was in force then is in force from the first step on, and is looked at once more.
         self.waits = self.taken > 1
         self.planned = None

@@ -178,6 +178,11 @@ class Session:
             return False
         if any(p.requires_grad for p in form.frozen):
             return False  # no longer frozen: to the graph it is a constant
+        if form.undeclared is None:  # the form of a state that was loaded
+            form.undeclared = self.host.bound.undeclared_flags
+        if form.undeclared != self.host.bound.undeclared_flags:
+            form.forget()
+            return False  # a tensor that is not declared requires a gradient: Python says what that means
         states = self.host.bound.estimator_states
         if states is not self._installed and not form.carries(flattened(states)[1]):
             return False  # a state from before the first step: Python makes what is carried on
@@ -202,6 +207,7 @@ class Session:
         change = step.changed()
         if change:
             form.forget()
+            self.host.bound.expect_changes()
             self._restarts += 1
             if self._restarts > RESTARTS:
                 self._refuse(form, f"what the program reads changes again and again: {change}")
@@ -356,6 +362,8 @@ class Session:
         """
         form.agreed += not difference and form.planned is None
         form.disagreed += bool(difference)
+        if difference:
+            self.host.bound.expect_changes()
         if form.disagreed >= CHECKS:
             self._refuse(
                 form,
@@ -389,6 +397,7 @@ class Session:
         noise.measure()
         form.carried = flattened(self.host.bound.estimator_states)[1]
         form.parameters, form.frozen = tuple(self.host.reached()), tuple(self.host.frozen())
+        form.undeclared = self.host.bound.undeclared_flags
         form.seen += 1
         return outcome
 
