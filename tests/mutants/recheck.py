@@ -27,7 +27,7 @@ MUTANTS = (
     M("ignores modes of modules", R, "tuple(map(_TRAINING, self._modules))", "()", f"{ONCE}[eval_to_train_without_averages-score]"),
     M("ignores arguments", R, "shapes = tuple(map(_shape, args))", "shapes = ()", f"{ONCE}[other_number-score]"),
     M("ignores the size of arguments", R, "return value.shape, value.dtype", "return value.dtype", f"{ONCE}[other_shape-score]"),
-    M("ignores statements", R, "if branch in self._branches or len", "if True or len", f"{ONCE}[branch_with_a_site-score]"),
+    M("ignores statements", R, "other = branch not in self._branches and len", "other = False and len", f"{ONCE}[branch_with_a_site-score]"),
     M("finds a branch and takes the step by the old layout", E, "        return now.layout.mixed\n", "        return {}\n", f"{ONCE}[branch_with_a_site-score]"),
     M("looks at every shape for ever", R, "if len(self._arguments) > SHAPES:", "if False:", "test_rechecks.py::test_batches_of_ever_new_shapes_are_not_looked_at_for_ever"),
     M("forgets what it knew of a mode", R, "        if known is not None and not late and not touched:", "        if False:", "test_rechecks.py::test_modes_that_go_back_and_forth_are_looked_at_once_each"),
