@@ -45,7 +45,8 @@ def _cases():
         for j, (estimator, entry) in enumerate(UNBIASED.items()):
             if program not in entry.serves or (i + j) % 2:
                 continue
-            for vectorize in (None, False):
+            coupled = entry.make().drawing.coupling is not None  # particles that run one by one cannot be coupled
+            for vectorize in (None,) if coupled else (None, False):
                 marks = [] if (i + j) % 4 == 0 else [pytest.mark.slow]
                 yield pytest.param(program, estimator, vectorize, marks=marks, id=f"{estimator}-{program}-{vectorize}")
 

@@ -220,7 +220,7 @@ def test_a_run_of_other_operations_is_looked_at_before_its_step(what):
         bound(shut)
     state["on"] = True
     bound(opened)
-    assert bound.finding.layout.mixed == {"z": frozenset({"n"})}
+    assert bound.discovered.layout.mixed == {"z": frozenset({"n"})}
     assert bias(bound, opened) < 1e-9
 
 

@@ -37,12 +37,12 @@ class _Each(Escapes):
         super().__init__(watch=True)
 
     @property
-    def kinked(self) -> Provenance:  # type: ignore[override]
+    def nondifferentiable(self) -> Provenance:  # type: ignore[override]  # a record of its own for each step function
         """Nothing, so that what is added to it is what comes in."""
         return frozenset()
 
-    @kinked.setter
-    def kinked(self, provenance: Provenance) -> None:
+    @nondifferentiable.setter
+    def nondifferentiable(self, provenance: Provenance) -> None:
         self.each.append(provenance)
 
 
