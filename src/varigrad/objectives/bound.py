@@ -13,15 +13,9 @@ from torch import Tensor
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, whole
 from varigrad.estimators.base import State
-from varigrad.language.messages import Forward, Indices, Message, Param, Program, Sample, evolve
-from varigrad.language.runtime import (
-    can_do_without_arguments,
-    expanded,
-    modules_of,
-    run,
-    takes_no_arguments,
-)
-from varigrad.language.trace import Recorder, Trace
+from varigrad.language.messages import Program
+from varigrad.language.runtime import can_do_without_arguments, modules_of, takes_no_arguments
+from varigrad.language.trace import Trace
 from varigrad.objectives.discovery import DiscoveryResult
 from varigrad.objectives.estimate import Estimate
 from varigrad.objectives.estimator_selection import Choice
@@ -312,19 +306,7 @@ class Bound(Parameters):
 
     def trace_guide(self, *args: object, **kwargs: object) -> Trace:
         """One run of the guide alone, with the current parameters."""
-        recorder = Recorder()
-        result = run(self.guide_program, (recorder, self._alone), args, kwargs)
-        return Trace(recorder.messages, result)
-
-    def _alone(self, message: Message, forward: Forward) -> Message:
-        """Answer messages of a program that runs outside a step: parameters, draws and minibatches."""
-        if isinstance(message, Param) and message.value is None:
-            message = evolve(message, value=self.owner.constrained(message, {}))
-        elif isinstance(message, Sample) and message.value is None:
-            message = evolve(message, value=self.source.draw(expanded(message)))
-        elif isinstance(message, Indices) and message.value is None:
-            message = evolve(message, value=self.source.subset(message.size, message.batch))
-        return forward(message)
+        return self.runs.trace_guide(args, kwargs)
 
     def init(self, *args: object, **kwargs: object) -> Bound:
         """Run both programs: parameters are created, everything is checked, estimators are chosen.

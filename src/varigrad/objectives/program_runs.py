@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.language.messages import Program, evolve
+from varigrad.language.messages import Forward, Indices, Message, Param, Program, Sample, evolve
+from varigrad.language.runtime import expanded, run
+from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.checks.first_run import check_arguments
 from varigrad.objectives.checks.plate_independence import MixedPlates, with_mixed_plates
 from varigrad.objectives.estimate import Estimate, terms_of
@@ -156,3 +158,19 @@ class ProgramRuns:
     def adjusted(self, run: RunRecord, terms: list[Term]) -> list[Term]:
         """Terms with divergences in closed form and weights put in."""
         return weighted(analytic(terms, run, self.objective.analytic_kl), self.weights, self.carried.count)
+
+    def trace_guide(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Trace:
+        """One run of the guide alone, outside a step."""
+        recorder = Recorder()
+        result = run(self.guide, (recorder, self._alone), args, kwargs)
+        return Trace(recorder.messages, result)
+
+    def _alone(self, message: Message, forward: Forward) -> Message:
+        """Answer messages of a program that runs outside a step: parameters, draws and minibatches."""
+        if isinstance(message, Param) and message.value is None:
+            message = evolve(message, value=self.owner.constrained(message, {}))
+        elif isinstance(message, Sample) and message.value is None:
+            message = evolve(message, value=self.source.draw(expanded(message)))
+        elif isinstance(message, Indices) and message.value is None:
+            message = evolve(message, value=self.source.subset(message.size, message.batch))
+        return forward(message)

@@ -37,7 +37,7 @@ class _Each(Escapes):
         super().__init__(watch=True)
 
     @property
-    def nondifferentiable(self) -> Provenance:  # type: ignore[override]  # a record of its own for each step function
+    def nondifferentiable(self) -> Provenance:
         """Nothing, so that what is added to it is what comes in."""
         return frozenset()
 
