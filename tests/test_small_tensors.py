@@ -3,9 +3,11 @@
 And what happens where a rule of the translation fails all the same: the step is refused, and the run goes on.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
-from graph_harness import InC, assert_close, by_graph, by_python, forms, svi_of
+from graph_harness import InC, assert_close, by_graph, by_python, specializations, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
 from test_c_codegen import check
 from test_compiled_bad_input import heard
@@ -13,10 +15,11 @@ from torch.nn import functional as F
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.backends import compiler
-from varigrad.compile.backends.c import codegen, ops_pointwise
+from varigrad.compile.backends import compilation, inductor
+from varigrad.compile.backends.c import codegen, library, ops_pointwise
 from varigrad.compile.backends.c.codegen import RULES
-from varigrad.compile.step import compiled_step, flat_state
+from varigrad.compile.backends.worker import CompilerError
+from varigrad.compile.step import compiled_step, flat_state, stages
 from varigrad.compile.trace import traced_function, tracer
 
 t = torch.tensor
@@ -151,7 +154,7 @@ def test_parameters_without_dimensions(name, tmp_path, monkeypatch):
     with by_graph(kind=InC), heard() as said:
         svi = make()
         assert_close(svi.run(30, DATA).losses, expected, rtol=1e-4, atol=1e-5)
-    assert not said and forms(svi)[0].taken == 28
+    assert not said and specializations(svi)[0].graph_steps == 28
 
 
 # Where a rule fails
@@ -163,21 +166,21 @@ def broken(*given, **options):
 
 def in_a_rule(patch):
     patch.setitem(RULES, "exp", broken)
-    patch.setattr(compiler, "cxx_compiler", no_compiler)
+    patch.setattr(inductor, "cxx_compiler", no_compiler)
 
 
 def no_compiler():
-    raise compiler.CompilerError("there is no C++ compiler (install g++)")
+    raise CompilerError("there is no C++ compiler (install g++)")
 
 
 def in_c(patch):
     patch.setattr(codegen._Translation, "program", broken)
-    patch.setattr(compiler, "cxx_compiler", no_compiler)
+    patch.setattr(inductor, "cxx_compiler", no_compiler)
 
 
 PLACES = {
     "recording": (
-        lambda patch: patch.setattr(tracer, "rewritten", broken),
+        lambda patch: patch.setattr(tracer, "decomposed", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "memory": (
@@ -185,11 +188,11 @@ PLACES = {
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "taking over": (
-        lambda patch: patch.setattr(flat_state.Memory, "take", broken),
+        lambda patch: patch.setattr(flat_state.FlatState, "take", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "watching": (
-        lambda patch: patch.setattr(compiled_step, "Watch", broken),
+        lambda patch: patch.setattr(compiled_step, "Guards", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "writing over": (
@@ -199,15 +202,15 @@ PLACES = {
     "a rule": (in_a_rule, "C cannot be written: RuntimeError: aten.exp.default ("),
     "writing C": (in_c, "C cannot be written: ZeroDivisionError: integer modulo by zero"),
     "compiling": (
-        lambda patch: patch.setattr(compiler.Compilation, "_begin", broken),
+        lambda patch: patch.setattr(compilation, "CompilerProcess", broken),
         "the graph cannot be handed to the compiler: ZeroDivisionError: integer modulo by zero",
     ),
     "loading": (
-        lambda patch: patch.setattr(compiler, "InC", broken),
+        lambda patch: patch.setattr(library, "CLibrary", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "the first call": (
-        lambda patch: patch.setattr(compiler.InC, "run", broken),
+        lambda patch: patch.setattr(library.CLibrary, "run", broken),
         "the graph fails where the program does not: ZeroDivisionError: integer modulo by zero",
     ),
 }
@@ -246,7 +249,7 @@ def test_a_mistake_names_the_users_line(tmp_path, monkeypatch):
 
     real = ops_pointwise.special
     monkeypatch.setattr(ops_pointwise, "special", failing)
-    monkeypatch.setattr(compiler, "cxx_compiler", no_compiler)
+    monkeypatch.setattr(inductor, "cxx_compiler", no_compiler)
     with heard() as said:
         vg.SVI(model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait").run(6, DATA)
     line = "scale = torch.sinh(z.cosh())  # this line"
@@ -301,7 +304,7 @@ def test_every_quantity_has_a_name(target, entry, text):
     with by_graph(), heard() as said:
         svi = svi_of(normal_model, normal_guide, config)
         svi.run(4, DATA)
-        recorded_step = forms(svi)[0].step.recorded
+        recorded_step = specializations(svi)[0].step.traced
         real = recorded_step.run
 
         def wrong(count=1):
@@ -310,7 +313,8 @@ def test_every_quantity_has_a_name(target, entry, text):
             tensor[entry] = not tensor[entry] if tensor.dtype == torch.bool else tensor[entry] + 7
 
         recorded_step.run, recorded_step._loose = wrong, {}
-        forms(svi)[0].check = forms(svi)[0].taken
+        (own,) = specializations(svi)
+        own.progress = replace(own.progress, stage=stages.Stage.CHECKING, next_check=own.graph_steps)
         svi.run(2, DATA)
     assert len(said) == 1 and f"do not agree: {text}" in said[0], said
     assert "another number" not in said[0]
@@ -331,11 +335,11 @@ def test_gradients_and_buffers_have_names_too():
     with by_graph():
         svi = svi_of(model, guide, optim=optim).init(DATA)
         svi.run(4, DATA)
-        told = forms(svi)[0].step._quantities.told
-        count = len(forms(svi)[0].step.recorded.targets)
+        told = specializations(svi)[0].step._output_names.in_words
+        count = len(specializations(svi)[0].step.traced.targets)
     difference = traced_function.Difference(0, 0, 1.0, 2.0, True)
     assert told(difference) == "the gradient of 'net.weight' is 1 by graph and 2 by Python" or "loc" in told(difference)
-    assert "the buffer 'net.running_" in told(difference._replace(place=count))
+    assert "the buffer 'net.running_" in told(difference._replace(target=count))
 
 
 def test_a_wrong_graph_costs_no_number():

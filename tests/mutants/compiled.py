@@ -7,7 +7,7 @@ MUTANTS = (
     M("Ctrl-C inside a step", "interrupts.py", "held, self._held = self._held, _ALL", "held, self._held = self._held, 0", "ctrl c comes"),
     M("second Ctrl-C while a step is committed", "interrupts.py", "self._last = number, frame\n        self._deliver_if_more_than(self._held)", "self._last = number, frame\n        self._deliver_if_more_than(min(self._held, 1))", "a second ctrl c"),
     M("Ctrl-C before the losses are kept", "inference/svi.py", "outcomes = self._advance(limit, args, kwargs)\n", "outcomes = self._advance(limit, args, kwargs)\n                interrupts.deliver()\n", "ctrl c comes"),
-    M("Ctrl-C at the end of a run forgotten", "inference/svi.py", "if self._descent.interrupts.forget() or interrupted:", "if interrupted:", "ctrl c comes"),
+    M("Ctrl-C at the end of a run forgotten", "inference/svi.py", "if self._eager_steps.interrupts.forget() or interrupted:", "if interrupted:", "ctrl c comes"),
     M("line search not taken back", "inference/eager_step.py", "if not finite:  # or an error", "if False:  # or an error", "an error of the program"),
     M("sha256 not compared", "compile/backends/cache.py", "if hashlib.sha256(content).hexdigest() != sums[own]:", "if False:", "what is not whole"),
     M("owner of a file not asked for", "compile/backends/cache.py", "if found.st_uid != os.geteuid():", "if False:", "what is not whole"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from varigrad.compile.step.step_results import Outcomes
+from varigrad.compile.step.step_results import StepResults
 from varigrad.errors import ParameterError
 from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
@@ -25,7 +25,7 @@ class GradientWarning(UserWarning):
     """A parameter is not reached by any gradient."""
 
 
-class Descent:
+class EagerSteps:
     """Gradient steps of a run: whoever captures them does as this does.
 
     Args:
@@ -63,7 +63,7 @@ class Descent:
         """Whether a step evaluates the objective several times."""
         return isinstance(self.current_optimizer, torch.optim.LBFGS)
 
-    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResults:
         """One step; parameters are left alone if loss or gradient is not finite."""
         assert self.current_optimizer is not None
         if self.by_line_search:
@@ -73,7 +73,7 @@ class Descent:
         if finite:
             self._update()
             self._accept()
-        return Outcomes([loss], [norm], [finite])
+        return StepResults([loss], [norm], [finite])
 
     def _update(self) -> None:
         assert self.current_optimizer is not None
@@ -81,7 +81,7 @@ class Descent:
             prepare_kernels(self.current_optimizer)
         self.current_optimizer.step()
 
-    def _by_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+    def _by_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResults:
         """Line-search optimisers evaluate several times: always on the same random numbers."""
         assert self.current_optimizer is not None
         source = self.bound.source
@@ -110,7 +110,7 @@ class Descent:
                 self.current_optimizer.load_state_dict(state)
         if finite:
             self._accept()
-        return Outcomes([loss], [norm], [finite])
+        return StepResults([loss], [norm], [finite])
 
     def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
         """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad import plots
 from varigrad.errors import VarigradError, check_whole
-from varigrad.inference.gradient_noise import Looks
+from varigrad.inference.gradient_noise import NoiseHistory
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
 from varigrad.language.trace import Trace
@@ -40,7 +40,7 @@ class Fit:
     skipped: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    gradients: Looks | None = None
+    gradients: NoiseHistory | None = None
 
     @property
     def parameters(self) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ LINES = 8
 
 
 @dataclass(frozen=True)
-class Look:
+class NoiseSnapshot:
     """One look.
 
     Attributes:
@@ -75,7 +75,7 @@ class NoiseOf:
 
 
 @dataclass
-class Looks:
+class NoiseHistory:
     """All looks of a run (and of those that it resumes); `print` it, `.plot()` it, `.to_dict()` it.
 
     Attributes:
@@ -85,12 +85,12 @@ class Looks:
     """
 
     reach: int = 10
-    looks: list[Look] = field(default_factory=list)
+    looks: list[NoiseSnapshot] = field(default_factory=list)
     failed: int = 0
     reason: str = ""
     cost: float = math.nan
 
-    def add(self, look: Look) -> None:
+    def add(self, look: NoiseSnapshot) -> None:
         """Keep it, or count it as failed."""
         if not look.finite:
             self.fail("a gradient or a cost was not finite")
@@ -182,9 +182,11 @@ class Looks:
         return {"looks": [asdict(look) for look in self.looks], "failed": self.failed, "reason": self.reason}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Looks:
+    def from_state(cls, state: Mapping[str, Any]) -> NoiseHistory:
         """What `state` gave."""
-        return cls(looks=[Look(**look) for look in state["looks"]], failed=state["failed"], reason=state["reason"])
+        return cls(
+            looks=[NoiseSnapshot(**look) for look in state["looks"]], failed=state["failed"], reason=state["reason"]
+        )
 
     def _tables(self) -> list[tuple[Sequence[str], list[tuple[str, ...]]]]:
         if not self.looks:

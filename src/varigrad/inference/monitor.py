@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.compile.trace.tracer import recording
+from varigrad.compile.trace.tracer import is_tracing
 from varigrad.errors import VarigradError, check_whole
-from varigrad.inference.gradient_noise import Look, Looks
+from varigrad.inference.gradient_noise import NoiseHistory, NoiseSnapshot
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Parts
 from varigrad.objectives.gradients import by_site, leaves_of, undisturbed
@@ -62,7 +62,7 @@ class Monitor:
         looks: where to put what is found.
     """
 
-    def __init__(self, config: Gradients, bound: Bound, looks: Looks) -> None:
+    def __init__(self, config: Gradients, bound: Bound, looks: NoiseHistory) -> None:
         self.config, self.bound, self.looks = config, bound, looks
         looks.reach, looks.cost = config.reach, math.nan
         self.note = ""
@@ -88,7 +88,7 @@ class Monitor:
         Raises:
             VarigradError: a step is being captured, and the look would become part of it.
         """
-        if recording():
+        if is_tracing():
             raise VarigradError(
                 "a monitor cannot look at a gradient inside a step that is being captured",
                 because="the graph would look once, at tensors of the recording, and never again",
@@ -101,7 +101,7 @@ class Monitor:
             if self._twin is None or self._made_for != made_for:
                 self._twin, self._made_for = self._twin_of(self.bound), made_for
             with undisturbed(self.bound, seed), torch.enable_grad():
-                self.looks.add(self._look(self._twin, args, kwargs))
+                self.looks.add(self._snapshot(self._twin, args, kwargs))
         except (ValueError, RuntimeError, ArithmeticError) as error:
             self.looks.fail(str(error) or type(error).__name__)
         now = time.process_time()
@@ -109,7 +109,7 @@ class Monitor:
         self.looks.cost = self._spent / max(now - self._start, 1e-9)
         self.note = self.looks.note
 
-    def _look(self, twin: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look:
+    def _snapshot(self, twin: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoiseSnapshot:
         bound, leaves = self.bound, leaves_of(self.bound)
         twin.follow(bound)
         twin.install(bound.estimator_states)
@@ -117,7 +117,7 @@ class Monitor:
         pair = [twin.estimate(*args, **kwargs).parts() for _ in range(2)]
         grads = [by_site(parts, list(leaves.values())) for parts in pair]
         sites, parameters = _moments(grads[0], grads[1], list(leaves))
-        return Look(bound.steps, sites, parameters, _costs(pair))
+        return NoiseSnapshot(bound.steps, sites, parameters, _costs(pair))
 
     @staticmethod
     def _twin_of(bound: Bound) -> Bound:

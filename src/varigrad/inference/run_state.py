@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.errors import ParameterError
-from varigrad.inference.eager_step import Descent
+from varigrad.inference.eager_step import EagerSteps
 from varigrad.objectives.bound import Bound
 
 
-def state_of(bound: Bound, descent: Descent) -> dict[str, Any]:
+def state_of(bound: Bound, eager_steps: EagerSteps) -> dict[str, Any]:
     """Parameters, baselines, optimiser, schedule and generator; copies, which no later step changes."""
-    optimizer, scheduler = descent.current_optimizer, descent.scheduler
+    optimizer, scheduler = eager_steps.current_optimizer, eager_steps.scheduler
     return {
         "bound": copied(dict(bound.state_dict())),
         "optimizer": None if optimizer is None else copied(optimizer.state_dict()),
@@ -40,7 +40,7 @@ def check_kind(state: Mapping[str, Any], compiled: bool) -> None:
     )
 
 
-def load(state: Mapping[str, Any], bound: Bound, descent: Descent) -> None:
+def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> None:
     """Go back to where `state_of` was called.
 
     Raises:
@@ -54,13 +54,13 @@ def load(state: Mapping[str, Any], bound: Bound, descent: Descent) -> None:
         raise ParameterError(
             f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
         ) from error
-    descent.follow_parameters()
-    optimizer = descent.current_optimizer
+    eager_steps.follow_parameters()
+    optimizer = eager_steps.current_optimizer
     assert optimizer is not None
     if state["optimizer"] is not None:
         optimizer.load_state_dict(copied(state["optimizer"]))
-    if descent.scheduler is not None and state["scheduler"] is not None:
-        descent.scheduler.load_state_dict(copied(state["scheduler"]))
+    if eager_steps.scheduler is not None and state["scheduler"] is not None:
+        eager_steps.scheduler.load_state_dict(copied(state["scheduler"]))
     bound.source.set_state(state["generator"])
 
 

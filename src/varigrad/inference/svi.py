@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from varigrad.compile.step.step_compiler import Session
-from varigrad.compile.step.step_results import Metrics, Outcomes
+from varigrad.compile.step.step_compiler import StepCompiler
+from varigrad.compile.step.step_results import Metrics, StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source
 from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
 from varigrad.inference import run_state
 from varigrad.inference.arguments import Compile, check_arguments, check_compile
 from varigrad.inference.batches import batches
-from varigrad.inference.eager_step import Descent
+from varigrad.inference.eager_step import EagerSteps
 from varigrad.inference.fit import Fit
-from varigrad.inference.gradient_noise import Looks
+from varigrad.inference.gradient_noise import NoiseHistory
 from varigrad.inference.monitor import Gradients, Monitor
 from varigrad.inference.progress import Progress
 from varigrad.language.messages import Program
@@ -81,9 +81,9 @@ class SVI:
         else:
             self.bound = objective.bind(model, guide, None)
         self.metrics: Metrics | None = None
-        self._descent = Descent(self.bound, optim, skip_nonfinite)
-        self._session: Session | None = None
-        self._looks: Looks | None = None
+        self._eager_steps = EagerSteps(self.bound, optim, skip_nonfinite)
+        self._step_compiler: StepCompiler | None = None
+        self._looks: NoiseHistory | None = None
         self._use(compile, seed)
 
     def _use(self, compile: Compile, seed: int) -> None:
@@ -91,61 +91,65 @@ class SVI:
         check_compile(compile)
         self._publish()
         if not compile:
-            self._session = None
+            self._step_compiler = None
             self.bound.source = Source(torch.Generator().manual_seed(seed))
             return
-        self._session = Session(self._descent, compile == "wait")
+        self._step_compiler = StepCompiler(self._eager_steps, compile == "wait")
         self.bound.source = Noise(seed)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The optimiser of torch, with its state up to date; None before the first step."""
         self._publish()
-        return self._descent.current_optimizer
+        return self._eager_steps.current_optimizer
 
     @property
     def scheduler(self) -> Any:
         """The optimiser's scheduler; None if it has none, or before the first step."""
-        return self._descent.scheduler
+        return self._eager_steps.scheduler
 
     @property
     def skip_nonfinite(self) -> bool:
         """Whether steps that are not finite are left out; may be set."""
-        return self._descent.skip_nonfinite
+        return self._eager_steps.skip_nonfinite
 
     @skip_nonfinite.setter
     def skip_nonfinite(self, skip: bool) -> None:
-        self._descent.skip_nonfinite = skip
+        self._eager_steps.skip_nonfinite = skip
 
     @property
     def clip_norm(self) -> float | None:
         """Limit of the gradient's norm; None if there is none."""
-        return self._descent.clip_norm
+        return self._eager_steps.clip_norm
 
     def explain(self) -> str:
         """What is compiled and what is not, and why: a row for each form of the arguments."""
-        return "steps are not compiled: SVI(..., compile=True)" if self._session is None else self._session.explain()
+        return (
+            "steps are not compiled: SVI(..., compile=True)"
+            if self._step_compiler is None
+            else self._step_compiler.explain()
+        )
 
     def _publish(self) -> None:
         """State that a compiled step keeps elsewhere comes to where everybody looks for it."""
-        if self._session is not None:
-            self._session.leave()
+        if self._step_compiler is not None:
+            self._step_compiler.leave()
 
     def init(self, *args: Any, **kwargs: Any) -> SVI:
         """Run both programs once, so that all parameters exist, and find out which estimators serve sites that are
         "auto"; called by the first step if you do not.
         """
         self._begin(args, kwargs)
-        self._descent.follow_parameters()
+        self._eager_steps.follow_parameters()
         return self
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Nothing has been learnt yet: Ctrl-C may come at any time."""
         if self.bound.undecided:
-            decide = partial(_doctor().decide, self.bound, *args, compiled=self._session is not None, **kwargs)
-            self._descent.interrupts.at_once(decide)
+            decide = partial(_doctor().decide, self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
+            self._eager_steps.interrupts.at_once(decide)
         else:
-            self._descent.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
+            self._eager_steps.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which estimator serves which site, and why."""
@@ -165,12 +169,12 @@ class SVI:
         if self.bound.undecided:
             return self.plan(*args, **kwargs)
         before = self.bound.decided
-        plan = _doctor().decide(self.bound, *args, compiled=self._session is not None, **kwargs)
+        plan = _doctor().decide(self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
         now = self.bound.decided
         changed = {s: c.key for s, c in before.items()} != {s: c.key for s, c in now.items()}
-        if self._session is not None and changed:
+        if self._step_compiler is not None and changed:
             self._publish()
-            self._session = Session(self._descent, self._session.wait)
+            self._step_compiler = StepCompiler(self._eager_steps, self._step_compiler.wait)
         return plan
 
     def step(self, *args: Any, **kwargs: Any) -> float:
@@ -189,7 +193,7 @@ class SVI:
                 because="the call is inside torch.no_grad() or torch.inference_mode()",
                 try_="svi.evaluate(...) to measure without learning",
             )
-        return self._descent.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
+        return self._eager_steps.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
 
     def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated, no generator either."""
@@ -235,17 +239,17 @@ class SVI:
             raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
         if compile is not None:
             check_compile(compile)
-            if bool(compile) != (self._session is not None):
+            if bool(compile) != (self._step_compiler is not None):
                 self._use(compile, self.bound.source.fresh_seed())
-            elif self._session is not None:
-                self._session.wait = compile == "wait"
+            elif self._step_compiler is not None:
+                self._step_compiler.wait = compile == "wait"
         if monitor is not None and not isinstance(monitor, Gradients):
             raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
         if recheck is not None:
             check_whole("recheck", recheck)
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
-        fit, interrupted = self._descent.interrupts.whole(begin, quiet=True)
-        if self._descent.interrupts.forget() or interrupted:
+        fit, interrupted = self._eager_steps.interrupts.whole(begin, quiet=True)
+        if self._eager_steps.interrupts.forget() or interrupted:
             warnings.warn(f"interrupted after {len(fit.losses)} of {steps} steps", stacklevel=2)
         return fit
 
@@ -261,7 +265,7 @@ class SVI:
         recheck: int | None,
     ) -> tuple[Fit, bool]:
         """The steps, and whether they were interrupted."""
-        interrupts = self._descent.interrupts
+        interrupts = self._eager_steps.interrupts
         losses: list[float] = []
         skipped, interrupted = 0, False
         watch = None if monitor is None else self._monitor(monitor)
@@ -278,9 +282,9 @@ class SVI:
                     limit = min(limit, watch.room(len(losses)) or limit)
                 if recheck is not None:
                     limit = min(limit, recheck - len(losses) % recheck)
-                outcomes = self._advance(limit, args, kwargs)
-                losses += outcomes.losses if all(outcomes.taken) else _blanked(outcomes)
-                skipped += outcomes.taken.count(False)
+                results = self._advance(limit, args, kwargs)
+                losses += results.losses if all(results.taken) else _blanked(results)
+                skipped += results.taken.count(False)
                 metrics = self.metrics
                 assert metrics is not None
                 if watch is not None and watch.due(len(losses)):
@@ -288,7 +292,7 @@ class SVI:
                 if recheck is not None and len(losses) % recheck == 0 and len(losses) < steps:
                     self.recheck(*args, **kwargs)
                 note = "" if watch is None else watch.note
-                bar.update(metrics.loss, metrics.gradient_norm, len(outcomes.losses), note)
+                bar.update(metrics.loss, metrics.gradient_norm, len(results.losses), note)
                 self._stop_if_asked()
                 if callback is not None and len(losses) % every == 0 and interrupts.at_once(callback, metrics) is True:
                     break
@@ -305,14 +309,14 @@ class SVI:
 
     def _stop_if_asked(self) -> None:
         """Between two steps: all that was taken is on record."""
-        self._descent.interrupts.deliver()
-        if self._session is not None and self._session.stopped is not None:
-            stopped, self._session.stopped = self._session.stopped, None
+        self._eager_steps.interrupts.deliver()
+        if self._step_compiler is not None and self._step_compiler.stopped is not None:
+            stopped, self._step_compiler.stopped = self._step_compiler.stopped, None
             raise stopped
 
     def _monitor(self, config: Gradients) -> Monitor:
         """Looks at this run, which go on from those at the run before."""
-        self._looks = Looks() if self._looks is None else copy.copy(self._looks)
+        self._looks = NoiseHistory() if self._looks is None else copy.copy(self._looks)
         self._looks.looks = list(self._looks.looks)
         return Monitor(config, self.bound, self._looks)
 
@@ -323,10 +327,10 @@ class SVI:
         self._publish()
         metrics = self.metrics
         return {
-            **run_state.state_of(self.bound, self._descent),
+            **run_state.state_of(self.bound, self._eager_steps),
             "looks": None if self._looks is None else self._looks.state(),
             "decided": _doctor().named(self.bound.decided) if self.bound.decided else None,
-            "compiled": None if self._session is None else self._session.standing(),
+            "compiled": None if self._step_compiler is None else self._step_compiler.state(),
             "metrics": None if metrics is None else asdict(metrics),
         }
 
@@ -343,39 +347,41 @@ class SVI:
                 the other way round), or parameters do not exist yet (call `init` first). Nothing has been changed.
         """
         self._publish()
-        run_state.check_kind(state, compiled=self._session is not None)
+        run_state.check_kind(state, compiled=self._step_compiler is not None)
         decided = self.bound.decided
         if state.get("decided"):
             self.bound.decide({**decided, **_doctor().from_names(state["decided"])})
         try:
-            run_state.load(state, self.bound, self._descent)
+            run_state.load(state, self.bound, self._eager_steps)
         except ParameterError:
             if state.get("decided"):
                 self.bound.decide(decided or None)
             raise
         looks = state.get("looks")  # states of older versions have neither of these
-        self._looks = None if looks is None else Looks.from_state(looks)
+        self._looks = None if looks is None else NoiseHistory.from_state(looks)
         metrics = state.get("metrics")
         self.metrics = None if metrics is None else Metrics(**metrics)
-        if self._session is not None:
-            self._session.stand(state.get("compiled") or {})
+        if self._step_compiler is not None:
+            self._step_compiler.load_state(state.get("compiled") or {})
 
-    def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+    def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResults:
         """At least one step and at most `limit`, with the same arguments."""
-        if self._descent.current_optimizer is None:
+        if self._eager_steps.current_optimizer is None:
             if self.bound.is_empty:
                 self._begin(args, kwargs)
-            self._descent.follow_parameters()
-        if self._session is None or self._descent.by_line_search:
-            outcomes = self._descent.by_python(args, kwargs)
+            self._eager_steps.follow_parameters()
+        if self._step_compiler is None or self._eager_steps.by_line_search:
+            results = self._eager_steps.by_python(args, kwargs)
         else:
             if self.bound.look_again(args, kwargs):
                 self._publish()
-                self._session = Session(self._descent, self._session.wait)  # forms were recorded by what does not hold
-            outcomes = self._session.advance(min(limit, self.bound.steps_to_look), args, kwargs)
+                self._step_compiler = StepCompiler(
+                    self._eager_steps, self._step_compiler.wait
+                )  # forms were recorded by what does not hold
+            results = self._step_compiler.advance(min(limit, self.bound.steps_to_look), args, kwargs)
         torch.clear_autocast_cache()  # its copies are of the parameters as they were
-        loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
-        number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
+        loss, norm, taken = results.losses[-1], results.norms[-1], results.taken[-1]
+        number = (0 if self.metrics is None else self.metrics.step) + len(results.losses)
         self.metrics = Metrics(number, loss, norm, not taken)
         if not taken and not self.skip_nonfinite:
             what = "the loss" if not math.isfinite(loss) else "the gradient"
@@ -384,10 +390,10 @@ class SVI:
                 because=self.bound.diagnose(*args, **kwargs),
                 try_="a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
             )
-        if self._descent.late is not None:
-            late, self._descent.late = self._descent.late, None
+        if self._eager_steps.late is not None:
+            late, self._eager_steps.late = self._eager_steps.late, None
             raise late
-        return outcomes
+        return results
 
 
 def _doctor() -> Any:
@@ -397,5 +403,5 @@ def _doctor() -> Any:
     return auto_select
 
 
-def _blanked(outcomes: Outcomes) -> list[float]:
-    return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]
+def _blanked(results: StepResults) -> list[float]:
+    return [loss if taken else math.nan for loss, taken in zip(results.losses, results.taken, strict=True)]

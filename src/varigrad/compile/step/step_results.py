@@ -1,4 +1,4 @@
-"""What one step, and a few steps in a row, came to."""
+"""Results of steps: loss, gradient norm, and whether parameters were changed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one step reports.
+    """Figures of one step.
 
     Attributes:
-        step: its number, from 1.
+        step: the number of the step, from 1.
         loss: minus the estimated bound.
         gradient_norm: before clipping.
         skipped: whether parameters were left alone because loss or gradient was not finite.
@@ -23,8 +23,8 @@ class Metrics:
     skipped: bool = False
 
 
-class Outcomes(NamedTuple):
-    """What some steps in a row came to.
+class StepResults(NamedTuple):
+    """Results of steps in a row.
 
     Attributes:
         losses: minus the bound, before each step.
@@ -36,6 +36,6 @@ class Outcomes(NamedTuple):
     norms: list[float]
     taken: list[bool]
 
-    def first(self, count: int) -> Outcomes:
-        """Those of the first steps."""
-        return Outcomes(self.losses[:count], self.norms[:count], self.taken[:count])
+    def first(self, count: int) -> StepResults:
+        """The results of the first `count` steps."""
+        return StepResults(self.losses[:count], self.norms[:count], self.taken[:count])

@@ -43,7 +43,7 @@ _IDLE = vars(nn.Module()).keys() - {"training", "_parameters", "_buffers", "_mod
 _MISSING = object()
 
 
-class Watch:
+class Guards:
     """The Python state that programs can see.
 
     Args:
