@@ -47,16 +47,15 @@ class FlatStatePool:
             own: whose graph takes the next steps.
             every: all specialisations: those whose flat state is given up are traced anew.
         """
-        bound, optimizer, current = self.host.bound, self.host.current_optimizer, self._current
-        states = bound.estimator_states
-        valid = current is not None and current.optimizer is optimizer and bound.version == self._version
-        if valid and current is not None and optimizer is not None:
-            valid = current.traits == traits_of(optimizer)
-        if current is not None and valid and current is own.flat_state and self._in_use and self.has_installed(states):
+        bound, optimizer = self.host.bound, self.host.current_optimizer
+        states, valid = bound.estimator_states, self._is_valid()
+        current = self._current
+        if valid and current is not None and current is own.flat_state and self._in_use and self.has_installed(states):
             displaced = current.displaced()
             if not has_other_holders(displaced):
                 current.take_parameters(displaced)
                 return current
+        del current  # or its tensors would count as held by others below
         self.leave()
         if not valid:
             self._abandon(every, *self._by_parameters)
@@ -79,6 +78,13 @@ class FlatStatePool:
         self._installed = bound.estimator_states
         self._in_use = True
         return found
+
+    def _is_valid(self) -> bool:
+        """Whether optimiser and parameters are those that the flat states were made for."""
+        optimizer, current = self.host.current_optimizer, self._current
+        if current is None or current.optimizer is not optimizer or self.host.bound.version != self._version:
+            return False
+        return optimizer is None or current.traits == traits_of(optimizer)
 
     def _abandon(self, every: Collection[Specialization], *names: frozenset[int]) -> None:
         """Let go of flat states, so that only the parameters hold their memory."""
