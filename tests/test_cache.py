@@ -158,7 +158,7 @@ def test_the_place_is_for_this_user_only(home):
         place = cache.place()
     finally:
         os.umask(before)
-    assert place == cache.Place(home, "")
+    assert place == cache.CacheFolder(home, "")
     assert stat.S_IMODE(home.stat().st_mode) == stat.S_IMODE(home.parent.stat().st_mode) == 0o700
 
 

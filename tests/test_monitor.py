@@ -420,7 +420,7 @@ def test_nothing_seen_yet():
         (lambda: vg.Gradients(reach=1.5), "reach must be a whole number of at least 1, got 1.5"),
         (lambda: vg.Gradients(budget=1.0), "budget must be a number between 0 and 1, got 1.0"),
         (lambda: mixed_svi().run(1, DATA, monitor=vg.Gradients), r"monitor must be a Gradients.*Try: monitor=vg\.Gr"),
-        (lambda: mixed_svi().run(1, DATA, progress=False).plot("gradients"), r"nobody has looked.*monitor=vg\.Gradi"),
+        (lambda: mixed_svi().run(1, DATA, progress=False).plot("gradients"), r"was not monitored.*monitor=vg\.Gradi"),
         (lambda: mixed_svi().run(1, DATA, progress=False).plot("loss"), "no picture of 'loss'"),
     ],
 )

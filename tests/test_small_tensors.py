@@ -352,7 +352,9 @@ def test_a_wrong_graph_costs_no_number():
         svi = make()
         expected = [svi.run(12, DATA).losses, svi.state()["bound"]]
     with by_graph(), heard() as said, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(traced_function.TracedFunction, "agrees", lambda self: (_ for _ in ()).throw(RuntimeError("boom")))
+        patch.setattr(
+            traced_function.TracedFunction, "agrees", lambda self: (_ for _ in ()).throw(RuntimeError("boom"))
+        )
         svi = make()
         found = [svi.run(12, DATA).losses, svi.state()["bound"]]
     assert_close(found, expected, rtol=0, atol=0)

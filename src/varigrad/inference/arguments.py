@@ -1,8 +1,8 @@
-"""What `SVI` may be made of: wrong kinds of arguments are named before anything runs."""
+"""Checks of `SVI`'s arguments: wrong kinds are named before anything runs."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -13,11 +13,11 @@ from varigrad.objectives.bound import Bound
 Compile = bool | Literal["wait"]
 
 
-def check_arguments(optim: Any, objective: Any, seed: Any, skip_nonfinite: Any) -> None:
-    """Raise where one is not what it has to be.
+def check_arguments(optim: object, objective: object, seed: object, skip_nonfinite: object) -> None:
+    """Check the kinds of `SVI`'s arguments.
 
     Raises:
-        VarigradError: it says which one, and what to write.
+        VarigradError: one is of a wrong kind; the error says which one, and what to write.
     """
     if isinstance(optim, (torch.optim.Optimizer, type)):
         raise VarigradError(
@@ -37,11 +37,11 @@ def check_arguments(optim: Any, objective: Any, seed: Any, skip_nonfinite: Any) 
         raise VarigradError(f"skip_nonfinite must be True or False, got {skip_nonfinite!r}")
 
 
-def check_compile(compile: Any) -> None:
-    """Raise unless it is one of the three.
+def check_compile(compile: object) -> None:
+    """Check the argument `compile`.
 
     Raises:
-        VarigradError: it is not.
+        VarigradError: it is none of True, False and "wait".
     """
     if not (isinstance(compile, bool) or (isinstance(compile, str) and compile == "wait")):
         raise VarigradError(f'compile must be False, True or "wait", got {compile!r}')

@@ -1,24 +1,25 @@
-"""Steps down the gradient in Python: torch's optimiser, and the parameters that it follows."""
+"""Eager steps: gradient descent in Python by an optimiser of torch's, and the parameters that it updates."""
 
 from __future__ import annotations
 
 import copy
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from varigrad.compile.step.step_results import StepResults
 from varigrad.errors import ParameterError
+from varigrad.estimators.base import State
 from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.checks.untrained_leaves import Leaves
 from varigrad.optim.config import Optimizer
 from varigrad.optim.fused_adam import FusedAdam
 from varigrad.optim.gradient_layout import check_writable, downhill, laid_out_like, prepare_kernels
+from varigrad.optim.schedules import Scheduler
 
 
 class GradientWarning(UserWarning):
@@ -26,7 +27,7 @@ class GradientWarning(UserWarning):
 
 
 class EagerSteps:
-    """Gradient steps of a run: whoever captures them does as this does.
+    """Takes the gradient steps of a run in Python; compiled steps do the same.
 
     Args:
         bound: the objective.
@@ -47,7 +48,7 @@ class EagerSteps:
     ) -> None:
         self.bound, self.optim, self.skip_nonfinite = bound, optim, skip_nonfinite
         self.current_optimizer: torch.optim.Optimizer | None = None
-        self.scheduler: Any = None
+        self.scheduler: Scheduler | None = None
         self.interrupts = Interrupts()
         self.late: Exception | None = None
         self._leaves: list[nn.Parameter] = []
@@ -56,15 +57,15 @@ class EagerSteps:
         self._unreached: list[nn.Parameter] | None = None
         self._version = -1
         self._foreign = Leaves(bound)
-        self._new_states: Any = None
+        self._new_states: Mapping[str, State] = {}
 
     @property
     def by_line_search(self) -> bool:
         """Whether a step evaluates the objective several times."""
         return isinstance(self.current_optimizer, torch.optim.LBFGS)
 
-    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResults:
-        """One step; parameters are left alone if loss or gradient is not finite."""
+    def by_python(self, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
+        """Take one step; parameters are left alone if loss or gradient is not finite."""
         assert self.current_optimizer is not None
         if self.by_line_search:
             return self._by_closure(args, kwargs)
@@ -81,8 +82,8 @@ class EagerSteps:
             prepare_kernels(self.current_optimizer)
         self.current_optimizer.step()
 
-    def _by_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResults:
-        """Line-search optimisers evaluate several times: always on the same random numbers."""
+    def _by_closure(self, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
+        """Take a step by line search, which evaluates several times, always on the same random numbers."""
         assert self.current_optimizer is not None
         source = self.bound.source
         before = source.get_state()
@@ -112,8 +113,8 @@ class EagerSteps:
             self._accept()
         return StepResults([loss], [norm], [finite])
 
-    def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
-        """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""
+    def _differentiate(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[float, float]:
+        """Put the gradient into `.grad` of the leaves; returns the loss and the gradient's norm."""
         result = self.bound.estimate(*args, **kwargs)
         if self._is_stale():
             self.follow_parameters()
@@ -140,7 +141,7 @@ class EagerSteps:
 
     @property
     def clip_norm(self) -> float | None:
-        """Limit of the gradient's norm."""
+        """The limit of the gradient's norm; None if there is none."""
         return self.optim.clip_norm if isinstance(self.optim, Optimizer) else None
 
     def reached(self) -> list[nn.Parameter]:
@@ -162,13 +163,14 @@ class EagerSteps:
 
     def tick(self) -> None:
         """Move the schedule on by one step; an error of its own does not undo the step, and is kept in `late`."""
+        assert self.scheduler is not None
         try:
             self.scheduler.step()
         except Exception as error:
             self.late = error
 
     def follow_parameters(self) -> None:
-        """Give the optimiser the parameters that have come into being."""
+        """Give the optimiser the parameters that have come into being since."""
         every = list(self.bound.named_parameters())
         named = [(n, p) for n, p in every if p.requires_grad]
         if not named:
@@ -194,7 +196,7 @@ class EagerSteps:
         self._version = self.bound.version
 
     def _build(self, named: list[tuple[str, nn.Parameter]]) -> None:
-        """Make the optimiser and its schedule: both, or an error and neither."""
+        """Make the optimiser and its schedule; on an error neither."""
         if isinstance(self.optim, Optimizer):
             optimizer = self.optim.build(named)
         else:
@@ -223,10 +225,10 @@ class EagerSteps:
         return self._frozen
 
     def _note_unreached(self, unreached: list[nn.Parameter]) -> None:
-        """Say which parameters the gradient does not reach, when that has changed.
+        """Warn of parameters that the gradient does not reach, at the first step.
 
         Raises:
-            ParameterError: because another parameter is in their place.
+            ParameterError: another parameter has been put in the place of one of them.
         """
         names = {id(p): n for n, p in self.bound.named_parameters()}
         for p in unreached:
@@ -249,7 +251,7 @@ def _warn(text: str) -> None:
 
 
 def _norm(grads: list[Tensor]) -> float:
-    """The norm of the whole gradient."""
+    """The norm of the whole gradient, over all parameters."""
     grads = [g.values() if g.is_sparse else g for g in grads]
     if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
         norms = [torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads]
@@ -257,7 +259,7 @@ def _norm(grads: list[Tensor]) -> float:
         # That of inf and NaN is inf; torch says NaN.
         return math.nan if norm == math.inf and any(map(math.isnan, norms)) else norm
     parts = torch._foreach_norm(grads)
-    return torch.stack([n.to(parts[0]) for n in parts]).norm().item()
+    return float(torch.stack([n.to(parts[0]) for n in parts]).norm())
 
 
 def _check_dense(grads: list[Tensor | None]) -> None:

@@ -1,4 +1,4 @@
-"""Looking at the gradient's noise while a run goes on, beside its steps: never a part of them."""
+"""Monitors the gradient's noise while a run goes on, beside its steps: never a part of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,12 +53,12 @@ class Gradients:
 
 
 class Monitor:
-    """One run's looks.
+    """Takes a run's looks at the gradient's noise.
 
     Args:
         config: when to look.
-        bound: whose gradient.
-        looks: where to put what is found.
+        bound: the objective whose gradient is looked at.
+        looks: the history to add to.
     """
 
     def __init__(self, config: Gradients, bound: Bound, looks: NoiseHistory) -> None:
@@ -67,23 +66,23 @@ class Monitor:
         looks.reach, looks.cost = config.reach, math.nan
         self.note = ""
         self._twin: Bound | None = None
-        self._made_for: tuple[int, Mapping[str, Any]] = (-1, {})
+        self._made_for: tuple[int, Mapping[str, object]] = (-1, {})
         self._start = time.process_time()
         self._spent = 0.0
 
     def room(self, done: int) -> int | None:
-        """How many steps may be taken at once after so many; None: as many as there are."""
+        """How many steps may be taken in a row after `done` steps; None: as many as there are."""
         every = self.config.every
         return None if every is None else every - done % every
 
     def due(self, done: int) -> bool:
-        """Whether it is time to look, after so many steps of the run."""
+        """Whether it is time to look, after `done` steps of the run."""
         if self.config.every is not None:
             return done % self.config.every == 0
         return self._spent <= self.config.budget * (time.process_time() - self._start)
 
-    def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take a look. What goes wrong in it is counted, and no matter of the run.
+    def look(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Take a look. An error in it is counted, and does not end the run.
 
         Raises:
             VarigradError: a step is being captured, and the look would become part of it.
@@ -109,7 +108,7 @@ class Monitor:
         self.looks.cost = self._spent / max(now - self._start, 1e-9)
         self.note = self.looks.note
 
-    def _snapshot(self, twin: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoiseSnapshot:
+    def _snapshot(self, twin: Bound, args: tuple[object, ...], kwargs: dict[str, object]) -> NoiseSnapshot:
         bound, leaves = self.bound, leaves_of(self.bound)
         twin.follow(bound)
         twin.install(bound.estimator_states)
@@ -130,7 +129,7 @@ class Monitor:
 def _moments(
     first: Grads, second: Grads, names: Sequence[str]
 ) -> tuple[dict[str, tuple[float, float, float]], dict[str, tuple[float, float]]]:
-    """Signals and noises from two independent gradients, by site and by parameter."""
+    """Signals and noises from two independent gradients, by site and by parameter: see `NoiseSnapshot`."""
     sites = list(dict.fromkeys([*first, *second]))
     absent = [None] * len(names)
     wholes = [[_sum([parts[s][i] for s in parts]) for i in range(len(names))] for parts in (first, second)]
@@ -152,7 +151,9 @@ def _costs(pair: Sequence[Parts]) -> dict[str, tuple[float, float]]:
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for share in (share for parts in pair for share in parts.shares):
         if share.baseline is not None and share.baseline.numel():
-            cost, baseline = torch.broadcast_tensors(share.cost.double(), share.baseline.double())
+            cost, baseline = torch.broadcast_tensors(  # type: ignore[no-untyped-call] # torch has no types there
+                share.cost.double(), share.baseline.double()
+            )
             found.setdefault(share.site, []).append((cost.reshape(-1), baseline.reshape(-1)))
     joined = {site: [torch.cat(column) for column in zip(*some, strict=True)] for site, some in found.items()}
     return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ class Predictive:
         self.source = Source() if source is None else source
         self.strict = strict
 
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Run the model on these arguments; returns `[num_samples, *site]` by site.
 
         Raises:
@@ -147,8 +147,8 @@ class Predictive:
 
     def _once(
         self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         indices: dict[str, Tensor],
         given: Mapping[str, Tensor],
         width: tuple[int, int] | None = None,
@@ -245,7 +245,7 @@ class Predictive:
         return {n: minibatch(n, v, first.model[n], indices, lead) for n, v in given.items() if n in first.model}
 
     def _side_by_side(
-        self, program: Any, first: Once, wanted: list[str], indices: Mapping[str, Tensor]
+        self, program: Callable[..., Once], first: Once, wanted: list[str], indices: Mapping[str, Tensor]
     ) -> dict[str, Tensor] | None:
         """All predictions in one run; None if the programs do not broadcast."""
         count = self.num_samples
@@ -273,7 +273,7 @@ class Predictive:
             )
         return None
 
-    def _disagreement(self, program: Any, wide: Once, first: Once) -> str | None:
+    def _disagreement(self, program: Callable[..., Once], wide: Once, first: Once) -> str | None:
         """What comes out otherwise when single predictions are run again by themselves, on the same values."""
         count = self.num_samples
         for row in sorted({0, count - 1}):
@@ -295,11 +295,11 @@ class Predictive:
 
 
 def _figure(message: Sample | Record) -> Tensor:
-    """What has to be the same however it is run: a density, or a computed value."""
+    """What has to be the same however a program is run: a density, or a computed value."""
     if isinstance(message, Record):
         return message.value
     assert message.value is not None
-    return expanded(message).log_prob(message.value)
+    return cast(Tensor, expanded(message).log_prob(message.value))
 
 
 def _stacked(value: Tensor, shape: torch.Size, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""One run of a guide and a model for predictions: what is given, what is drawn, and what the given has touched."""
+"""One run of guide and model for predictions: given values, draws, and the sites that depend on given values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from varigrad.terms.provenance import untracked
 
 @dataclass(eq=False)
 class Once:
-    """One run of guide and model: what they sent, and which sites nothing that was learnt has touched."""
+    """The messages and values of one run of guide and model, and the sites that depend on nothing that was learnt."""
 
     guide: Mapping[str, Any]
     model: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Drawing:
         stored: sites whose posterior draws were handed over, of all elements of subsampled plates perhaps.
         found: where it is noted what nothing given has touched.
         given: sites that take posterior draws.
-        tracker: follows what these touch; None: nobody does.
+        tracker: follows what depends on these; None: dependence is not followed.
     """
 
     owner: Owner | None
@@ -63,7 +63,7 @@ class Drawing:
                 message = evolve(message, value=self.owner.constrained(message, self.cache))
             elif message.fallback is None:
                 raise ParameterError(
-                    "is a parameter, and nobody says what its value is",
+                    "is a parameter, and there is no value for it",
                     site=message.name,
                     try_="Predictive(..., owner=fit.bound)",
                 )

@@ -1,4 +1,4 @@
-"""The state of a run as one tree of tensors and plain values, and the way back to it."""
+"""The state of a run as one tree of tensors and plain values: saving and loading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.objectives.bound import Bound
 
 
 def state_of(bound: Bound, eager_steps: EagerSteps) -> dict[str, Any]:
-    """Parameters, baselines, optimiser, schedule and generator; copies, which no later step changes."""
+    """Copies of parameters, baselines, optimiser, schedule and generator, which no later step changes."""
     optimizer, scheduler = eager_steps.current_optimizer, eager_steps.scheduler
     return {
         "bound": copied(dict(bound.state_dict())),
@@ -24,10 +24,10 @@ def state_of(bound: Bound, eager_steps: EagerSteps) -> dict[str, Any]:
 
 
 def check_kind(state: Mapping[str, Any], compiled: bool) -> None:
-    """Raise where random numbers of compiled steps are to go on in others, or the other way round.
+    """Check that a state is of compiled steps exactly if this run's are compiled: they draw other random numbers.
 
     Raises:
-        ParameterError: they are.
+        ParameterError: it is not.
     """
     generator = state["generator"]
     if (isinstance(generator, Mapping) and "global" in generator) == compiled:
@@ -44,7 +44,7 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
     """Go back to where `state_of` was called.
 
     Raises:
-        ParameterError: it does not fit; nothing has been changed.
+        ParameterError: the state does not fit these programs; nothing has been changed.
     """
     before = copied(dict(bound.state_dict()))
     try:
@@ -65,7 +65,7 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
 
 
 def copied(tree: Any) -> Any:
-    """A tree with tensors of its own."""
+    """A copy of a tree, with tensors of its own."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):

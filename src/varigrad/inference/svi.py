@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from varigrad.compile.step.step_compiler import StepCompiler
+from varigrad.compile.step.step_compiler import SavedSteps, StepCompiler
 from varigrad.compile.step.step_results import Metrics, StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source
@@ -32,6 +33,7 @@ from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
 from varigrad.optim.config import Optimizer
+from varigrad.optim.schedules import Scheduler
 
 
 class SVI:
@@ -87,7 +89,7 @@ class SVI:
         self._use(compile, seed)
 
     def _use(self, compile: Compile, seed: int) -> None:
-        """Compile from now on, or not, with new generators."""
+        """Compile steps from now on, or not, with new generators."""
         check_compile(compile)
         self._publish()
         if not compile:
@@ -104,7 +106,7 @@ class SVI:
         return self._eager_steps.current_optimizer
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> Scheduler | None:
         """The optimiser's scheduler; None if it has none, or before the first step."""
         return self._eager_steps.scheduler
 
@@ -119,7 +121,7 @@ class SVI:
 
     @property
     def clip_norm(self) -> float | None:
-        """Limit of the gradient's norm; None if there is none."""
+        """The limit of the gradient's norm; None if there is none."""
         return self._eager_steps.clip_norm
 
     def explain(self) -> str:
@@ -131,11 +133,11 @@ class SVI:
         )
 
     def _publish(self) -> None:
-        """State that a compiled step keeps elsewhere comes to where everybody looks for it."""
+        """Write state that a compiled step keeps in flat tensors back to where users look for it."""
         if self._step_compiler is not None:
             self._step_compiler.leave()
 
-    def init(self, *args: Any, **kwargs: Any) -> SVI:
+    def init(self, *args: object, **kwargs: object) -> SVI:
         """Run both programs once, so that all parameters exist, and find out which estimators serve sites that are
         "auto"; called by the first step if you do not.
         """
@@ -143,25 +145,27 @@ class SVI:
         self._eager_steps.follow_parameters()
         return self
 
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Nothing has been learnt yet: Ctrl-C may come at any time."""
+    def _begin(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Run the programs for the first time. Nothing has been learnt yet: Ctrl-C may come at any time."""
         if self.bound.undecided:
-            decide = partial(_doctor().decide, self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
+            decide = partial(
+                _auto_select().decide, self.bound, *args, compiled=self._step_compiler is not None, **kwargs
+            )
             self._eager_steps.interrupts.at_once(decide)
         else:
             self._eager_steps.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    def plan(self, *args: object, **kwargs: object) -> Plan:
         """Which estimator serves which site, and why."""
         if self.bound.undecided:
             self._begin(args, kwargs)
         return self.bound.plan(*args, **kwargs)
 
-    def recheck(self, *args: Any, **kwargs: Any) -> Plan:
+    def recheck(self, *args: object, **kwargs: object) -> Plan:
         """Measure again which estimators serve the sites that are "auto", at the parameters as they are now.
 
         A site changes its estimator only for one that needs 1.2 times less variance x cost; where none does, the run
-        goes on bit for bit as if nobody had looked.
+        goes on bit for bit as if there had been no recheck.
 
         Raises:
             VarigradError: no estimator is "auto".
@@ -169,15 +173,15 @@ class SVI:
         if self.bound.undecided:
             return self.plan(*args, **kwargs)
         before = self.bound.decided
-        plan = _doctor().decide(self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
+        plan = _auto_select().decide(self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
         now = self.bound.decided
         changed = {s: c.key for s, c in before.items()} != {s: c.key for s, c in now.items()}
         if self._step_compiler is not None and changed:
             self._publish()
             self._step_compiler = StepCompiler(self._eager_steps, self._step_compiler.wait)
-        return plan
+        return cast(Plan, plan)
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: object, **kwargs: object) -> float:
         """One gradient step; returns the loss before it. More figures are in `metrics`.
 
         Ctrl-C does not cut it in two: `KeyboardInterrupt` comes when the step is whole, and `metrics` tell of it. A
@@ -195,7 +199,7 @@ class SVI:
             )
         return self._eager_steps.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
 
-    def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
+    def evaluate(self, *args: object, particles: int = 1, **kwargs: object) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated, no generator either."""
         if self.bound.undecided:
             self._begin(args, kwargs)
@@ -204,14 +208,14 @@ class SVI:
     def run(
         self,
         steps: int,
-        *args: Any,
+        *args: object,
         progress: bool | None = None,
         callback: Callable[[Metrics], object] | None = None,
         every: int = 1,
         compile: Compile | None = None,
         monitor: Gradients | None = None,
         recheck: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Fit:
         """Take `steps` steps.
 
@@ -256,15 +260,15 @@ class SVI:
     def _run(
         self,
         steps: int,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         progress: bool | None,
         callback: Callable[[Metrics], object] | None,
         every: int,
         monitor: Gradients | None,
         recheck: int | None,
     ) -> tuple[Fit, bool]:
-        """The steps, and whether they were interrupted."""
+        """Take the steps; returns what they came to, and whether they were interrupted."""
         interrupts = self._eager_steps.interrupts
         losses: list[float] = []
         skipped, interrupted = 0, False
@@ -308,14 +312,14 @@ class SVI:
         return fit, interrupted
 
     def _stop_if_asked(self) -> None:
-        """Between two steps: all that was taken is on record."""
+        """Raise what has ended the last steps early; between two steps, when all that was taken is on record."""
         self._eager_steps.interrupts.deliver()
         if self._step_compiler is not None and self._step_compiler.stopped is not None:
             stopped, self._step_compiler.stopped = self._step_compiler.stopped, None
             raise stopped
 
     def _monitor(self, config: Gradients) -> Monitor:
-        """Looks at this run, which go on from those at the run before."""
+        """The monitor of this run, whose history goes on from that of the run before."""
         self._looks = NoiseHistory() if self._looks is None else copy.copy(self._looks)
         self._looks.looks = list(self._looks.looks)
         return Monitor(config, self.bound, self._looks)
@@ -329,7 +333,7 @@ class SVI:
         return {
             **run_state.state_of(self.bound, self._eager_steps),
             "looks": None if self._looks is None else self._looks.state(),
-            "decided": _doctor().named(self.bound.decided) if self.bound.decided else None,
+            "decided": _auto_select().named(self.bound.decided) if self.bound.decided else None,
             "compiled": None if self._step_compiler is None else self._step_compiler.state(),
             "metrics": None if metrics is None else asdict(metrics),
         }
@@ -350,7 +354,7 @@ class SVI:
         run_state.check_kind(state, compiled=self._step_compiler is not None)
         decided = self.bound.decided
         if state.get("decided"):
-            self.bound.decide({**decided, **_doctor().from_names(state["decided"])})
+            self.bound.decide({**decided, **_auto_select().from_names(state["decided"])})
         try:
             run_state.load(state, self.bound, self._eager_steps)
         except ParameterError:
@@ -362,10 +366,10 @@ class SVI:
         metrics = state.get("metrics")
         self.metrics = None if metrics is None else Metrics(**metrics)
         if self._step_compiler is not None:
-            self._step_compiler.load_state(state.get("compiled") or {})
+            self._step_compiler.load_state(cast(SavedSteps, state.get("compiled") or {}))
 
-    def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepResults:
-        """At least one step and at most `limit`, with the same arguments."""
+    def _advance(self, limit: int, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
+        """Take at least one step and at most `limit`, with the same arguments."""
         if self._eager_steps.current_optimizer is None:
             if self.bound.is_empty:
                 self._begin(args, kwargs)
@@ -374,10 +378,8 @@ class SVI:
             results = self._eager_steps.by_python(args, kwargs)
         else:
             if self.bound.look_again(args, kwargs):
-                self._publish()
-                self._step_compiler = StepCompiler(
-                    self._eager_steps, self._step_compiler.wait
-                )  # forms were recorded by what does not hold
+                self._publish()  # what the graphs take for granted does not hold any more
+                self._step_compiler = StepCompiler(self._eager_steps, self._step_compiler.wait)
             results = self._step_compiler.advance(min(limit, self.bound.steps_to_look), args, kwargs)
         torch.clear_autocast_cache()  # its copies are of the parameters as they were
         loss, norm, taken = results.losses[-1], results.norms[-1], results.taken[-1]
@@ -396,8 +398,8 @@ class SVI:
         return results
 
 
-def _doctor() -> Any:
-    # Brings the tools for testing along, which those who leave nothing to be decided need not wait for.
+def _auto_select() -> ModuleType:
+    """The module that chooses estimators; it takes time to import, and only sites that are "auto" need it."""
     from varigrad.diagnostics import auto_select
 
     return auto_select

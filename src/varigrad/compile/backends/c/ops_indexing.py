@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import torch
 
@@ -14,7 +13,6 @@ from varigrad.compile.backends.c.loop_nests import Loop
 from varigrad.compile.graph.errors import Unsupported
 from varigrad.shapes import join
 
-Given = TypeVar("Given")
 Jump = tuple[BufferView, int, int]
 """An index tensor, how many entries there are, and the stride between them."""
 
@@ -29,8 +27,11 @@ def _of_numbers_too(rule: Callable[..., None]) -> Callable[..., None]:
     return widened
 
 
-def _widened(given: Given) -> Given:
-    return column(given) if isinstance(given, BufferView) and not given.shape else given  # type: ignore[return-value] # a view for a view
+def _widened(given: object) -> object:
+    """An argument of a rule; with one dimension, of one entry, if it is a tensor without dimensions."""
+    if isinstance(given, BufferView) and not given.shape:
+        return column(given)
+    return given
 
 
 def _cat(w: LoopWriter, out: Out, parts: Sequence[BufferView], dim: int = 0) -> None:
