@@ -588,6 +588,18 @@ def test_a_point_mass_stays_pathwise():
         lambda m: dist.Uniform(-1.0, m), lambda m: dist.Uniform(m, 9.0), lambda m: td.Uniform(m, m + 1),
         lambda m: dist.Pareto(m, 2.0), lambda m: dist.AffineBeta(2.0, 2.0, m, 1.0),
         lambda m: dist.TransformedDistribution(dist.Exponential(1.0), [td.AffineTransform(m, 2.0)]),
+        lambda m: td.TransformedDistribution(td.Uniform(0.0, 1.0), [td.AffineTransform(0.0, m)]),
+        lambda m: dist.TransformedDistribution(dist.Uniform(-0.5, 0.5), [td.AffineTransform(m / 2, m)]),
+        lambda m: td.TransformedDistribution(td.Kumaraswamy(1.0, 1.0), [td.AffineTransform(0.0, m)]),
+        lambda m: td.TransformedDistribution(
+            td.Uniform(0.0, 1.0), [td.transforms.PowerTransform(t(1.0)), td.AffineTransform(0.0, m)]
+        ),
+        lambda m: td.TransformedDistribution(
+            td.Uniform(0.0, 1.0), [td.AffineTransform(0.0, m), td.transforms.PowerTransform(t(2.0))]
+        ),
+        lambda m: td.TransformedDistribution(
+            td.Uniform(0.0, 1.0), [td.ComposeTransform([td.SigmoidTransform(), td.AffineTransform(0.0, m)])]
+        ),
     ],
 )  # fmt: skip
 def test_a_score_function_refuses_a_support_that_moves_with_a_parameter(moving, estimator):

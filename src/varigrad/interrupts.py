@@ -61,11 +61,11 @@ class Interrupts:
 
     def at_once(self, call: Callable[..., Result], *given: object) -> Result:
         """`call(*given)`, inside `whole`, where a signal is delivered at once, and one that has been noted first."""
-        return self._holding(0, call, given)
+        return self._until(0, call, given)
 
     def on_second(self, call: Callable[..., Result], *given: object) -> Result:
         """`call(*given)`, inside `whole`, where the second signal is delivered at once."""
-        return self._holding(1, call, given)
+        return self._until(1, call, given)
 
     def deliver(self) -> None:
         """Deliver signals that have been noted, inside `whole`, where it does no harm.
@@ -73,7 +73,8 @@ class Interrupts:
         Raises:
             KeyboardInterrupt: as Python's own handler does.
         """
-        self._deliver_if_more_than(0)
+        if self._noted:
+            self._deliver_if_more_than(0)
 
     def forget(self) -> bool:
         """Drop a signal that has been noted for Python's own handler; returns whether there was one."""
@@ -86,11 +87,14 @@ class Interrupts:
         """Inside `whole`: hold signals back again, after one has been raised."""
         self._held = _ALL
 
-    def _holding(self, count: int, call: Callable[..., Result], given: tuple[object, ...]) -> Result:
+    def _until(self, count: int, call: Callable[..., Result], given: tuple[object, ...]) -> Result:
+        """`call(*given)`, with at most `count` signals held back."""
         held = self._held
         try:
-            self._held = min(held, count) if self._installed else held
-            self._deliver_if_more_than(self._held)
+            if count < held and self._installed:
+                self._held = count
+            if self._noted:
+                self._deliver_if_more_than(self._held)
             return call(*given)
         finally:
             self._held = held

@@ -7,8 +7,8 @@ EACH = "test_changing_programs.py::test_each_gate"
 
 MUTANTS = (
     # When to look again.
-    M("modes of modules not looked at", "objectives/checks/rechecks.py", "tuple([m.training for m in self._modules])", "()", f"{EACH}[plate-train]"),
-    M("shapes of arguments not looked at", "objectives/checks/rechecks.py", "shapes = tuple([_shape(a) for a in args]) if args else ()", "shapes = ()", f"{EACH}[plate-shape]", also=(("objectives/discovery.py", "return (*guide, None, *model, *run.sizes.items()) if run.sizes else", "return (*guide, None, *model) if False else"),)),
+    M("modes of modules not looked at", "objectives/checks/rechecks.py", "tuple(map(_TRAINING, self._modules))", "()", f"{EACH}[plate-train]"),
+    M("shapes of arguments not looked at", "objectives/checks/rechecks.py", "shapes = tuple(map(_shape, args))", "shapes = ()", f"{EACH}[plate-shape]", also=(("objectives/discovery.py", "*map(_NAME, run.model), *run.sizes.items())", "*map(_NAME, run.model))"),)),
     M("flags among arguments not looked at", "objectives/checks/rechecks.py", "if isinstance(value, (bool, int, str)):", "if False:", f"{EACH}[plate-flag]"),
     M("no look when it is time", "objectives/checks/rechecks.py", "FIRST = 10", "FIRST = 10**6", f"{EACH}[plate-closure]"),
     M("a look's finding not used", "objectives/checks/rechecks.py", "        bound.use(found)\n        self.settle(bound", "        self.settle(bound", f"{EACH}[plate-closure]"),

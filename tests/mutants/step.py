@@ -5,8 +5,8 @@ from mutants import M
 
 MUTANTS = (
     M("gradients not laid out", "optim/gradient_layout.py", "    return laid_out_like(gradient, parameter)\n", "    return gradient\n", "steps of fused kernels"),
-    M("gradients climb, and are the very ones", "optim/gradient_layout.py", "iter(torch._foreach_neg([g for g in gradients if g is not None]))", "iter([g for g in gradients if g is not None])", "eager steps"),
-    M("one gradient for two parameters", "optim/gradient_layout.py", "iter(torch._foreach_neg([g for g in gradients if g is not None]))", "map({id(g): -g for g in gradients if g is not None}.get, [id(g) for g in gradients if g is not None])", "clipping scales once"),
+    M("gradients climb, and are the very ones", "optim/gradient_layout.py", "torch._foreach_neg(reached)", "reached", "eager steps"),
+    M("one gradient for two parameters", "optim/gradient_layout.py", "torch._foreach_neg(reached)", "[*map({id(g): -g for g in reached}.get, map(id, reached))]", "clipping scales once"),
     M("a gradient's strides not looked at", "optim/gradient_layout.py", "gradient.stride() == stride\n", "True\n", "a gradient that is set by hand"),
     M("the first moment's strides not looked at", "optim/gradient_layout.py", "first.stride() == stride", "True", "moments in another order"),
     M("the second moment's strides not looked at", "optim/gradient_layout.py", "second.stride() == stride", "True", "moments in another order"),
@@ -40,7 +40,7 @@ MUTANTS = (
     M("compiled gradients handed on as they are", "inference/eager_step.py", "id(p): laid_out_like(g, p) for", "id(p): g for", "a user may keep gradients"),
     M("a compiled bound climbs", "compile/step/compiled_loss.py", "found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)", "found = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)", "loops of one's own"),
     M("a frozen parameter keeps its gradient", "inference/eager_step.py", "            p.grad = None  # an optimiser", "            pass  # an optimiser", "frozen parameters"),
-    M("an unfrozen parameter not noticed", "inference/eager_step.py", "or any(p.requires_grad for p in self._frozen)", "", "frozen parameters"),
+    M("an unfrozen parameter not noticed", "inference/eager_step.py", "or any(map(_REQUIRED, self._frozen))", "", "frozen parameters"),
     M("a graph with what is no longer frozen", "compile/step/step_compiler.py", "if any(p.requires_grad for p in own.frozen):", "if False:", "frozen parameters, compiled"),
     M("an optimiser of others kept", "inference/eager_step.py", "        _check_foreign(optimizer,", "        self.current_optimizer = optimizer\n        _check_foreign(optimizer,", "an optimiser of others"),
     M("autocast's copies kept", "objectives/bound.py", "torch.clear_autocast_cache()", "pass", "autocast around a loop"),

@@ -159,14 +159,17 @@ class Beta(Methods, td.Beta):
     def __init__(
         self, concentration1: Tensor | float, concentration0: Tensor | float, validate_args: bool | None = None
     ) -> None:
-        a, b = _positive_number(concentration1), _positive_number(concentration0)
-        if a is None or b is None:
-            super().__init__(concentration1, concentration0, validate_args=validate_args)
+        a, b = concentration1, concentration0
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and not validate_args:
+            self._dirichlet = td.Dirichlet(torch.stack([a, b], -1), validate_args=False)
+            self._begin(a.shape, torch.Size(), validate_args)
+            return
+        numbers = _positive_number(a), _positive_number(b)
+        if numbers[0] is None or numbers[1] is None:
+            super().__init__(a, b, validate_args=validate_args)
         else:
-            self._numbers = a, b
-            td.Distribution.__init__(self, torch.Size(), validate_args=bool(validate_args))
-            if validate_args is False:
-                self.unchecked = True
+            self._numbers = numbers[0], numbers[1]
+            self._begin(torch.Size(), torch.Size(), validate_args)
 
     @Lazy
     def _dirichlet(self) -> td.Dirichlet:
@@ -207,7 +210,10 @@ class Bernoulli(Methods, td.Bernoulli):
             self._validate_sample(value)
         logits = self.logits
         if logits.shape != value.shape:
-            logits, value = torch.broadcast_tensors(logits, value)
+            if logits.dim() == 0:
+                logits = logits.expand(value.shape)
+            else:
+                logits, value = torch.broadcast_tensors(logits, value)
         return -torch.binary_cross_entropy_with_logits(logits, value)
 
 

@@ -7,23 +7,23 @@ log-density of the same object, and an object that lives outside of a program th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Any
+from weakref import ref
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch import distributions as td
 from torch.distributions.utils import lazy_property
 
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.fast_families import Lazy
 from varigrad.distributions.flows.base import TransformModule
-from varigrad.distributions.tensor_walk import is_known_type, replace_tensors
+from varigrad.distributions.tensor_walk import is_known_type
 from varigrad.distributions.unit import Unit
 
-_PLAIN = (
+_FAMILIES = (
     td.Beta, td.Cauchy, td.Dirichlet, td.Exponential, td.Gamma, td.Gumbel, td.HalfCauchy, td.HalfNormal,
     td.InverseGamma, td.Laplace, td.LogNormal, td.Normal, td.Pareto, td.Poisson, td.StudentT, td.Uniform, td.VonMises,
     td.Weibull, Delta,
@@ -39,32 +39,31 @@ class _Memory(Enum):
     ANYTHING = "a class that is not known"
 
 
+_NOTHING, _PARTS = _Memory.NOTHING, _Memory.PARTS
+_REMEMBERING = td.Distribution, td.Transform
+_NUMBERS = frozenset({Tensor, nn.Parameter, Size, bool, int, float, type(None)})
+"""Types of attributes that hold no part."""
+
+
 def fresh(distribution: td.Distribution) -> td.Distribution:
     """The distribution, or, where anything in it could remember, a copy of it that does not.
 
     The copy shares all tensors and modules. What is computed of it, or drawn from it, stays with the copy.
     """
     memory = _memory_of(type(distribution))  # type: ignore[arg-type]
-    if memory is _Memory.NOTHING:
+    if memory is _NOTHING:
         return distribution
-    if memory is _Memory.ITSELF:
-        twin: td.Distribution = object.__new__(type(distribution))
-        twin.__dict__.update(distribution.__dict__)
-        _forget(twin)
-        return twin
-    if not _remembers(distribution, set()):
+    if memory is _PARTS and not _remembers(distribution, set()):
         return distribution
-    copied = replace_tensors(distribution, _same)
-    for part in _all_parts(copied, set()):
-        _forget(part)
-    return copied
+    twin: td.Distribution = _twin(distribution, {})
+    return twin
 
 
 @lru_cache(maxsize=1024)
 def _memory_of(kind: type) -> _Memory:
     if not is_known_type(kind):
         return _Memory.ANYTHING
-    if issubclass(kind, (*_PLAIN, TransformModule)):
+    if issubclass(kind, (*_FAMILIES, TransformModule)):
         return _Memory.NOTHING  # a flow knows by itself when what it remembers is out of date
     lazy = any(isinstance(entry, (lazy_property, Lazy)) for parent in kind.__mro__ for entry in vars(parent).values())
     return _Memory.ITSELF if lazy else _Memory.PARTS
@@ -76,24 +75,38 @@ def _remembers(part: Any, seen: set[int]) -> bool:
     memory = _memory_of(type(part))  # type: ignore[arg-type]
     if memory is not _Memory.PARTS:
         return memory is not _Memory.NOTHING
-    if isinstance(part, td.Transform) and part._cache_size:
+    own = part.__dict__
+    if own.get("_cache_size"):  # of a transform
         return True
-    return any(_remembers(inner, seen) for inner in _held(part) if id(inner) not in seen)
+    for value in own.values():
+        kind = type(value)
+        if kind in _NUMBERS:
+            continue
+        for entry in value if kind is list or kind is tuple else (value,):
+            if isinstance(entry, _REMEMBERING) and id(entry) not in seen and _remembers(entry, seen):
+                return True
+    return False
 
 
-def _held(part: Any) -> Iterator[Any]:
-    for value in vars(part).values():
-        for entry in value if type(value) in (list, tuple) else (value,):
-            if isinstance(entry, (td.Distribution, td.Transform)):
-                yield entry
+def _twin(part: Any, twins: dict[int, Any]) -> Any:
+    """A copy of a distribution or transform, and of all that it is made of, that has forgotten what was computed."""
+    twin = twins[id(part)] = object.__new__(type(part))
+    own = twin.__dict__
+    own.update(part.__dict__)
+    for key, value in part.__dict__.items():
+        if type(value) is ref:
+            own[key] = None  # the inverse that a transform refers to weakly is the original's; a twin makes its own
+        elif type(value) not in _NUMBERS:
+            own[key] = _inside(value, twins)
+    _forget(twin)
+    return twin
 
 
-def _all_parts(part: Any, seen: set[int]) -> Iterator[Any]:
-    seen.add(id(part))
-    yield part
-    for inner in _held(part):
-        if id(inner) not in seen:
-            yield from _all_parts(inner, seen)
+def _inside(value: Any, twins: dict[int, Any]) -> Any:
+    if isinstance(value, _REMEMBERING):
+        return twins[id(value)] if id(value) in twins else _twin(value, twins)
+    kind = type(value)
+    return kind([_inside(entry, twins) for entry in value]) if kind is list or kind is tuple else value
 
 
 def _forget(part: Any) -> None:
@@ -117,7 +130,3 @@ def _cached_by(kind: type) -> tuple[str, ...]:
     return tuple(
         name for parent in kind.__mro__ for name, entry in vars(parent).items() if isinstance(entry, cached_property)
     )
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

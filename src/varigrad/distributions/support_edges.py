@@ -223,7 +223,8 @@ def _image(transform: Any, end: Tensor | None, infinity: float) -> Tensor | None
             return _finite(transform.loc)  # not `loc + scale * 0`, which a scale would seem to move
         if isinstance(transform, td.transforms.PowerTransform) and bool((end == 0).all()):
             return end if bool((torch.as_tensor(transform.exponent) > 0).all()) else None
-        if isinstance(_forward(transform), td.SigmoidTransform) and bool(((end == 0) | (end == 1)).all()):
+        inverse = _forward(transform) is not transform
+        if inverse and isinstance(transform.inv, td.SigmoidTransform) and bool(((end == 0) | (end == 1)).all()):
             return None  # torch's inverse stops short of infinity
     try:
         return _finite(transform(torch.tensor(infinity) if end is None else end))

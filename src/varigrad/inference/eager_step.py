@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from varigrad.optim.config import Optimizer
 from varigrad.optim.fused_adam import FusedAdam
 from varigrad.optim.gradient_layout import check_writable, downhill, laid_out_like, prepare_kernels
 from varigrad.optim.schedules import Scheduler
+
+# Asked of every parameter in every step: without a loop in Python.
+_REQUIRED, _ON_CUDA = attrgetter("requires_grad"), attrgetter("is_cuda")
 
 
 class GradientWarning(UserWarning):
@@ -125,11 +129,13 @@ class EagerSteps:
                 try_="param(...) or module(...) in the guide, and requires_grad left on",
             )
         self._foreign.look(result.surrogate, args, kwargs)
-        grads = downhill(torch.autograd.grad(result.surrogate, self._leaves, allow_unused=True), self._leaves)
-        for leaf, grad in zip(self._leaves, grads, strict=True):
+        leaves, unreached = self._leaves, []
+        grads = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)
+        for leaf, grad in zip(leaves, grads, strict=True):
             leaf.grad = grad
-        unreached = [leaf for leaf, grad in zip(self._leaves, grads, strict=True) if grad is None]
-        if self._unreached is None or list(map(id, unreached)) != list(map(id, self._unreached)):
+            if grad is None:
+                unreached.append(leaf)
+        if unreached or self._unreached is None or self._unreached:
             self._note_unreached(unreached)
         self._new_states = result.state
         if self.clip_norm is not None:
@@ -216,8 +222,8 @@ class EagerSteps:
         """Whether parameters have come, or require a gradient no more or again, since the optimiser was told."""
         return (
             self.bound.version != self._version
-            or not all(p.requires_grad for p in self._leaves)
-            or any(p.requires_grad for p in self._frozen)
+            or not all(map(_REQUIRED, self._leaves))
+            or any(map(_REQUIRED, self._frozen))
         )
 
     def frozen(self) -> list[nn.Parameter]:
@@ -230,6 +236,8 @@ class EagerSteps:
         Raises:
             ParameterError: another parameter has been put in the place of one of them.
         """
+        if self._unreached is not None and list(map(id, unreached)) == list(map(id, self._unreached)):
+            return
         names = {id(p): n for n, p in self.bound.named_parameters()}
         for p in unreached:
             if id(p) not in names:
@@ -253,7 +261,7 @@ def _warn(text: str) -> None:
 def _norm(grads: list[Tensor]) -> float:
     """The norm of the whole gradient, over all parameters."""
     grads = [g.values() if g.is_sparse else g for g in grads]
-    if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
+    if len(grads) < 8 and not any(map(_ON_CUDA, grads)):  # reading a few numbers is cheaper than an operation
         norms = [torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads]
         norm = math.hypot(*norms)
         # That of inf and NaN is inf; torch says NaN.

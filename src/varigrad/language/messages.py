@@ -137,8 +137,7 @@ R = TypeVar("R")
 def evolve(record: R, **changes: Any) -> R:
     """A copy of a frozen record with some fields changed: `dataclasses.replace`, at a fifth of its cost."""
     twin = object.__new__(type(record))
-    twin.__dict__.update(record.__dict__)
-    twin.__dict__.update(changes)
+    twin.__dict__.update(record.__dict__, **changes)
     return twin
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextvars import Token
 from typing import Any
@@ -29,13 +28,11 @@ from varigrad.language.runtime import _stack, apply, handlers_in_force
 class InPlate:
     """The handler of one plate: marks sites with it, scales them, cuts data and parameters to its minibatch."""
 
-    __slots__ = ("entered", "factor", "plate")
+    __slots__ = ("factor", "plate")
     takes_modules = True
 
-    def __init__(self, plate: Plate, entered: tuple[int, int] | None = None) -> None:
+    def __init__(self, plate: Plate) -> None:
         self.plate = plate
-        self.entered = entered
-        """By which `with` statement: the identity of its frame, and its place there."""
         size, batch = plate.size, plate.batch
         self.factor = 1.0 if size is None or batch is None or plate.index is not None else size / batch
 
@@ -117,9 +114,11 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
 
     def __enter__(self) -> Tensor | range | None:
         taken = {h.plate.dim: h.plate for h in handlers_in_force() if isinstance(h, InPlate)}
-        if any(p.name == self.name for p in taken.values()):
+        if taken and any(p.name == self.name for p in taken.values()):
             raise PlateError("is entered twice at once", site=self.name, try_="another plate for the inner block")
-        if self.dim is None:
+        if not taken:
+            dim = -1 if self.dim is None else self.dim
+        elif self.dim is None:
             dim = next(d for d in range(-1, -len(taken) - 2, -1) if d not in taken)
         elif self.dim in taken:
             raise PlateError(
@@ -130,8 +129,7 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         else:
             dim = self.dim
         subsample = self._subsample()
-        frame = sys._getframe(1)
-        scope = InPlate(Plate(self.name, self.size, dim, subsample), (id(frame), frame.f_lasti))
+        scope = InPlate(Plate(self.name, self.size, dim, subsample))
         self._tokens.append(_stack.set((*_stack.get(), scope)))
         return subsample if subsample is not None or self.size is None else range(self.size)
 

@@ -87,9 +87,12 @@ def expanded(message: Sample) -> Any:
 
 def plate_shape(message: Sample | Factor) -> tuple[int, ...]:
     """The batch shape that the plates around a site demand; 1 where a plate leaves its size open."""
-    if not message.plates:
+    plates = message.plates
+    if not plates:
         return ()
-    dims = {p.dim: p.batch for p in message.plates if p.dim is not None}
+    if len(plates) == 1 and plates[0].dim == -1:
+        return (plates[0].batch or 1,)
+    dims = {p.dim: p.batch for p in plates if p.dim is not None}
     if not dims:
         return ()
     return tuple(dims.get(d) or 1 for d in range(min(dims), 0))

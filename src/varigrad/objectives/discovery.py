@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +60,8 @@ POINTS = 3
 ATTEMPTS = 6
 """in at most so many attempts: a program may refuse some of the points."""
 
+_NAME = attrgetter("message.name")
+
 
 @dataclass(frozen=True, eq=False)
 class Finding:
@@ -107,8 +110,7 @@ class Founding:
 
 def branch_of(run: Pass) -> tuple[Any, ...]:
     """Which way a run has gone, as far as its statements and plates show it."""
-    guide, model = [s.message.name for s in run.guide], [s.message.name for s in run.model]
-    return (*guide, None, *model, *run.sizes.items()) if run.sizes else (*guide, None, *model)
+    return (*map(_NAME, run.guide), None, *map(_NAME, run.model), *run.sizes.items())
 
 
 @dataclass(eq=False)

@@ -91,7 +91,6 @@ class FusedAdam(torch.optim.Adam):
     def _arranged(self, group: ParameterGroup) -> list[_Operands] | None:
         """The kernel's operands, by dtype and device; None if it would misread one of them."""
         found: dict[tuple[torch.dtype, torch.device], _Operands] = {}
-        params, grads, averages, squares, counts = _Operands([], [], [], [], [])
         last = None
         for p in group["params"]:
             grad = p.grad
@@ -110,7 +109,10 @@ class FusedAdam(torch.optim.Adam):
                 if kind[0].is_complex:  # which the kernel does not know
                     return None
                 last = kind
-                params, grads, averages, squares, counts = found.setdefault(kind, _Operands([], [], [], [], []))
+                operands = found.get(kind)
+                if operands is None:
+                    operands = found[kind] = _Operands([], [], [], [], [])
+                params, grads, averages, squares, counts = operands
             params.append(p)
             grads.append(grad)
             averages.append(average)

@@ -25,10 +25,14 @@ def downhill(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -
     Returns:
         New tensors, which nothing else holds, with the strides of their parameters where those have no gaps.
     """
-    found = iter(torch._foreach_neg([g for g in gradients if g is not None]))  # always new tensors, without gaps
+    reached = [g for g in gradients if g is not None]
+    found: Sequence[Tensor | None] = torch._foreach_neg(reached)  # always new tensors, without gaps
+    if len(reached) < len(gradients):
+        left = iter(found)
+        found = [None if g is None else next(left) for g in gradients]
     return [
-        None if old is None else _as(parameter, next(found))
-        for old, parameter in zip(gradients, parameters, strict=True)
+        g if g is None or (g.layout is torch.strided and g.stride() == p.stride()) else _as(p, g)
+        for g, p in zip(found, parameters, strict=True)
     ]
 
 
@@ -136,9 +140,9 @@ def prepare_kernels(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """A gradient in the layout of its parameter; itself where it has it."""
+    """A new gradient in the layout of its parameter."""
     if gradient.is_sparse:
         return gradient.coalesce()  # each entry once: what has a norm
-    if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
+    if gradient.layout is not torch.strided:
         return gradient
     return laid_out_like(gradient, parameter)

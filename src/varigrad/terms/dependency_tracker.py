@@ -60,6 +60,9 @@ class Statement:
     """Whether the distribution is of a class that may hide tensors: its density has to be tracked itself."""
 
 
+_UNGUARDED = nullcontext()
+
+
 class Tracker:
     """Follows the tracked sites of one run of guide and model.
 
@@ -82,7 +85,7 @@ class Tracker:
 
     def guard(self) -> AbstractContextManager[object]:
         """What has to be around the programs for the tracker to see all that they do."""
-        return Guard(self.escapes) if self.guarded else nullcontext()
+        return Guard(self.escapes) if self.guarded else _UNGUARDED
 
     def examine(self, message: Sample | Factor) -> Statement:
         """The statement with its provenance read and taken off.

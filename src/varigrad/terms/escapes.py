@@ -13,21 +13,21 @@ NOTHING: Provenance = frozenset()
 class Escapes:
     """What has left torch during one run of a program; later statements count as downstream of it."""
 
-    __slots__ = ("active", "differentiable", "held", "kinked", "lost", "provenance", "swapped", "watch")
+    # Defaults of the class: most runs write to none of them.
+    provenance: Provenance = NOTHING
+    active = True
+    kinked: Provenance = NOTHING
+    held: Provenance = NOTHING
+    """What lost its derivative: by `detach`, `.data` or a copy."""
+    lost: Provenance = NOTHING
+    """What a density depends on that lost its derivative, `no_grad` and the indices of `sort` among the ways."""
+    swapped = False
+    """Whether the memory of a plain tensor was replaced by that of a tracked one (`w.data = z`)."""
 
     def __init__(self, watch: bool = False) -> None:
-        self.provenance: Provenance = NOTHING
-        self.active = True
         self.watch = watch
         """Whether to note what went through a step that has no useful derivative."""
-        self.kinked: Provenance = NOTHING
-        self.held: Provenance = NOTHING
-        """What lost its derivative: by `detach`, `.data` or a copy."""
         self.differentiable = watch and torch.is_grad_enabled()
-        self.lost: Provenance = NOTHING
-        """What a density depends on that lost its derivative, `no_grad` and the indices of `sort` among the ways."""
-        self.swapped = False
-        """Whether the memory of a plain tensor was replaced by that of a tracked one (`w.data = z`)."""
 
     def add(self, provenance: Provenance) -> None:
         """Something with this provenance has left."""

@@ -16,7 +16,7 @@ _TD, _VD = "torch.distributions.", "varigrad.distributions."
 MODULES = frozenset(
     {
         _TD + "constraints", _TD + "distribution", _TD + "utils",
-        _VD + "constraints", _VD + "edges", _VD + "methods", _VD + "flows.splines", _VD + "flows.networks",
+        _VD + "constraints", _VD + "support_edges", _VD + "mixin", _VD + "flows.splines", _VD + "flows.networks",
     }
 )  # fmt: skip
 """Modules all of whose comparisons are harmless."""
@@ -46,11 +46,11 @@ FUNCTIONS = frozenset(
         (_TD + "wishart", "_mvdigamma"),
         (_VD + "directional", "VonMises3D.log_prob"),
         (_VD + "flows.contractions", "Planar._inverse"),
-        (_VD + "laplaces", "AsymmetricLaplace.log_prob"),
-        (_VD + "made_of_others", "Geometric.log_prob"),
-        (_VD + "made_of_others", "Multinomial.log_prob"),
-        (_VD + "missing", "NanMaskedNormal.log_prob"),
-        (_VD + "missing", "NanMaskedMultivariateNormal.log_prob"),
+        (_VD + "laplace_family", "AsymmetricLaplace.log_prob"),
+        (_VD + "traceable_families", "Geometric.log_prob"),
+        (_VD + "traceable_families", "Multinomial.log_prob"),
+        (_VD + "nan_masked", "NanMaskedNormal.log_prob"),
+        (_VD + "nan_masked", "NanMaskedMultivariateNormal.log_prob"),
         (_VD + "transforms", "ELUTransform._inverse"),
         (_VD + "transforms", "PositivePowerTransform._call"),
         (_VD + "transforms", "PositivePowerTransform._inverse"),

@@ -1,7 +1,7 @@
 """Which choices reach a jump of a log-density, as its value or by its parameters, in an exploring run.
 
 What a program compares or rounds is seen as it runs. A log-density is taken later, of plain tensors, so its own
-comparisons are looked for here: by a table for the families of torch and varigrad (`distributions.edges`), and by
+comparisons are looked for here: by a table for known families (`distributions.support_edges`), and by
 taking the density once more, of tracked tensors, for classes that are not known.
 """
 

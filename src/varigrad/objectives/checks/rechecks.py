@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,9 @@ BRANCHES = 32
 """How many ways through a program are looked at."""
 
 Situation = tuple[Any, ...]
+
+# Asked of everything before every step: without a loop in Python.
+_TRAINING, _RATE, _REQUIRED, _VERSION = map(attrgetter, ("training", "p", "requires_grad", "_version"))
 
 
 class StaleCheckWarning(UserWarning):
@@ -91,17 +95,17 @@ class Rechecks:
             self.reach(bound.reach().modules.values())
         if owner.version != self._version:
             self._version, self._leaves = owner.version, tuple(p for _, p in owner.named_parameters())
-        shapes = tuple([_shape(a) for a in args]) if args else ()
+        shapes = tuple(map(_shape, args))
         if kwargs:
             shapes = (*shapes, *((key, _shape(a)) for key, a in kwargs.items()))
-        modes = (tuple([m.training for m in self._modules]), tuple([m.p for m in self._dropouts]))
-        return torch.is_grad_enabled(), shapes, tuple([p.requires_grad for p in self._leaves]), modes
+        modes = (tuple(map(_TRAINING, self._modules)), tuple(map(_RATE, self._dropouts)))
+        return torch.is_grad_enabled(), shapes, tuple(map(_REQUIRED, self._leaves)), modes
 
     def calls_for_a_look(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether something has changed that may matter, or it is time."""
         if self._now is None:  # the first look has been taken just now, and its step not yet
             return False
-        if bound.steps >= self.due or (self._buffers and self._versions != [b._version for b in self._buffers]):
+        if bound.steps >= self.due or (self._buffers and self._versions != list(map(_VERSION, self._buffers))):
             return True
         return self._now != self.situation(bound, args, kwargs)
 
@@ -110,7 +114,7 @@ class Rechecks:
         now = self.situation(bound, args, kwargs)
         known = self._known.get(now)
         late = bound.steps >= self.due
-        touched = self._buffers and self._versions != [b._version for b in self._buffers]
+        touched = self._buffers and self._versions != list(map(_VERSION, self._buffers))
         if known is not None and not late and not touched:
             self._now = now
             bound.use(known)
@@ -173,7 +177,7 @@ class Rechecks:
     def note_buffers(self) -> None:
         """What is written to buffers up to now is the programs' own doing."""
         if self._buffers:
-            self._versions = [b._version for b in self._buffers]
+            self._versions = list(map(_VERSION, self._buffers))
 
     def meet(self, bound: Bound, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""

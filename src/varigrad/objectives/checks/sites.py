@@ -130,7 +130,8 @@ def check_score(message: Sample, estimator: Estimator) -> None:
     if estimator.pathwise or not estimator.needs_cost:
         return
     distribution = message.distribution
-    edges = edges_of(distribution) if is_known(distribution) else of_support(distribution)
+    with torch.enable_grad():  # the image of an end under a transform shows what moves it
+        edges = edges_of(distribution) if is_known(distribution) else of_support(distribution)
     if any(mover.requires_grad for mover in edges.moving):
         raise SiteError(
             f"{type(estimator).__name__} cannot serve this site",

@@ -152,6 +152,7 @@ class When:
     def __init__(self) -> None:
         self.steps = 0
         self._last = -1
+        self._next = 10
         self._sizes: set[int] = set()
 
     def due(self, graph: Tensor) -> bool:
@@ -163,19 +164,14 @@ class When:
         now = node._sequence_nr()
         size, self._last = now - self._last, now
         self.steps += 1
+        if self.steps > self._next:
+            self._next *= 10
         if size in self._sizes:
             return self.steps == self._next
         if len(self._sizes) < SIZES:
             self._sizes.add(size)
             return True
         return self.steps == self._next
-
-    @property
-    def _next(self) -> int:
-        power = 10
-        while power < self.steps:
-            power *= 10
-        return power
 
 
 def strangers_of(
