@@ -178,7 +178,7 @@ class NoiseHistory:
         return plots.gradient_noise(steps, shares, snrs)
 
     def state(self) -> dict[str, Any]:
-        """What is to be kept for a run that goes on later."""
+        """The history as plain data, for a run that goes on later."""
         return {"looks": [asdict(look) for look in self.looks], "failed": self.failed, "reason": self.reason}
 
     @classmethod

@@ -71,7 +71,7 @@ class Monitor:
         self._spent = 0.0
 
     def room(self, done: int) -> int | None:
-        """How many steps may be taken in a row after `done` steps; None: as many as there are."""
+        """The number of steps that may be taken in a row after `done` steps; None: as many as there are."""
         every = self.config.every
         return None if every is None else every - done % every
 

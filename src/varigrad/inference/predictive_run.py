@@ -19,7 +19,7 @@ from varigrad.terms.provenance import untracked
 
 
 @dataclass(eq=False)
-class Once:
+class PredictiveRun:
     """The messages and values of one run of guide and model, and the sites that depend on nothing that was learnt."""
 
     guide: Mapping[str, Any]
@@ -29,7 +29,7 @@ class Once:
 
 
 @dataclass(eq=False)
-class Drawing:
+class PredictiveHandler:
     """The handler of both programs: parameters, minibatches, and a value for every site.
 
     Attributes:
@@ -50,7 +50,7 @@ class Drawing:
     cache: dict[str, Tensor]
     values: Mapping[str, Tensor]
     stored: frozenset[str]
-    found: Once
+    found: PredictiveRun
     given: frozenset[str] = frozenset()
     tracker: Tracker | None = None
 

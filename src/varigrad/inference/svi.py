@@ -125,7 +125,7 @@ class SVI:
         return self._eager_steps.clip_norm
 
     def explain(self) -> str:
-        """What is compiled and what is not, and why: a row for each form of the arguments."""
+        """Say what is compiled and what is not, and why, with a row for each signature of the arguments."""
         return (
             "steps are not compiled: SVI(..., compile=True)"
             if self._step_compiler is None
@@ -156,7 +156,7 @@ class SVI:
             self._eager_steps.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
 
     def plan(self, *args: object, **kwargs: object) -> Plan:
-        """Which estimator serves which site, and why."""
+        """Say which estimator serves which site, and why."""
         if self.bound.undecided:
             self._begin(args, kwargs)
         return self.bound.plan(*args, **kwargs)

@@ -25,7 +25,7 @@ Schedule = Callable[[torch.optim.Optimizer], Scheduler]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How to build a `torch.optim.Optimizer`.
+    """A configuration from which a `torch.optim.Optimizer` is built.
 
     Args:
         kind: the class, called with parameter groups and `settings`.

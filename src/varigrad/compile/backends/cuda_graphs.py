@@ -50,7 +50,7 @@ class CudaGraph:
 
     @property
     def how(self) -> str:
-        """How the graph runs, in words."""
+        """A description of how the graph runs, for the user."""
         if self.note:
             return f"run operation by operation: {self.note}"
         return f"replayed by a CUDA graph, {self.kernels} operations"

@@ -1,4 +1,4 @@
-"""What a back end makes of a graph: a library; and what it is asked for on the way: a recipe."""
+"""Interfaces of the back ends: a library, which a graph becomes, and a recipe, by which it becomes one."""
 
 from __future__ import annotations
 

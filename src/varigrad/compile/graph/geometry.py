@@ -1,4 +1,4 @@
-"""What the nodes of a traced graph say: operation, arguments, and how results lie in memory."""
+"""Facts about the nodes of a traced graph: operation, arguments, and how results lie in memory."""
 
 from __future__ import annotations
 

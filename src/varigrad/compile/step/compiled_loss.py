@@ -21,7 +21,7 @@ from varigrad.optim.schedules import Scheduler
 
 
 class Compiled(nn.Module):
-    """What `compiled(bound)` returns: called like the bound, it gives the same loss, with the same gradient.
+    """An objective whose loss and gradient come from a compiled graph: called like the bound, it gives the same loss.
 
     Its parameters are the bound's, under `bound`.
     """
@@ -69,7 +69,7 @@ class Compiled(nn.Module):
         return results.losses[0], self._grads
 
     def explain(self) -> str:
-        """What is compiled and what is not, and why."""
+        """Say what is compiled and what is not, and why."""
         return self._step_compiler.explain()
 
     def reached(self) -> list[nn.Parameter]:
@@ -96,7 +96,7 @@ class Compiled(nn.Module):
         """There is no schedule."""
 
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
-        """Keep the gradients."""
+        """Keep the gradients for `gradient` to return."""
         self._grads = dict(zip(parameters, grads, strict=True))
 
 

@@ -33,7 +33,7 @@ NUMBERS = 2**19
 
 
 class Host(Protocol):
-    """What takes a run's steps in Python, and is asked for its settings when they are captured.
+    """The object that takes a run's steps in Python, and has the settings of the steps.
 
     Attributes:
         bound: the objective; its source is a `Noise`.

@@ -1,4 +1,4 @@
-"""What is compiled, what is not, and why, as a table for the user."""
+"""A table for the user: what is compiled, what is not, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.shapes import table
 
 
 def explain(specializations: Collection[Specialization], patience: int) -> str:
-    """A row for each specialisation, and below them what torch computes and what draws each site.
+    """Make a table with a row for each specialisation, and below them what torch computes and what draws each site.
 
     Args:
         patience: eager steps before a program is traced.

@@ -29,7 +29,7 @@ TreeForm = tuple[pytree.TreeSpec, list[object]]
 
 
 class _Key(NamedTuple):
-    """What parameters of one bucket have in common; `alone` is the id of one that has a bucket of its own."""
+    """Properties that parameters of one bucket share; `alone` is the id of a parameter with a bucket of its own."""
 
     group: int
     dtype: torch.dtype
@@ -247,7 +247,7 @@ def flattened(states: object) -> tuple[list[Tensor], TreeForm]:
 
 
 def _age(state: Mapping[str, Any]) -> float:
-    """How many steps a parameter has taken; torch's SGD tells only whether there were any."""
+    """The number of steps that a parameter has taken; torch's SGD tells only whether there were any."""
     return float(state["step"]) if "step" in state else float(state.get("momentum_buffer") is not None)
 
 

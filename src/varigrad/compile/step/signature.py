@@ -111,7 +111,7 @@ class _ByIdentity:
 
 
 def layout_of(leaf: Tensor) -> tuple[Hashable, ...]:
-    """What a graph takes for granted of a tensor: all but its values and its address."""
+    """Everything that a graph takes for granted of a tensor: all but its values and its address."""
     layout = leaf.stride() if leaf.layout is torch.strided else leaf.layout
     return leaf.shape, layout, leaf.dtype, leaf.device, leaf.requires_grad, leaf.grad_fn is None
 

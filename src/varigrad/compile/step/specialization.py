@@ -77,7 +77,7 @@ class Specialization:
 
     @property
     def stage(self) -> Stage:
-        """Who takes the next step."""
+        """The stage, which says who takes the next step."""
         return self.progress.stage
 
     @property
@@ -87,7 +87,7 @@ class Specialization:
 
     @property
     def graph_steps(self) -> int:
-        """How many steps the graph has taken."""
+        """The number of steps that the graph has taken."""
         return self.progress.graph_steps
 
     @property
@@ -101,7 +101,7 @@ class Specialization:
         return frozenset(map(id, self.parameters))
 
     def saved(self, names: Mapping[int, str]) -> SavedSpecialization:
-        """How far it has come, as plain data.
+        """The progress as plain data, for a saved state.
 
         Args:
             names: of the parameters, by id.

@@ -18,7 +18,7 @@ CHECKS = 2
 
 
 class Stage(Enum):
-    """Who takes the next step, and what it waits for."""
+    """The stages of a specialisation: who takes the next step, and what is waited for."""
 
     WARMING_UP = auto()
     """Python takes the steps: there is no graph, or none any more."""
@@ -35,7 +35,7 @@ class Stage(Enum):
 
 
 class Event(Enum):
-    """What moves a specialisation from stage to stage."""
+    """The events that move a specialisation from stage to stage."""
 
     TRACE = auto()
     """The step was traced: there is a graph."""
@@ -65,11 +65,17 @@ TRANSITIONS: Mapping[tuple[Stage, Event], frozenset[Stage]] = {
     (Stage.REFUSED, Event.FORGET): frozenset({Stage.REFUSED}),
     **{(stage, Event.FORGET): frozenset({Stage.WARMING_UP}) for stage in Stage if stage is not Stage.REFUSED},
     **{(stage, Event.REFUSE): frozenset({Stage.REFUSED}) for stage in Stage},
-    **{(stage, Event.RESUME): frozenset(Stage) - {Stage.IN_FORCE} for stage in Stage},
+    **{
+        (stage, Event.RESUME): frozenset({Stage.TRACED, Stage.COMPILING, Stage.CHECKING, Stage.REFUSED})
+        for stage in (Stage.TRACED, Stage.COMPILING, Stage.CHECKING, Stage.IN_FORCE)
+    },
+    (Stage.WARMING_UP, Event.RESUME): frozenset({Stage.WARMING_UP, Stage.REFUSED}),
+    (Stage.REFUSED, Event.RESUME): frozenset({Stage.WARMING_UP, Stage.REFUSED}),
 }
 """Where an event may lead from a stage; what is not listed cannot happen."""
 
 WITHOUT_GRAPH = frozenset({Stage.WARMING_UP, Stage.REFUSED})
+"""Stages in which Python takes the steps, and there is no graph."""
 CHECKED = frozenset({Stage.TRACED, Stage.CHECKING})
 """Stages in which Python checks the next step, which is the graph's."""
 
@@ -80,7 +86,7 @@ class IllegalTransition(AssertionError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a specialisation has come.
+    """The progress of a specialisation: its stage, and what belongs to it.
 
     Attributes:
         stage: who takes the next step.

@@ -48,7 +48,7 @@ class CaptureWarning(UserWarning):
 
 
 class SavedSteps(TypedDict, total=False):
-    """What a saved state keeps of compiled steps: specialisations and lifted numbers, by the text of their key."""
+    """The part of a saved state about compiled steps: specialisations and lifted numbers, by the text of their key."""
 
     forms: dict[str, SavedSpecialization]
     numbers: dict[str, list[int]]
@@ -117,11 +117,11 @@ class StepCompiler:
         self._flat_states.leave()
 
     def explain(self) -> str:
-        """What is compiled, what is not, and why."""
+        """Say what is compiled, what is not, and why."""
         return explain(self.specializations.values(), PATIENCE)
 
     def state(self) -> SavedSteps:
-        """How far each specialisation has come, as plain data."""
+        """The progress of all specialisations, as plain data."""
         names = {id(p): name for name, p in self.host.bound.named_parameters()}
         known = {repr(key): own.saved(names) for key, own in self.specializations.items() if own.eager_steps}
         return {"forms": {**self._resumed, **known}, "numbers": self._signatures.state()}
@@ -307,7 +307,7 @@ class StepCompiler:
         raise stopped
 
     def _steps_in_a_row(self, own: Specialization, step: CompiledStep, limit: int) -> int:
-        """How many steps the library may take in one call, up to its next check."""
+        """The number of steps that the library may take in one call, up to its next check."""
         if (self.host.scheduler is not None or step.scheduled) and self.host.skip_nonfinite:
             return 1  # a step that is left out does not move the schedule on
         return min(limit, step.capacity, own.progress.next_check - own.graph_steps, own.at_once)

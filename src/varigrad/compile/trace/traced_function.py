@@ -168,7 +168,7 @@ class TracedFunction:
         return Difference(first, *_apart(got[first], expected[first]), steady)
 
     def _rounding(self, by_python: Callable[[], list[Tensor]], expected: Sequence[Tensor]) -> list[float]:
-        """How far results move when the parameters move by a rounding error: much where differences cancel.
+        """Measure how far results move when the parameters move by a rounding error: much where differences cancel.
 
         A gradient near an optimum is such a difference, and nothing but rounding is left of it.
         """

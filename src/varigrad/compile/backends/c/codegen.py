@@ -80,7 +80,7 @@ def emit(graph: fx.Graph, products: bool = True, threads: int = 1) -> Program:
 
 
 def work(graph: fx.Graph) -> int:
-    """How many numbers a graph computes, with those that it adds up in products."""
+    """Count the numbers that a graph computes, including those that it adds up in matrix products."""
     total = 0
     for node in graph.nodes:
         found = node.meta.get(GEOMETRY)

@@ -336,10 +336,10 @@ def only(out: Out) -> BufferView:
 
 
 def copy(w: LoopWriter, out: BufferView, x: BufferView) -> None:
-    """`out[i] = x[i]`, broadcast and converted."""
+    """Write `out[i] = x[i]` for every element, broadcast and converted."""
     w.write(out, [x], lambda _, names: names[0])
 
 
 def fill(w: LoopWriter, out: BufferView) -> None:
-    """`out[i] = 0`."""
+    """Write `out[i] = 0` for every element."""
     w.write(out, [], lambda *_: "0")
