@@ -19,7 +19,7 @@ MUTANTS = (
     M("links to entries followed", "compile/backends/cache.py", "os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW", "os.O_RDONLY | os.O_DIRECTORY", "what is not whole"),
     M("the file itself is loaded", "compile/backends/cache.py", "return load(copy / name, report)", "return load(entry / name, report)", "what is loaded is a copy"),
     M("only what cannot be captured is refused", "compile/step/step_compiler.py", "except Exception as error:  # a mistake of ours", "except CaptureError as error:  # a mistake of ours", "a mistake refuses"),
-    M("other numbers after a graph that fails", "compile/step/step_compiler.py", "self._by_python(own, args, kwargs, rows)", "self._by_python(own, args, kwargs)", "a mistake refuses"),
+    M("other numbers after a graph that fails", "compile/step/step_compiler.py", "self._by_python(own, call, rows)", "self._by_python(own, call)", "a mistake refuses"),
     M("numbers are no rows of one", "compile/backends/c/ops_indexing.py", "if isinstance(given, BufferView) and not given.shape:", "if False:", "a tensor without dimensions"),
     M("parameters and moments exchanged in words", "compile/step/output_names.py", 'for what in ("", *moments):', 'for what in (*moments, ""):', "the quantity that differs"),
     M("states share the estimators' memory", "inference/run_state.py", '"bound": copied(dict(bound.state_dict())),', '"bound": dict(bound.state_dict()),', "a run that is cut"),

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from varigrad.distributions.rng import check_seed
-from varigrad.errors import VarigradError
+from varigrad.errors import VarigradError, check_whole
+from varigrad.inference.monitor import Gradients
 from varigrad.objectives.bound import Bound
 
 Compile = bool | Literal["wait"]
@@ -45,3 +46,23 @@ def check_compile(compile: object) -> None:
     """
     if not (isinstance(compile, bool) or (isinstance(compile, str) and compile == "wait")):
         raise VarigradError(f'compile must be False, True or "wait", got {compile!r}')
+
+
+def check_run(
+    steps: object, every: object, callback: object, compile: object, monitor: object, recheck: object
+) -> None:
+    """Check the arguments of `SVI.run`.
+
+    Raises:
+        VarigradError: one is of a wrong kind; the error says which one, and what to write.
+    """
+    check_whole("steps", steps)
+    check_whole("every", every)
+    if callback is not None and not callable(callback):
+        raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
+    if compile is not None:
+        check_compile(compile)
+    if monitor is not None and not isinstance(monitor, Gradients):
+        raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
+    if recheck is not None:
+        check_whole("recheck", recheck)

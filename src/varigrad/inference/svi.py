@@ -19,9 +19,9 @@ from varigrad.compile.step.step_compiler import SavedSteps, StepCompiler
 from varigrad.compile.step.step_results import Metrics, StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source
-from varigrad.errors import NonFiniteError, ParameterError, VarigradError, check_whole
+from varigrad.errors import NonFiniteError, ParameterError, VarigradError
 from varigrad.inference import run_state
-from varigrad.inference.arguments import Compile, check_arguments, check_compile
+from varigrad.inference.arguments import Compile, check_arguments, check_compile, check_run
 from varigrad.inference.batches import batches
 from varigrad.inference.eager_step import EagerSteps
 from varigrad.inference.fit import Fit
@@ -237,20 +237,12 @@ class SVI:
         Raises:
             VarigradError: `steps` is not a whole number of at least 1, the loader is empty, or `monitor` is none.
         """
-        check_whole("steps", steps)
-        check_whole("every", every)
-        if callback is not None and not callable(callback):
-            raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
+        check_run(steps, every, callback, compile, monitor, recheck)
         if compile is not None:
-            check_compile(compile)
             if bool(compile) != (self._step_compiler is not None):
                 self._use(compile, self.bound.source.fresh_seed())
             elif self._step_compiler is not None:
                 self._step_compiler.wait = compile == "wait"
-        if monitor is not None and not isinstance(monitor, Gradients):
-            raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
-        if recheck is not None:
-            check_whole("recheck", recheck)
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
         fit, interrupted = self._eager_steps.interrupts.whole(begin, quiet=True)
         if self._eager_steps.interrupts.forget() or interrupted:
@@ -287,7 +279,7 @@ class SVI:
                 if recheck is not None:
                     limit = min(limit, recheck - len(losses) % recheck)
                 results = self._advance(limit, args, kwargs)
-                losses += results.losses if all(results.taken) else _blanked(results)
+                losses += results.losses_taken()
                 skipped += results.taken.count(False)
                 metrics = self.metrics
                 assert metrics is not None
@@ -403,7 +395,3 @@ def _auto_select() -> ModuleType:
     from varigrad.diagnostics import auto_select
 
     return auto_select
-
-
-def _blanked(results: StepResults) -> list[float]:
-    return [loss if taken else math.nan for loss, taken in zip(results.losses, results.taken, strict=True)]

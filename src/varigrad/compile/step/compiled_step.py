@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.step.flat_state import FlatState, flattened
 from varigrad.compile.step.output_names import OutputNames
-from varigrad.compile.step.signature import Flattened
+from varigrad.compile.step.signature import Call
 from varigrad.compile.step.step_results import StepResults
 from varigrad.compile.trace.guards import Guards
 from varigrad.compile.trace.traced_function import TracedFunction
@@ -78,7 +78,7 @@ class CompiledStep:
         host: whose step it is; it has taken one with such arguments.
         flat_state: holds the state, which has been brought into it.
         rows: the random numbers of one step, to trace with, `kind -> [length]`.
-        given: the arguments; numbers among them that are lifted become inputs of the graph.
+        call: the arguments; numbers among them that are lifted become inputs of the graph.
 
     Attributes:
         capacity: how many steps one call of `run` may take.
@@ -89,11 +89,11 @@ class CompiledStep:
         CaptureError: the step cannot be traced.
     """
 
-    def __init__(self, host: Host, flat_state: FlatState, rows: Rows, given: Flattened) -> None:
+    def __init__(self, host: Host, flat_state: FlatState, rows: Rows, call: Call) -> None:
         self.host, self.flat_state = host, flat_state
         self.stopped: BaseException | None = None
-        self._tree, self._lifted = given.tree, given.lifted
-        leaves = given.leaves
+        self._tree, self._lifted = call.tree, call.lifted
+        leaves = call.leaves
         self._settings = host.skip_nonfinite, host.clip_norm
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self.device = _device_of([*flat_state.parameters, *tensors])

@@ -19,16 +19,19 @@ Numbers = list[tuple[int, float]]
 """Positions of numbers among the arguments, and the numbers."""
 
 
-class Flattened(NamedTuple):
-    """The arguments of a call.
+class Call(NamedTuple):
+    """The arguments of a call, as they were given, and flattened.
 
     Attributes:
+        args, kwargs: as they were given.
         leaves: the arguments, flattened.
         tree: the structure that they were flattened from.
         base: the signature of the call but for the values of its numbers.
         lifted: positions of numbers that become inputs of the graph.
     """
 
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
     leaves: list[object]
     tree: pytree.TreeSpec
     base: Hashable
@@ -48,11 +51,12 @@ class Signatures:
         self._lifted: dict[Hashable, set[int]] = {}
         self._resumed: dict[str, set[int]] = {}
 
-    def of(self, leaves: list[object], tree: pytree.TreeSpec) -> tuple[Flattened, Hashable]:
-        """The call's arguments, and the key of the specialisation for them.
+    def of(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Call, Hashable]:
+        """Flatten a call's arguments; returns them, and the key of the specialisation for them.
 
         Numbers that differ from the first call's with the same signature are lifted.
         """
+        leaves, tree = pytree.tree_flatten((args, kwargs))
         first: dict[int, int] = {}
         shape: list[object] = []
         numbers: Numbers = []
@@ -67,7 +71,7 @@ class Signatures:
                 shape.append(leaf if type(leaf) in _PLAIN else _ByIdentity(leaf))
         base = (tree, tuple(shape), surroundings())
         if not numbers:
-            return Flattened(leaves, tree, base, frozenset()), base
+            return Call(args, kwargs, leaves, tree, base, frozenset()), base
         lifted = self._lifted.get(base)
         if lifted is None:
             lifted = self._lifted[base] = set(self._resumed.get(repr(base), ()))
@@ -76,7 +80,7 @@ class Signatures:
             lifted |= {i for (i, now), (_, then) in zip(numbers, before, strict=True) if now != then}
         chosen = frozenset(i for i, now in numbers if i in lifted and _fits_tensor(now))
         rest = tuple(n for n in numbers if n[0] not in chosen)
-        return Flattened(leaves, tree, base, chosen), (base, chosen, rest)
+        return Call(args, kwargs, leaves, tree, base, chosen), (base, chosen, rest)
 
     def state(self) -> dict[str, list[int]]:
         """The lifted numbers, by the text of their signature."""

@@ -13,24 +13,23 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from varigrad.compile.graph.errors import CaptureError, as_capture_error, in_one_line
 from varigrad.compile.step.compiled_step import CompiledStep, Host
 from varigrad.compile.step.explain import explain
 from varigrad.compile.step.flat_state import FlatState, flattened
 from varigrad.compile.step.flat_state_pool import FlatStatePool
-from varigrad.compile.step.signature import Flattened, Signatures, arguments_in_words, layout_of, surroundings
+from varigrad.compile.step.signature import Call, Signatures, arguments_in_words, layout_of, surroundings
 from varigrad.compile.step.specialization import SavedSpecialization, Specialization
 from varigrad.compile.step.stages import CHECKED, Stage
 from varigrad.compile.step.step_results import StepResults
 from varigrad.distributions.counter_rng import Noise, Rows
 from varigrad.distributions.rng import global_state, set_global_state
 from varigrad.errors import VarigradError
-from varigrad.optim.schedules import load_schedule, schedule_of
+from varigrad.optim.schedules import Schedule, load_schedule, schedule_of
 
 PATIENCE = 100
 """Eager steps before a program is traced: a short run never pays for it."""
@@ -57,11 +56,17 @@ class SavedSteps(TypedDict, total=False):
 class _LastCall(NamedTuple):
     """The last call, for the next one with the very same tensors."""
 
-    args: tuple[object, ...]
     layouts: list[tuple[Hashable, ...]]
     surroundings: Hashable
     own: Specialization
-    given: Flattened
+    call: Call
+
+
+class _Position(NamedTuple):
+    """Where a block of steps begins: the state of the random numbers, and of the schedule."""
+
+    noise: dict[Any, Any]
+    schedule: Schedule
 
 
 class StepCompiler:
@@ -99,10 +104,10 @@ class StepCompiler:
 
     def advance(self, limit: int, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
         """Take at least one and at most `limit` steps with the same arguments."""
-        own, given = self._specialization_for(args, kwargs)
-        if self._graph_is_ready(own, given):
-            return self._by_graph(own, limit, given, args, kwargs)
-        return self._by_python(own, args, kwargs)
+        own, call = self._specialization_for(args, kwargs)
+        if self._graph_is_ready(own, call):
+            return self._by_graph(own, limit, call)
+        return self._by_python(own, call)
 
     def __getstate__(self) -> dict[str, object]:
         """The arguments: a copy traces steps of its own."""
@@ -138,26 +143,24 @@ class StepCompiler:
             own.resume(self._resumed.pop(repr(key)), named, self.noise)
         self.specializations = OrderedDict(kept)
 
-    def _specialization_for(
-        self, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> tuple[Specialization, Flattened]:
+    def _specialization_for(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Specialization, Call]:
         """The specialisation for these arguments, which are not looked at again if they are those of the last call."""
         last, around = self._last, surroundings()
         if (
             last is not None
             and not kwargs
-            and len(args) == len(last.args)
+            and len(args) == len(last.call.args)
             and around == last.surroundings
-            and all(map(operator.is_, args, last.args))
+            and all(map(operator.is_, args, last.call.args))
             and [layout_of(a) for a in args if isinstance(a, Tensor)] == last.layouts
         ):
-            return last.own, last.given
-        given, key = self._signatures.of(*pytree.tree_flatten((args, kwargs)))
-        own = self._kept(key, given.leaves)
+            return last.own, last.call
+        call, key = self._signatures.of(args, kwargs)
+        own = self._kept(key, call.leaves)
         plain = not kwargs and all(type(a) is Tensor for a in args)
         layouts = [layout_of(a) for a in args if isinstance(a, Tensor)]
-        self._last = _LastCall(args, layouts, around, own, given) if plain else None
-        return own, given
+        self._last = _LastCall(layouts, around, own, call) if plain else None
+        return own, call
 
     def _kept(self, key: Hashable, leaves: list[object]) -> Specialization:
         own = self.specializations.get(key)
@@ -174,7 +177,7 @@ class StepCompiler:
         self.specializations.move_to_end(key)
         return own
 
-    def _graph_is_ready(self, own: Specialization, given: Flattened) -> bool:
+    def _graph_is_ready(self, own: Specialization, call: Call) -> bool:
         """Whether the graph is to take the next step; moves the specialisation on as far as is possible now."""
         if own.stage is Stage.REFUSED or own.rows is None or own.eager_steps < (2 if self.wait else PATIENCE):
             return False
@@ -184,20 +187,20 @@ class StepCompiler:
         if not self._flat_states.has_installed(states) and not own.fits_structure(flattened(states)[1]):
             return False  # a state from before the first step: Python makes what is carried on
         try:
-            return self._move_on(own, given)
+            return self._move_on(own, call)
         except CaptureError as error:
             self._refuse(own, str(error))
         except Exception as error:  # a mistake of ours: Python's steps are none the worse for it
             self._refuse(own, str(as_capture_error(error)))
         return False
 
-    def _move_on(self, own: Specialization, given: Flattened) -> bool:
+    def _move_on(self, own: Specialization, call: Call) -> bool:
         """Trace, look whether the graph still holds, and ask for the library; whether the graph takes the next step."""
         flat_state = self._flat_states.enter(own, self.specializations.values())
         if not all(p.requires_grad for p in flat_state.parameters):
             return False  # frozen since: Python says what that means
         if own.stage is Stage.WARMING_UP:
-            self._trace(own, flat_state, given)
+            self._trace(own, flat_state, call)
         if own.step is None or self._has_changed(own, own.step):
             return False
         compilation = own.step.traced.compile()
@@ -207,19 +210,19 @@ class StepCompiler:
             self._ask_for_library(own, own.step)
         return own.stage in (Stage.TRACED, Stage.CHECKING, Stage.IN_FORCE)
 
-    def _trace(self, own: Specialization, flat_state: FlatState, given: Flattened) -> None:
+    def _trace(self, own: Specialization, flat_state: FlatState, call: Call) -> None:
         """Trace a step, on the random numbers of the last one in Python; nothing but the clock goes on meanwhile."""
         start = time.perf_counter()
         assert own.rows is not None
         generators, noise_state = global_state(), self.noise.get_state()
         try:
-            step = CompiledStep(self.host, flat_state, own.rows, given)
+            step = CompiledStep(self.host, flat_state, own.rows, call)
             own.progress = own.progress.traced(step)
         except CaptureError as error:
-            if not given.lifted:
+            if not call.lifted:
                 self._refuse(own, str(error))
                 return
-            self._signatures.lift_none(given.base, str(error))
+            self._signatures.lift_none(call.base, str(error))
         finally:
             set_global_state(generators)
             self.noise.set_state(noise_state)
@@ -248,28 +251,21 @@ class StepCompiler:
         if own.stage is not Stage.REFUSED and compilation.library is not None:
             own.progress = own.progress.library_came()
 
-    def _by_graph(
-        self,
-        own: Specialization,
-        limit: int,
-        given: Flattened,
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> StepResults:
+    def _by_graph(self, own: Specialization, limit: int, call: Call) -> StepResults:
         """Steps of the graph, or one of Python's where the graph turns out to be wrong."""
         host, step, noise = self.host, own.step, self.noise
         assert step is not None
         check = own.stage in CHECKED
         count = 1 if check else self._steps_in_a_row(own, step, limit)
-        before = (noise.get_state(), schedule_of(host.scheduler)) if count > 1 else None
+        before = _Position(noise.get_state(), schedule_of(host.scheduler)) if count > 1 else None
         ready = step.settle(count)
-        rows = noise.rows(step.demand, ready)
+        rows: Rows = noise.rows(step.demand, ready)
         start = time.perf_counter()
         try:
             with noise.lent(step.device) if step.random else contextlib.nullcontext():
-                results, difference = step.run(ready, rows, given.leaves, check)
+                results, difference = step.run(ready, rows, call.leaves, check)
         except Exception as error:
-            return self._instead(own, error, rows, args, kwargs)
+            return self._instead(own, error, rows, call)
         if check:
             self._judge(own, difference)
         bad = None if all(results.taken) else results.taken.index(False)
@@ -284,16 +280,7 @@ class StepCompiler:
         host.bound.__dict__["steps"] += sum(results.taken)
         noise.measure()
         if before is not None and done < count:
-            # As one by one: nothing after the last step has been drawn or scheduled.
-            state, schedule = before
-            noise.set_state({**state, "global": noise.get_state()["global"]})
-            drawn = done or int(isinstance(step.stopped, Exception))  # Python takes the step that failed
-            rows = noise.rows(step.demand, drawn) if drawn else {}
-            noise.measure()
-            if host.scheduler is not None:
-                load_schedule(host.scheduler, schedule)
-                for _ in range(sum(results.taken)):
-                    host.tick()
+            rows = self._rewind(step, before, done, sum(results.taken))
         elif count == 1 and host.scheduler is not None and bad is None and done:
             host.tick()
         stopped, step.stopped = step.stopped, None
@@ -303,7 +290,7 @@ class StepCompiler:
             return results
         assert stopped is not None
         if isinstance(stopped, Exception):
-            return self._instead(own, stopped, rows, args, kwargs)
+            return self._instead(own, stopped, rows, call)
         raise stopped
 
     def _steps_in_a_row(self, own: Specialization, step: CompiledStep, limit: int) -> int:
@@ -312,19 +299,33 @@ class StepCompiler:
             return 1  # a step that is left out does not move the schedule on
         return min(limit, step.capacity, own.progress.next_check - own.graph_steps, own.at_once)
 
-    def _instead(
-        self,
-        own: Specialization,
-        error: Exception,
-        rows: Rows,
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> StepResults:
+    def _rewind(self, step: CompiledStep, before: _Position, done: int, finite: int) -> Rows:
+        """Go back to where `done` steps, taken one by one, leave random numbers and schedule.
+
+        Args:
+            before: where the block of steps began.
+            finite: how many of the steps changed parameters, and move the schedule on.
+
+        Returns:
+            The random numbers of the steps that were taken, or of the first one if that failed.
+        """
+        noise, host = self.noise, self.host
+        noise.set_state({**before.noise, "global": noise.get_state()["global"]})
+        drawn = done or int(isinstance(step.stopped, Exception))  # Python takes the step that failed
+        rows = noise.rows(step.demand, drawn) if drawn else {}
+        noise.measure()
+        if host.scheduler is not None:
+            load_schedule(host.scheduler, before.schedule)
+            for _ in range(finite):
+                host.tick()
+        return rows
+
+    def _instead(self, own: Specialization, error: Exception, rows: Rows, call: Call) -> StepResults:
         """Python's step, on the numbers on which the graph's failed: what is wrong with the program it raises itself.
 
         If it does not, the graph is wrong.
         """
-        results = self._by_python(own, args, kwargs, rows)
+        results = self._by_python(own, call, rows)
         known = isinstance(error, CaptureError)
         self._refuse(own, str(error) if known else f"the graph fails where the program does not: {in_one_line(error)}")
         return results
@@ -339,9 +340,7 @@ class StepCompiler:
                 f"graph, with {own.text}). Of all that is watched nothing has changed",
             )
 
-    def _by_python(
-        self, own: Specialization, args: tuple[object, ...], kwargs: dict[str, object], rows: Rows | None = None
-    ) -> StepResults:
+    def _by_python(self, own: Specialization, call: Call, rows: Rows | None = None) -> StepResults:
         """One step in Python, on a row of random numbers once it is known how many a step takes."""
         self.leave()
         noise = self.noise
@@ -353,7 +352,7 @@ class StepCompiler:
             noise.use(own.rows)
         first = next(self.host.bound.parameters(), None)
         with noise.lent() if first is None else noise.lent(first.device):
-            results = self.host.by_python(args, kwargs)
+            results = self.host.by_python(call.args, call.kwargs)
         if own.demand is None:
             own.demand, own.drawn = noise.demand, noise.drawn
         elif noise.overdrawn and own.stage is not Stage.REFUSED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +36,12 @@ class StepResults(NamedTuple):
     losses: list[float]
     norms: list[float]
     taken: list[bool]
+
+    def losses_taken(self) -> list[float]:
+        """The losses, with NaN for steps that were left out."""
+        if all(self.taken):
+            return self.losses
+        return [loss if taken else math.nan for loss, taken in zip(self.losses, self.taken, strict=True)]
 
     def first(self, count: int) -> StepResults:
         """The results of the first `count` steps."""
