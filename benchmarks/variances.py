@@ -78,7 +78,7 @@ def gradients(
             vg.sample("z", family(**free), estimator=estimator)
 
     source = Source(torch.Generator().manual_seed(20261123))
-    particles = 1 if estimator.coupling is None else 2
+    particles = 1 if estimator.drawing.coupling is None else 2
     bound = vg.ELBO(particles, weights={"z": 0.0}).bind(
         model, guide, source
     )  # checks the programs, which takes the longest

@@ -100,6 +100,18 @@ def eval_to_train():
     return Changing(model, lambda bound: norm.train() and None)
 
 
+class CoupledInTraining(nn.Module):
+    """Keeps nothing from run to run, so that no value leaves torch in either mode."""
+
+    def forward(self, z):
+        return z + z.sum(-1, keepdim=True) if self.training else z
+
+
+def eval_to_train_without_averages():
+    net = CoupledInTraining().eval()
+    return Changing(of_module(net, lambda net, z: net(z)), lambda bound: net.train() and None)
+
+
 def bland_minibatch():
     mean = coins(lambda z, m: z + m * z.sum(-1, keepdim=True))
     return Changing(mean, before=(0 * ON,), after=(ON,))
@@ -189,8 +201,8 @@ def guide_of(case, estimator):
 CASES = {
     build.__name__: build
     for build in (
-        gate, layer_scale, last_layer_of_zeros, eval_to_train, bland_minibatch, other_shape, other_number,
-        branch_with_a_site, frozen_gate, dropout_that_opens, buffer_that_is_overwritten, number_in_a_closure,
-        branch_on_a_number, through_another_site,
+        gate, layer_scale, last_layer_of_zeros, eval_to_train, eval_to_train_without_averages, bland_minibatch,
+        other_shape, other_number, branch_with_a_site, frozen_gate, dropout_that_opens, buffer_that_is_overwritten,
+        number_in_a_closure, branch_on_a_number, through_another_site,
     )
 }  # fmt: skip

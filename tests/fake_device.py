@@ -208,7 +208,7 @@ def _memory_of(tensor: Tensor) -> int:
 _memory_of_plain = tracer._memory_of
 
 
-def _shell(plain: Tensor, names: Any, escapes: Any, lost: Any = provenance.NOTHING) -> Tensor:
+def _shell(plain: Tensor, names: Any, escapes: Any, blocked: Any = provenance.NOTHING) -> Tensor:
     """Like the original, for tensors that cannot be seen as another class."""
     if isinstance(plain, Elsewhere):
         shell = Tensor._make_wrapper_subclass(
@@ -217,5 +217,5 @@ def _shell(plain: Tensor, names: Any, escapes: Any, lost: Any = provenance.NOTHI
         )  # fmt: skip
     else:
         shell = plain.as_subclass(provenance.Tracked)
-    shell._plain, shell._provenance, shell._escapes, shell._lost = plain, names, escapes, lost
+    shell._plain, shell._provenance, shell._escapes, shell._blocked = plain, names, escapes, blocked
     return shell

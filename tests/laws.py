@@ -1027,13 +1027,13 @@ class Nodes(Outcomes):
 
     count = 5
 
-    def draw(self, distribution, *, reparameterised=False, rows=None):
+    def draw(self, distribution, *, reparameterised=False, lanes=None):
         if not isinstance(distribution, torch.distributions.Normal):
-            return super().draw(distribution, reparameterised=reparameterised, rows=rows)
+            return super().draw(distribution, reparameterised=reparameterised, lanes=lanes)
         nodes, weights = np.polynomial.hermite_e.hermegauss(self.count)
         shape = distribution.batch_shape
         probs = torch.tensor(weights / weights.sum()).expand(*shape, self.count)
-        noise = torch.tensor(nodes)[self.index(probs, rows=rows)]
+        noise = torch.tensor(nodes)[self.index(probs, lanes=lanes)]
         value = distribution.loc + distribution.scale * noise
         return value if reparameterised else value.detach()
 
@@ -1078,7 +1078,7 @@ def _continuous(name):
             case = PROGRAMS[program]
             for others in extra:
                 for kl in (False, True):
-                    particles = 1 if CONTINUOUS[name].coupling is None else 2
+                    particles = 1 if CONTINUOUS[name].drawing.coupling is None else 2
                     config = vg.ELBO(particles, {"z": CONTINUOUS[name], **others}, analytic_kl=kl)
                     bound = seeded(config, case.model, case.guide)
                     bound()

@@ -486,6 +486,9 @@ def whole(z):
     return z.long() + 1
 
 
+_iota = torch.ops.prims.iota
+
+
 sizes("zeros", lambda z: torch.zeros(whole(z)).numel())
 sizes("ones_of_a_tuple", lambda z: torch.ones((2, whole(z))).numel())
 sizes("full", lambda z: torch.full((whole(z),), 1.0).numel())
@@ -493,6 +496,7 @@ sizes("empty_by_keyword", lambda z: torch.empty(size=(whole(z),)).numel())
 sizes("rand", lambda z: torch.rand(whole(z)).numel())
 sizes("eye", lambda z: torch.eye(whole(z)).numel())
 sizes("arange", lambda z: torch.arange(whole(z)).numel())
+sizes("iota", lambda z: _iota(whole(z), start=0, step=1, dtype=torch.long, device="cpu", requires_grad=False).numel())
 sizes("arange_from", lambda z: torch.arange(0, 2, whole(z)).numel())
 sizes("linspace", lambda z: torch.linspace(0, 1, whole(z)).numel())
 sizes("randperm", lambda z: torch.randperm(whole(z)).numel())
@@ -508,10 +512,19 @@ sizes("narrow", lambda z: table().narrow(0, 0, whole(z)).numel())
 sizes("slice", lambda z: table()[: whole(z)].numel())
 sizes("slice_of_what_is_tracked", lambda z: torch.stack([z, z])[: whole(z)].numel())
 sizes("split", lambda z: len(torch.ones(2).split(whole(z))))
+sizes("split_of_what_is_tracked", lambda z: len(z.expand(2).split(whole(z))))
 sizes("split_into", lambda z: torch.ones(3).split([whole(z), 2 - z.long()])[0].numel())
 sizes("chunk", lambda z: len(torch.ones(2).chunk(whole(z))))
 sizes("tensor_split", lambda z: torch.ones(3).tensor_split(whole(z).reshape(1))[0].numel())
 sizes("tensor_split_by", lambda z: len(torch.ones(3).tensor_split(whole(z))))
+sizes(
+    "tensor_split_by_keyword",
+    lambda z: torch.ones(3).tensor_split(tensor_indices_or_sections=whole(z).reshape(1))[0].numel(),
+)
+sizes(
+    "tensor_split_by_the_operator",
+    lambda z: torch.ops.aten.tensor_split.tensor_indices_or_sections(torch.ones(3), whole(z).reshape(1))[0].numel(),
+)
 sizes("pad", lambda z: F.pad(table(), (0, z.long())).numel())
 sizes("pad_by_keyword", lambda z: F.pad(table(), pad=[z.long(), 0]).numel())
 sizes("one_hot", lambda z: F.one_hot(z.long()).shape[-1])
@@ -521,6 +534,7 @@ sizes("pooled", lambda z: F.adaptive_avg_pool1d(torch.ones(1, 1, 4), (whole(z),)
 sizes("stride_of_a_pool", lambda z: F.max_pool1d(torch.ones(1, 1, 4), 1, whole(z)).numel())
 sizes("unfold", lambda z: torch.ones(3).unfold(0, 1, whole(z)).numel())
 sizes("dimension_of_a_sum", lambda z: torch.ones(2, 3).sum(z.long()).numel())
+sizes("dimensions_of_a_sum_in_a_list", lambda z: torch.ones(2, 3).sum([z.long()]).numel())
 sizes("dimension_unsqueezed", lambda z: torch.ones(2).unsqueeze(z.long()).shape[0])
 sizes("permute", lambda z: torch.ones(2, 3).permute(z.long(), 1 - z.long()).shape[0])
 sizes("transpose", lambda z: torch.ones(2, 3).transpose(0, z.long()).shape[0])

@@ -78,7 +78,7 @@ def test_the_cheapest_exact_one_is_chosen_and_said():
 def test_what_does_not_serve_is_left_out(few):
     svi = svi_of(joint_model, guide).init(READINGS)
     (estimator,) = chosen(svi).values()
-    assert not estimator.per_element  # its costs are joint
+    assert not estimator.needs.per_element  # its costs are joint
     gradient = exact_gradient(svi.bound, READINGS)[1]["logits"]
     draws = svi.bound.gradients(2_000, READINGS)["logits"]
     assert ((draws.mean(0) - gradient).abs() < 5 * draws.std(0) / 2_000**0.5 + 1e-9).all()
@@ -91,7 +91,7 @@ def test_what_does_not_serve_is_left_out(few):
         vg.sample("z", dist.Normal(vg.param("m", 0.5), 1.0))
 
     (estimator,) = chosen(svi_of(jump, jump_guide).init()).values()
-    assert not estimator.pathwise
+    assert not estimator.drawing.pathwise
 
 
 def test_the_same_again_and_the_run_of_who_had_known(few):
@@ -306,7 +306,7 @@ def test_states_remember_what_was_decided(few, tmp_path):
 
 def test_candidates_are_unbiased_and_told_apart():
     found = auto_select.candidates()
-    assert all(isinstance(e, Estimator) and e.unbiased for e in found)
+    assert all(isinstance(e, Estimator) and e.promises.unbiased for e in found)
     assert len({auto_select.shown(e) for e in found}) == len(found) > 12
     assert auto_select.from_names(auto_select.named({"z": Choice(LeaveOneOut(4), "why")})) == {
         "z": Choice(LeaveOneOut(4), "why")

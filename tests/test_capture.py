@@ -69,7 +69,7 @@ def _cases():
 @pytest.mark.parametrize(("program", "estimator", "vectorize"), list(_cases()))
 def test_the_graph_is_the_program(program, estimator, vectorize):
     case, chosen = PROGRAMS[program], ESTIMATORS[estimator]
-    together = chosen.across_particles or chosen.coupling is not None
+    together = chosen.needs.across_particles or chosen.drawing.coupling is not None
     config = vg.ELBO(2 if together else 1, {"z*": chosen}, vectorize=vectorize)
     try:
         config(case.model, case.guide).init(*case.args)(*case.args)

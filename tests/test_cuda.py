@@ -48,7 +48,9 @@ def _cases(often=("score",)):
 def test_nothing_mixes_devices(name, program):
     """Every estimator on every program, with all that the program makes elsewhere; the plan is that of the CPU."""
     estimator, case = EVERY[name], PROGRAMS[program]
-    config = vg.ELBO(1 if estimator.coupling is None and not estimator.across_particles else 2, {"z*": estimator})
+    config = vg.ELBO(
+        1 if estimator.drawing.coupling is None and not estimator.needs.across_particles else 2, {"z*": estimator}
+    )
     try:
         plan = _told(_warm(config, case, 0).plan(*case.args))
     except SiteError:
@@ -191,7 +193,9 @@ def captures(monkeypatch):
 def test_captured_steps_mix_no_devices(name, program, captures, monkeypatch):
     monkeypatch.setattr(compiled_step, "_device_of", lambda tensors: tensors[0].device)
     estimator, case = EVERY[name], PROGRAMS[program]
-    config = vg.ELBO(1 if estimator.coupling is None and not estimator.across_particles else 2, {"z*": estimator})
+    config = vg.ELBO(
+        1 if estimator.drawing.coupling is None and not estimator.needs.across_particles else 2, {"z*": estimator}
+    )
     try:
         _warm(config, case, 0)
     except SiteError:

@@ -23,7 +23,7 @@ def t(value):
 @pytest.mark.parametrize("estimator", BOTH, ids=repr)
 def test_copies_and_names(estimator):
     assert pickle.loads(pickle.dumps(estimator)) == estimator == copy.deepcopy(estimator)
-    assert estimator.unbiased and "unbiased" not in repr(estimator)
+    assert estimator.promises.unbiased and "unbiased" not in repr(estimator)
 
 
 @pytest.mark.parametrize("estimator", BOTH, ids=repr)

@@ -294,6 +294,23 @@ def in_unknown_manager(ask):
         ask()
 
 
+class Asynchronous:
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        return bool(error[0])
+
+
+def in_asynchronous_swallower(ask):
+    async def inside():
+        with torch.no_grad():
+            async with Asynchronous():
+                ask()
+
+    list(inside().__await__())
+
+
 @pytest.mark.parametrize(
     ("program", "caught"),
     [
@@ -308,6 +325,7 @@ def in_unknown_manager(ask):
         (in_manager_in_try, True),
         (in_local_manager, False),
         (in_unknown_manager, True),
+        (in_asynchronous_swallower, True),
     ],
 )
 def test_where_an_error_would_be_caught(program, caught):

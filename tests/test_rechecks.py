@@ -393,6 +393,97 @@ def test_numbers_at_other_points_tell_of_lanes(monkeypatch):
     assert bound.finding.points >= 1 or bound.finding.reason
 
 
+def only_here(estimator, logits):
+    """Three coins in a plate, by a guide that refuses all other parameters, so that no other point says anything."""
+
+    def guide():
+        given = vg.param("t", logits)
+        assert given.tolist() == logits.tolist()
+        with vg.plate("n", 3):
+            vg.sample("z", dist.Bernoulli(logits=given), estimator=estimator)
+
+    return guide
+
+
+HEADS = torch.tensor([3.0, 3.0, 3.0], dtype=torch.float64)
+MIXED_HERE = {
+    "by_its_neighbours": (lambda z: z + z.flip(-1), LOGITS),
+    "from_one_element_to_another": (lambda z: z + torch.eye(3, dtype=z.dtype)[0] * z.roll(-1, -1), LOGITS),
+    "where_no_draw_is": (lambda z: z + 9 * (1 - z).prod(-1, keepdim=True), HEADS),
+}
+
+
+@pytest.mark.parametrize("name", MIXED_HERE)
+def test_numbers_at_the_present_point_tell_without_operations(name, monkeypatch):
+    """The product tells nothing where all three coins show heads, whichever one is changed."""
+    numeric_only(monkeypatch)
+    mean, logits = MIXED_HERE[name]
+    torch.manual_seed(0)
+    bound = vg.ELBO()(coins(mean), only_here(Score(), logits)).init()
+    assert bound.finding.points == 0
+    assert bound.finding.layout.mixed == {"z": {"n"}}
+    assert bias(bound) < 1e-9
+
+
+def test_sites_that_cancel_in_each_other_are_changed_one_at_a_time(monkeypatch):
+    """Changed together, `a` and `b` differ as they did before, at all points."""
+    numeric_only(monkeypatch)
+    half = torch.full((3,), 0.5, dtype=torch.float64)
+
+    def guide():
+        with vg.plate("n", 3):
+            vg.sample("a", dist.Bernoulli(logits=vg.param("s", LOGITS)), estimator=Score())
+            vg.sample("b", dist.Bernoulli(logits=vg.param("t", -LOGITS)), estimator=Score())
+
+    def model():
+        with vg.plate("n", 3):
+            a, b = vg.sample("a", dist.Bernoulli(half)), vg.sample("b", dist.Bernoulli(half))
+            vg.sample("x", dist.Normal((a != b).flip(-1).double(), 1.0), obs=DATA)
+
+    bound = vg.ELBO()(model, guide)
+    assert bound.finding.layout.mixed == {"a": {"n"}, "b": {"n"}}
+    assert bias(bound) < 1e-9
+
+
+def test_lanes_are_compared_at_other_draws_without_operations(monkeypatch):
+    """Where all lanes show heads, the largest of them is the one that a lane has by itself."""
+    numeric_only(monkeypatch)
+    torch.manual_seed(0)
+
+    def model():
+        with vg.plate("n", 3):
+            z = vg.sample("z", dist.Bernoulli(torch.full((3,), 0.4, dtype=torch.float64)))
+            vg.sample("x", dist.Normal(z + z.reshape(-1, 3).amax(0), 1.0), obs=DATA)
+
+    bound = vg.ELBO()(model, only_here(LeaveOneOut(2), HEADS))
+    assert bound.finding.points == 0
+    assert not bound.side_by_side
+    assert bias(bound) < 1e-9
+
+
+def test_what_is_read_outside_of_a_plate_has_crossed_it_without_operations(monkeypatch):
+    """No number shows it either: the choice that reads the plate is held while the elements are changed."""
+    numeric_only(monkeypatch)
+
+    def guide():
+        with vg.plate("n", 3):
+            z = vg.sample("z", dist.Bernoulli(logits=vg.param("t", LOGITS)), estimator=Score())
+        vg.sample("g", dist.Bernoulli(logits=vg.param("u", ON) - z.sum()), estimator=Score())
+
+    def model():
+        n = vg.plate("n", 3)
+        with n:
+            vg.sample("z", dist.Bernoulli(torch.full((3,), 0.4, dtype=torch.float64)))
+        g = vg.sample("g", dist.Bernoulli(0.3 * ON))
+        with n:
+            vg.sample("x", dist.Normal(2 * g, 1.0), obs=DATA)
+
+    bound = vg.ELBO()(model, guide)
+    assert bound.finding.layout.mixed == {}
+    assert bound.plan()["z"].crossed == ("n",)
+    assert bias(bound) < 1e-9
+
+
 def test_numbers_are_looked_at_again_where_nothing_is_proven(monkeypatch):
     numeric_only(monkeypatch)
     svi = late()

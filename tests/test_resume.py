@@ -84,7 +84,7 @@ def test_every_estimator(name):
 
         def make(seed, case=case):
             chosen = ESTIMATORS[name]
-            together = chosen.across_particles or chosen.coupling is not None
+            together = chosen.needs.across_particles or chosen.drawing.coupling is not None
             config = vg.ELBO(2 if together else 1, {"z*": chosen})
             return vg.SVI(case.model, case.guide, vg.optim.Adam(lr=0.02), config, seed=seed, compile="wait")
 

@@ -17,7 +17,10 @@ class VarigradError(ValueError):
     """
 
     def __init__(self, what: str, *, site: str | None = None, because: str = "", try_: str = "") -> None:
-        self.what, self.site, self.because, self.try_ = what, site, because, try_
+        self.what: str = what
+        self.site: str | None = site
+        self.because: str = because
+        self.try_: str = try_
         message = f"{site!r}: {what}" if site is not None else what
         if because:
             message += f"; because {because}"
@@ -84,7 +87,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def is_whole(value: object, least: int = 1, most: int | None = None) -> bool:
-    """Whether it is a whole number from `least` to `most` (None: any); True and False are none."""
+    """Whether a value is a whole number within bounds; True and False are none.
+
+    Args:
+        value: anything.
+        least: the smallest that will do.
+        most: the largest that will do; None: any.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         return False
     return value >= least and (most is None or value <= most)
@@ -93,6 +102,17 @@ def is_whole(value: object, least: int = 1, most: int | None = None) -> bool:
 def check_whole(
     name: str, value: object, least: int = 1, *, error: type[VarigradError] = VarigradError, site: str | None = None
 ) -> None:
-    """Raise unless it is a whole number of at least `least`."""
+    """Check that a value is a whole number.
+
+    Args:
+        name: what the number is, for the error.
+        value: anything.
+        least: the smallest that will do.
+        error: the class of the error.
+        site: the site that the error is about.
+
+    Raises:
+        VarigradError: it is not, or is smaller than `least`.
+    """
     if not is_whole(value, least):
         raise error(f"{name} must be a whole number of at least {least}, got {value!r}", site=site)

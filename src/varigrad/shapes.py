@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Shape = torch.Size | list[int] | tuple[int, ...]
+"""What torch takes for a shape."""
+
 
 def sum_rightmost(value: Tensor, dims: int) -> Tensor:
     """Sum over the last `dims` dimensions: `[*batch, *event] -> [*batch]`."""

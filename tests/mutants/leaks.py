@@ -22,9 +22,13 @@ MUTANTS = (
     M("a node of the graph says nothing", "terms/reviewed_operators.py", "name names\n", "name names grad_fn\n", "way out, backward: saved_tensor"),
     M("offsets in memory say nothing", "terms/reviewed_operators.py", "type is_coalesced", "type storage_offset is_coalesced", "way out, sizes: offset_of"),
     M("running averages ignored", "terms/side_effects.py", "return switch is None or given(switch, args, kwargs) is not False", "return False", "way out, writes: running_averages_by"),
+    M("keywords not looked at", "terms/side_effects.py", "place < len(args) else kwargs.get(name)", "place < len(args) else None", "way out, writes: running_averages_of_instances"),
     M("renormalised embeddings ignored", "terms/side_effects.py", 'for n in ("inplace", "max_norm")', 'for n in ("inplace",)', "way out, writes: renormalised"),
     M("swapped memory not seen", "terms/data_assignment.py", "self.escapes.swapped = True", "pass", "way out, writes: swapped_memory"),
     M("swapped memory forgotten after the first run", "objectives/vectorization.py", "guarded=run.tracker.escapes.swapped", "guarded=False", "way out, writes: swapped_memory"),
+    M("sizes by position ignored", "terms/provenance.py", "if place < len(args) and _holds(args[place]):", "if False:", "way out, sizes: dimensions_of_a_sum_in_a_list"),
     M("sizes written out ignored", "terms/provenance.py", "if effect.rest is not None and any(", "if False and any(", "way out, sizes: reshape_to_a_second"),
     M("sizes by keyword ignored", "terms/provenance.py", "if name not in effect.tensors and _holds(given)", "if False and _holds(given)", "way out, sizes: view_by_keyword"),
+    M("parts measured by tensors ignored", "terms/side_effects.py", "measures = name in MEASURED_BY_TENSORS and", "measures = False and", "way out, sizes: tensor_split_by_keyword"),
+    M("operators of prims judged by those of aten", "terms/side_effects.py", "schemas_of(name, space)", "schemas_of(name)", "way out, sizes: iota"),
 )  # fmt: skip

@@ -23,6 +23,7 @@ MUTANTS = (
     M("finds a change and keeps the old layout", R, "        bound.use(found)\n        self.settle(bound, args, kwargs)\n", "        self.settle(bound, args, kwargs)\n", LATE),
     M("finds a change and says nothing", R, "            if worse:\n                self._warn(bound, worse, since)", "            pass", LATE),
     M("warns inside a look", R, "if not bound.quiet:", "if True:", "test_rechecks.py::test_a_look_at_a_step_that_is_due_neither_warns_nor_cures"),
+    M("ignores modes of modules", R, "tuple(map(_TRAINING, self._modules))", "()", f"{ONCE}[eval_to_train_without_averages-score]"),
     M("ignores arguments", R, "shapes = tuple(map(_shape, args))", "shapes = ()", f"{ONCE}[other_number-score]"),
     M("ignores the size of arguments", R, "return value.shape, value.dtype", "return value.dtype", f"{ONCE}[other_shape-score]"),
     M("ignores statements", R, "if branch in self._branches or len", "if True or len", f"{ONCE}[branch_with_a_site-score]"),

@@ -67,7 +67,7 @@ def candidates() -> tuple[Estimator, ...]:
         if not isinstance(kind, type) or not issubclass(kind, Estimator) or inspect.isabstract(kind):
             continue
         needs = any(p.default is p.empty and p.name != "self" for p in inspect.signature(kind).parameters.values())
-        if name not in LEFT_OUT and not needs and kind().unbiased:
+        if name not in LEFT_OUT and not needs and kind().promises.unbiased:
             found.append(kind())
     return tuple(found)
 
@@ -266,8 +266,10 @@ class _Pilot:
         """Those that serve all sites of the group, warm; what they train is put back when the stack is left."""
         own = [m.estimator for m in group]
         choices = [Choice(estimator, "") for estimator in candidates()]
-        if all(isinstance(estimator, Estimator) and estimator.unbiased for estimator in own):
-            choices = [Choice(own[0], "", own=True), *(c for c in choices if c.estimator != own[0])]
+        first = own[0]
+        unbiased = all(isinstance(estimator, Estimator) and estimator.promises.unbiased for estimator in own)
+        if isinstance(first, Estimator) and unbiased:
+            choices = [Choice(first, "", own=True), *(c for c in choices if c.estimator != first)]
         for i, choice in enumerate(choices):
             estimator = choice.estimator
             if any(estimator.refusal(m.distribution) is not None for m in group):

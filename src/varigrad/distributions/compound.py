@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.distributions.utils import broadcast_all
 from varigrad.distributions.families import NegativeBinomial
 from varigrad.distributions.mixin import Methods
 from varigrad.distributions.univariate import Univariate
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class BetaBinomial(Univariate):
         total_count: `[*batch]`, whole.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "concentration1": constraints.positive,
         "concentration0": constraints.positive,
         "total_count": constraints.nonnegative_integer,
@@ -50,7 +50,7 @@ class BetaBinomial(Univariate):
         self._keep(validate_args, concentration1=concentration1, concentration0=concentration0, total_count=total_count)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.total_count)
 
     @property
@@ -62,10 +62,11 @@ class BetaBinomial(Univariate):
         a, b, n = self.concentration1, self.concentration0, self.total_count
         return n * a * b * (a + b + n) / ((a + b).square() * (a + b + 1))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             probs = td.Beta(self.concentration1, self.concentration0, validate_args=False).sample(sample_shape)
-            return td.Binomial(self.total_count, probs, validate_args=False).sample()
+            result: Tensor = td.Binomial(self.total_count, probs, validate_args=False).sample()
+            return result
 
     def log_prob(self, value: Tensor) -> Tensor:
         a, b, n = self.concentration1, self.concentration0, self.total_count
@@ -73,7 +74,8 @@ class BetaBinomial(Univariate):
         return ways + _log_beta(value + a, n - value + b) - _log_beta(a, b)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        return td.Binomial(self.total_count, self.mean * 0, validate_args=False).enumerate_support(expand)
+        result: Tensor = td.Binomial(self.total_count, self.mean * 0, validate_args=False).enumerate_support(expand)
+        return result
 
 
 class GammaPoisson(Univariate):
@@ -83,8 +85,11 @@ class GammaPoisson(Univariate):
         concentration, rate: `[*batch]`, positive.
     """
 
-    arg_constraints = {"concentration": constraints.positive, "rate": constraints.positive}
-    support = constraints.nonnegative_integer
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "concentration": constraints.positive,
+        "rate": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.nonnegative_integer
     concentration: Tensor
     rate: Tensor
 
@@ -99,7 +104,7 @@ class GammaPoisson(Univariate):
     def variance(self) -> Tensor:
         return self.mean * (1 + 1 / self.rate)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             return torch.poisson(td.Gamma(self.concentration, self.rate, validate_args=False).sample(sample_shape))
 
@@ -118,7 +123,7 @@ class DirichletMultinomial(Methods, td.Distribution):
         is_sparse: most counts are zero; accepted, and makes no difference.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "concentration": constraints.independent(constraints.positive, 1),
         "total_count": constraints.nonnegative_integer,
     }
@@ -132,13 +137,13 @@ class DirichletMultinomial(Methods, td.Distribution):
     ) -> None:
         total = torch.as_tensor(total_count, dtype=concentration.dtype, device=concentration.device)
         batch = join(concentration.shape[:-1], total.shape)
-        self.concentration = concentration.expand(batch + concentration.shape[-1:])
-        self.total_count = total.expand(batch)
+        self.concentration: Tensor = concentration.expand(batch + concentration.shape[-1:])
+        self.total_count: Tensor = total.expand(batch)
         self.is_sparse = is_sparse
         self._begin(batch, concentration.shape[-1:], validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.multinomial(self.total_count)
 
     @property
@@ -154,12 +159,12 @@ class DirichletMultinomial(Methods, td.Distribution):
     def _shares(self) -> Tensor:
         return self.concentration / self.concentration.sum(-1, True)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         concentration = self.concentration.expand(shape + self.event_shape)
         return self._as_told(type(self)(concentration, self.total_count.expand(shape), self.is_sparse))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             probs = td.Dirichlet(self.concentration, validate_args=False).sample(sample_shape)
             most = int(self.total_count.max()) if self.total_count.numel() else 0
@@ -187,12 +192,12 @@ class LogNormalNegativeBinomial(Univariate):
         num_quad_points: of the quadrature in `log_prob`.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "total_count": constraints.greater_than_eq(0),
         "logits": constraints.real,
         "multiplicative_noise_scale": constraints.positive,
     }
-    support = constraints.nonnegative_integer
+    support: constraints.Constraint = constraints.nonnegative_integer
     total_count: Tensor
     logits: Tensor
     multiplicative_noise_scale: Tensor
@@ -219,12 +224,13 @@ class LogNormalNegativeBinomial(Univariate):
         spread = self.multiplicative_noise_scale.square().exp() * (1 + 1 / self.total_count) - 1
         return self.mean + spread * self.mean.square()
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             noise = torch.randn(shape, dtype=self.logits.dtype, device=self.logits.device)
             logits = self.logits + self.multiplicative_noise_scale * noise
-            return NegativeBinomial(self.total_count, logits=logits).sample()
+            result: Tensor = NegativeBinomial(self.total_count, logits=logits).sample()
+            return result
 
     def log_prob(self, value: Tensor) -> Tensor:
         nodes, weights = np.polynomial.hermite.hermgauss(self.num_quad_points)

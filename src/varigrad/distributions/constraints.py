@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.distributions import constraints as _torch
@@ -13,7 +11,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint as Mixtu
 
 
 class _Integer(Constraint):
-    """Whole numbers."""
+    """Whole numbers of any sign."""
 
     is_discrete = True
 
@@ -44,7 +42,8 @@ class _Sphere(Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         tolerance = torch.finfo(value.dtype).eps * value.shape[-1] ** 0.5 * 10
-        return (value.norm(dim=-1) - 1).abs() < tolerance
+        result: Tensor = (value.norm(dim=-1) - 1).abs() < tolerance
+        return result
 
 
 class _CorrMatrix(Constraint):
@@ -54,7 +53,8 @@ class _CorrMatrix(Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         ones = (value.diagonal(dim1=-2, dim2=-1) - 1).abs() < 1e-6
-        return ones.all(-1) & _torch.positive_definite.check(value)
+        result: Tensor = ones.all(-1) & _torch.positive_definite.check(value)
+        return result
 
 
 class _UnitLowerCholesky(Constraint):
@@ -78,11 +78,11 @@ class _SoftplusLowerCholesky(type(_torch.lower_cholesky)):  # type: ignore[misc]
     """Lower-triangular with a positive diagonal, reached by softplus instead of exp."""
 
 
-integer: Any = _Integer()
-ordered_vector: Any = _OrderedVector()
-positive_ordered_vector: Any = _PositiveOrderedVector()
-sphere: Any = _Sphere()
-corr_matrix: Any = _CorrMatrix()
-unit_lower_cholesky: Any = _UnitLowerCholesky()
-softplus_positive: Any = _SoftplusPositive()
-softplus_lower_cholesky: Any = _SoftplusLowerCholesky()
+integer: Constraint = _Integer()
+ordered_vector: Constraint = _OrderedVector()
+positive_ordered_vector: Constraint = _PositiveOrderedVector()
+sphere: Constraint = _Sphere()
+corr_matrix: Constraint = _CorrMatrix()
+unit_lower_cholesky: Constraint = _UnitLowerCholesky()
+softplus_positive: Constraint = _SoftplusPositive()
+softplus_lower_cholesky: Constraint = _SoftplusLowerCholesky()

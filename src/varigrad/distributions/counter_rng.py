@@ -21,8 +21,17 @@ from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 
 from varigrad.distributions import rejection_kernels
-from varigrad.distributions.rng import TAKES_GENERATOR, Source, device_of, generator_on, global_on
+from varigrad.distributions.rng import (
+    TAKES_GENERATOR,
+    GeneratorState,
+    Source,
+    device_of,
+    generator_on,
+    global_on,
+)
 from varigrad.shapes import join
+
+Device = torch.device | str | int | None
 
 Kind = tuple[Any, ...]
 """`("normal", dtype)`, `("uniform", dtype)`, `("subset", size, count)` or `("quasi", points, dims, dtype, normal)`.
@@ -45,17 +54,17 @@ _GLOBAL = threading.RLock()
 
 
 class Arithmetic(Source):
-    """A source all of whose draws are arithmetic on normal and uniform numbers; whence these come, a leaf says."""
+    """A source all of whose draws are arithmetic on normal and uniform numbers; a subclass says how those are made."""
 
     def draw(
-        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+        self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None
     ) -> Tensor:
         if isinstance(distribution, td.VonMises):
             shape = (3, rejection_kernels.VON_MISES_ROUNDS, *distribution.batch_shape)
             with torch.no_grad():
                 loc, kappa = distribution.loc, distribution.concentration
                 return rejection_kernels.von_mises(loc, kappa, self.uniform(shape, loc))
-        return super().draw(distribution, reparameterised=reparameterised, rows=rows)
+        return super().draw(distribution, reparameterised=reparameterised, lanes=lanes)
 
     def dirichlet(self, concentration: Tensor) -> Tensor:
         # Strictly inside the simplex, as torch's: at its border the density is infinite or zero.
@@ -68,11 +77,13 @@ class Arithmetic(Source):
         normal = self.normal((rounds, *alpha.shape), alpha)
         return rejection_kernels.log_gamma(alpha, normal, self.uniform((rounds + 1, *alpha.shape), alpha))
 
-    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """A draw by a function of torch that has no such form, from a generator of torch's."""
+    def by_torch(
+        self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Tensor:
+        """Make a draw that has no arithmetic form by a function of torch, from a generator of torch's."""
         raise NotImplementedError(f"torch.{function.__name__} has no functional form")
 
-    def _call(self, draw: Any) -> Tensor:
+    def _call(self, draw: Callable[[], Tensor]) -> Tensor:
         with _Functional(self):
             return draw()
 
@@ -91,8 +102,8 @@ class Noise(Arithmetic):
 
     def __init__(self, seed: int) -> None:
         super().__init__(torch.Generator().manual_seed(seed))
-        self.seed = seed
-        self.overdrawn = False
+        self.seed: int = seed
+        self.overdrawn: bool = False
         self.drawn: dict[str, str] = {}
         self._streams: dict[Kind, torch.Generator] = {}
         self._taken: dict[Kind, int] = {}
@@ -102,11 +113,11 @@ class Noise(Arithmetic):
 
     @property
     def demand(self) -> dict[Kind, int]:
-        """`kind -> length of its row`."""
+        """Length of the row of each kind that the draws since `measure` have taken."""
         return {kind: -(-n // _unit(kind)) * _unit(kind) for kind, n in self._taken.items()}
 
     def measure(self) -> None:
-        """Draw afresh from now on, and count how much."""
+        """Take fresh numbers from now on, and count how many."""
         self._rows, self._taken, self._left, self.overdrawn, self.drawn = None, {}, {}, False, {}
 
     def use(self, rows: Rows) -> None:
@@ -114,17 +125,18 @@ class Noise(Arithmetic):
         self._rows, self._taken, self._left, self.overdrawn = rows, {}, {}, False
 
     def rows(self, demand: Mapping[Kind, int], count: int) -> dict[Kind, Tensor]:
-        """Numbers for `count` steps, `kind -> [count, length]`."""
+        """Draw numbers for `count` steps: `kind -> [count, length]`."""
         return {kind: self._fresh(kind, (count, length)) for kind, length in demand.items()}
 
     def get_state(self) -> dict[Any, Any]:
-        """State of every stream, and under "global" of what torch's global generators are lent."""
+        """The state of every stream, and under "global" that of what torch's generators are lent."""
         self._left = {}
         own = {k: g.get_state() for k, g in self._streams.items()}
         return {"global": super().get_state(), "seed": self.seed, **own}
 
-    def set_state(self, state: Mapping[Any, Any]) -> None:
+    def set_state(self, state: GeneratorState) -> None:
         """Go back to where `get_state` was called."""
+        assert isinstance(state, Mapping)
         super().set_state(state["global"])
         self._streams, self._left = {}, {}
         self.seed = state.get("seed", self.seed)  # of streams that have not begun
@@ -134,7 +146,7 @@ class Noise(Arithmetic):
 
     @contextmanager
     def lent(self, device: torch.device = _CPU) -> Iterator[None]:
-        """Meanwhile torch's global generators, the CPU's and that of a GPU, go on where this source's own stand."""
+        """Let torch's global generators, the CPU's and that of a GPU, continue this source's own meanwhile."""
         places = [place for place in dict.fromkeys((_CPU, device)) if place not in self._lent]
         pairs: list[tuple[torch.Generator, Any]] = [(global_on(place), self.on(place)) for place in places]
         with _GLOBAL:
@@ -152,15 +164,17 @@ class Noise(Arithmetic):
                     theirs.set_state(state)
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
-        return self._take(("uniform", like.dtype, *_place(like)), shape)
+        return self._take(("uniform", like.dtype, *_device_part(like)), shape)
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        return self._take(("normal", like.dtype, *_place(like)), shape)
+        return self._take(("normal", like.dtype, *_device_part(like)), shape)
 
     def quasi(self, points: int, dims: int, like: Tensor, normal: bool) -> Tensor:
         return self._take(("quasi", points, dims, like.dtype, normal), (points, dims)).to(like.device)
 
-    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    def by_torch(
+        self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Tensor:
         self.drawn[self.site] = f"torch.{function.__name__}"
         with self.lent(device_of(args, kwargs)):
             return function(*args, **kwargs)
@@ -184,7 +198,10 @@ class Noise(Arithmetic):
         return value.reshape(tuple(shape))
 
     def _measured(self, kind: Kind, count: int) -> Tensor:
-        """The next numbers; all that are taken since `measure` are together those of the row that they will be."""
+        """The next numbers of a kind.
+
+        All that are taken since `measure` are together the row that a step will be given.
+        """
         unit = _unit(kind)
         if unit == 1:
             return self._fresh(kind, (1, count))[0]
@@ -225,8 +242,8 @@ class Noise(Arithmetic):
         return int.from_bytes(hashlib.sha256(repr((self.seed, kind)).encode()).digest()[:4], "little")
 
 
-def _place(like: Tensor) -> tuple[str, ...]:
-    """What a kind says of the device."""
+def _device_part(like: Tensor) -> tuple[str, ...]:
+    """The part of a kind that names the device."""
     return () if like.device == _CPU else (str(like.device),)
 
 
@@ -236,20 +253,26 @@ def _device(kind: Kind) -> torch.device:
 
 
 def _unit(kind: Kind) -> int:
-    """What the length of a row of this kind is a multiple of."""
+    """The number that the length of a row of this kind is a multiple of."""
     if _device(kind) != _CPU:
         return _CHUNK
     return _UNIT if kind[0] == "normal" else 1
 
 
 class _Functional(TorchFunctionMode):
-    """Inside a family's own `sample`: random functions of torch become functions of the source's numbers."""
+    """A mode inside which random functions of torch become arithmetic on the source, for a family's own `sample`."""
 
     def __init__(self, source: Arithmetic) -> None:
         super().__init__()
         self.source = source
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Tensor],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         known = _FUNCTIONAL.get(func)
         if known is not None:
@@ -263,28 +286,34 @@ def _size(args: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else tuple(args)
 
 
-def _like(dtype: torch.dtype | None, device: Any) -> Tensor:
+def _like(dtype: torch.dtype | None, device: Device) -> Tensor:
     return torch.empty(0, dtype=dtype or torch.get_default_dtype(), device=device)
 
 
-def _rand(source: Arithmetic, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+def _rand(
+    source: Arithmetic, *size: int | Sequence[int], dtype: torch.dtype | None = None, device: Device = None, **_: object
+) -> Tensor:
     return source.uniform(_size(size), _like(dtype, device))
 
 
-def _randn(source: Arithmetic, *size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+def _randn(
+    source: Arithmetic, *size: int | Sequence[int], dtype: torch.dtype | None = None, device: Device = None, **_: object
+) -> Tensor:
     return source.normal(_size(size), _like(dtype, device))
 
 
-def _normal(source: Arithmetic, mean: Any, std: Any = 1.0, size: Any = None, **_: Any) -> Tensor:
+def _normal(
+    source: Arithmetic, mean: Tensor | float, std: Tensor | float = 1.0, size: Sequence[int] | None = None, **_: object
+) -> Tensor:
     like = next((x for x in (mean, std) if isinstance(x, Tensor)), torch.empty(0))
     shape = tuple(size) if size is not None else join(*[getattr(x, "shape", ()) for x in (mean, std)])
     return mean + std * source.normal(shape, like)
 
 
 def _filled(by: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An in-place draw: the numbers that `by` makes of uniform ones."""
+    """Make an in-place draw of a function that maps uniform numbers to values."""
 
-    def fill(source: Arithmetic, target: Tensor, *args: Any, generator: Any = None, **kwargs: Any) -> Tensor:
+    def fill(source: Arithmetic, target: Tensor, *args: float, generator: object = None, **kwargs: float) -> Tensor:
         return target.copy_(by(source.uniform(target.shape, target), *args, **kwargs))
 
     return fill
@@ -300,17 +329,17 @@ def _exponential(u: Tensor, rate: float = 1.0) -> Tensor:
     return -torch.log1p(-u.clamp_min(torch.finfo(u.dtype).eps / 4)) / rate
 
 
-def _bernoulli(source: Arithmetic, probs: Tensor, **_: Any) -> Tensor:
+def _bernoulli(source: Arithmetic, probs: Tensor, **_: object) -> Tensor:
     return source.bernoulli(probs)
 
 
-def _multinomial(source: Arithmetic, probs: Tensor, count: int, replacement: bool = False, **_: Any) -> Tensor:
+def _multinomial(source: Arithmetic, probs: Tensor, count: int, replacement: bool = False, **_: object) -> Tensor:
     if not replacement and count > 1:
         raise NotImplementedError("multinomial without replacement")
     return source.index(probs.unsqueeze(-2).expand(*probs.shape[:-1], count, probs.shape[-1]))
 
 
-def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: Any) -> Tensor:
+def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: object) -> Tensor:
     with torch.no_grad():
         value = source.log_gamma(concentration).exp().clamp_min(torch.finfo(concentration.dtype).tiny)
     if not (torch.is_grad_enabled() and concentration.requires_grad):
@@ -320,7 +349,7 @@ def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: Any) -> Tens
     return value + slope * (concentration - concentration.detach())
 
 
-def _dirichlet(source: Arithmetic, concentration: Tensor, **_: Any) -> Tensor:
+def _dirichlet(source: Arithmetic, concentration: Tensor, **_: object) -> Tensor:
     return source.dirichlet(concentration)
 
 
@@ -328,7 +357,7 @@ def _one_hot(source: Arithmetic, index: Tensor, num_classes: int = -1) -> Tensor
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(torch.int64)
 
 
-_FUNCTIONAL: Mapping[Any, Callable[..., Tensor]] = {
+_FUNCTIONAL: Mapping[Callable[..., object], Callable[..., Tensor]] = {
     torch.rand: _rand,
     torch.randn: _randn,
     torch.rand_like: lambda source, like, **_: source.uniform(like.shape, like),

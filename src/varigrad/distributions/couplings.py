@@ -10,7 +10,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ class Coupling(ABC):
 
     @abstractmethod
     def refusal(self, particles: int) -> tuple[str, str] | None:
-        """Why it cannot couple so many particles, at least 2, and what to try instead; None if it can."""
+        """Why it cannot couple so many particles (at least 2), and what to try instead; None if it can."""
 
     @abstractmethod
     def numbers(self, source: Source, particles: int, count: int, like: Tensor, normal: bool) -> Tensor:
@@ -89,8 +88,12 @@ class Coupled(Arithmetic):
 
     def __init__(self, source: Source, coupling: Coupling, batch: Sequence[int], axis: int, rounds: int = 0) -> None:
         super().__init__(source.generator)
-        self.site = source.site
-        self.source, self.coupling, self.batch, self.axis, self.rounds = source, coupling, tuple(batch), axis, rounds
+        self.site: str = source.site
+        self.source: Source = source
+        self.coupling: Coupling = coupling
+        self.batch: tuple[int, ...] = tuple(batch)
+        self.axis: int = axis
+        self.rounds: int = rounds
 
     def on(self, device: torch.device) -> torch.Generator | None:
         return self.source.on(device)
@@ -104,19 +107,21 @@ class Coupled(Arithmetic):
     def log_gamma(self, concentration: Tensor) -> Tensor:
         return Arithmetic.log_gamma(Coupled(self.source, self.coupling, self.batch, self.axis, 1), concentration)
 
-    def by_torch(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        raise self._refusal(f"torch.{function.__name__} draws it, and cannot be given its random numbers")
+    def by_torch(
+        self, function: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Tensor:
+        raise self._error(f"torch.{function.__name__} draws it, and cannot be given its random numbers")
 
     def _numbers(self, shape: Sequence[int], like: Tensor, normal: bool) -> Tensor:
         end = self.rounds + len(self.batch)
         if tuple(shape[self.rounds : end]) != self.batch:
-            raise self._refusal(f"it asks for random numbers of shape {tuple(shape)}, and its batch is {self.batch}")
+            raise self._error(f"it asks for random numbers of shape {tuple(shape)}, and its batch is {self.batch}")
         axis = self.rounds + self.axis
         particles, rest = shape[axis], [n for d, n in enumerate(shape) if d != axis]
         numbers = self.coupling.numbers(self.source, particles, math.prod(rest), like, normal)
         return numbers.reshape(particles, *rest).movedim(0, axis)
 
-    def _refusal(self, because: str) -> SiteError:
+    def _error(self, because: str) -> SiteError:
         kind = type(self.coupling).__name__
         return SiteError(
             f"{kind} cannot couple the particles' draws", site=self.site, because=because, try_="Pathwise()"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import sum_rightmost
+from varigrad.shapes import Shape, sum_rightmost
 
 
 class Delta(Methods, td.Distribution):
@@ -22,14 +22,17 @@ class Delta(Methods, td.Distribution):
         event_dim: how many rightmost dimensions of `value` are one event.
     """
 
-    arg_constraints = {"value": constraints.dependent, "log_density": constraints.real}
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "value": constraints.dependent,
+        "log_density": constraints.real,
+    }
     has_rsample = True
 
     def __init__(self, value: Tensor, log_density: Tensor | float = 0.0, event_dim: int = 0) -> None:
-        self.value = torch.as_tensor(value)
+        self.value: Tensor = torch.as_tensor(value)
         batch = self.value.shape[: self.value.dim() - event_dim]
         log_density = torch.as_tensor(log_density, dtype=torch.get_default_dtype(), device=self.value.device)
-        self.log_density = log_density.expand(batch)
+        self.log_density: Tensor = log_density.expand(batch)
         self.event_dims = event_dim
         td.Distribution.__init__(self, batch, self.value.shape[len(batch) :], validate_args=False)
 
@@ -45,14 +48,14 @@ class Delta(Methods, td.Distribution):
     def variance(self) -> Tensor:
         return torch.zeros_like(self.value)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         batch = torch.Size(batch_shape)
         return type(self)(self.value.expand(batch + self.event_shape), self.log_density.expand(batch), self.event_dims)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.value.expand(torch.Size(sample_shape) + self.value.shape)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.rsample(sample_shape).detach()  # a view of a leaf requires gradients even under no_grad
 
     def log_prob(self, value: Tensor) -> Tensor:

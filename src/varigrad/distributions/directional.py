@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from varigrad.distributions.constraints import sphere
 from varigrad.distributions.mixin import Methods
+from varigrad.shapes import Shape
 
 
 class VonMises3D(Methods, td.Distribution):
@@ -21,7 +22,7 @@ class VonMises3D(Methods, td.Distribution):
         concentration: `[*batch, 3]`: its direction is the mean's, its length the concentration.
     """
 
-    arg_constraints = {"concentration": constraints.real_vector}
+    arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.real_vector}
     support = sphere
 
     def __init__(self, concentration: Tensor, validate_args: bool | None = None) -> None:
@@ -30,10 +31,10 @@ class VonMises3D(Methods, td.Distribution):
         self.concentration = concentration
         self._begin(concentration.shape[:-1], torch.Size((3,)), validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return self._as_told(type(self)(self.concentration.expand(torch.Size(batch_shape) + self.event_shape)))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             length = self.concentration.norm(dim=-1)
@@ -66,7 +67,7 @@ class ProjectedNormal(Methods, td.Distribution):
         concentration: `[*batch, d]`, the mean of the vector. Densities exist for `d` of 2 and 3.
     """
 
-    arg_constraints = {"concentration": constraints.real_vector}
+    arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.real_vector}
     support = sphere
     has_rsample = True
 
@@ -77,21 +78,23 @@ class ProjectedNormal(Methods, td.Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean direction."""
+        """The mean direction, a vector of length one, `[*batch, d]`."""
         return self.mode
 
     @property
     def mode(self) -> Tensor:
-        return self.concentration / self.concentration.norm(dim=-1, keepdim=True)
+        result: Tensor = self.concentration / self.concentration.norm(dim=-1, keepdim=True)
+        return result
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return self._as_told(type(self)(self.concentration.expand(torch.Size(batch_shape) + self.event_shape)))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.concentration.dtype, device=self.concentration.device)
         vector = self.concentration + noise
-        return vector / vector.norm(dim=-1, keepdim=True)
+        result: Tensor = vector / vector.norm(dim=-1, keepdim=True)
+        return result
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""With :math:`t = c \cdot z`, the density is :math:`(2\pi)^{-d/2} e^{-|c|^2/2} \int_0^\infty r^{d-1}
@@ -105,8 +108,10 @@ class ProjectedNormal(Methods, td.Distribution):
         log_cdf = torch.special.log_ndtr(t)
         ratio = (-t.square() / 2 - 0.5 * math.log(2 * math.pi) - log_cdf).exp()  # phi / Phi
         if d == 2:
-            return rest + peak + log_cdf + torch.log((ratio + t).clamp(min=torch.finfo(t.dtype).tiny))
-        if d == 3:
+            moment = ratio + t
+        elif d == 3:
             moment = t.square() + 1 + t * ratio
-            return rest + peak + log_cdf + torch.log(moment.clamp(min=torch.finfo(t.dtype).tiny))
-        raise NotImplementedError(f"ProjectedNormal has a density in 2 and 3 dimensions, not in {d}")
+        else:
+            raise NotImplementedError(f"ProjectedNormal has a density in 2 and 3 dimensions, not in {d}")
+        log_prob: Tensor = rest + peak + log_cdf + torch.log(moment.clamp(min=torch.finfo(t.dtype).tiny))
+        return log_prob

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
+from varigrad.shapes import Shape
 
 
 class Empirical(Methods, td.Distribution):
@@ -24,7 +23,7 @@ class Empirical(Methods, td.Distribution):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.real
+    support: constraints.Constraint = constraints.real
     has_enumerate_support = True
 
     def __init__(self, samples: Tensor, log_weights: Tensor, validate_args: bool | None = None) -> None:
@@ -56,12 +55,12 @@ class Empirical(Methods, td.Distribution):
         centre = self.mean.unsqueeze(len(self.batch_shape))
         return self._average((self._samples - centre).square())
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Empirical:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Empirical:
         shape, weights = torch.Size(batch_shape), self._log_weights
         n = weights.shape[-1:]
         return type(self)(self._samples.expand(shape + n + self.event_shape), weights.expand(shape + n))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         shape, batch = torch.Size(sample_shape), self.batch_shape
         with torch.no_grad():
             probs = self._log_weights.softmax(-1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Size, Tensor
 from torch import distributions as td
 
 from varigrad.distributions.mixin import Wrapper
-from varigrad.shapes import broadcasts, join
+from varigrad.shapes import Shape, broadcasts, join
 
 
 class Expanded(Wrapper):
@@ -24,15 +24,15 @@ class Expanded(Wrapper):
         ValueError: it does not broadcast to that.
     """
 
-    def __init__(self, base: td.Distribution, batch_shape: Any = torch.Size()) -> None:
+    def __init__(self, base: td.Distribution, batch_shape: Shape = torch.Size()) -> None:
         shape = torch.Size(batch_shape)
         if not broadcasts(base.batch_shape, shape):
             raise ValueError(f"batch shape {tuple(base.batch_shape)} does not expand to {tuple(shape)}")
         self.base = base
         td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
-    has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
-    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]
+    has_rsample = property(lambda self: self.base.has_rsample)
+    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)
 
     @property
     def mean(self) -> Tensor:
@@ -42,16 +42,16 @@ class Expanded(Wrapper):
     def variance(self) -> Tensor:
         return self.base.variance.expand(self.batch_shape + self.event_shape)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         if not broadcasts(self.batch_shape, shape):
             raise ValueError(f"batch shape {tuple(self.batch_shape)} does not expand to {tuple(shape)}")
         return type(self)(self.base, shape)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self._spread(self.base.sample, torch.Size(sample_shape))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self._spread(self.base.rsample, torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -67,7 +67,10 @@ class Expanded(Wrapper):
         return values.expand((-1, *self.batch_shape, *self.event_shape)) if expand else values
 
     def _spread(self, draw: Callable[[Size], Tensor], sample_shape: Size) -> Tensor:
-        """`[*sample, *batch, *event]`: new elements are drawn as further samples, then moved to where they belong."""
+        """Draw `[*sample, *batch, *event]` from a distribution with fewer elements.
+
+        New elements are drawn as further samples, and then moved to where they belong.
+        """
         shape, first = self.batch_shape, len(sample_shape)
         old = (1,) * (len(shape) - len(self.base.batch_shape)) + tuple(self.base.batch_shape)
         grown = [d for d in range(len(shape)) if old[d] != shape[d]]

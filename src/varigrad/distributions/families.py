@@ -87,7 +87,7 @@ class Pareto(Methods, td.Pareto):
 
 
 class Poisson(Methods, td.Poisson):
-    """Counts at `rate`."""
+    """Counts whose mean and variance are `rate`."""
 
 
 class TransformedDistribution(Methods, td.TransformedDistribution):
@@ -99,7 +99,7 @@ class Uniform(Methods, td.Uniform):
 
 
 class VonMises(Methods, td.VonMises):
-    """Angles around `loc`."""
+    """Angles around `loc`, the closer the larger `concentration`."""
 
 
 class Weibull(Methods, td.Weibull):

@@ -1,15 +1,15 @@
 """The families that most programs are made of, with fewer operations behind the same densities.
 
 A step of a small model spends its time on the number of torch calls, forwards and again backwards. Hence: a parameter
-given as a number stays one (`Normal(z, 1.0)` needs no tensor, and no gradient, for its scale) until somebody asks for
-it; nothing is broadcast that fits already; and densities are written with fused operations.
+given as a number stays one (`Normal(z, 1.0)` needs no tensor, and no gradient, for its scale) until it is read;
+nothing is broadcast that fits already; and densities are written with fused operations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Never, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import distributions as td
 from torch.distributions.utils import broadcast_all
 
 from varigrad.distributions.mixin import Methods
+from varigrad.shapes import Shape
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -29,9 +30,9 @@ class Lazy(Generic[T]):
     As torch's `lazy_property`, which is for tensors.
     """
 
-    def __init__(self, make: Callable[[Any], T]) -> None:
+    def __init__(self, make: Callable[[Never], T]) -> None:
         self.make = make
-        self.name = make.__name__
+        self.name: str = make.__name__
 
     def __get__(self, instance: Any, owner: type) -> T:
         if instance is None:
@@ -42,6 +43,8 @@ class Lazy(Generic[T]):
 
 class Normal(Methods, td.Normal):
     """Gaussian, `loc` and `scale`."""
+
+    loc: Tensor
 
     _drawn: tuple[Tensor, Tensor] | None = None
     """The last value made from noise, and the noise."""
@@ -63,7 +66,7 @@ class Normal(Methods, td.Normal):
         """The number that was given, `[*batch]`."""
         return torch.full_like(self.loc, self._number, requires_grad=False)  # type: ignore[arg-type]
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         twin: Self = self._get_checked_instance(Normal, _instance)
         shape = torch.Size(batch_shape)
         twin.loc, twin._number = self.loc.expand(shape), self._number
@@ -111,7 +114,8 @@ class LogNormal(Methods, td.LogNormal):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The reparameterised draw; `noise`, `[*batch]`, is standard normal."""
-        base: Any = self.base_dist
+        base = self.base_dist
+        assert isinstance(base, Normal)
         exponent = base.from_noise(noise)
         value = exponent.exp()
         self._drawn = (value, exponent) if torch.is_grad_enabled() else None
@@ -119,8 +123,10 @@ class LogNormal(Methods, td.LogNormal):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._drawn is not None and value is self._drawn[0] and not self._validate_args:
-            return self.base_dist.log_prob(self._drawn[1]) - self._drawn[1]
-        return super().log_prob(value)
+            result: Tensor = self.base_dist.log_prob(self._drawn[1]) - self._drawn[1]
+        else:
+            result = super().log_prob(value)
+        return result
 
 
 class HalfCauchy(Methods, td.HalfCauchy):
@@ -146,7 +152,8 @@ class HalfCauchy(Methods, td.HalfCauchy):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._number is None or self._validate_args:
-            return super().log_prob(value)
+            result: Tensor = super().log_prob(value)
+            return result
         log_prob = math.log(2 / (math.pi * self._number)) - (value / self._number).square().log1p()
         return torch.where(value >= 0, log_prob, -torch.inf)
 
@@ -177,10 +184,12 @@ class Beta(Methods, td.Beta):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._numbers is None or self._validate_args:
-            return super().log_prob(value)
+            result: Tensor = super().log_prob(value)
+            return result
         a, b = self._numbers
         normaliser = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-        return torch.xlogy(a - 1, value) + torch.special.xlog1py(b - 1, -value) - normaliser
+        result = torch.xlogy(a - 1, value) + torch.special.xlog1py(b - 1, -value) - normaliser
+        return result
 
 
 class Bernoulli(Methods, td.Bernoulli):
@@ -243,5 +252,5 @@ class Categorical(Methods, td.Categorical):
 
 
 def _positive_number(value: object) -> float | None:
-    """`value`, if it is a number of which no check can complain."""
+    """The value, if it is a number that no check would refuse; else None."""
     return value if isinstance(value, (float, int)) and 0 < value < math.inf else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
 from varigrad.distributions.unconstrained import is_identity
-from varigrad.shapes import sum_rightmost
+from varigrad.shapes import Shape, sum_rightmost
 
 
 class Flattened(Methods, td.Distribution):
@@ -31,7 +31,7 @@ class Flattened(Methods, td.Distribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     has_rsample = True
-    support = constraints.real_vector
+    support: constraints.Constraint = constraints.real_vector
 
     def __init__(
         self,
@@ -41,19 +41,19 @@ class Flattened(Methods, td.Distribution):
         plates: Sequence[int],
     ) -> None:
         self.base = base
-        self.transforms = tuple(transforms)
-        self.shapes = tuple(shapes)
-        self.plates = tuple(plates)
-        self.sizes = tuple(shape.numel() for shape in shapes)
+        self.transforms: tuple[td.Transform, ...] = tuple(transforms)
+        self.shapes: tuple[torch.Size, ...] = tuple(shapes)
+        self.plates: tuple[int, ...] = tuple(plates)
+        self.sizes: tuple[int, ...] = tuple(shape.numel() for shape in shapes)
         td.Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return type(self)(self.base.expand(batch_shape), self.transforms, self.shapes, self.plates)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.base.rsample(sample_shape)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.base.sample(sample_shape)
 
     def pieces(self, vector: Tensor) -> list[Tensor]:
@@ -69,7 +69,7 @@ class Flattened(Methods, td.Distribution):
         return found
 
     def values(self, vector: Tensor) -> list[Tensor]:
-        """What the vector stands for, each `[*batch, *plates, *event]`."""
+        """The values that the vector stands for, each `[*batch, *plates, *event]`."""
         return [t if is_identity(f) else f(t) for f, t in zip(self.transforms, self.pieces(vector), strict=True)]
 
     def log_slope(self, vector: Tensor) -> Tensor:

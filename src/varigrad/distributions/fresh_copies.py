@@ -10,7 +10,7 @@ from __future__ import annotations
 from copy import copy
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from weakref import ref
 
 from torch import Size, Tensor, nn
@@ -22,6 +22,8 @@ from varigrad.distributions.fast_families import Lazy
 from varigrad.distributions.flows.base import TransformModule
 from varigrad.distributions.tensor_walk import is_known_type
 from varigrad.distributions.unit import Unit
+
+P = TypeVar("P", bound=td.Distribution | td.Transform)
 
 _FAMILIES = (
     td.Beta, td.Cauchy, td.Dirichlet, td.Exponential, td.Gamma, td.Gumbel, td.HalfCauchy, td.HalfNormal,
@@ -46,7 +48,7 @@ _NUMBERS = frozenset({Tensor, nn.Parameter, Size, bool, int, float, type(None)})
 
 
 def fresh(distribution: td.Distribution) -> td.Distribution:
-    """The distribution, or, where anything in it could remember, a copy of it that does not.
+    """The distribution itself or, where anything in it could remember results, a copy that does not.
 
     The copy shares all tensors and modules. What is computed of it, or drawn from it, stays with the copy.
     """
@@ -69,7 +71,7 @@ def _memory_of(kind: type) -> _Memory:
     return _Memory.ITSELF if lazy else _Memory.PARTS
 
 
-def _remembers(part: Any, seen: set[int]) -> bool:
+def _remembers(part: object, seen: set[int]) -> bool:
     """Whether a distribution or transform, or anything in it, could keep results."""
     seen.add(id(part))
     memory = _memory_of(type(part))  # type: ignore[arg-type]
@@ -88,7 +90,7 @@ def _remembers(part: Any, seen: set[int]) -> bool:
     return False
 
 
-def _twin(part: Any, twins: dict[int, Any]) -> Any:
+def _twin(part: P, twins: dict[int, object]) -> P:
     """A copy of a distribution or transform, and of all that it is made of, that has forgotten what was computed."""
     twin = twins[id(part)] = object.__new__(type(part))
     own = twin.__dict__
@@ -102,22 +104,22 @@ def _twin(part: Any, twins: dict[int, Any]) -> Any:
     return twin
 
 
-def _inside(value: Any, twins: dict[int, Any]) -> Any:
+def _inside(value: Any, twins: dict[int, object]) -> object:
     if isinstance(value, _REMEMBERING):
         return twins[id(value)] if id(value) in twins else _twin(value, twins)
     kind = type(value)
     return kind([_inside(entry, twins) for entry in value]) if kind is list or kind is tuple else value
 
 
-def _forget(part: Any) -> None:
+def _forget(part: object) -> None:
     """Take away what was computed of a part before; containers of a user's class are not shared."""
-    own = part.__dict__
+    own: dict[str, Any] = part.__dict__
     if "_cached_x_y" in own:
         own["_cached_x_y"] = None, None
     given = own.get("_param")
     if given is not None and "probs" in own and "logits" in own:
         del own["logits" if own["probs"] is given else "probs"]
-    kind: Any = type(part)
+    kind: type = type(part)
     if not is_known_type(kind) and not isinstance(part, nn.Module):
         own.update({name: copy(value) for name, value in own.items() if isinstance(value, (dict, set))})
     for name in ("_gamma", *_cached_by(kind)):  # the first is a negative binomial's
@@ -126,7 +128,7 @@ def _forget(part: Any) -> None:
 
 @lru_cache(maxsize=1024)
 def _cached_by(kind: type) -> tuple[str, ...]:
-    """Names of what a class of the user's computes once and keeps."""
+    """Names of the attributes that a class of the user's computes once and keeps."""
     return tuple(
         name for parent in kind.__mro__ for name, entry in vars(parent).items() if isinstance(entry, cached_property)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class ImproperUniform(Methods, td.Distribution):
@@ -24,19 +24,19 @@ class ImproperUniform(Methods, td.Distribution):
     arg_constraints: dict[str, constraints.Constraint] = {}
 
     def __init__(
-        self, support: constraints.Constraint, batch_shape: Any, event_shape: Any, validate_args: bool | None = None
+        self, support: constraints.Constraint, batch_shape: Shape, event_shape: Shape, validate_args: bool | None = None
     ) -> None:
         self._support = support
         td.Distribution.__init__(self, torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
 
     @constraints.dependent_property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return self._support
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> ImproperUniform:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> ImproperUniform:
         return type(self)(self._support, batch_shape, self.event_shape)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> NoReturn:
+    def sample(self, sample_shape: Shape = torch.Size()) -> NoReturn:
         raise NotImplementedError("an improper distribution has no draws; give the site a value, or a guide")
 
     def log_prob(self, value: Tensor) -> Tensor:

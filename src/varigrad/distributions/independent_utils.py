@@ -13,7 +13,7 @@ NUMBERS = 2**24
 
 
 def inner_of(distribution: td.Distribution) -> tuple[Any, int]:
-    """What is inside `.to_event`, and how many dimensions that has declared to be coordinates."""
+    """The distribution inside `.to_event`, and how many dimensions have been declared coordinates."""
     dims = 0
     while isinstance(distribution, td.Independent):
         dims += distribution.reinterpreted_batch_ndims
@@ -21,7 +21,7 @@ def inner_of(distribution: td.Distribution) -> tuple[Any, int]:
     return distribution, dims
 
 
-def count_of(distribution: Any) -> int | None:
+def count_of(distribution: td.Distribution) -> int | None:
     """How many values one choice can take; None if they are not finitely many. Of torch's families they are counted
     without being listed, which for one-hot vectors takes their number squared.
     """

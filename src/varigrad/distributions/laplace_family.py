@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from varigrad.distributions.univariate import Univariate
+from varigrad.shapes import Shape
 
 
 class SoftLaplace(Univariate):
@@ -20,8 +20,8 @@ class SoftLaplace(Univariate):
         scale: `[*batch]`, positive.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
+    arg_constraints: dict[str, constraints.Constraint] = {"loc": constraints.real, "scale": constraints.positive}
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -37,7 +37,7 @@ class SoftLaplace(Univariate):
     def variance(self) -> Tensor:
         return (self.scale * (math.pi / 2)).square()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.icdf(self._uniform(sample_shape, self.loc))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -60,8 +60,12 @@ class AsymmetricLaplace(Univariate):
         asymmetry: `[*batch]`, positive; the square root of the ratio of the left scale to the right.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive, "asymmetry": constraints.positive}
-    support = constraints.real
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "asymmetry": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -93,7 +97,7 @@ class AsymmetricLaplace(Univariate):
     def variance(self) -> Tensor:
         return self.left_scale.square() + self.right_scale.square()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         left, right = (-self._uniform(sample_shape, self.loc).log() for _ in range(2))
         return self.loc + self.right_scale * right - self.left_scale * left
 
@@ -113,13 +117,13 @@ class SoftAsymmetricLaplace(Univariate):
         softness: `[*batch]`, positive.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "loc": constraints.real,
         "scale": constraints.positive,
         "asymmetry": constraints.positive,
         "softness": constraints.positive,
     }
-    support = constraints.real
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -157,7 +161,7 @@ class SoftAsymmetricLaplace(Univariate):
     def variance(self) -> Tensor:
         return self.left_scale.square() + self.right_scale.square() + self.soft_scale.square()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         left, right = (-self._uniform(sample_shape, self.loc).log() for _ in range(2))
         normal = torch.randn(left.shape, dtype=left.dtype, device=left.device)
         return self.loc + self.soft_scale * normal + self.right_scale * right - self.left_scale * left
@@ -167,6 +171,7 @@ class SoftAsymmetricLaplace(Univariate):
 
         def tail(x: Tensor, scale: Tensor) -> Tensor:
             # The convolution of exp(-x / scale) on x > 0 with the Normal.
-            return (soft / scale).square() / 2 - x / scale + torch.special.log_ndtr(x / soft - soft / scale)
+            result: Tensor = (soft / scale).square() / 2 - x / scale + torch.special.log_ndtr(x / soft - soft / scale)
+            return result
 
         return torch.logaddexp(tail(d, right), tail(-d, left)) - (left + right).log()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 
 from varigrad.distributions.mixin import Methods
 from varigrad.distributions.univariate import Univariate
+from varigrad.shapes import Shape
 
 
 class Logistic(Methods, td.Distribution):
@@ -23,8 +24,11 @@ class Logistic(Methods, td.Distribution):
         scale: `[*batch]`, positive.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
+    loc: Tensor
+    scale: Tensor
+
+    arg_constraints: dict[str, constraints.Constraint] = {"loc": constraints.real, "scale": constraints.positive}
+    support: constraints.Constraint = constraints.real
     has_rsample = True
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
@@ -39,10 +43,10 @@ class Logistic(Methods, td.Distribution):
     def variance(self) -> Tensor:
         return (self.scale * torch.pi).square() / 3
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return self._as_told(type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape)))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
         tiny = torch.finfo(uniform.dtype).tiny
@@ -71,8 +75,12 @@ class SkewLogistic(Univariate):
         asymmetry: `[*batch]`, positive.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive, "asymmetry": constraints.positive}
-    support = constraints.real
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "asymmetry": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -88,7 +96,7 @@ class SkewLogistic(Univariate):
     ) -> None:
         self._keep(validate_args, loc=loc, scale=scale, asymmetry=asymmetry)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.icdf(self._uniform(sample_shape, self.loc))
 
     def log_prob(self, value: Tensor) -> Tensor:

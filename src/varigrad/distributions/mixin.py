@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import torch
 from torch import Size, Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
+
+if TYPE_CHECKING:  # a mixin's methods are those of the family behind it
+    _Family = td.Distribution
+else:
+    _Family = object
 
 
-class Methods:
+class Methods(_Family):
     """Mixin in front of a `torch.distributions` family. Arguments are checked by the engine, not at construction.
 
     torch checks parameters and values on every construction and every density, which forces a synchronisation
@@ -21,8 +26,8 @@ class Methods:
     """
 
     _validate_args = False
-    unchecked = False
-    """Whether `validate_args=False` was said: then nobody asks whether values are in the support."""
+    unchecked: bool = False
+    """Whether `validate_args=False` was said: then values are not checked against the support."""
 
     if not TYPE_CHECKING:  # type checkers see the signatures of torch's families
 
@@ -47,37 +52,41 @@ class Methods:
             self.__dict__.update(state)
 
     def _said(self, validate_args: bool | None) -> None:
-        """Note what a constructor was told."""
+        """Keep what a constructor was told about validation."""
         if validate_args is False:
             self.unchecked = True
 
-    def _as_told(self: Any, twin: Any) -> Any:
-        """A copy of another shape, which is checked if this distribution is."""
+    def _as_told(self, twin: M) -> M:
+        """Give a copy of another shape this distribution's setting for validation."""
         if twin.unchecked is not self.unchecked:
             twin.unchecked = self.unchecked
         return twin
 
-    def _begin(self: Any, batch: Size, event: Size, validate_args: bool | None) -> None:
-        """The end of a constructor: torch's own part, which looks at parameters if it was asked to."""
+    def _begin(self, batch: Size, event: Size, validate_args: bool | None) -> None:
+        """Run the end of a constructor: torch's own part, which checks parameters if it was asked to."""
         td.Distribution.__init__(self, batch, event, validate_args=bool(validate_args))
         self._said(validate_args)
 
-    def to_event(self: Any, dims: int | None = None) -> Any:
+    def to_event(self, dims: int | None = None) -> Independent | Self:
         """Declare the `dims` rightmost batch dimensions (default: all) one event: dependent, summed over."""
         dims = len(self.batch_shape) if dims is None else dims
         return Independent(self, dims) if dims else self
 
-    def mask(self: Any, mask: Tensor | bool) -> Masked:
+    def mask(self, mask: Tensor | bool) -> Masked:
         """Ignore the density where `mask`, `[*batch]`, is False; draws stay as they are."""
         return Masked(self, mask)
 
-    def expand_by(self: Any, sample_shape: Size | tuple[int, ...]) -> Any:
+    def expand_by(self, sample_shape: Shape) -> Self:
         """Independent copies: batch shape `[*sample_shape, *batch]`."""
-        return self.expand(torch.Size(sample_shape) + self.batch_shape)
+        result: Self = self.expand(torch.Size(sample_shape) + self.batch_shape)
+        return result
+
+
+M = TypeVar("M", bound=Methods)
 
 
 class _Inverse:
-    """An inverse transform in a pickle or copy: torch's own forgets there what it is the inverse of."""
+    """An inverse transform in a pickle or a copy; torch's own forgets there what it is the inverse of."""
 
     def __init__(self, of: td.Transform) -> None:
         self.of = of
@@ -87,7 +96,7 @@ def _is_inverse(transform: td.Transform) -> bool:
     return type(transform).__name__ == "_InverseTransform"
 
 
-class Independent(Methods, td.Independent):
+class Independent(Methods, td.Independent[td.Distribution]):
     """Some batch dimensions of `base_distribution` declared one event."""
 
 
@@ -98,7 +107,7 @@ class Wrapper(Methods, td.Distribution):
     base: td.Distribution
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint | None:
         return self.base.support
 
     @property
@@ -109,7 +118,7 @@ class Wrapper(Methods, td.Distribution):
     def variance(self) -> Tensor:
         return self.base.variance
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.base.sample(sample_shape)
 
 
@@ -123,20 +132,20 @@ class Masked(Wrapper):
 
     def __init__(self, base: td.Distribution, mask: Tensor | bool) -> None:
         self.base = base
-        self.density_mask = torch.as_tensor(mask)
+        self.density_mask: Tensor = torch.as_tensor(mask)
         if self.density_mask.dtype != torch.bool:
             raise TypeError(f"a mask is a bool tensor, got {self.density_mask.dtype}")
         shape = join(base.batch_shape, self.density_mask.shape)
-        self.base = base if shape == base.batch_shape else base.expand(shape)
+        self.base: td.Distribution = base if shape == base.batch_shape else base.expand(shape)
         td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
-    has_rsample = property(lambda self: self.base.has_rsample)  # type: ignore[assignment]
-    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)  # type: ignore[assignment]
+    has_rsample = property(lambda self: self.base.has_rsample)
+    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return type(self)(self.base.expand(batch_shape), self.density_mask)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self.base.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -150,15 +159,27 @@ class Masked(Wrapper):
 
 
 def masked(log_prob: Tensor, mask: Tensor) -> Tensor:
-    """Zero where `mask` is False. The gradient there is zero if the density is of a `filled` value."""
+    """A log-density that is zero where a mask is False.
+
+    The gradient there is zero as well, if the density is that of a `filled` value.
+
+    Args:
+        log_prob: `[*batch]`.
+        mask: bool, `[*batch]`.
+    """
     return torch.where(mask, log_prob, torch.zeros((), dtype=log_prob.dtype, device=log_prob.device))
 
 
 def filled(distribution: td.Distribution, value: Tensor, mask: Tensor) -> Tensor:
-    """`value` with one from the support where `mask`, `[*batch]`, is False.
+    """`value` with one from the support where a mask is False.
 
-    What is missing may be coded as anything. NaN times a gradient of zero is NaN, so it has to go before the density
-    is taken, not after.
+    What is missing may be coded as anything. NaN times a gradient of zero is NaN, so it has to go before the density is
+    taken, not after.
+
+    Args:
+        distribution: the distribution whose support counts.
+        value: `[*batch, *event]`.
+        mask: bool, `[*batch]`.
     """
     event = len(distribution.event_shape)
     return torch.where(
@@ -190,7 +211,8 @@ def _harmless(distribution: td.Distribution, value: Tensor) -> Tensor | int:
     try:
         transform = td.transform_to(support)
         centre = value.new_zeros(transform.inverse_shape(shape[len(shape) - support.event_dim :]))
-        return transform(centre).to(value.dtype)
+        result: Tensor | int = transform(centre).to(value.dtype)
+        return result
     except NotImplementedError:
         return 0
 
@@ -206,6 +228,8 @@ def unmasked(distribution: td.Distribution) -> td.Distribution:
     return distribution
 
 
-@td.register_kl(Masked, Masked)
 def _kl_masked(p: Masked, q: Masked) -> Tensor:
     return masked(td.kl_divergence(p.base, q.base), p.density_mask & q.density_mask)
+
+
+td.register_kl(Masked, Masked)(_kl_masked)

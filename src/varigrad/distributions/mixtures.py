@@ -14,7 +14,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods, filled
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class MaskedMixture(Methods, td.Distribution):
@@ -51,16 +51,17 @@ class MaskedMixture(Methods, td.Distribution):
             shapes = f"{tuple(component0.event_shape)} and {tuple(component1.event_shape)}"
             raise ValueError(f"components have event shapes {shapes}")
         shape = join(mask.shape, component0.batch_shape, component1.batch_shape)
-        self.density_mask = mask.expand(shape)
+        self.density_mask: Tensor = mask.expand(shape)
         self.component0, self.component1 = component0.expand(shape), component1.expand(shape)
         td.Distribution.__init__(self, shape, component0.event_shape, validate_args=False)
         self._said(validate_args)
 
-    has_rsample = property(lambda self: self.component0.has_rsample and self.component1.has_rsample)  # type: ignore[assignment]
+    has_rsample = property(lambda self: self.component0.has_rsample and self.component1.has_rsample)
 
     @constraints.dependent_property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         first, second = self.component0.support, self.component1.support
+        assert first is not None and second is not None
         return first if first is second else _Either(self.density_mask, first, second)
 
     @property
@@ -71,15 +72,15 @@ class MaskedMixture(Methods, td.Distribution):
     def variance(self) -> Tensor:
         return self._pick(self.component0.variance, self.component1.variance)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         components = self.component0.expand(shape), self.component1.expand(shape)
         return self._as_told(type(self)(self.density_mask.expand(shape), *components))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self._pick(self.component0.sample(sample_shape), self.component1.sample(sample_shape))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self._pick(self.component0.rsample(sample_shape), self.component1.rsample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -97,13 +98,13 @@ class MaskedMixture(Methods, td.Distribution):
 class _Either(constraints.Constraint):
     """One constraint where a mask is True, another where it is not."""
 
-    def __init__(self, mask: Tensor, first: Any, second: Any) -> None:
+    def __init__(self, mask: Tensor, first: constraints.Constraint, second: constraints.Constraint) -> None:
         self.mask, self.first, self.second = mask, first, second
 
     is_discrete = property(lambda self: self.first.is_discrete)
     event_dim = property(lambda self: self.first.event_dim)
 
-    def check(self, value: Any) -> Tensor:
+    def check(self, value: Tensor) -> Tensor:
         return torch.where(self.mask, self.second.check(value), self.first.check(value))
 
 
@@ -116,12 +117,12 @@ class MixtureOfNormals(Methods, td.Distribution):
         component_logits: `[*batch, k]`, weights up to a constant.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "locs": constraints.independent(constraints.real, 2),
         "scales": constraints.independent(constraints.positive, 2),
         "component_logits": constraints.real_vector,
     }
-    support = constraints.real_vector
+    support: constraints.Constraint = constraints.real_vector
     has_rsample = True
 
     def __init__(
@@ -129,8 +130,9 @@ class MixtureOfNormals(Methods, td.Distribution):
     ) -> None:
         batch = join(locs.shape[:-2], scales.shape[:-2], component_logits.shape[:-1])
         k, d = join(locs.shape[-2:], scales.shape[-2:])
-        self.locs, self.scales = locs.expand(*batch, k, d), scales.expand(*batch, k, d)
-        self.component_logits = component_logits.expand(*batch, k)
+        self.locs: Tensor = locs.expand(*batch, k, d)
+        self.scales: Tensor = scales.expand(*batch, k, d)
+        self.component_logits: Tensor = component_logits.expand(*batch, k)
         self._begin(batch, torch.Size((d,)), validate_args)
 
     @property
@@ -146,7 +148,7 @@ class MixtureOfNormals(Methods, td.Distribution):
     def _weights(self) -> Tensor:
         return self.component_logits.softmax(-1).unsqueeze(-1)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         matrix = shape + self.locs.shape[-2:]
         logits = self.component_logits.expand(shape + self.component_logits.shape[-1:])
@@ -155,7 +157,7 @@ class MixtureOfNormals(Methods, td.Distribution):
         MixtureOfNormals.__init__(twin, self.locs.expand(matrix), self.scales.expand(matrix), logits)
         return twin
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             which = td.Categorical(logits=self.component_logits, validate_args=False).sample(torch.Size(sample_shape))
@@ -164,7 +166,7 @@ class MixtureOfNormals(Methods, td.Distribution):
             loc, scale = (p.gather(-2, row)[..., 0, :] for p in wide)
             return loc + scale * torch.randn(shape, dtype=loc.dtype, device=loc.device)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         value = self.sample(sample_shape)
         moved = [self.locs, self.scales, self.component_logits]
         if not (torch.is_grad_enabled() and any(p.requires_grad for p in moved)):

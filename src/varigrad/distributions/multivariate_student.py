@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class MultivariateStudentT(Methods, td.Distribution):
@@ -23,20 +23,21 @@ class MultivariateStudentT(Methods, td.Distribution):
         scale_tril: `[*batch, d, d]`, lower-triangular with a positive diagonal.
     """
 
-    arg_constraints = {
+    arg_constraints: dict[str, constraints.Constraint] = {
         "df": constraints.positive,
         "loc": constraints.real_vector,
         "scale_tril": constraints.lower_cholesky,
     }
-    support = constraints.real_vector
+    support: constraints.Constraint = constraints.real_vector
     has_rsample = True
 
     def __init__(self, df: Tensor | float, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
         df = torch.as_tensor(df, dtype=loc.dtype, device=loc.device)
         batch = join(df.shape, loc.shape[:-1], scale_tril.shape[:-2])
         d = loc.shape[-1:]
-        self.df, self.loc = df.expand(batch), loc.expand(batch + d)
-        self.scale_tril = scale_tril.expand(batch + d + d)
+        self.df: Tensor = df.expand(batch)
+        self.loc: Tensor = loc.expand(batch + d)
+        self.scale_tril: Tensor = scale_tril.expand(batch + d + d)
         self._begin(batch, d, validate_args)
 
     @property
@@ -46,7 +47,7 @@ class MultivariateStudentT(Methods, td.Distribution):
 
     @property
     def precision_matrix(self) -> Tensor:
-        """Its inverse."""
+        """The inverse of the scale matrix, `[*batch, d, d]`."""
         return torch.cholesky_inverse(self.scale_tril)
 
     @property
@@ -59,12 +60,12 @@ class MultivariateStudentT(Methods, td.Distribution):
         finite = self.scale_tril.square().sum(-1) * df / (df - 2)
         return torch.where(df > 2, finite, torch.where(df > 1, torch.inf, torch.nan))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape, d = torch.Size(batch_shape), self.event_shape
         twin = type(self)(self.df.expand(shape), self.loc.expand(shape + d), self.scale_tril.expand(shape + d + d))
         return self._as_told(twin)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         normal = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         chi2 = td.Chi2(self.df, validate_args=False).rsample(torch.Size(sample_shape))
@@ -77,4 +78,5 @@ class MultivariateStudentT(Methods, td.Distribution):
         squares = torch.linalg.solve_triangular(tril, deviation, upper=False).squeeze(-1).square().sum(-1)
         volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         normaliser = ((df + d) / 2).lgamma() - (df / 2).lgamma() - d / 2 * (df * math.pi).log() - volume
-        return normaliser - (df + d) / 2 * (squares / df).log1p()
+        result: Tensor = normaliser - (df + d) / 2 * (squares / df).log1p()
+        return result

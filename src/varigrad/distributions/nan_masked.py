@@ -28,4 +28,5 @@ class NanMaskedMultivariateNormal(MultivariateNormal):
         eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
         joint = MultivariateNormal(loc, torch.where(both, eye, self.covariance_matrix))
         constant = -0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=loc.dtype))
-        return joint.log_prob(value) - missing.sum(-1) * constant
+        result: Tensor = joint.log_prob(value) - missing.sum(-1) * constant
+        return result

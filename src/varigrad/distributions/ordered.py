@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch import distributions as td
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.fast_families import Categorical
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class OrderedLogistic(Categorical):
@@ -21,13 +22,16 @@ class OrderedLogistic(Categorical):
         cutpoints: `[*batch, categories - 1]`, increasing.
     """
 
-    arg_constraints = {"predictor": constraints.real, "cutpoints": constraints.real_vector}
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "predictor": constraints.real,
+        "cutpoints": constraints.real_vector,
+    }
 
     def __init__(self, predictor: Tensor | float, cutpoints: Tensor, validate_args: bool | None = None) -> None:
         score = torch.as_tensor(predictor, dtype=cutpoints.dtype, device=cutpoints.device)
         shape = join(score.shape, cutpoints.shape[:-1])
-        self.predictor = score.expand(shape)
-        self.cutpoints = cutpoints.expand(shape + cutpoints.shape[-1:])
+        self.predictor: Tensor = score.expand(shape)
+        self.cutpoints: Tensor = cutpoints.expand(shape + cutpoints.shape[-1:])
         upper = self.cutpoints - self.predictor.unsqueeze(-1)
         ends = upper.new_full((*shape, 1), torch.inf)
         below, above = torch.cat([upper, ends], -1), torch.cat([-ends, upper], -1)
@@ -37,7 +41,7 @@ class OrderedLogistic(Categorical):
         self._validate_args = bool(validate_args)
         self._said(validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         cutpoints = self.cutpoints.expand(shape + self.cutpoints.shape[-1:])
         return self._as_told(type(self)(self.predictor.expand(shape), cutpoints))

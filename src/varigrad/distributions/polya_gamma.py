@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Methods
+from varigrad.shapes import Shape
 
 
 class TruncatedPolyaGamma(Methods, td.Distribution):
@@ -23,20 +24,20 @@ class TruncatedPolyaGamma(Methods, td.Distribution):
         Polson, Scott, Windle (2013), Bayesian inference for logistic models using Polya-Gamma latent variables.
     """
 
-    truncation_point = 2.5
+    truncation_point: float = 2.5
     terms = 200
     arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.interval(0, truncation_point)
+    support: constraints.Constraint = constraints.interval(0, truncation_point)
 
     def __init__(self, prototype: Tensor, validate_args: bool | None = None) -> None:
         self.prototype = prototype
         td.Distribution.__init__(self, prototype.shape, validate_args=False)
         self._said(validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return self._as_told(type(self)(self.prototype.expand(torch.Size(batch_shape))))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = (self.terms, *self._extended_shape(torch.Size(sample_shape)))
             k = torch.arange(0.5, self.terms, dtype=self.prototype.dtype, device=self.prototype.device)

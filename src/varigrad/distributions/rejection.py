@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from varigrad.distributions.mixin import Methods
+from varigrad.shapes import Shape
 
 
 class RejectionGamma(Methods, td.Distribution):
@@ -32,8 +33,14 @@ class RejectionGamma(Methods, td.Distribution):
         rate: `[*batch]`, positive.
     """
 
-    arg_constraints = {"concentration": constraints.greater_than_eq(1.0), "rate": constraints.positive}
-    support = constraints.positive
+    concentration: Tensor
+    rate: Tensor
+
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "concentration": constraints.greater_than_eq(1.0),
+        "rate": constraints.positive,
+    }
+    support: constraints.Constraint = constraints.positive
     has_rsample = True
 
     def __init__(
@@ -50,10 +57,10 @@ class RejectionGamma(Methods, td.Distribution):
     def variance(self) -> Tensor:
         return self.concentration / self.rate.square()
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return self._as_told(type(self)(self.concentration.expand(batch_shape), self.rate.expand(batch_shape)))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
             value = torch._standard_gamma(self.concentration.expand(shape)) / self.rate
@@ -112,30 +119,31 @@ class Rejector(Methods, td.Distribution):
         log_prob_accept: Callable[[Tensor], Tensor],
         log_scale: Tensor | float,
         *,
-        batch_shape: Any = None,
-        event_shape: Any = None,
+        batch_shape: Shape | None = None,
+        event_shape: Shape | None = None,
     ) -> None:
-        self.propose, self.log_prob_accept = propose, log_prob_accept
-        self.log_scale = torch.as_tensor(log_scale)
+        self.propose: td.Distribution = propose
+        self.log_prob_accept: Callable[[Tensor], Tensor] = log_prob_accept
+        self.log_scale: Tensor = torch.as_tensor(log_scale)
         shape = propose.batch_shape if batch_shape is None else torch.Size(batch_shape)
         event = propose.event_shape if event_shape is None else torch.Size(event_shape)
         td.Distribution.__init__(self, shape, event, validate_args=False)
 
-    has_rsample = property(lambda self: self.propose.has_rsample)  # type: ignore[assignment]
+    has_rsample = property(lambda self: self.propose.has_rsample)
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint | None:
         return self.propose.support
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         return type(self)(self.propose.expand(shape), self.log_prob_accept, self.log_scale.expand(shape))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self._accepted(self.propose.sample, torch.Size(sample_shape))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self._accepted(self.propose.rsample, torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

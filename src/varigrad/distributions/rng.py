@@ -7,8 +7,8 @@ process-wide generator unless it is asked to. `testing.exact` replaces the sourc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -24,15 +24,22 @@ _SEEDS = range(-(2**63), 2**64)
 """What torch's generators take."""
 
 
-def check_seed(seed: Any) -> None:
-    """Raise unless it is None or a whole number that a generator takes.
+def check_seed(seed: object) -> None:
+    """Check that a seed is None or a whole number that a generator takes.
 
     Raises:
         VarigradError: it is not.
     """
-    whole = seed is None or (hasattr(seed, "__index__") and not isinstance(seed, (bool, torch.Tensor)))
-    if not whole or (seed is not None and int(seed) not in _SEEDS):
+    whole = seed is None or (isinstance(seed, SupportsIndex) and not isinstance(seed, (bool, torch.Tensor)))
+    if not whole or (isinstance(seed, SupportsIndex) and int(seed) not in _SEEDS):
         raise VarigradError(f"seed must be a whole number (of at most 64 bits) or None, got {seed!r}", try_="seed=0")
+
+
+GlobalState = Tensor | tuple[Tensor, ...]
+"""The state of torch's generator on the CPU, or those of it and of the GPUs' generators."""
+
+GeneratorState = GlobalState | Mapping[Any, Any]
+"""What `Source.get_state` returns, for `set_state`."""
 
 
 class Source:
@@ -61,12 +68,12 @@ class Source:
         return known
 
     def draw(
-        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+        self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None
     ) -> Tensor:
         """One value, `[*batch, *event]`; carries gradients only if `reparameterised`.
 
         Args:
-            rows: a promise that only these entries of the leading dimension will be used (a source that enumerates
+            lanes: a promise that only these entries of the leading dimension will be used (a source that enumerates
                 outcomes then leaves out the others).
         """
         short = _shortcut(type(distribution))  # type: ignore[arg-type]
@@ -87,19 +94,20 @@ class Source:
             # From a copy, or what is computed here without gradients would answer when the density is asked for.
             return self._call(fresh(distribution).sample)
 
-    def get_state(self) -> Any:
-        """Where the generators stand: one state, or `{"root": state, device: state}`."""
+    def get_state(self) -> GeneratorState:
+        """The state of the generators: one tensor, or `{"root": state, device: state}`."""
         if self.generator is None:
             return global_state()
         root = self.generator.get_state()
         return {"root": root, **{d: g.get_state() for d, g in self._elsewhere.items()}} if self._elsewhere else root
 
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: GeneratorState) -> None:
         """Go back to where `get_state` was called."""
         if self.generator is None:
+            assert not isinstance(state, Mapping)
             set_global_state(state)
             return
-        states = dict(state) if isinstance(state, Mapping) else {"root": state}
+        states: dict[str, Any] = dict(state) if isinstance(state, Mapping) else {"root": state}
         self.generator.set_state(states.pop("root"))
         # One that came into being since will do so again, with the same seed.
         self._elsewhere = {device: generator_on(device) for device in states}
@@ -112,7 +120,7 @@ class Source:
         return int(torch.randint(2**62, (), generator=self.generator, device=device).item())
 
     def _seed_of(self, device: torch.device) -> int:
-        """For the generator of another device."""
+        """A seed for the generator of another device."""
         return self.fresh_seed()
 
     def uniform(self, shape: Sequence[int], like: Tensor, degree: int | None = None) -> Tensor:
@@ -134,7 +142,7 @@ class Source:
         Each by itself is uniform in the unit cube (or standard normal), and together they lie more evenly than
         independent ones. They are scrambled anew each time. Groups of 21201 dimensions are independent of each other.
         """
-        numbers = torch.cat([_sobol(points, part, self.on(_CPU)) for part in _parts(dims, SobolEngine.MAXDIM)], -1)
+        numbers = torch.cat([_sobol(points, part, self.on(_CPU)) for part in _divided(dims, SobolEngine.MAXDIM)], -1)
         numbers = torch.special.ndtri(numbers) if normal else numbers
         return numbers.to(like)
 
@@ -175,7 +183,7 @@ class Source:
             order = torch.full((len(kept),), count, device=_CPU).scatter_reduce(0, first, place, "amin")
             drawn = torch.cat([drawn[order.sort().values], torch.randint(size, (missing,), **own)])
 
-    def _call(self, draw: Any) -> Tensor:
+    def _call(self, draw: Callable[[], Tensor]) -> Tensor:
         if self.generator is None:
             return draw()
         with _Generator(self):
@@ -195,13 +203,13 @@ def global_on(device: torch.device) -> torch.Generator:
     return torch.default_generator if device == _CPU else torch.cuda.default_generators[device.index]
 
 
-def global_state() -> Any:
-    """Where torch's global generators stand: the CPU's state, and the GPUs' where these are in use."""
+def global_state() -> GlobalState:
+    """The state of torch's global generators: the CPU's, and the GPUs' where these are in use."""
     own = torch.default_generator.get_state()
     return (own, *torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else own
 
 
-def set_global_state(state: Any) -> None:
+def set_global_state(state: GlobalState) -> None:
     """Go back to where `global_state` was called."""
     own, *gpus = state if isinstance(state, (tuple, list)) else (state,)
     torch.default_generator.set_state(own)
@@ -210,7 +218,7 @@ def set_global_state(state: Any) -> None:
 
 
 def _sobol(points: int, dims: int, generator: torch.Generator | None) -> Tensor:
-    """Uniform in (0, 1), `[points, dims]`, in double precision."""
+    """Scrambled Sobol points in (0, 1), `[points, dims]`, in double precision."""
     seed = int(torch.randint(2**62, (), generator=generator, device=_CPU).item())
     engine = SobolEngine(dims, scramble=True, seed=seed)
     step = 2.0**-SobolEngine.MAXBIT
@@ -222,58 +230,63 @@ def _sobol(points: int, dims: int, generator: torch.Generator | None) -> Tensor:
     return (grid + step * inside).clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _parts(total: int, most: int) -> list[int]:
-    """`total` as a sum of numbers up to `most`."""
+def _divided(total: int, most: int) -> list[int]:
+    """Split a number into parts of at most `most`."""
     return [min(most, total - start) for start in range(0, total, most)]
 
 
-def _normal(source: Source, d: Any) -> Tensor:
+def _normal(source: Source, d: td.Normal) -> Tensor:
     return torch.addcmul(d.loc, d.scale, source.normal(d.loc.shape, d.loc))
 
 
-def _lean_normal(source: Source, d: Any) -> Tensor:
+def _lean_normal(source: Source, d: families.Normal) -> Tensor:
     return d.from_noise(source.normal(d.loc.shape, d.loc))
 
 
-def _log_normal(source: Source, d: Any) -> Tensor:
+def _log_normal(source: Source, d: td.LogNormal) -> Tensor:
+    assert isinstance(d.base_dist, td.Normal)
     return _normal(source, d.base_dist).exp()
 
 
-def _lean_log_normal(source: Source, d: Any) -> Tensor:
+def _lean_log_normal(source: Source, d: families.LogNormal) -> Tensor:
+    assert isinstance(d.base_dist, td.Normal)
     return d.from_noise(source.normal(d.base_dist.loc.shape, d.base_dist.loc))
 
 
-def _bernoulli(source: Source, d: Any) -> Tensor:
+def _bernoulli(source: Source, d: td.Bernoulli) -> Tensor:
     # Not `d.probs`, which makes them with gradients and keeps them; a draw needs neither.
     return source.bernoulli(d.probs if "probs" in d.__dict__ else d.logits.sigmoid())
 
 
-def _categorical(source: Source, d: Any) -> Tensor:
+def _categorical(source: Source, d: td.Categorical) -> Tensor:
     # The logits of a Categorical are logarithms of probabilities.
     return source.index(d.probs if "probs" in d.__dict__ else d.logits.exp())
 
 
-def _beta(source: Source, d: Any) -> Tensor:
+def _beta(source: Source, d: td.Beta) -> Tensor:
     return source.dirichlet(d._dirichlet.concentration)[..., 0]
 
 
-def _dirichlet(source: Source, d: Any) -> Tensor:
+def _dirichlet(source: Source, d: td.Dirichlet) -> Tensor:
     return source.dirichlet(d.concentration)
 
 
-def _wishart(source: Source, d: Any) -> Tensor:
+def _wishart(source: Source, d: td.Wishart) -> Tensor:
     # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
-    return source._call(lambda: d._bartlett_sampling(torch.Size()))
+    return source._call(partial(d._bartlett_sampling, torch.Size()))
 
 
-def _lkj(source: Source, d: Any) -> Tensor:
+def _lkj(source: Source, d: td.LKJCholesky) -> Tensor:
     # torch's own draws do not follow its density.
     ours = families.LKJCholesky(d.dim, d.concentration)
     return source._call(ours.sample)
 
 
+Draws = Callable[[Source, Any], Tensor]
+"""A way to draw from one family of distributions."""
+
 # Families drawn without the detour through their own `sample`: same distribution, several times faster.
-_SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
+_SHORT: Mapping[type, Draws] = {
     td.Normal: _normal,
     families.Normal: _lean_normal,
     td.LogNormal: _log_normal,
@@ -290,11 +303,11 @@ _SHORT: Mapping[type, Callable[[Source, Any], Tensor]] = {
     td.LKJCholesky: _lkj,
 }
 
-_REPARAMETERISED = (_normal, _lean_normal, _log_normal, _lean_log_normal, _wishart)
+_REPARAMETERISED: tuple[Draws, ...] = (_normal, _lean_normal, _log_normal, _lean_log_normal, _wishart)
 
 
 @lru_cache(maxsize=1024)
-def _shortcut(kind: type) -> Callable[[Source, Any], Tensor] | None:
+def _shortcut(kind: type) -> Draws | None:
     """How to draw from a class; None where it, or a parent nearer than the one we know, draws in its own way."""
     for parent in kind.__mro__:
         short = _SHORT.get(parent)
@@ -316,13 +329,19 @@ _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
 
 
 class _Generator(TorchFunctionMode):
-    """Gives every random torch function called inside it the source's generator."""
+    """A mode that gives every random function of torch the source's generator."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.source = source
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func in TAKES_GENERATOR:
             kwargs = {**kwargs, "generator": self.source.on(device_of(args, kwargs))}
@@ -333,10 +352,11 @@ class _Generator(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def device_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
-    """Where a function of torch that is called like this has its result."""
+def device_of(args: Sequence[object], kwargs: Mapping[str, Any]) -> torch.device:
+    """The device on which a function of torch, called like this, has its result."""
     device = kwargs.get("device")
     if device is not None:
-        return torch.empty(0, device=device).device  # "cuda" is one of several
+        own: torch.device = torch.empty(0, device=device).device  # "cuda" is one of several
+        return own
     like = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
     return torch.get_default_device() if like is None else like.device

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor
 from torch import distributions as td
 
 from varigrad.distributions.mixin import Wrapper
+from varigrad.shapes import Shape
 
 
 class ScoreOnly(Wrapper):
@@ -22,7 +23,7 @@ class ScoreOnly(Wrapper):
         self.base = base
         td.Distribution.__init__(self, base.batch_shape, base.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         twin: Self = self.__new__(type(self))
         ScoreOnly.__init__(twin, self.base.expand(batch_shape))
         return twin

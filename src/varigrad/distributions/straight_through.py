@@ -6,23 +6,22 @@ object: copies of it are refused by `log_prob` instead of being given the densit
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from varigrad.distributions.families import RelaxedBernoulli, RelaxedOneHotCategorical
+from varigrad.shapes import Shape
 
 
 def _rounded(hard: Tensor, soft: Tensor) -> Tensor:
-    """`hard`, with the gradient of `soft`, remembering `soft`."""
+    """`hard`, with the gradient of `soft` and a note of it."""
     value = hard + (soft - soft.detach()) if soft.requires_grad else hard
     value._unquantize = soft  # type: ignore[attr-defined]
     return value
 
 
 def _soft(value: Tensor, kind: str) -> Tensor:
-    soft = getattr(value, "_unquantize", None)
+    soft: Tensor | None = getattr(value, "_unquantize", None)
     if soft is not None:
         return soft
     raise ValueError(
@@ -36,16 +35,17 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
 
     straight_through = True
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         soft = super().rsample(sample_shape)
         return _rounded(soft.detach().round(), soft)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(_soft(value, type(self).__name__))
+        result: Tensor = super().log_prob(_soft(value, type(self).__name__))
+        return result
 
 
 class RelaxedOneHotCategoricalStraightThrough(RelaxedOneHotCategorical):
@@ -53,14 +53,15 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedOneHotCategorical):
 
     straight_through = True
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         soft = super().rsample(sample_shape)
         hard = torch.zeros_like(soft).scatter_(-1, soft.detach().argmax(-1, keepdim=True), 1.0)
         return _rounded(hard, soft)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(_soft(value, type(self).__name__))
+        result: Tensor = super().log_prob(_soft(value, type(self).__name__))
+        return result

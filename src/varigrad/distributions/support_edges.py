@@ -6,7 +6,7 @@ over. Whether it can is a question about a program; this module answers the part
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -48,7 +48,7 @@ class Edges:
 
     @property
     def ends(self) -> tuple[Tensor, ...]:
-        """The finite ends."""
+        """The ends of the support that are finite."""
         return tuple(end for end in (self.low, self.high) if end is not None)
 
     @property
@@ -67,14 +67,14 @@ def edges_of(distribution: td.Distribution) -> Edges:
 
 
 @lru_cache(maxsize=1024)
-def _rule(kind: type) -> Callable[[Any], Edges] | None:
+def _rule(kind: type) -> Rule | None:
     return next((_RULES[parent] for parent in kind.__mro__ if parent in _RULES), None)
 
 
 def of_support(distribution: td.Distribution) -> Edges:
-    """A family whose density is smooth inside its support."""
+    """The edges of a family whose density is smooth inside its support."""
     try:
-        support: Any = distribution.support
+        support = distribution.support
     except (NotImplementedError, AttributeError):
         return NOWHERE
     while isinstance(support, constraints.independent):
@@ -84,34 +84,34 @@ def of_support(distribution: td.Distribution) -> Edges:
     return Edges(_finite(getattr(support, "lower_bound", None)), _finite(getattr(support, "upper_bound", None)))
 
 
-def _finite(bound: Any) -> Tensor | None:
+def _finite(bound: Tensor | float | None) -> Tensor | None:
     if bound is None:
         return None
     bound = torch.as_tensor(bound)
     return bound if bool(bound.detach().isfinite().any()) else None
 
 
-def _of_base(distribution: Any) -> Edges:
+def _of_base(distribution: td.Independent[td.Distribution] | Wrapper) -> Edges:
     return edges_of(distribution.base_dist if isinstance(distribution, td.Independent) else distribution.base)
 
 
-def _of_point(distribution: Any) -> Edges:
-    """Both ends in one place, which a draw from it moves with."""
+def _of_point(distribution: Delta) -> Edges:
+    """The edges of a point mass: both ends in one place, which a draw from it moves with."""
     return Edges(distribution.value, distribution.value)
 
 
-def _of_points(distribution: Any) -> Edges:
+def _of_points(distribution: Empirical) -> Edges:
     return Edges(inside=True, movers=(distribution._samples,))
 
 
-def _of_counts(distribution: Any) -> Edges:
-    """The total is the largest count."""
+def _of_counts(distribution: td.Binomial | td.Multinomial | BetaBinomial | DirichletMultinomial) -> Edges:
+    """The edges of counts: the largest count is the total."""
     total = distribution.total_count
     return Edges(torch.tensor(0.0), movers=(total,) if isinstance(total, Tensor) else ())
 
 
-def _of_mixture(distribution: Any) -> Edges:
-    """Components that end at different places: each end is a jump between the outermost ones."""
+def _of_mixture(distribution: td.MixtureSameFamily) -> Edges:
+    """The edges of a mixture: components that end at different places jump between the outermost ends."""
     component = edges_of(distribution.component_distribution)
     if all(_same_for_all(end) for end in component.ends):
         return component
@@ -123,23 +123,26 @@ def _same_for_all(end: Tensor) -> bool:
 
 
 def _constant(value: object) -> bool:
-    """Whether nothing moves it: no parameter, and no tracked choice (whose tensors are of a class of their own)."""
+    """Whether nothing moves a value: neither a parameter nor a tracked choice."""
     return not isinstance(value, Tensor) or (type(value) is Tensor and not value.requires_grad)
 
 
-def _of_exceedances(distribution: Any) -> Edges:
-    """The upper end is finite where the concentration is negative, which one that moves may become."""
+def _of_exceedances(distribution: td.GeneralizedPareto) -> Edges:
+    """The edges of a generalised Pareto distribution.
+
+    The upper end is finite where the concentration is negative, which a concentration that moves may become.
+    """
     edges = of_support(distribution)
     if _constant(distribution.concentration):
         return edges
     return Edges(edges.low, edges.high, False, (distribution.scale, distribution.concentration))
 
 
-def _of_one_hot(distribution: Any) -> Edges:
+def _of_one_hot(distribution: td.OneHotCategorical) -> Edges:
     return Edges(inside=True)
 
 
-def _of_masked_mixture(distribution: Any) -> Edges:
+def _of_masked_mixture(distribution: MaskedMixture) -> Edges:
     first, second = edges_of(distribution.component0), edges_of(distribution.component1)
     moving = first.moving + second.moving
     if not moving and not first.inside and not second.inside:
@@ -151,18 +154,18 @@ def _outer(first: Tensor | None, second: Tensor | None, pick: Callable[..., Tens
     return None if first is None or second is None else pick(first, second)
 
 
-def _of_zeros(distribution: Any) -> Edges:
-    """A mass at zero beside the counts, which have edges of their own."""
+def _of_zeros(distribution: ZeroInflated) -> Edges:
+    """The edges of a zero-inflated family: a mass at zero beside those of the counts."""
     base = edges_of(distribution.base)
     return Edges(base.low, base.high, True, base.movers)
 
 
-def _of_folded(distribution: Any) -> Edges:
+def _of_folded(distribution: transformed.FoldedDistribution) -> Edges:
     base = edges_of(distribution.base_dist)
     return Edges(torch.tensor(0.0), None, base.inside or bool(base.ends), base.moving)
 
 
-def _of_transformed(distribution: Any) -> Edges:
+def _of_transformed(distribution: td.TransformedDistribution) -> Edges:
     """The image of the base's edges."""
     base = edges_of(distribution.base_dist)
     low, high, inside, movers = base.low, base.high, base.inside, list(base.movers)
@@ -184,7 +187,7 @@ def _of_transformed(distribution: Any) -> Edges:
     return Edges(low, high, inside, tuple(movers))
 
 
-def _each(transforms: Any) -> Iterator[Any]:
+def _each(transforms: Iterable[td.Transform]) -> Iterator[td.Transform]:
     """Transforms one by one, the first acts first, with compositions taken apart."""
     for transform in transforms:
         forward = _forward(transform)
@@ -198,23 +201,25 @@ def _each(transforms: Any) -> Iterator[Any]:
             yield transform
 
 
-def _forward(transform: Any) -> Any:
+def _forward(transform: td.Transform) -> td.Transform:
     return transform.inv if type(transform).__name__ == "_InverseTransform" else transform
 
 
-def _turns(transform: Any) -> bool:
-    """Whether larger values become smaller ones."""
+def _turns(transform: td.Transform) -> bool:
+    """Whether a transform maps larger values to smaller ones."""
     try:
         return bool((torch.as_tensor(transform.sign) < 0).all())
     except NotImplementedError:
         return False
 
 
-def _image(transform: Any, end: Tensor | None, infinity: float) -> Tensor | None:
-    """Where one end goes; None if that is infinitely far out.
+def _image(transform: td.Transform, end: Tensor | None, infinity: float) -> Tensor | None:
+    """The image of one end; None if it is infinitely far out.
 
     Args:
-        infinity: which one an end that is None stands for.
+        transform: an increasing or decreasing map.
+        end: the end; None: at infinity.
+        infinity: which infinity an end that is None stands for.
     """
     if end is None and isinstance(transform, td.AffineTransform):
         return None
@@ -232,11 +237,14 @@ def _image(transform: Any, end: Tensor | None, infinity: float) -> Tensor | None
         return end
 
 
-def _of_smooth(distribution: Any) -> Edges:
+def _of_smooth(distribution: td.Distribution) -> Edges:
     return NOWHERE
 
 
-_RULES: dict[type, Callable[[Any], Edges]] = {
+Rule = Callable[[Any], Edges]
+"""The edges of one family of distributions."""
+
+_RULES: dict[type, Rule] = {
     td.Independent: _of_base,
     Wrapper: _of_base,
     td.GeneralizedPareto: _of_exceedances,
@@ -265,7 +273,7 @@ for _kind in (
 
 
 def within(first: Edges, second: Edges) -> bool:
-    """Whether the support of the one lies inside that of the other, by their ends as they are now."""
+    """Whether the support of `first` lies inside that of `second`, by their ends as they are now."""
     for ours, theirs, sign in ((first.low, second.low, 1), (first.high, second.high, -1)):
         if theirs is None:
             continue

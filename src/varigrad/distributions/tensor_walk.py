@@ -2,7 +2,7 @@
 
 torch has no official way to list a distribution's parameters, so this walks attributes, the way every
 torch.distributions family and transform stores them. A class from elsewhere may hide tensors where the walk does not
-look: `is_known` says so, and whoever needs certainty then tracks the computation itself.
+look: `is_known` says so, and the computation itself is then tracked where certainty is needed.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ def is_known_type(kind: type) -> bool:
     return kind.__module__.startswith(_KNOWN) and not getattr(kind, "holds_functions", False)
 
 
-def _collect(part: Any, found: list[Tensor], seen: set[int]) -> bool:
+def _collect(part: object, found: list[Tensor], seen: set[int]) -> bool:
     seen.add(id(part))  # a transform and its inverse hold each other
-    known = is_known_type(part.__class__) or isinstance(part, constraints.Constraint)
+    kind: type = part.__class__
+    known = is_known_type(kind) or isinstance(part, constraints.Constraint)
     for value in vars(part).values():
         if isinstance(value, Tensor):
             found.append(value)
             continue
-        kind = type(value)
-        if kind is torch.Size or kind is bool or value is None:
+        held = type(value)
+        if held is torch.Size or held is bool or value is None:
             continue
-        for entry in value if kind in (list, tuple) else (value,):
+        for entry in value if held in (list, tuple) else (value,):
             if isinstance(entry, Tensor):
                 found.append(entry)
             elif isinstance(entry, _PARTS) and id(entry) not in seen:
@@ -65,7 +66,7 @@ def replace_tensors(distribution: td.Distribution, replace: Callable[[Tensor], T
     return twin
 
 
-def _replaced(value: Any, replace: Callable[[Tensor], Tensor], twins: dict[int, Any]) -> Any:
+def _replaced(value: object, replace: Callable[[Tensor], Tensor], twins: dict[int, object]) -> Any:
     if isinstance(value, Tensor):
         return replace(value)
     kind = type(value)
@@ -80,6 +81,6 @@ def _replaced(value: Any, replace: Callable[[Tensor], Tensor], twins: dict[int, 
             # The inverse that a transform refers to weakly is the original's; a twin makes its own.
             twin.__dict__[key] = None if type(part) is ref else _replaced(part, replace, twins)
         return twin
-    if type(value) in (list, tuple):
-        return type(value)(_replaced(v, replace, twins) for v in value)
+    if isinstance(value, (list, tuple)) and kind in (list, tuple):
+        return kind(_replaced(v, replace, twins) for v in value)
     return value

@@ -6,7 +6,7 @@ out of torch, so everything after such a distribution would count as depending o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.distributions.utils import broadcast_all
 
 from varigrad.distributions.fast_families import Beta, Categorical
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class Binomial(Methods, td.Binomial):
@@ -49,6 +49,9 @@ class ContinuousBernoulli(Methods, td.ContinuousBernoulli):
 class FisherSnedecor(Methods, td.FisherSnedecor):
     """Ratio of two scaled chi-squares."""
 
+    df1: Tensor
+    df2: Tensor
+
     def __init__(self, df1: Tensor | float, df2: Tensor | float, validate_args: bool | None = None) -> None:
         self.df1, self.df2 = broadcast_all(df1, df2)
         self._gamma1, self._gamma2 = Gamma(self.df1 / 2, self.df1), Gamma(self.df2 / 2, self.df2)
@@ -79,6 +82,8 @@ class Geometric(Methods, td.Geometric):
 class LKJCholesky(Methods, td.LKJCholesky):
     """Cholesky factors of correlation matrices."""
 
+    concentration: Tensor
+
     def __init__(self, dim: int, concentration: Tensor | float = 1.0, validate_args: bool | None = None) -> None:
         if dim < 2:
             raise ValueError(f"dim of a correlation matrix must be at least 2, got {dim}")
@@ -105,8 +110,9 @@ class LowRankMultivariateNormal(Methods, td.LowRankMultivariateNormal):
             batch = join(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
         except RuntimeError as error:
             raise ValueError(f"Incompatible batch shapes: {error}") from error
-        self.loc, self.cov_diag = loc.expand(batch + event), cov_diag.expand(batch + event)
-        self.cov_factor = cov_factor.expand(batch + cov_factor.shape[-2:])
+        self.loc: Tensor = loc.expand(batch + event)
+        self.cov_diag: Tensor = cov_diag.expand(batch + event)
+        self.cov_factor: Tensor = cov_factor.expand(batch + cov_factor.shape[-2:])
         self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
         m = cov_factor.shape[-1]
         eye = torch.eye(m, dtype=cov_factor.dtype, device=cov_factor.device)
@@ -202,6 +208,10 @@ class RelaxedBernoulli(Methods, td.RelaxedBernoulli):
 class StudentT(Methods, td.StudentT):
     """Heavy-tailed, `df`, `loc`, `scale`."""
 
+    df: Tensor
+    loc: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         df: Tensor | float,
@@ -224,7 +234,7 @@ class StudentT(Methods, td.StudentT):
 
 
 class Wishart(Methods, td.Wishart):
-    """Random positive-definite matrices."""
+    """Random positive-definite matrices, draws of which can be traced."""
 
     def __init__(
         self,
@@ -240,7 +250,7 @@ class Wishart(Methods, td.Wishart):
         shape = given[0]
         df = torch.as_tensor(df, dtype=shape.dtype, device=shape.device)
         batch, event = join(shape.shape[:-2], df.shape), shape.shape[-2:]
-        self.df = df.expand(batch)
+        self.df: Tensor = df.expand(batch)
         if scale_tril is not None:
             self.scale_tril = scale_tril.expand(batch + event)
             self._unbroadcasted_scale_tril = scale_tril
@@ -262,8 +272,9 @@ class Wishart(Methods, td.Wishart):
         self._batch_dims = [-i - 1 for i in range(len(self.batch_shape))]
         self._dist_chi2 = Chi2(self.df.unsqueeze(-1) - place)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         twin = self.__new__(type(self)) if _instance is None else _instance
+        assert isinstance(twin, type(self))
         batch = torch.Size(batch_shape)
         shape = batch + self.event_shape
         twin._unbroadcasted_scale_tril = self._unbroadcasted_scale_tril.expand(shape)
@@ -276,6 +287,7 @@ class Wishart(Methods, td.Wishart):
         twin._prepare()
         return self._as_told(twin)
 
-    def rsample(self, sample_shape: Any = torch.Size(), max_try_correction: int | None = None) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size(), max_try_correction: int | None = None) -> Tensor:
         # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
-        return self._bartlett_sampling(torch.Size(sample_shape))
+        result: Tensor = self._bartlett_sampling(torch.Size(sample_shape))
+        return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from varigrad.distributions import constraints
 from varigrad.distributions.families import LKJCholesky, TransformedDistribution
 from varigrad.distributions.fast_families import Beta
 from varigrad.distributions.transforms import AbsTransform, AffineTransform, CorrMatrixCholeskyTransform
+from varigrad.shapes import Shape
 
 
 class AffineBeta(TransformedDistribution):
@@ -24,7 +25,10 @@ class AffineBeta(TransformedDistribution):
         scale: `[*batch]`, positive.
     """
 
-    arg_constraints = {
+    loc: Tensor
+    scale: Tensor
+
+    arg_constraints: dict[str, constraints.Constraint] = {
         "concentration1": constraints.positive,
         "concentration0": constraints.positive,
         "loc": constraints.real,
@@ -43,16 +47,18 @@ class AffineBeta(TransformedDistribution):
         super().__init__(Beta(a, b), AffineTransform(self.loc, self.scale), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.interval(self.low, self.high)
 
     @property
     def concentration1(self) -> Tensor:
-        return self.base_dist.concentration1  # type: ignore[attr-defined]
+        assert isinstance(self.base_dist, td.Beta)
+        return self.base_dist.concentration1
 
     @property
     def concentration0(self) -> Tensor:
-        return self.base_dist.concentration0  # type: ignore[attr-defined]
+        assert isinstance(self.base_dist, td.Beta)
+        return self.base_dist.concentration0
 
     @property
     def low(self) -> Tensor:
@@ -70,14 +76,14 @@ class AffineBeta(TransformedDistribution):
     def variance(self) -> Tensor:
         return self.scale.square() * self.base_dist.variance
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         a, b = self.concentration1.expand(batch_shape), self.concentration0.expand(batch_shape)
         return self._as_told(type(self)(a, b, self.loc.expand(batch_shape), self.scale.expand(batch_shape)))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self._inside(super().rsample(sample_shape))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         return self._inside(super().sample(sample_shape))
 
     def _inside(self, value: Tensor) -> Tensor:
@@ -103,7 +109,7 @@ class FoldedDistribution(TransformedDistribution):
             raise ValueError(f"FoldedDistribution takes a univariate base, got {tuple(base_dist.event_shape)}")
         super().__init__(base_dist, AbsTransform(), validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return self._as_told(type(self)(self.base_dist.expand(batch_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -118,7 +124,7 @@ class LKJ(TransformedDistribution):
         concentration: `[*batch]`, :math:`\eta`, positive.
     """
 
-    arg_constraints = {"concentration": constraints.positive}
+    arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.positive}
     support = constraints.corr_matrix
 
     def __init__(self, dim: int = 2, concentration: Tensor | float = 1.0, validate_args: bool | None = None) -> None:
@@ -127,17 +133,20 @@ class LKJ(TransformedDistribution):
 
     @property
     def concentration(self) -> Tensor:
-        return self.base_dist.concentration  # type: ignore[attr-defined]
+        assert isinstance(self.base_dist, td.LKJCholesky)
+        concentration: Tensor = self.base_dist.concentration
+        return concentration
 
     @property
     def dim(self) -> int:
-        """Of the matrices."""
-        return self.base_dist.dim  # type: ignore[attr-defined]
+        """The number of rows of the matrices."""
+        assert isinstance(self.base_dist, td.LKJCholesky)
+        return self.base_dist.dim
 
     @property
     def mean(self) -> Tensor:
         like = self.concentration
         return torch.eye(self.dim, dtype=like.dtype, device=like.device).expand(self.batch_shape + self.event_shape)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return self._as_told(type(self)(self.dim, self.concentration.expand(batch_shape)))

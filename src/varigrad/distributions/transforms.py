@@ -23,8 +23,8 @@ from varigrad.shapes import join
 class OrderedTransform(Transform):
     """Real vectors to increasing ones: the first entry, then sums of exponentials."""
 
-    domain = constraints.real_vector
-    codomain = constraints.ordered_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.ordered_vector
     bijective = True
     sign = +1
 
@@ -50,13 +50,13 @@ class SimplexToOrderedTransform(Transform):
         anchor_point: `[*batch, 1]` or a number.
     """
 
-    domain = constraints.simplex
-    codomain = constraints.ordered_vector
+    domain: constraints.Constraint = constraints.simplex
+    codomain: constraints.Constraint = constraints.ordered_vector
     bijective = True
 
     def __init__(self, anchor_point: Tensor | float | None = None, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
-        self.anchor_point = torch.as_tensor(0.0 if anchor_point is None else anchor_point)
+        self.anchor_point: Tensor = torch.as_tensor(0.0 if anchor_point is None else anchor_point)
 
     def with_cache(self, cache_size: int = 1) -> SimplexToOrderedTransform:
         return SimplexToOrderedTransform(self.anchor_point, cache_size)
@@ -84,8 +84,8 @@ class SimplexToOrderedTransform(Transform):
 class CholeskyTransform(Transform):
     """Positive-definite matrices to their Cholesky factors."""
 
-    domain: Any = constraints.positive_definite
-    codomain: Any = constraints.lower_cholesky
+    domain: constraints.Constraint = constraints.positive_definite
+    codomain: constraints.Constraint = constraints.lower_cholesky
     bijective = True
 
     def __eq__(self, other: object) -> bool:
@@ -94,7 +94,8 @@ class CholeskyTransform(Transform):
     __hash__ = Transform.__hash__
 
     def _call(self, x: Tensor) -> Tensor:
-        return torch.linalg.cholesky(x)
+        result: Tensor = torch.linalg.cholesky(x)
+        return result
 
     def _inverse(self, y: Tensor) -> Tensor:
         return y @ y.mT
@@ -108,8 +109,8 @@ class CholeskyTransform(Transform):
 class CorrMatrixCholeskyTransform(CholeskyTransform):
     """Correlation matrices to their Cholesky factors."""
 
-    domain = constraints.corr_matrix
-    codomain: Any = constraints.corr_cholesky
+    domain: constraints.Constraint = constraints.corr_matrix
+    codomain: constraints.Constraint = constraints.corr_cholesky
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CorrMatrixCholeskyTransform)
@@ -129,8 +130,8 @@ class CorrLCholeskyTransform(CorrCholeskyTransform):
 class SoftplusLowerCholeskyTransform(Transform):
     """Square matrices to lower-triangular ones with a positive diagonal, by softplus."""
 
-    domain = constraints.independent(constraints.real, 2)
-    codomain = constraints.softplus_lower_cholesky
+    domain: constraints.Constraint = constraints.independent(constraints.real, 2)
+    codomain: constraints.Constraint = constraints.softplus_lower_cholesky
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SoftplusLowerCholeskyTransform)
@@ -148,8 +149,8 @@ class SoftplusLowerCholeskyTransform(Transform):
 class UnitLowerCholeskyTransform(Transform):
     """Square matrices to lower-triangular ones with ones on the diagonal."""
 
-    domain = constraints.independent(constraints.real, 2)
-    codomain = constraints.unit_lower_cholesky
+    domain: constraints.Constraint = constraints.independent(constraints.real, 2)
+    codomain: constraints.Constraint = constraints.unit_lower_cholesky
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnitLowerCholeskyTransform)
@@ -171,13 +172,14 @@ class LowerCholeskyAffine(Transform):
         scale_tril: `[*batch, d, d]`, lower-triangular with a positive diagonal.
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.real_vector
     bijective = True
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
-        self.loc, self.scale_tril = loc, scale_tril
+        self.loc: Tensor = loc
+        self.scale_tril: Tensor = scale_tril
 
     def with_cache(self, cache_size: int = 1) -> LowerCholeskyAffine:
         return LowerCholeskyAffine(self.loc, self.scale_tril, cache_size)
@@ -188,7 +190,8 @@ class LowerCholeskyAffine(Transform):
     def _inverse(self, y: Tensor) -> Tensor:
         right = (y - self.loc).unsqueeze(-1)
         tril = self.scale_tril.expand(right.shape[:-2] + self.scale_tril.shape[-2:])
-        return torch.linalg.solve_triangular(tril, right, upper=False).squeeze(-1)
+        result: Tensor = torch.linalg.solve_triangular(tril, right, upper=False).squeeze(-1)
+        return result
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -202,14 +205,14 @@ class PositivePowerTransform(Transform):
         exponent: positive.
     """
 
-    domain = constraints.real
-    codomain = constraints.real
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.real
     bijective = True
     sign = +1
 
     def __init__(self, exponent: Tensor | float, *, cache_size: int = 0, validate_args: bool | None = None) -> None:
         super().__init__(cache_size=cache_size)
-        self.exponent = torch.as_tensor(exponent, dtype=torch.get_default_dtype())
+        self.exponent: Tensor = torch.as_tensor(exponent, dtype=torch.get_default_dtype())
 
     def with_cache(self, cache_size: int = 1) -> PositivePowerTransform:
         return PositivePowerTransform(self.exponent, cache_size=cache_size)
@@ -227,8 +230,8 @@ class PositivePowerTransform(Transform):
 class Normalize(Transform):
     """Vectors divided by their length (of order `p`). No bijection."""
 
-    domain = constraints.real_vector
-    codomain = constraints.sphere
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.sphere
     bijective = False
 
     def __init__(self, p: float = 2, cache_size: int = 0) -> None:
@@ -239,7 +242,8 @@ class Normalize(Transform):
         return Normalize(self.p, cache_size)
 
     def _call(self, x: Tensor) -> Tensor:
-        return x / x.norm(p=self.p, dim=-1, keepdim=True)
+        result: Tensor = x / x.norm(p=self.p, dim=-1, keepdim=True)
+        return result
 
     def _inverse(self, y: Tensor) -> Tensor:
         return y
@@ -259,17 +263,18 @@ class Permute(Transform):
         if dim >= 0:
             raise ValueError(f"dim counts from the right and is negative, got {dim}")
         super().__init__(cache_size=cache_size)
-        self.permutation, self.dim = permutation, dim
+        self.permutation: Tensor = permutation
+        self.dim: int = dim
 
     @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> Any:
+    def domain(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, -self.dim)
 
-    codomain = domain
+    codomain: constraints.Constraint = domain
 
     @property
     def inv_permutation(self) -> Tensor:
-        """What undoes it."""
+        """The permutation that undoes this one, `[n]`."""
         return self.permutation.argsort()
 
     def with_cache(self, cache_size: int = 1) -> Permute:
@@ -288,8 +293,8 @@ class Permute(Transform):
 class ELUTransform(Transform):
     """`elu`, entry by entry."""
 
-    domain = constraints.real
-    codomain = constraints.greater_than(-1.0)
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.greater_than(-1.0)
     bijective = True
     sign = +1
 
@@ -311,8 +316,8 @@ class ELUTransform(Transform):
 class LeakyReLUTransform(Transform):
     """`leaky_relu` of slope 0.01, entry by entry."""
 
-    domain = constraints.real
-    codomain = constraints.real
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.real
     bijective = True
     sign = +1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import distributions as td
 from torch.distributions.utils import broadcast_all
 
 from varigrad.distributions.mixin import Methods
+from varigrad.shapes import Shape
 
 
 class Univariate(Methods, td.Distribution):
@@ -21,7 +22,7 @@ class Univariate(Methods, td.Distribution):
         self.__dict__.update(zip(parameters, values, strict=True))
         self._begin(values[0].shape, torch.Size(), validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         shape = torch.Size(batch_shape)
         twin: Self = self.__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -30,7 +31,7 @@ class Univariate(Methods, td.Distribution):
         twin._batch_shape = shape
         return twin
 
-    def _uniform(self, sample_shape: Any, like: Tensor) -> Tensor:
+    def _uniform(self, sample_shape: Shape, like: Tensor) -> Tensor:
         """Uniform noise `[*sample, *batch]` without exact zeros, whose logarithm would be infinite."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.rand(shape, dtype=like.dtype, device=like.device)

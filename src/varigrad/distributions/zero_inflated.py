@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.families import NegativeBinomial, Poisson
 from varigrad.distributions.mixin import Methods
-from varigrad.shapes import join
+from varigrad.shapes import Shape, join
 
 
 class ZeroInflated(Methods, td.Distribution):
@@ -24,7 +24,10 @@ class ZeroInflated(Methods, td.Distribution):
         gate_logits: `[*batch]`, its logit.
     """
 
-    arg_constraints = {"gate": constraints.unit_interval, "gate_logits": constraints.real}
+    arg_constraints: dict[str, constraints.Constraint] = {
+        "gate": constraints.unit_interval,
+        "gate_logits": constraints.real,
+    }
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class ZeroInflated(Methods, td.Distribution):
             raise ValueError(f"ZeroInflated takes a univariate base, got event shape {tuple(base.event_shape)}")
         logits = torch.as_tensor(gate_logits) if gate is None else torch.logit(torch.as_tensor(gate))
         shape = join(logits.shape, base.batch_shape)
-        self.gate_logits = logits.expand(shape)
+        self.gate_logits: Tensor = logits.expand(shape)
         self.base = base.expand(shape)
         td.Distribution.__init__(self, shape, validate_args=False)
         self._said(validate_args)
@@ -50,24 +53,27 @@ class ZeroInflated(Methods, td.Distribution):
         return torch.sigmoid(self.gate_logits)
 
     @property
-    def support(self) -> Any:
-        return self.base.support
+    def support(self) -> constraints.Constraint:
+        result: constraints.Constraint = self.base.support
+        return result
 
     @property
     def mean(self) -> Tensor:
-        return (1 - self.gate) * self.base.mean
+        result: Tensor = (1 - self.gate) * self.base.mean
+        return result
 
     @property
     def variance(self) -> Tensor:
         gate, mean = self.gate, self.base.mean
-        return (1 - gate) * (self.base.variance + gate * mean.square())
+        result: Tensor = (1 - gate) * (self.base.variance + gate * mean.square())
+        return result
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         twin: Self = self.__new__(type(self))
         ZeroInflated.__init__(twin, self.base.expand(batch_shape), gate_logits=self.gate_logits.expand(batch_shape))
         return self._as_told(twin)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             zero = torch.rand(shape, dtype=self.gate_logits.dtype, device=self.gate_logits.device) < self.gate

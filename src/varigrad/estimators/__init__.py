@@ -39,5 +39,9 @@ from varigrad.estimators.rodeo import Rodeo as Rodeo
 from varigrad.estimators.score import Score as Score
 from varigrad.estimators.score import SelfCritical as SelfCritical
 from varigrad.estimators.stochastic_ad import StochasticAD as StochasticAD
+from varigrad.estimators.traits import Drawing as Drawing
+from varigrad.estimators.traits import Needs as Needs
+from varigrad.estimators.traits import Promises as Promises
+from varigrad.estimators.traits import Slope as Slope
 from varigrad.estimators.without_replacement import SumAndSample as SumAndSample
 from varigrad.estimators.without_replacement import UnorderedSet as UnorderedSet

@@ -5,17 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
-from varigrad.distributions.couplings import Coupling
 from varigrad.distributions.rng import Source
+from varigrad.estimators.traits import Drawing, Needs, Promises, refuse_former_flags
 from varigrad.language.messages import Plate
 
-State = Any
+State: TypeAlias = "Tensor | tuple[State, ...] | None"
 """A tree of tensors (nested tuples) that an estimator carries from step to step; None if it carries nothing."""
+
+Noise: TypeAlias = "Tensor | tuple[Tensor, ...] | None"
+"""What an estimator's `surrogate` has to know of its `draw`, besides the value."""
+
+
+def tuple_of(state: State) -> tuple[State, ...]:
+    """The parts of a state that is a tuple."""
+    assert isinstance(state, tuple), f"a state has turned from a tuple to {type(state).__name__}"
+    return state
+
+
+def tensor_of(state: State) -> Tensor:
+    """A state that is a tensor, or a part that is one."""
+    assert isinstance(state, Tensor), f"a state has turned from a tensor to {type(state).__name__}"
+    return state
 
 
 @dataclass(frozen=True)
@@ -38,19 +53,24 @@ class Lanes:
     source: tuple[int, ...]
 
     @property
-    def rows(self) -> tuple[int, ...]:
-        """Lane 0 and the site's own."""
+    def compared(self) -> tuple[int, ...]:
+        """Lane 0 and the site's own: the lanes whose costs its surrogate compares."""
         return (0, *self.own)
 
     def expand(self, distribution: td.Distribution) -> td.Distribution:
-        """The distribution with a lane dimension, `[lanes, *plates]`."""
+        """Give a distribution the lane dimension: `[lanes, *plates]`."""
         batch = distribution.batch_shape
         if len(batch) == self.dims + 1:  # a leading dimension of size one is the same in all lanes
-            return distribution if batch[0] == self.count else distribution.expand((self.count, *batch[1:]))
-        return distribution.expand((self.count, *(1,) * (self.dims - len(batch)), *batch))
+            if batch[0] == self.count:
+                return distribution
+            shape = (self.count, *batch[1:])
+        else:
+            shape = (self.count, *(1,) * (self.dims - len(batch)), *batch)
+        full: td.Distribution = distribution.expand(shape)
+        return full
 
     def share(self, value: Tensor) -> Tensor:
-        """`[lanes, ...]` with every lane holding the draw that belongs there."""
+        """Give every lane the draw that belongs there: `[lanes, ...]`."""
         return value[list(self.source)]
 
     def drawn(self, *but: int) -> tuple[int, ...]:
@@ -58,8 +78,8 @@ class Lanes:
         return tuple(sorted({*self.source} - {*but}))
 
     def begin(self, distribution: td.Distribution, source: Source) -> Tensor:
-        """`[lanes, ...]` with lane 0 and the lanes of earlier sites drawn; the site's own are to be written."""
-        return self.share(source.draw(distribution, rows=self.drawn(*self.own)))
+        """Draw lane 0 and the lanes of earlier sites, `[lanes, ...]`; the site's own are to be written."""
+        return self.share(source.draw(distribution, lanes=self.drawn(*self.own)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +97,7 @@ class Draw:
         values: the guide's values so far, by site.
         noise: what else the estimator's `surrogate` has to know of its `draw`.
         slope: `[1 + alternatives, *plates, *event]`, the derivative of the mean cost, summed over plates, by the
-            value, for an estimator that `differentiates`; filled in before `surrogate` is called.
+            value, for an estimator that needs a `slope`; filled in before `surrogate` is called.
         state: what the next step's `draw` is to know, from an estimator without a cost.
     """
 
@@ -88,15 +108,20 @@ class Draw:
     log_q: Tensor | None = None
     particles: int | None = None
     values: Mapping[str, Tensor] | None = None
-    noise: Any = None
+    noise: Noise = None
     slope: Tensor | None = None
     state: State = None
 
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """Differentiate `value`; carry `state` to the next step; `regression` is a loss for baselines' own parameters;
-    `baseline` is what was subtracted from the cost, for those who look on.
+    """What an estimator answers.
+
+    Attributes:
+        value: the field to differentiate.
+        state: what the next step is given.
+        regression: a loss for the parameters of baselines.
+        baseline: what was subtracted from the cost, for reports.
     """
 
     value: Tensor
@@ -105,59 +130,63 @@ class Surrogate:
     baseline: Tensor | None = None
 
 
+_DRAWING, _NEEDS, _PROMISES = Drawing(), Needs(), Promises()
+
+
 class Estimator(ABC):
-    """Attached to one random choice: how to draw it, and the surrogate of its share of the gradient.
+    """Interface of gradient estimators: how to draw one random choice, and the surrogate of its share of the gradient.
 
     A leaf is a frozen dataclass. To write one, implement `refusal`, `surrogate` and, if it looks at alternatives,
-    `alternatives`, `draw` and `lane_weights`; then hold it to `varigrad.testing.check_estimator`.
+    `alternatives`, `draw` and `lane_weights`; state what is special about it in `drawing`, `needs` and `promises`; then
+    hold it to `varigrad.testing.check_estimator`.
     """
 
-    unbiased: ClassVar[bool] = True
-    needs_cost: ClassVar[bool] = True
-    """Whether `surrogate` is to be called with the site's cost."""
-    pathwise: ClassVar[bool] = False
-    """Whether the draw carries gradients."""
-    partial: ClassVar[bool] = False
-    """Whether `surrogate` adds a score part to what is differentiated through the draw."""
-    per_element: ClassVar[bool] = False
-    """Whether alternatives of all elements of a plate vary together though they are no joint draw, so that every
-    cost has to be element by element."""
-    relaxes: ClassVar[bool] = False
-    """Whether costs are wanted at values between those of a discrete support. Densities of the site's own value are
-    then continued there, linearly in each coordinate."""
-    smooth: ClassVar[bool] = False
-    """Whether every cost has to be differentiable in the value: one that steps would bias it."""
-    differentiates: ClassVar[bool] = False
-    """Whether `surrogate` is to be given `draw.slope`; for estimators with alternatives."""
-    twice: ClassVar[bool] = False
-    """Whether the slope is to be differentiated again, by what `draw` made the value of."""
-    apart: ClassVar[bool] = False
-    """Whether the slope in one row may know of no other row: for estimators that are not linear in it. It then leaves
-    out how draws further down react."""
-    across_particles: bool = False
-    """Whether `surrogate` looks at all particles at once, along the dimension `draw.particles`, and sums over them."""
-    sticking_the_landing: bool = False
-    coupling: Coupling | None = None
-    """How the draws of the particles belong together; None: they are independent."""
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_former_flags(cls)
+
+    @property
+    def drawing(self) -> Drawing:
+        """How it draws; by default independently, without a derivative."""
+        return _DRAWING
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the cost; by default its value at the draw."""
+        return _NEEDS
+
+    @property
+    def promises(self) -> Promises:
+        """What it promises; by default to be unbiased."""
+        return _PROMISES
 
     @abstractmethod
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         """Why it cannot serve a site with this distribution, and what to try instead; None if it can."""
 
     def alternatives(self, distribution: td.Distribution) -> int:
-        """How many lanes besides lane 0 it needs."""
+        """The number of lanes that it needs besides lane 0."""
         return 0
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
-        """Draw the site. With lanes, the distribution is `[lanes, *plates]`; `state` is what the last step returned."""
+        """Draw the site.
+
+        Args:
+            distribution: `[*plates]`, or `[lanes, *plates]` with lanes.
+            lanes: where alternatives lie; None if no site has any.
+            source: where the random numbers come from.
+            state: what the last step returned, or None at the first.
+        """
         if lanes is None:
-            return Draw(distribution, source.draw(distribution, reparameterised=self.pathwise))
-        value = source.draw(distribution, reparameterised=self.pathwise, rows=lanes.drawn())
+            return Draw(distribution, source.draw(distribution, reparameterised=self.drawing.pathwise))
+        value = source.draw(distribution, reparameterised=self.drawing.pathwise, lanes=lanes.drawn())
         return Draw(distribution, lanes.share(value), lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
-        """`[1 + alternatives]` or `[1 + alternatives, *plates]`: weights that make the lanes an unbiased average of
-        any quantity downstream; None for lane 0 alone.
+        """Weights that make the lanes an unbiased average of any quantity downstream, where lane 0 alone is not meant.
+
+        Returns:
+            `[1 + alternatives]` or `[1 + alternatives, *plates]`; None for lane 0 alone.
         """
         return None
 
@@ -172,13 +201,19 @@ class Estimator(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} needs no cost")
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
-        """Modules that the estimator trains itself, by name."""
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
+        """Networks that the estimator trains itself, by name."""
         return {}
 
 
 def first(tensor: Tensor, draw: Draw, event_dim: int = 0) -> Tensor:
-    """Lane 0 of a distribution's parameter: `[*plates, *event]`."""
+    """Lane 0 of a distribution's parameter, `[*plates, *event]`.
+
+    Args:
+        tensor: `[lanes?, *plates, *event]`.
+        draw: the draw, which knows the lanes.
+        event_dim: number of event dimensions of the parameter.
+    """
     if draw.lanes is not None and tensor.dim() == draw.lanes.dims + 1 + event_dim:
         return tensor[0]
     return tensor
@@ -187,5 +222,5 @@ def first(tensor: Tensor, draw: Draw, event_dim: int = 0) -> Tensor:
 def equal_weights(draw: Draw) -> Tensor:
     """`lane_weights` where each of the site's lanes is a draw from its distribution: `[1 + alternatives]`."""
     assert draw.lanes is not None and draw.log_q is not None
-    count = len(draw.lanes.rows)
+    count = len(draw.lanes.compared)
     return draw.log_q.new_full((count,), 1 / count)  # in the precision of the terms

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, State
+from varigrad.estimators.base import Draw, State, tensor_of, tuple_of
 from varigrad.shapes import join
 from varigrad.terms.provenance import NOTHING, get_provenance, leaving, untracked
 
@@ -36,31 +36,31 @@ class Guess:
 
 
 class Baseline(ABC):
-    """Guesses a site's cost without looking at its draw."""
+    """Interface of baselines: each guesses a site's cost without looking at its draw."""
 
     @abstractmethod
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         """The baseline for this step; `cost`, `[*plates]`, may be used for the *next* state and the regression only."""
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Networks that it trains."""
+        """Networks that the baseline trains."""
         return {}
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         """Tensors that the user handed in, to be checked for the draw they must not depend on."""
         return ()
 
     def __add__(self, other: Baseline) -> Baseline:
-        return Sum(_parts(self) + _parts(other))
+        return Sum(_summands(self) + _summands(other))
 
 
-def _parts(baseline: Baseline) -> tuple[Baseline, ...]:
+def _summands(baseline: Baseline) -> tuple[Baseline, ...]:
     return baseline.parts if isinstance(baseline, Sum) else (baseline,)
 
 
 @dataclass(frozen=True)
 class NoBaseline(Baseline):
-    """Zero."""
+    """A baseline of zero, which changes nothing."""
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         return Guess(cost.new_zeros(()))
@@ -86,10 +86,10 @@ class MovingAverage(Baseline):
             raise BaselineError(f"decay must be in [0, 1), got {self.decay!r}", site="MovingAverage")
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
-        if state is not None:
-            state = state.to(cost)  # the program may have been moved to another dtype or device
+        # The program may have been moved to another dtype or device.
+        averages = None if state is None else tensor_of(state).to(cost)
         if not self.per_element or cost.dim() == 0:
-            average = cost.new_zeros(()) if state is None else state
+            average = cost.new_zeros(()) if averages is None else averages
             return Guess(average, self._next(average, cost.mean() if cost.dim() else cost))
         plates = [p for p in draw.plates if p.dim is not None and p.dim != draw.particles]
         shape = tuple(next((p.size or p.batch or 1 for p in plates if p.dim == d), 1) for d in range(-cost.dim(), 0))
@@ -97,15 +97,17 @@ class MovingAverage(Baseline):
             next((p.subsample for p in plates if p.dim == d and p.subsample is not None), None)
             for d in range(-cost.dim(), 0)
         )
-        if state is None or tuple(state.shape) != shape:
-            state = cost.new_zeros(shape) if state is None else state.mean().expand(shape).clone()
+        if averages is None:
+            averages = cost.new_zeros(shape)
+        elif tuple(averages.shape) != shape:
+            averages = averages.mean().expand(shape).clone()
         fresh = cost if draw.particles is None else cost.mean(draw.particles, keepdim=True)
         if all(i is None for i in here):  # the whole plate: nothing to look up
-            return Guess(state, self._next(state, fresh.expand(state.shape)))
+            return Guess(averages, self._next(averages, fresh.expand(averages.shape)))
         everywhere = [range(n) if i is None else i for n, i in zip(shape, here, strict=True)]
         grid = torch.meshgrid(*(torch.as_tensor(i, device=cost.device) for i in everywhere), indexing="ij")
-        average = state[grid]
-        return Guess(average, state.index_put(grid, self._next(average, fresh.expand(average.shape))))
+        average = averages[grid]
+        return Guess(average, averages.index_put(grid, self._next(average, fresh.expand(average.shape))))
 
     def _next(self, average: Tensor, fresh: Tensor) -> Tensor:
         return torch.lerp(average, fresh, 1 - self.decay)
@@ -139,7 +141,7 @@ class NeuralBaseline(Baseline):
     def modules(self) -> Mapping[str, nn.Module]:
         return {"": self.module}
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return (self.input,)
 
 
@@ -161,7 +163,7 @@ class ValueBaseline(Baseline):
         regression = (cost - value).square().mean() if self.learn and value.requires_grad else None
         return Guess(value.detach(), None, regression)
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return (self.value,)
 
 
@@ -173,7 +175,8 @@ class Sum(Baseline):
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         total, states, losses = cost.new_zeros(()), [], []
-        for part, old in zip(self.parts, state or (None,) * len(self.parts), strict=True):
+        before = (None,) * len(self.parts) if state is None else tuple_of(state)
+        for part, old in zip(self.parts, before, strict=True):
             guess = part.guess(cost - total, draw, old)
             total = total + guess.value
             states.append(guess.state)
@@ -184,7 +187,7 @@ class Sum(Baseline):
     def modules(self) -> Mapping[str, nn.Module]:
         return _modules(self.parts)
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return tuple(g for p in self.parts for g in p.given())
 
 
@@ -224,8 +227,9 @@ class Combination(Baseline):
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         k = len(self.parts)
-        olds, products = ((None,) * k, cost.new_zeros(k, k + 1)) if state is None else (state[0], state[1].to(cost))
-        guesses = [part.guess(cost, draw, old) for part, old in zip(self.parts, olds, strict=True)]
+        olds, averages = ((None,) * k, cost.new_zeros(k, k + 1)) if state is None else tuple_of(state)
+        products = tensor_of(averages).to(cost)
+        guesses = [part.guess(cost, draw, old) for part, old in zip(self.parts, tuple_of(olds), strict=True)]
         *values, f = torch.broadcast_tensors(*[g.value for g in guesses], cost)
         total = sum(a * b for a, b in zip(_coefficients(products).unbind(), values, strict=True))
         b = torch.stack(values).reshape(k, -1)
@@ -237,12 +241,16 @@ class Combination(Baseline):
     def modules(self) -> Mapping[str, nn.Module]:
         return _modules(self.parts)
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Input, ...]:
         return tuple(g for p in self.parts for g in p.given())
 
 
 def _coefficients(products: Tensor) -> Tensor:
-    """Of the best combination, `[k]`, from averages `[k, k + 1]` of `b_i b_j`, and of `b_i f` in the last column."""
+    """The coefficients of the best combination, `[k]`.
+
+    Args:
+        products: averages `[k, k + 1]` of `b_i b_j`, and of `b_i f` in the last column.
+    """
     k = len(products)
     gram, along = products[:, :-1], products[:, -1]
     size = gram.diagonal().sqrt()
@@ -253,7 +261,8 @@ def _coefficients(products: Tensor) -> Tensor:
     scaled = gram * inverse * inverse.unsqueeze(-1)
     ridge = torch.where(seen, 1000 * torch.finfo(gram.dtype).eps, 1.0)
     missing = (along - gram.sum(-1) / k) * inverse
-    return 1 / k + inverse * torch.linalg.solve(scaled + torch.diag(ridge), missing)
+    found: Tensor = 1 / k + inverse * torch.linalg.solve(scaled + torch.diag(ridge), missing)
+    return found
 
 
 def _modules(parts: tuple[Baseline, ...]) -> Mapping[str, nn.Module]:
@@ -261,7 +270,19 @@ def _modules(parts: tuple[Baseline, ...]) -> Mapping[str, nn.Module]:
 
 
 def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
-    """`value`, `[*plates]` or `[*plates, 1]`, in a shape that broadcasts to the cost's."""
+    """Give a baseline's value the shape of the cost.
+
+    Args:
+        value: `[*plates]` or `[*plates, 1]`, perhaps with lanes.
+        cost: `[*plates]`.
+        draw: the draw, which knows lanes and plates.
+
+    Returns:
+        The value in a shape that broadcasts to the cost's.
+
+    Raises:
+        BaselineError: no such shape is meant.
+    """
     value = _lane_zero(value, cost, draw)
     plates = max((-p.dim for p in draw.plates if p.dim is not None and p.dim != draw.particles), default=0)
     if value.dim() in (plates + 1, cost.dim() + 1) and value.shape[-1] == 1:
@@ -282,7 +303,7 @@ def fit(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
 
 
 def _lane_zero(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
-    """Made of values upstream, it may have all lanes: the cost to guess is lane 0's."""
+    """Lane 0 of a value that was made of values upstream, and so may have all lanes."""
     if draw.lanes is None or not value.dim() or value.shape[0] != draw.lanes.count:
         return value
     dims = value.dim() - draw.lanes.dims
@@ -291,7 +312,12 @@ def _lane_zero(value: Tensor, cost: Tensor, draw: Draw) -> Tensor:
 
 
 def check_independent(baseline: Baseline, site: str, values: Mapping[str, Tensor]) -> None:
-    """Raise unless everything handed to the baseline is independent of the site's own draw.
+    """Check that everything handed to a baseline is independent of the site's own draw.
+
+    Args:
+        baseline: what will be subtracted from the site's cost.
+        site: the site's name.
+        values: the guide's values by site, which carry what they were computed from.
 
     Raises:
         BaselineError: its input carries the site in its provenance.

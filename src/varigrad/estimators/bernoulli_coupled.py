@@ -16,7 +16,7 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first, tensor_of
 from varigrad.estimators.disarm_categorical import draw_pair, field
 from varigrad.shapes import sum_rightmost
 
@@ -62,8 +62,7 @@ class ARM(Estimator):
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event = len(draw.distribution.event_shape)
         logits = first(inner_of(draw.distribution)[0].logits, draw, event)
-        assert draw.noise is not None
-        return Surrogate(sum_rightmost((draw.noise - 0.5) * logits, event) * (cost[0] - cost[1]))
+        return Surrogate(sum_rightmost((tensor_of(draw.noise) - 0.5) * logits, event) * (cost[0] - cost[1]))
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class ARMS(Estimator):
         value, row = _begin(distribution, lanes, source)
         rare = torch.minimum(row, 1 - row)
         pattern = source.index(patterns(rare, self.n))
-        for i, lane in enumerate(lanes.rows):
+        for i, lane in enumerate(lanes.compared):
             is_rare = (pattern >> i) % 2
             value[lane] = torch.where(row <= 0.5, is_rare, 1 - is_rare).to(value.dtype)
         return Draw(distribution, lanes.share(value), lanes)
@@ -183,7 +182,7 @@ class ARMS(Estimator):
         relative = cost - cost.mean(0, keepdim=True)
         shares = [
             sum_rightmost(weight * (draw.value[lane] - probs) * logits, event) * one
-            for lane, one in zip(draw.lanes.rows, relative, strict=True)
+            for lane, one in zip(draw.lanes.compared, relative, strict=True)
         ]
         return Surrogate(torch.stack(shares).sum(0) / (self.n - 1))
 
@@ -216,5 +215,5 @@ def _refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None
 
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor]:
     """Draws for the lanes of earlier sites, `[lanes, *plates, *event]`, and the probabilities in lane 0."""
-    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
+    value = source.draw(distribution, lanes=lanes.drawn(*lanes.compared))
     return value, inner_of(distribution)[0].probs[0].detach()

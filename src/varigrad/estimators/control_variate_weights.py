@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varigrad.estimators.base import State
+from varigrad.estimators.base import State, tensor_of, tuple_of
 
 DECAY = 0.99
 """Of the sums over past draws: what is known is worth at most a hundred of them."""
@@ -23,11 +23,20 @@ FADING = 0.8
 
 
 def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
-    """The coefficients that past draws recommend, `[controls]`; `start` as long as there are none."""
+    """The coefficients of control variates that past draws recommend.
+
+    Args:
+        state: what `learnt` returned in the last step, or None.
+        start: one coefficient for each control, used as long as there are no past draws.
+        like: a tensor with the dtype and the device that are wanted.
+
+    Returns:
+        `[controls]`.
+    """
     believed = like.new_tensor([*start, 0.0])
     if state is None:
         return believed[:-1]
-    cross, square, belief = (part.to(like) for part in state)
+    cross, square, belief = (tensor_of(part).to(like) for part in tuple_of(state))
     # A little more on the diagonal: control variates may be multiples of each other.
     finfo = torch.finfo(square.dtype)
     more = belief + square.diagonal() * 100 * finfo.eps + finfo.tiny
@@ -37,20 +46,24 @@ def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:
 def learnt(
     state: State, plain: Tensor, controls: Sequence[Tensor], worth: float = 1.0, fading: float = FADING
 ) -> State:
-    """Past draws and this one: `[n]`, `[n, n]` and `[n]`, the weight of the start, for the controls and a constant.
+    """What past draws and this one say about control variates and a constant.
 
     Args:
         state: what the last step returned.
         plain, controls: gradients of one shape; means are taken over all entries.
         worth: how many draws the start counts as much as, at first.
         fading: what is left of that after each draw.
+
+    Returns:
+        Products with the plain gradient, `[n]`; with each other, `[n, n]`; and the weight of the start, `[n]`.
     """
     stacked = torch.stack([plain, *controls, torch.ones_like(plain)]).detach().reshape(2 + len(controls), -1)
     products = stacked @ stacked.mT / stacked.shape[1]
     cross, square = products[1:, 0], products[1:, 1:]
     if state is None:
         return cross, square, worth * square.diagonal()
-    return DECAY * state[0].to(cross) + cross, DECAY * state[1].to(cross) + square, fading * state[2].to(cross)
+    old_cross, old_square, belief = (tensor_of(part).to(cross) for part in tuple_of(state))
+    return DECAY * old_cross + cross, DECAY * old_square + square, fading * belief
 
 
 def solved(square: Tensor, right: Tensor) -> Tensor:
@@ -63,16 +76,18 @@ def solved(square: Tensor, right: Tensor) -> Tensor:
 
 
 def units(state: State, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Where past costs lie and how far they spread, for networks that are to see, or to make, numbers of size one."""
+    """The mean of past costs and their spread, for networks that see, or make, numbers of size one."""
     if state is None:
         return like.new_zeros(()), like.new_ones(())
-    return state[0].to(like), state[1].to(like).sqrt()
+    centre, square = (tensor_of(part).to(like) for part in tuple_of(state))
+    return centre, square.sqrt()
 
 
 def following_units(state: State, cost: Tensor) -> State:
     """Decaying averages of costs and of their squared distance from it."""
-    centre = cost.mean() if state is None else torch.lerp(state[0].to(cost), cost.mean(), 1 - DECAY)
+    old = None if state is None else [tensor_of(part).to(cost) for part in tuple_of(state)]
+    centre = cost.mean() if old is None else torch.lerp(old[0], cost.mean(), 1 - DECAY)
     square = (cost - centre).square().mean()
     # One cost alone does not spread; then its size will do.
     fresh = torch.where(square > 0, square, centre.square() + torch.finfo(cost.dtype).tiny)
-    return centre, fresh if state is None else torch.lerp(state[1].to(cost), fresh, 1 - DECAY)
+    return centre, fresh if old is None else torch.lerp(old[1], fresh, 1 - DECAY)

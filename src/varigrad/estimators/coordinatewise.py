@@ -17,10 +17,11 @@ from varigrad.estimators.base import Draw, Lanes
 def coordinates(distribution: td.Distribution) -> int:
     """How many independent choices one element is made of."""
     inner, dims = inner_of(distribution)
-    return inner.batch_shape[len(inner.batch_shape) - dims :].numel()
+    count: int = inner.batch_shape[len(inner.batch_shape) - dims :].numel()
+    return count
 
 
-def place(value: Tensor, others: Tensor, lanes: Lanes, distribution: td.Distribution) -> None:
+def write_alternatives(value: Tensor, others: Tensor, lanes: Lanes, distribution: td.Distribution) -> None:
     """Write alternatives into the site's lanes, coordinate by coordinate.
 
     Args:
@@ -39,7 +40,8 @@ def densities(draw: Draw) -> Tensor:
     """Log-density of each coordinate, `[lanes, *plates, *coordinates]`."""
     inner, _ = inner_of(draw.distribution)
     # In a loop the value has the site's own plates only.
-    return inner.log_prob(draw.value.reshape(*inner.batch_shape, *inner.event_shape))
+    log_prob: Tensor = inner.log_prob(draw.value.reshape(*inner.batch_shape, *inner.event_shape))
+    return log_prob
 
 
 def own_densities(draw: Draw) -> Tensor:
@@ -47,13 +49,21 @@ def own_densities(draw: Draw) -> Tensor:
     assert draw.lanes is not None
     _, dims = inner_of(draw.distribution)
     found = densities(draw)
-    found = found.reshape(*found.shape[: found.dim() - dims], -1)[list(draw.lanes.rows)]
+    found = found.reshape(*found.shape[: found.dim() - dims], -1)[list(draw.lanes.compared)]
     count = found.shape[-1]
     others = found[1:].reshape(count, -1, *found.shape[1:]).diagonal(dim1=0, dim2=-1)
     return torch.cat([found[:1], others])
 
 
 def own_costs(cost: Tensor, count: int) -> Tensor:
-    """`[1 + alternatives, *plates, count]` from `[1 + count * alternatives, *plates]`: lane 0 is every coordinate's."""
+    """Costs by coordinate, where lane 0 belongs to every coordinate.
+
+    Args:
+        cost: `[1 + count * alternatives, *plates]`.
+        count: number of coordinates.
+
+    Returns:
+        `[1 + alternatives, *plates, count]`.
+    """
     drawn = cost[:1].unsqueeze(-1).expand(*cost[:1].shape, count)
     return torch.cat([drawn, cost[1:].reshape(count, -1, *cost.shape[1:]).movedim(0, -1)])

@@ -20,12 +20,21 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.estimators.base import Draw, Lanes, first
+from varigrad.estimators.base import Draw, Lanes, first, tensor_of
 
 
 def draw_pair(distribution: td.Distribution, lanes: Lanes, source: Source) -> Draw:
-    """The draw and its coupled twin; `noise` are their categories, `[2, *plates, *coordinates]`."""
-    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
+    """Draw the site and its coupled twin.
+
+    Args:
+        distribution: `[lanes, *plates]`, categorical.
+        lanes: lane 0 gets the draw, the site's own lane its twin.
+        source: where random numbers come from.
+
+    Returns:
+        The draw; its `noise` are the categories of the two, `[2, *plates, *coordinates]`.
+    """
+    value = source.draw(distribution, lanes=lanes.drawn(*lanes.compared))
     inner, _ = inner_of(distribution)
     probs = inner.probs[0].detach()
     count = probs.shape[-1]
@@ -49,13 +58,13 @@ def joint(probs: Tensor) -> Tensor:
 
 
 def field(draw: Draw) -> Tensor:
-    """Half of the bracket above, by the categories' logits and times them, `[*plates]`: differentiate it."""
+    """The field to differentiate: half of the bracket above, by the categories' logits and times them, `[*plates]`."""
     inner, dims = inner_of(draw.distribution)
     logits = first(inner.logits, draw, dims + 1)
     probs = logits.detach().exp()
     heads, after = _sticks(probs)
     place = torch.arange(probs.shape[-1], device=probs.device)
-    one, two = (category.unsqueeze(-1) for category in draw.noise)
+    one, two = (category.unsqueeze(-1) for category in tensor_of(draw.noise))
     fell = (place == one).to(probs.dtype), (place == two).to(probs.dtype)
     pulled = (fell[0] - fell[1]) * torch.maximum(heads, 1 - heads)
     weight = torch.where(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch import distributions as td
 
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.control_variate_weights import coefficients, learnt
-from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, softened, values_of
 from varigrad.estimators.leave_one_out import check_draws, others
 from varigrad.estimators.muprop import linear, times
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 
 
@@ -43,14 +45,13 @@ class DoubleControlVariate(Estimator):
     alpha: float = 0.0
     train: bool = True
 
-    relaxes = True
-    differentiates = True
+    needs: ClassVar[Needs] = Needs(between_values=True, slope=Slope())
 
     def __post_init__(self) -> None:
         check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("DoubleControlVariate", distribution)
+        return refusal_to_relax("DoubleControlVariate", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return self.k - 1

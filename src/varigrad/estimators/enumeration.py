@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import count_of, inner_of
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Enumerate(Estimator):
         Titsias, Lazaro-Gredilla (2015), Local expectation gradients for black box variational inference.
     """
 
-    per_element = True
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)

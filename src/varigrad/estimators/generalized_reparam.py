@@ -17,18 +17,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.rejection import RejectionGamma
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.traits import Drawing, Needs
 from varigrad.shapes import sum_rightmost
 
 Made = tuple[Tensor, Tensor]
@@ -37,11 +38,10 @@ Made = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Generalised(Estimator):
-    """An interface: what these estimators have in common is all but how a Gamma or Beta draw is made of noise."""
+    """Interface of estimators that differ only in how a Gamma or Beta draw is made of noise."""
 
-    needs_cost = False
-    pathwise = True
-    partial = True
+    drawing: ClassVar[Drawing] = Drawing(pathwise=True, partial=True)
+    needs: ClassVar[Needs] = Needs(cost=False)
 
     @abstractmethod
     def gamma(self, concentration: Tensor, source: Source) -> Made:
@@ -79,11 +79,11 @@ class Generalised(Estimator):
         if draw.noise is None:  # a value that was given, not drawn
             return Surrogate(torch.zeros_like(cost))
         guess = self.baseline.guess(cost, draw, state)
-        return Surrogate((cost - guess.value) * draw.noise, guess.state, guess.regression)
+        return Surrogate((cost - guess.value) * tensor_of(draw.noise), guess.state, guess.regression)
 
     baseline: Baseline = field(default_factory=NoBaseline, kw_only=True)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()
 
     def _made(self, distribution: td.Distribution, source: Source) -> Made:
@@ -190,6 +190,6 @@ class Rsvi(Generalised):
 
 
 def _inside(share: Tensor) -> Tensor:
-    """Strictly between zero and one, where densities are finite."""
+    """The values moved strictly between zero and one, where densities are finite."""
     limits = torch.finfo(share.dtype)
     return share.clamp(limits.tiny, 1 - limits.eps / 2)

@@ -21,8 +21,8 @@ from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, first
 
 
-def refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None:
-    """Why a site has no concrete variable behind it."""
+def refusal_to_relax(name: str, distribution: td.Distribution) -> tuple[str, str] | None:
+    """Why a site has no concrete variable behind its draw, and what to try instead; None if it has one."""
     inner, _ = inner_of(distribution)
     if isinstance(inner, (td.Bernoulli, td.OneHotCategorical)):
         return None
@@ -36,7 +36,7 @@ def refusal(name: str, distribution: td.Distribution) -> tuple[str, str] | None:
 
 
 def is_one_hot(distribution: td.Distribution) -> bool:
-    """One-hot, or else Bernoulli."""
+    """Whether the distribution is one-hot; else it is Bernoulli."""
     return isinstance(inner_of(distribution)[0], td.OneHotCategorical)
 
 
@@ -48,29 +48,38 @@ def logits_of(draw: Draw) -> Tensor:
 
 
 def values_of(draw: Draw) -> Tensor:
-    """`[1 + alternatives, *plates, *event]`: in a loop, too, where a value has the site's own plates only."""
+    """The values in the compared lanes, `[1 + alternatives, *plates, *event]`."""
     assert draw.lanes is not None
     value = draw.value.reshape(*draw.distribution.batch_shape, *draw.distribution.event_shape)
-    return value[list(draw.lanes.rows)]
+    return value[list(draw.lanes.compared)]
 
 
 def slopes_of(draw: Draw) -> Tensor:
-    """`[1 + alternatives, *plates, *event]`; zero where the cost has no derivative."""
+    """The cost's derivatives, `[1 + alternatives, *plates, *event]`; zero where it has none."""
     assert draw.slope is not None
     slope = torch.where(draw.slope.isfinite(), draw.slope, 0.0)
     return slope.reshape(values_of(draw).shape)
 
 
 def uniform(source: Source, like: Tensor) -> Tensor:
-    """Numbers in (0, 1)."""
+    """Uniform numbers strictly between 0 and 1, in the shape of `like`."""
     finfo = torch.finfo(like.dtype)
     return source.uniform(like.shape, like).clamp(finfo.tiny, 1 - finfo.eps)
 
 
 def given(draw: Tensor, logits: Tensor, noise: Tensor, one_hot: bool) -> Tensor:
-    """The concrete variable given the draw, from uniform noise; differentiable in the logits. All `[*plates, *event]`.
+    """The concrete variable given the draw, differentiable in the logits.
 
     Marginally, over draws, it is the concrete variable.
+
+    Args:
+        draw: `[*plates, *event]`, zeros and ones.
+        logits: `[*plates, *event]`.
+        noise: uniform numbers in (0, 1), `[*plates, *event]`.
+        one_hot: whether the last dimension is one category, not independent coins.
+
+    Returns:
+        `[*plates, *event]`.
     """
     if not one_hot:
         sign = 2 * draw - 1
@@ -82,6 +91,15 @@ def given(draw: Tensor, logits: Tensor, noise: Tensor, one_hot: bool) -> Tensor:
 
 
 def softened(z: Tensor, temperature: Tensor | float, one_hot: bool) -> Tensor:
-    """The concrete variable at a temperature, in `[0, 1]`."""
+    """The concrete variable at a temperature, in `[0, 1]`.
+
+    Args:
+        z: `[*plates, *event]`.
+        temperature: a positive number, or a tensor that broadcasts to `z`.
+        one_hot: whether the last dimension is one category, not independent coins.
+
+    Returns:
+        `[*plates, *event]`.
+    """
     z = z / temperature
     return z.softmax(-1) if one_hot else z.sigmoid()

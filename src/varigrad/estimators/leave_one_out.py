@@ -9,6 +9,7 @@ from torch import distributions as td
 
 from varigrad.errors import SiteError, is_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,8 @@ class LeaveOneOut(Estimator):
             check_draws(self.k, "LeaveOneOut", "Score(MovingAverage())")
 
     @property
-    def across_particles(self) -> bool:  # type: ignore[override]
-        """Without `k` the draws are the particles."""
-        return self.k is None
+    def needs(self) -> Needs:
+        return _OF_PARTICLES if self.k is None else _OF_DRAWS
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return None
@@ -69,6 +69,9 @@ class LeaveOneOut(Estimator):
         return Surrogate(_leave_one_out(cost, draw.log_q, draw.particles) * cost.shape[draw.particles])
 
 
+_OF_DRAWS, _OF_PARTICLES = Needs(), Needs(across_particles=True)
+
+
 def _leave_one_out(cost: Tensor, log_q: Tensor, dim: int) -> Tensor:
     if cost.shape[dim] == 1:
         return (cost * log_q).sum(dim)  # the only particle that has this site: no others, no baseline
@@ -81,7 +84,16 @@ def others(value: Tensor, dim: int = 0) -> Tensor:
 
 
 def check_draws(k: object, name: str, one: str) -> None:
-    """Raise unless there are others to leave in; `one` is what serves one draw."""
+    """Check that a number of draws leaves others to compare a draw with.
+
+    Args:
+        k: the number of draws.
+        name: the estimator, for the error.
+        one: what to use with one draw, for the error.
+
+    Raises:
+        SiteError: it is not a whole number of at least 2.
+    """
     if not is_whole(k, 2):
         raise SiteError(
             f"k must be a whole number of at least 2, got {k!r}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import index_in, inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
-from varigrad.estimators.coordinatewise import coordinates, own_costs, own_densities, place
+from varigrad.estimators.coordinatewise import coordinates, own_costs, own_densities, write_alternatives
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class LocalExpectation(Estimator):
         Titsias, Lazaro-Gredilla (2015), Local expectation gradients for black box variational inference.
     """
 
-    per_element = True
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)
@@ -54,7 +56,7 @@ class LocalExpectation(Estimator):
         position = index_in(values, value[0])
         others = [values[(position + k) % len(values)] for k in range(1, len(values))]
         if others:
-            place(value, torch.stack(others), lanes, distribution)
+            write_alternatives(value, torch.stack(others), lanes, distribution)
         return Draw(distribution, value, lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
-from varigrad.estimators.coordinatewise import coordinates, own_costs, place
+from varigrad.estimators.coordinatewise import coordinates, own_costs, write_alternatives
 from varigrad.estimators.local_expectation import LocalExpectation
+from varigrad.estimators.traits import Needs
 from varigrad.shapes import sum_rightmost
 
 _LISTED = (td.Bernoulli, td.Categorical, td.OneHotCategorical)
@@ -52,7 +53,7 @@ class MeasureValued(Estimator):
         Mohamed, Rosca, Figurnov, Mnih (2020), Monte Carlo gradient estimation in machine learning. arXiv:1906.10652.
     """
 
-    per_element = True
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)
@@ -80,11 +81,11 @@ class MeasureValued(Estimator):
             return _SUMMED.draw(distribution, lanes, source, state)
         assert lanes is not None
         # The first alternative's own draw is one more from the distribution of lane 0.
-        value = source.draw(distribution, rows=lanes.drawn(*lanes.own[1:]))
+        value = source.draw(distribution, lanes=lanes.drawn(*lanes.own[1:]))
         with torch.no_grad():
             others = family.others(inner, value[0], value[lanes.own[0]], source)
         value = lanes.share(value)
-        place(value, torch.stack(others), lanes, distribution)
+        write_alternatives(value, torch.stack(others), lanes, distribution)
         return Draw(distribution, value, lanes)
 
     def lane_weights(self, draw: Draw) -> Tensor | None:
@@ -123,7 +124,7 @@ class _Family:
     field: Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 
 
-def _normal(q: Any, z: Tensor, _: Tensor, source: Source) -> list[Tensor]:
+def _normal(q: td.Normal, z: Tensor, _: Tensor, source: Source) -> list[Tensor]:
     loc, scale = q.loc[0], q.scale[0]
     # In three dimensions the length of a standard normal vector is Maxwell's, and its direction uniform on the
     # sphere, so that each coordinate is a uniform part of it; the length of the other two is Rayleigh's.
@@ -134,35 +135,35 @@ def _normal(q: Any, z: Tensor, _: Tensor, source: Source) -> list[Tensor]:
     return [loc + scale * rayleigh, loc - scale * rayleigh, loc + scale * maxwell]
 
 
-def _normal_field(q: Any, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
+def _normal_field(q: td.Normal, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
     loc, scale = q.loc[0], q.scale[0]
     sigma = scale.detach()
     return loc * (f[1] - f[2]) / (sigma * math.sqrt(2 * math.pi)) + scale * (f[3] - f[0]) / sigma
 
 
-def _exponential(q: Any, z: Tensor, other: Tensor, source: Source) -> list[Tensor]:
+def _exponential(q: td.Exponential, z: Tensor, other: Tensor, source: Source) -> list[Tensor]:
     return [z + other]
 
 
-def _exponential_field(q: Any, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
+def _exponential_field(q: td.Exponential, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
     return q.rate[0] * (f[0] - f[1]) / q.rate[0].detach()
 
 
-def _gamma(q: Any, z: Tensor, other: Tensor, source: Source) -> list[Tensor]:
+def _gamma(q: td.Gamma, z: Tensor, other: Tensor, source: Source) -> list[Tensor]:
     return [z - torch.log1p(-source.uniform(z.shape, z)) / q.rate[0], other]
 
 
-def _gamma_field(q: Any, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
+def _gamma_field(q: td.Gamma, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
     shape, rate = q.concentration[0], q.rate[0]
     by_rate = rate * (shape / rate).detach() * (f[0] - f[1])
     return by_rate + shape * 0.5 * (f[0] - f[2]) * (z.log() - last.log())
 
 
-def _poisson(q: Any, z: Tensor, other: Tensor, source: Source) -> list[Tensor]:
+def _poisson(q: td.Poisson, z: Tensor, other: Tensor, source: Source) -> list[Tensor]:
     return [z + 1]
 
 
-def _poisson_field(q: Any, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
+def _poisson_field(q: td.Poisson, z: Tensor, last: Tensor, f: Tensor) -> Tensor:
     return q.rate[0] * (f[1] - f[0])
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
-from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal, slopes_of, softened, values_of
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, softened, values_of
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 
 
@@ -37,11 +38,10 @@ class MuProp(Estimator):
 
     baseline: Baseline = field(default_factory=NoBaseline)
 
-    relaxes = True
-    differentiates = True
+    needs: ClassVar[Needs] = Needs(between_values=True, slope=Slope())
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("MuProp", distribution)
+        return refusal_to_relax("MuProp", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return 1
@@ -65,17 +65,36 @@ class MuProp(Estimator):
         path = sum_rightmost(slope * mean, event)
         return Surrogate((residual - guess.value) * draw.log_q[0] + path, guess.state, guess.regression)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()
 
 
 def linear(slope: Tensor, change: Tensor, event: int, cost: Tensor) -> Tensor:
-    """How much each cost, `[*plates]`, changes to first order; elements that share a cost change it together."""
+    """How much each cost changes to first order; elements that share a cost change it together.
+
+    Args:
+        slope: derivative of the cost by the value, `[*plates, *event]`.
+        change: of the value, `[*plates, *event]`.
+        event: number of event dimensions.
+        cost: `[*plates]`, of size 1 where elements share it.
+
+    Returns:
+        A change for each cost, in its shape.
+    """
     found = sum_rightmost(slope * change, event)
     shared = [d for d in range(-found.dim(), 0) if -d > cost.dim() or cost.shape[d] == 1]
     return found.sum(shared, keepdim=True) if shared else found
 
 
 def times(cost: Tensor, score: Tensor, event: int) -> Tensor:
-    """`[*plates, *event]` from `[*plates]`."""
+    """The cost times the score of each coordinate.
+
+    Args:
+        cost: `[*plates]`.
+        score: `[*plates, *event]`.
+        event: number of event dimensions.
+
+    Returns:
+        `[*plates, *event]`.
+    """
     return cost.reshape(cost.shape + (1,) * event) * score if event else cost * score

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions import families
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.mixin import unmasked
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate, first
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, first, tensor_of, tuple_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.shapes import sum_rightmost
 
@@ -66,7 +66,7 @@ class OptimalScore(Estimator):
         return None
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
-        inner_state, averages = (None, None) if state is None else state
+        inner_state, averages = (None, None) if state is None else tuple_of(state)
         guess = self.baseline.guess(cost, draw, inner_state)
         signal = cost - guess.value
         parts, following = [], []
@@ -74,7 +74,7 @@ class OptimalScore(Estimator):
             f = signal.reshape(signal.shape + (1,) * dims)
             square = score.square()
             fresh = torch.stack([_pooled(f * square, dims), _pooled(square, dims)])
-            average = torch.zeros_like(fresh) if averages is None else averages[i].to(fresh)
+            average = torch.zeros_like(fresh) if averages is None else tensor_of(tuple_of(averages)[i]).to(fresh)
             constant = torch.where(average[1] > 0, average[0] / average[1], 0.0)
             weight = (f - constant) * score
             # A logit of minus infinity has no score: it shall not make a NaN of zero.
@@ -83,7 +83,7 @@ class OptimalScore(Estimator):
             following.append(torch.lerp(average, fresh, 1 - self.decay))
         return Surrogate(sum(parts[1:], parts[0]), (guess.state, tuple(following)), guess.regression, guess.value)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()
 
 
@@ -96,8 +96,8 @@ def _scores(draw: Draw) -> list[tuple[Tensor, Tensor, int]]:
     value = first(draw.value, draw, len(draw.distribution.event_shape)).detach()
     fixed = {}
     if "total_count" in kind.arg_constraints:
-        fixed["total_count"] = first(inner.total_count, draw, coordinates)  # type: ignore[attr-defined]
-    dims = [coordinates + kind.arg_constraints[name].event_dim for name in names]  # type: ignore[attr-defined]
+        fixed["total_count"] = first(inner.total_count, draw, coordinates)
+    dims = [coordinates + kind.arg_constraints[name].event_dim for name in names]
     parameters = [first(getattr(inner, name), draw, d) for name, d in zip(names, dims, strict=True)]
     leaves = [p.detach().requires_grad_() for p in parameters]
     with torch.enable_grad():

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions.couplings import Coupling
 from varigrad.distributions.tensor_walk import is_known
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.traits import Drawing, Needs
 from varigrad.shapes import sum_rightmost
 
 
@@ -41,12 +41,17 @@ class Pathwise(Estimator):
     baseline: Baseline = field(default_factory=NoBaseline)
     coupling: Coupling | None = None
 
-    needs_cost = False
-    pathwise = True
-
     def __post_init__(self) -> None:
         if self.coupling is not None and not isinstance(self.coupling, Coupling):
             raise TypeError(f"coupling must be a Coupling such as Antithetic(), got {self.coupling!r}")
+
+    @property
+    def drawing(self) -> Drawing:
+        return _REPARAMETERISED if self.coupling is None else Drawing(pathwise=True, coupling=self.coupling)
+
+    @property
+    def needs(self) -> Needs:
+        return _CONSTANT_DENSITY if self.sticking_the_landing else _NO_COST
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         if not distribution.has_rsample:
@@ -73,8 +78,12 @@ class Pathwise(Estimator):
         guess = self.baseline.guess(cost, draw, state)
         return Surrogate((cost - guess.value) * part, guess.state, guess.regression, guess.value)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()
+
+
+_REPARAMETERISED = Drawing(pathwise=True)
+_NO_COST, _CONSTANT_DENSITY = Needs(cost=False), Needs(cost=False, constant_density=True)
 
 
 def is_partial(distribution: td.Distribution) -> bool:
@@ -95,4 +104,5 @@ def score_part(distribution: td.Distribution, value: Tensor) -> Tensor:
         for transform in reversed(distribution.transforms):
             value = transform.inv(value)
         return score_part(distribution.base_dist, value)
-    return distribution.score_part(value)  # type: ignore[attr-defined]
+    own: Tensor = distribution.score_part(value)  # type: ignore[attr-defined]  # `is_partial` has looked
+    return own

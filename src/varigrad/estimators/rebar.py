@@ -11,23 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of, tuple_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.control_variate_weights import DECAY, coefficients, learnt
-from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal, softened, uniform, values_of
+from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal_to_relax, softened, uniform, values_of
 from varigrad.estimators.muprop import linear, times
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 
 COLDEST, HOTTEST = 0.05, 20.0
+
+
+_UNTRAINED = Needs(between_values=True, differentiable=True, slope=Slope())
+_TRAINED = Needs(between_values=True, differentiable=True, slope=Slope(twice=True))
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,6 @@ class Rebar(Estimator):
     rate: float = 0.01
     baseline: Baseline = field(default_factory=NoBaseline)
 
-    relaxes = True
-    smooth = True
-    differentiates = True
-
     def __post_init__(self) -> None:
         if not COLDEST <= self.temperature <= HOTTEST:
             raise SiteError(
@@ -74,12 +74,12 @@ class Rebar(Estimator):
             )
 
     @property
-    def twice(self) -> bool:  # type: ignore[override]
-        """While the temperature is trained."""
-        return self.train
+    def needs(self) -> Needs:
+        # The derivative of the squared gradient by the temperature is of second order.
+        return _TRAINED if self.train else _UNTRAINED
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("Rebar", distribution)
+        return refusal_to_relax("Rebar", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return 2
@@ -93,7 +93,9 @@ class Rebar(Estimator):
         logits, hard = inner.logits[0].detach(), value[0]
         log_temperature = logits.new_tensor(math.log(self.temperature))
         if self.train:
-            log_temperature = (log_temperature if state is None else state[1][0].to(logits)).detach().requires_grad_()
+            if state is not None:
+                log_temperature = tensor_of(tuple_of(tuple_of(state)[1])[0]).to(logits)
+            log_temperature = log_temperature.detach().requires_grad_()
         noise = uniform(source, logits)
         free = given(hard, logits, uniform(source, logits), one_hot) - logits
         relaxed = torch.stack([free + logits, given(hard, logits, noise, one_hot)])
@@ -104,6 +106,7 @@ class Rebar(Estimator):
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         assert draw.slope is not None
         event, one_hot = len(draw.distribution.event_shape), is_one_hot(draw.distribution)
+        assert isinstance(draw.noise, tuple)
         free, noise, log_temperature = draw.noise
         logits, value = logits_of(draw), values_of(draw)
         slope = draw.slope.reshape(value.shape)
@@ -117,7 +120,7 @@ class Rebar(Estimator):
         (path,) = torch.autograd.grad((slope[1] * one - slope[2] * two).sum(), leaf, create_graph=self.train)
         # Costs come without a derivative: put back the one by the temperature.
         relaxed = cost[2] + linear(slope[2].detach(), two - two.detach(), event, cost[2])
-        learning, heat, *inner = (None, None, None, None) if state is None else state
+        learning, heat, *inner = (None, None, None, None) if state is None else tuple_of(state)
         guess = self.baseline.guess(cost[0], draw, inner[0])
         other = self.baseline.guess(cost[2], draw, inner[1])
         plain = times(cost[0] - guess.value, score, event)
@@ -135,9 +138,9 @@ class Rebar(Estimator):
     def _cooled(self, heat: State, log_temperature: Tensor, uphill: Tensor) -> State:
         """The next step's log lambda, and the mean squared derivative by it."""
         fresh = uphill.square()
-        steepness = fresh if heat is None else torch.lerp(heat[1], fresh, 1 - DECAY)
+        steepness = fresh if heat is None else torch.lerp(tensor_of(tuple_of(heat)[1]), fresh, 1 - DECAY)
         step = self.rate * uphill / (steepness.sqrt() + torch.finfo(fresh.dtype).tiny)
         return (log_temperature - step).clamp(math.log(COLDEST), math.log(HOTTEST)), steepness
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()

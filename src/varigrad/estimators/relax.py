@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from varigrad.distributions.rng import Source
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
 from varigrad.estimators.control_variate_weights import following_units, units
-from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal, softened, uniform
+from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal_to_relax, softened, uniform
 from varigrad.estimators.muprop import times
 from varigrad.language.messages import evolve
 from varigrad.shapes import sum_rightmost
@@ -46,7 +45,7 @@ class Relax(Estimator):
     network: nn.Module
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return refusal("Relax", distribution)
+        return refusal_to_relax("Relax", distribution)
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         drawn = Estimator.draw(self, distribution, lanes, source, state)
@@ -58,6 +57,7 @@ class Relax(Estimator):
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
         event, one_hot = len(draw.distribution.event_shape), is_one_hot(draw.distribution)
         logits, hard = logits_of(draw), _hard(draw)
+        assert isinstance(draw.noise, tuple)
         free, noise = draw.noise
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
@@ -69,7 +69,7 @@ class Relax(Estimator):
         loss = (field / units(state, cost)[1]).square().mean()
         return Surrogate(sum_rightmost(field.detach() * logits, event), following_units(state, cost), loss)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return {"": self.network}
 
 
@@ -120,7 +120,7 @@ class Lax(Estimator):
         path = sum_rightmost(slope.detach() * (loc + scale * noise), event)
         return Surrogate(left.detach() * draw.log_q + path, following_units(state, cost), loss)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return {"": self.network}
 
 
@@ -141,4 +141,5 @@ def _answer(network: nn.Module, z: Tensor, event: int, state: State) -> Tensor:
             try_="nn.Sequential(nn.Linear(n, 10), nn.Tanh(), nn.Linear(10, 1))",
         )
     centre, unit = units(state, z)
-    return centre + unit * found.reshape(plates)
+    answer: Tensor = centre + unit * found.reshape(plates)
+    return answer

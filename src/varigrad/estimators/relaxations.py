@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,8 +23,9 @@ from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, check_whole
 from varigrad.estimators import gumbel
-from varigrad.estimators.base import Draw, Estimator, Lanes, State
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, tensor_of
 from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
+from varigrad.estimators.traits import Drawing, Needs, Promises
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,33 @@ class Annealed:
 
 Temperature = float | Annealed
 
+_BIASED = Promises(unbiased=False)
+
 
 @dataclass(frozen=True)
 class Relaxation(Estimator):
-    """An interface: what these estimators have in common is all but the value."""
+    """Interface of estimators that differ only in the value that they give the site."""
 
-    unbiased: bool = field(default=False, init=False)  # type: ignore[misc]
+    unbiased: bool = field(default=False, init=False)
+    """A constant, which `repr` shows."""
 
-    needs_cost = False
-    pathwise = True
-    relaxes = True
-    smooth = True
+    drawing: ClassVar[Drawing] = Drawing(pathwise=True)
+    needs: ClassVar[Needs] = Needs(cost=False, between_values=True, differentiable=True)
+
+    @property
+    def promises(self) -> Promises:
+        return _BIASED
 
     @abstractmethod
     def value(self, hard: Tensor, logits: Tensor, temperature: Tensor | float, one_hot: bool, source: Source) -> Tensor:
         """The site's value, with its derivative, from a draw and its logits; all `[lanes?, *plates, *event]`."""
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return gumbel.refusal(type(self).__name__, distribution)
+        return gumbel.refusal_to_relax(type(self).__name__, distribution)
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
-        rows = None if lanes is None else lanes.drawn()
-        value = source.draw(distribution, rows=rows)
+        drawn = None if lanes is None else lanes.drawn()
+        value = source.draw(distribution, lanes=drawn)
         if torch.is_grad_enabled():  # else the bound's value is all that is wanted: that of the program as it is
             inner, _ = inner_of(distribution)
             assert isinstance(inner, (td.Bernoulli, td.OneHotCategorical))
@@ -228,20 +235,20 @@ def _soft(hard: Tensor, logits: Tensor, temperature: Tensor | float, one_hot: bo
 
 
 def _difference(moved: Tensor, logits: Tensor) -> Tensor:
-    """What has to be added; nothing to an impossible category."""
+    """How much the logits have to be moved; zero for an impossible category."""
     return torch.where(logits.isfinite(), moved - logits, 0.0).detach()
 
 
 def _through(hard: Tensor, soft: Tensor) -> Tensor:
-    """The one's value, the other's derivative."""
+    """The value of `hard`, with the derivative of `soft`."""
     return hard + (soft - soft.detach())
 
 
 def _now(temperature: Temperature, state: State, like: Tensor) -> tuple[Tensor | float, State]:
-    """The temperature of this step, and the number of the next."""
+    """The temperature of this step, and the state with the number of the next."""
     if not isinstance(temperature, Annealed):
         return temperature, None
-    step = torch.zeros((), dtype=torch.int64, device=like.device) if state is None else state
+    step = torch.zeros((), dtype=torch.int64, device=like.device) if state is None else tensor_of(state)
     return temperature.at(step.to(like)), step + 1
 
 

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.errors import BaselineError
-from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, tuple_of
 from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
-from varigrad.estimators.gumbel import is_one_hot, logits_of, slopes_of, values_of
-from varigrad.estimators.gumbel import refusal as refusal_of_concrete
+from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, values_of
 from varigrad.estimators.leave_one_out import check_draws, others
 from varigrad.estimators.muprop import linear, times
+from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
+
+_OF_SLOPES = Needs(between_values=True, slope=Slope())
+_OF_SLOPES_APART = Needs(between_values=True, slope=Slope(apart=True))
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,18 @@ class Rodeo(Estimator):
     train: bool = True
     network: nn.Module | None = None
 
-    relaxes = True
-    differentiates = True
-
     def __post_init__(self) -> None:
         check_draws(self.k, "Rodeo", "MuProp(MovingAverage())")
 
     @property
-    def apart(self) -> bool:  # type: ignore[override]
-        """What a network makes of a slope is not linear in it."""
-        return self.network is not None
+    def needs(self) -> Needs:
+        # What a network makes of a slope is not linear in it.
+        return _OF_SLOPES if self.network is None else _OF_SLOPES_APART
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         if is_one_hot(distribution):
             return "Rodeo turns coins over, and this is OneHotCategorical", "DoubleControlVariate(2), or LeaveOneOut(4)"
-        return refusal_of_concrete("Rodeo", distribution)
+        return refusal_to_relax("Rodeo", distribution)
 
     def alternatives(self, distribution: td.Distribution) -> int:
         return self.k - 1
@@ -87,7 +86,7 @@ class Rodeo(Estimator):
         event = len(draw.distribution.event_shape)
         logits, value, slope = logits_of(draw), values_of(draw).detach(), slopes_of(draw)
         steps = _Steps(value, value - logits.detach().sigmoid(), event, cost)
-        learning, scale = (None, None) if state is None else state
+        learning, scale = (None, None) if state is None else tuple_of(state)
 
         at = linear(others(slope), value, event, cost) - others(linear(slope, value, event, cost))  # h_k(x_k)
         turned = wide(at, event) + others(slope) * steps.turn
@@ -140,13 +139,13 @@ class Rodeo(Estimator):
         one = steps.of_baselines(here[..., 0], there[..., 0])
         return unit * (one + steps.of_scores(here[..., 1], there[..., 1]))
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return {} if self.network is None else {"": self.network}
 
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """What steps of the sampler from each draw change.
+    """The changes that steps of the sampler make to each draw.
 
     Attributes:
         value, score: `[K, *plates, *event]`.
@@ -161,7 +160,7 @@ class _Steps:
 
     @property
     def turn(self) -> Tensor:
-        """What turning a coordinate over adds to it."""
+        """How much turning a coordinate over adds to it."""
         return 1 - 2 * self.value
 
     def of_baselines(self, here: Tensor, there: Tensor) -> Tensor:
@@ -188,5 +187,5 @@ class _Steps:
 
 
 def wide(value: Tensor, dims: int) -> Tensor:
-    """With as many dimensions of size one on the right."""
+    """A tensor with as many further dimensions of size one on the right."""
     return value.reshape(value.shape + (1,) * dims)

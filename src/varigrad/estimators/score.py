@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of, tuple_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.traits import Promises
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Score(Estimator):
             raise TypeError(f"normalise must be True or False, got {self.normalise!r}")
 
     @property
-    def unbiased(self) -> bool:  # type: ignore[override]
-        """Unless it is asked to change the length of the gradient."""
-        return not self.normalise
+    def promises(self) -> Promises:
+        return _ANY_LENGTH if self.normalise else _UNBIASED
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         return None
@@ -58,7 +57,8 @@ class Score(Estimator):
             guess = self.baseline.guess(cost, draw, state)
             # E[b grad log q] = 0 for any b independent of this draw.
             return Surrogate((cost - guess.value) * draw.log_q, guess.state, guess.regression, guess.value)
-        inner, spread = (None, cost.new_zeros(())) if state is None else (state[0], state[1].to(cost))
+        inner, before = (None, cost.new_zeros(())) if state is None else tuple_of(state)
+        spread = tensor_of(before).to(cost)
         guess = self.baseline.guess(cost, draw, inner)
         signal = cost - guess.value
         # The average *before* this draw, so that it is a factor of the mean and nothing else.
@@ -66,12 +66,14 @@ class Score(Estimator):
         fresh = signal.square().mean() if signal.dim() else signal.square()
         return Surrogate(value, (guess.state, torch.lerp(spread, fresh, 1 - DECAY)), guess.regression, guess.value)
 
-    def parameters_of_baselines(self) -> Mapping[str, Any]:
+    def parameters_of_baselines(self) -> Mapping[str, nn.Module]:
         return self.baseline.modules()
 
 
 DECAY = 0.9
-"""Of the average that `normalise` divides by."""
+"""Decay of the average that `normalise` divides by."""
+
+_UNBIASED, _ANY_LENGTH = Promises(), Promises(unbiased=False)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.coordinatewise import coordinates
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class StochasticAD(Estimator):
         arXiv:2210.08572.
     """
 
-    per_element = True
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
         inner, _ = inner_of(distribution)
@@ -77,10 +78,9 @@ class StochasticAD(Estimator):
         return Draw(distribution, value, lanes, noise=chosen)
 
     def surrogate(self, draw: Draw, cost: Tensor, state: State) -> Surrogate:
-        assert draw.noise is not None
         inner, _ = inner_of(draw.distribution)
         steps = _steps(draw.distribution, draw.value.reshape(inner.batch_shape)[0])
-        chosen = draw.noise.unsqueeze(-1)
+        chosen = tensor_of(draw.noise).unsqueeze(-1)
         chance = _chances(steps.size.detach()).gather(-1, chosen).squeeze(-1)
         size = steps.size.gather(-1, chosen).squeeze(-1)
         field = steps.field.gather(-1, chosen).squeeze(-1)
@@ -110,7 +110,7 @@ def _chances(size: Tensor) -> Tensor:
 
 
 def _steps(distribution: td.Distribution, x: Tensor) -> _Steps:
-    """Of the draws in lane 0, `[*plates, *coordinates]`."""
+    """The steps from the draws in lane 0, `[*plates, *coordinates]`."""
     inner, dims = inner_of(distribution)
     family = _family(inner)
     assert family is not None
@@ -125,7 +125,7 @@ def _steps(distribution: td.Distribution, x: Tensor) -> _Steps:
 Step = tuple[Tensor, Tensor, Tensor]
 
 
-def _binomial(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _binomial(q: td.Bernoulli | td.Binomial, x: Tensor) -> tuple[Step, Step]:
     # Of n coins, each with its own exact difference p (1 - p) (f(1) - f(0)), n - x can go up and x can go down.
     logits, p = q.logits[0], q.probs[0].detach()
     trials = q.total_count[0] if isinstance(q, td.Binomial) else torch.ones_like(x)
@@ -133,25 +133,25 @@ def _binomial(q: Any, x: Tensor) -> tuple[Step, Step]:
     return (x + 1, logits * up, up), (x - 1, -logits * down, down)
 
 
-def _poisson(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _poisson(q: td.Poisson, x: Tensor) -> tuple[Step, Step]:
     rate = q.rate[0]
     none = torch.zeros_like(x)
     return (x + 1, rate, torch.ones_like(x)), (x, none, none)
 
 
-def _geometric(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _geometric(q: td.Geometric, x: Tensor) -> tuple[Step, Step]:
     size = (1 - q.probs[0].detach()) * (x + 1)
     none = torch.zeros_like(x)
     return (x + 1, -q.logits[0] * size, size), (x, none, none)
 
 
-def _negative_binomial(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _negative_binomial(q: td.NegativeBinomial, x: Tensor) -> tuple[Step, Step]:
     size = q.probs[0].detach() * (q.total_count[0] + x)
     none = torch.zeros_like(x)
     return (x + 1, q.logits[0] * size, size), (x, none, none)
 
 
-def _categorical(q: Any, x: Tensor) -> tuple[Step, Step]:
+def _categorical(q: td.Categorical, x: Tensor) -> tuple[Step, Step]:
     probs = q.probs[0]
     p = probs.detach()
     k = torch.arange(p.shape[-1], device=p.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole
-from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
+from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
+from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class UnorderedSet(Estimator):
 
     k: int = 2
 
-    per_element = True
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
         if not is_whole(self.k, 2, 8):
@@ -60,7 +62,7 @@ class UnorderedSet(Estimator):
         # One after the other, each from what is left: in law the same as the k largest of log p + Gumbel noise.
         left, open_ = probs, torch.ones_like(probs)
         drawn = []
-        for lane in lanes.rows:
+        for lane in lanes.compared:
             index = _one_of(left, open_, source)
             left, open_ = (x.scatter(-1, index.unsqueeze(-1), 0.0) for x in (left, open_))
             value[lane] = values[index].to(value.dtype)
@@ -126,7 +128,7 @@ class SumAndSample(Estimator):
 
     k: int = 1
 
-    per_element = True
+    needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
         if not is_whole(self.k):
@@ -156,7 +158,7 @@ class SumAndSample(Estimator):
         place = torch.arange(self.k + 1, device=listed.device)
         swapped = torch.where(place == chosen, listed[..., :1], listed)
         swapped = torch.where(place == 0, listed.gather(-1, chosen), swapped)
-        for lane, index in zip(lanes.rows, swapped.unbind(-1), strict=True):
+        for lane, index in zip(lanes.compared, swapped.unbind(-1), strict=True):
             value[lane] = values[index].to(value.dtype)
         noise = torch.cat([swapped.movedim(-1, 0), sampled.unsqueeze(0)])
         return Draw(distribution, lanes.share(value), lanes, noise=noise)
@@ -175,9 +177,9 @@ class SumAndSample(Estimator):
 
     def _weights(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities, what to multiply them by, and whether they are summed: `[1 + k, *plates]`."""
-        assert draw.noise is not None
         probs, rest = _own(draw)
-        summed = draw.noise[:-1] != draw.noise[-1:]
+        drawn = tensor_of(draw.noise)
+        summed = drawn[:-1] != drawn[-1:]
         p = probs.detach()
         sampled = torch.where(summed, 0.0, p).sum(0)
         factor = torch.where(sampled > 0, (rest + sampled) / sampled, 0.0)
@@ -200,21 +202,27 @@ def _refusal(distribution: td.Distribution, count: int) -> tuple[str, str] | Non
 
 
 def _one_of(weights: Tensor, otherwise: Tensor, source: Source) -> Tensor:
-    """An index, `[*plates]`, by weights `[*plates, values]`, or by others where those are all zero."""
+    """Draw an index, `[*plates]`, by weights.
+
+    Args:
+        weights: `[*plates, values]`.
+        otherwise: the weights to take where those are all zero.
+        source: where the random numbers come from.
+    """
     weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, otherwise)
     return source.index(weights / weights.sum(-1, keepdim=True))
 
 
 def _begin(distribution: td.Distribution, lanes: Lanes, source: Source) -> tuple[Tensor, Tensor, Tensor]:
     """Draws for earlier sites' lanes; all values, `[values, *event]`; their probabilities, `[*plates, values]`."""
-    value = source.draw(distribution, rows=lanes.drawn(*lanes.rows))
+    value = source.draw(distribution, lanes=lanes.drawn(*lanes.compared))
     values = listed(distribution)
     assert values is not None
     return value, values, _probabilities(distribution, lanes).detach()
 
 
 def _probabilities(distribution: td.Distribution, lanes: Lanes) -> Tensor:
-    """Of all values in lane 0, `[*plates, values]`."""
+    """The probabilities of all values in lane 0, `[*plates, values]`."""
     values = listed(distribution)
     assert values is not None
     every = values.reshape(len(values), *(1,) * (lanes.dims + 1), *distribution.event_shape)
@@ -223,8 +231,8 @@ def _probabilities(distribution: td.Distribution, lanes: Lanes) -> Tensor:
 
 def _own(draw: Draw) -> tuple[Tensor, Tensor]:
     """Probabilities of the values in the site's lanes, `[1 + alternatives, *plates]`, and of all others together."""
-    assert draw.lanes is not None and draw.noise is not None
+    assert draw.lanes is not None
     probs = _probabilities(draw.distribution, draw.lanes)
-    index = draw.noise.movedim(0, -1)
-    own = probs.gather(-1, index[..., : len(draw.lanes.rows)]).movedim(-1, 0)
+    index = tensor_of(draw.noise).movedim(0, -1)
+    own = probs.gather(-1, index[..., : len(draw.lanes.compared)]).movedim(-1, 0)
     return own, probs.detach().scatter(-1, index, 0.0).sum(-1)

@@ -65,25 +65,25 @@ class Outcomes(Source):
         self.probability = 1.0
 
     def draw(
-        self, distribution: td.Distribution, *, reparameterised: bool = False, rows: tuple[int, ...] | None = None
+        self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None
     ) -> Tensor:
         with torch.no_grad():
             distribution = unmasked(distribution)
             if isinstance(distribution, ScoreOnly):
-                return self.draw(distribution.base, rows=rows)
+                return self.draw(distribution.base, lanes=lanes)
             if isinstance(distribution, td.Independent):
-                return self.draw(distribution.base_dist, rows=rows)
+                return self.draw(distribution.base_dist, lanes=lanes)
             count, name = count_of(distribution), type(distribution).__name__
             if count is None:
                 raise NotEnumerable(f"{name} has no finite support to enumerate")
             self._refuse([count], f"a {name} has {count} values,")
             if isinstance(distribution, td.Categorical):
-                return self.index(distribution.probs, rows=rows)
+                return self.index(distribution.probs, lanes=lanes)
             if isinstance(distribution, td.OneHotCategorical):
-                chosen = self.index(distribution.probs, rows=rows)
+                chosen = self.index(distribution.probs, lanes=lanes)
                 return torch.zeros_like(distribution.probs).scatter(-1, chosen.unsqueeze(-1), 1.0)
             support = distribution.enumerate_support(expand=True)
-            options = self.index(distribution.log_prob(support).exp().movedim(0, -1), rows=rows)
+            options = self.index(distribution.log_prob(support).exp().movedim(0, -1), lanes=lanes)
             event = support.dim() - 1 - options.dim()
             at = options.reshape(1, *options.shape, *(1,) * event).expand(1, *support.shape[1:])
             return support.gather(0, at).squeeze(0)
@@ -91,11 +91,11 @@ class Outcomes(Source):
     def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         return self.index(torch.stack([1 - probs, probs], -1)).to(probs.dtype)
 
-    def index(self, probs: Tensor, shape: torch.Size | None = None, rows: tuple[int, ...] | None = None) -> Tensor:
+    def index(self, probs: Tensor, shape: torch.Size | None = None, lanes: tuple[int, ...] | None = None) -> Tensor:
         flat = probs.reshape(-1, probs.shape[-1])
         leading = probs.shape[0] if probs.dim() > 1 else 1
         size = len(flat) // leading
-        free = [rows is None or i // size in rows for i in range(len(flat))]
+        free = [lanes is None or i // size in lanes for i in range(len(flat))]
         self._refuse((flat > 0).sum(-1)[torch.tensor(free)].tolist(), "a draw has")
         chosen = [
             self._choose(row.tolist()) if choice else int(row.argmax()) for row, choice in zip(flat, free, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -129,7 +129,7 @@ def candidate(
     return bound
 
 
-def warm_up(bound: Bound, args: tuple[Any, ...], networks: list[Tensor]) -> None:
+def warm_up(bound: Bound, args: tuple[Any, ...], networks: Sequence[Tensor]) -> None:
     """Let averages see some costs, and train these parameters of baselines."""
     if not networks:
         samples(bound, WARM_UP, args, {})

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +55,7 @@ class Latent:
 
 _NOWHERE = nullcontext()
 
-Inside = Callable[[Latent], AbstractContextManager[Any]]
+Inside = Callable[[Latent], AbstractContextManager[object]]
 """The plates (and the mask) of a latent site."""
 
 
@@ -82,11 +81,11 @@ class AutoGuide(nn.Module):
     def __init__(
         self,
         model: Program,
-        *args: Any,
+        *args: object,
         init: Init = init_to_median,
         sites: str | Names | None = None,
-        plates: Callable[..., Any] | None = None,
-        **kwargs: Any,
+        plates: Callable[..., plate | Sequence[plate]] | None = None,
+        **kwargs: object,
     ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the model's parameters are not the guide's
@@ -100,23 +99,23 @@ class AutoGuide(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What errors call it."""
+        """The name that errors give the guide."""
         return type(self).__name__
 
     @property
     def latents(self) -> tuple[Latent, ...]:
-        """The sites it covers."""
+        """The sites that the guide covers."""
         return tuple(self._latents)
 
-    def setup(self, *args: Any, **kwargs: Any) -> None:
+    def setup(self, *args: object, **kwargs: object) -> None:
         """Run the model a few times, always on the same random numbers, and make the parameters."""
         starts = []
         with torch.no_grad(), handlers.block(), self.randomness():
             traces = [handlers.trace(self._model[0])(*args, **kwargs) for _ in range(self.draws_for_init)]
             for name in filter(self._covers, traces[0].latents):
                 latent = self._latent(name, traces)
-                draws = torch.stack([_full(t[name].value, latent) for t in traces])
-                starts.append((latent, self._start(latent, traces[0][name], draws)))
+                draws = torch.stack([_full(t.latents[name], latent) for t in traces])
+                starts.append((latent, self._start(latent, traces[0].samples[name], draws)))
         if not starts:
             self.without_sites()
         self._latents = [latent for latent, _ in starts]
@@ -124,7 +123,7 @@ class AutoGuide(nn.Module):
         self._ready = True
 
     def without_sites(self) -> None:
-        """What happens if there is no site to cover.
+        """Answer a model without a site to cover.
 
         Raises:
             SiteError: always, unless a guide has nothing against it.
@@ -134,16 +133,16 @@ class AutoGuide(nn.Module):
             try_="sample(name, distribution) without obs=",
         )
 
-    def randomness(self) -> AbstractContextManager[Any]:
-        """What the draws come from that `setup` makes."""
-        context: AbstractContextManager[Any] = handlers.seed(seed=0)
+    def randomness(self) -> AbstractContextManager[object]:
+        """A context that gives the draws of `setup` their random numbers."""
+        context: AbstractContextManager[object] = handlers.seed(seed=0)
         return context
 
     def knows_minibatch(self, plate: Plate, trace: Trace) -> bool:
         """Whether the guide, entering a plate of the model anew, has the model's minibatch."""
         return self._plates is not None or isinstance(trace.get(plate.name), Indices)
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
         if not self._ready:
             with lasting():
@@ -199,7 +198,7 @@ class AutoGuide(nn.Module):
         for latent in self._latents:
             yield (latent, *self.marginal(latent))
 
-    def _inside(self, entered: dict[str, plate], latent: Latent) -> AbstractContextManager[Any]:
+    def _inside(self, entered: dict[str, plate], latent: Latent) -> AbstractContextManager[object]:
         return self._plated(entered, latent) if latent.frames or latent.mask is not None else _NOWHERE
 
     @contextmanager
@@ -217,7 +216,7 @@ class AutoGuide(nn.Module):
         return self._patterns is None or any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
     def _latent(self, name: str, traces: list[Trace]) -> Latent:
-        message = traces[0][name]
+        message = traces[0].samples[name]
         if any(name not in t.latents for t in traces) or any(
             t.latents.keys() - traces[0].latents.keys() for t in traces
         ):
@@ -242,13 +241,13 @@ class AutoGuide(nn.Module):
             raise ShapeError(
                 f"init gives shape {tuple(value.shape)}, the site has {tuple(draws.shape[1:])}", site=latent.name
             )
-        free = latent.transform.inv(value)
+        free: Tensor = latent.transform.inv(value)
         if not bool(free.isfinite().all()):
             raise ConstraintError("init gives a value outside the support, or on its edge", site=latent.name)
         return free
 
     def _transform(self, message: Sample) -> td.Transform:
-        support: Any = message.distribution.support
+        support = message.distribution.support
         if getattr(support, "is_discrete", False):
             raise SiteError(
                 f"{self.kind} has no distribution for a discrete site",
@@ -267,7 +266,7 @@ class AutoGuide(nn.Module):
 
 
 def _direction(transform: td.Transform) -> int:
-    """-1 where larger unconstrained values are smaller ones of the support."""
+    """-1 where larger unconstrained values are smaller ones of the support, else 1."""
     if transform.domain.event_dim:
         return 1
     while isinstance(transform, td.IndependentTransform):
@@ -296,7 +295,10 @@ def _frame(found: Plate, message: Sample, minibatch_known: bool) -> Frame:
 
 
 def _mask(message: Sample, plates: list[Plate]) -> Tensor | None:
-    """Where the model masks a site its guide must too: what has no prior would spread without end."""
+    """The mask of a site in the model, which its guide must have too.
+
+    A value that has no prior would spread without end.
+    """
     mask = message.mask
     if mask is None or bool(mask.all()):
         return None

@@ -29,5 +29,6 @@ class AutoDelta(SitewiseGuide):
         return value, torch.zeros_like(value)
 
     def point(self, stored: Tensor, latent: Latent) -> Tensor:
-        """The value, from what is stored of it."""
-        return latent.transform(stored)
+        """The site's value, from what is stored of it."""
+        value: Tensor = latent.transform(stored)
+        return value

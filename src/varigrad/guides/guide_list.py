@@ -30,7 +30,7 @@ class AutoGuideList(nn.Module):
         super().__init__()
         self._parts: list[Callable[..., Any]] = []
         self._checked = False
-        self.parts = nn.ModuleList()
+        self.parts: nn.ModuleList = nn.ModuleList()
         for part in parts:
             self.append(part)
         if not parts:
@@ -47,7 +47,7 @@ class AutoGuideList(nn.Module):
             self.parts.append(part)
         self._refuse_doubles()
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Run every part; returns the values by name, as far as the parts return them."""
         values: dict[str, Tensor] = {}
         for part in self._parts:

@@ -7,7 +7,6 @@ in the support. One of your own is as good: `AutoNormal(model, init=lambda site,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,13 +26,14 @@ FARTHEST = 50.0
 
 
 def init_to_median(site: Sample, draws: Tensor) -> Tensor:
-    """The median of the draws, taken of their unconstrained values."""
+    """Start at the median of the draws, taken of their unconstrained values."""
     transform = unconstrained(site.distribution.support)
-    return transform(_free(transform, draws).median(0).values)
+    start: Tensor = transform(_free(transform, draws).median(0).values)
+    return start
 
 
 def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
-    """The prior's mean; where it has none, or one outside the support, the median of the draws."""
+    """Start at the prior's mean; where it has none, or one outside the support, at the median of the draws."""
     prior = unmasked(site.distribution)
     try:
         mean = prior.mean
@@ -50,24 +50,35 @@ def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
 
 
 def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
-    """A draw from the prior."""
+    """Start at a draw from the prior."""
     return draws[0]
 
 
 def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
-    """Where unconstrained values are zero, whatever the prior says."""
+    """Start where unconstrained values are zero, whatever the prior says."""
     transform = unconstrained(site.distribution.support)
-    return transform(torch.zeros_like(transform.inv(draws[0])))
+    start: Tensor = transform(torch.zeros_like(transform.inv(draws[0])))
+    return start
 
 
 def init_to_uniform(site: Sample, draws: Tensor, radius: float = 2.0) -> Tensor:
-    """Unconstrained values uniform in `[-radius, radius]`."""
+    """Start at unconstrained values uniform in `[-radius, radius]`.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+        radius: how far from zero the values may be.
+
+    Returns:
+        A value in the support, `[*site]`.
+    """
     transform = unconstrained(site.distribution.support)
     like = torch.zeros_like(transform.inv(draws[0]))
-    return transform(sample(f"{site.name}_start", Uniform(like - radius, like + radius)))
+    start: Tensor = transform(sample(f"{site.name}_start", Uniform(like - radius, like + radius)))
+    return start
 
 
-def init_to_value(values: Mapping[str, Any], fallback: Init | None = init_to_uniform) -> Init:
+def init_to_value(values: Mapping[str, Tensor | float], fallback: Init | None = init_to_uniform) -> Init:
     """The given values, by site; `fallback` for the others.
 
     Raises:
@@ -103,5 +114,5 @@ def init_to_generated(generate: Callable[[], Init]) -> Init:
 
 
 def _free(transform: td.Transform, draws: Tensor) -> Tensor:
-    free = transform.inv(draws)
+    free: Tensor = transform.inv(draws)
     return free if is_identity(transform) else free.nan_to_num(0.0, FARTHEST, -FARTHEST).clamp(-FARTHEST, FARTHEST)

@@ -31,11 +31,11 @@ class JointGuide(AutoGuide):
         SiteError: a site is masked.
     """
 
-    def __init__(self, model: Program, *args: Any, init_scale: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, model: Program, *args: object, init_scale: float = 0.1, **kwargs: Any) -> None:
         if not init_scale > 0:
             raise VarigradError(f"init_scale must be positive, got {init_scale!r}")
         self._init_scale = init_scale
-        self.name = ""
+        self.name: str = ""
         super().__init__(model, *args, **kwargs)
 
     def make(self, starts: Sequence[tuple[Latent, Tensor]]) -> None:
@@ -64,8 +64,8 @@ class JointGuide(AutoGuide):
 
     def make_joint(self, start: Tensor) -> None:
         """Create the parameters; `start` is where the unconstrained vector starts, `[size]`."""
-        self.loc = nn.Parameter(start.clone())
-        self.log_scale = nn.Parameter(torch.full_like(start, self._init_scale).log())
+        self.loc: nn.Parameter = nn.Parameter(start.clone())
+        self.log_scale: nn.Parameter = nn.Parameter(torch.full_like(start, self._init_scale).log())
 
     @abstractmethod
     def normal(self) -> td.Distribution:
@@ -140,7 +140,7 @@ class AutoMultivariateNormal(JointGuide):
     def make_joint(self, start: Tensor) -> None:
         super().make_joint(start)
         size = len(self.loc)
-        self.lower = nn.Parameter(self.loc.new_zeros(size, size))
+        self.lower: nn.Parameter = nn.Parameter(self.loc.new_zeros(size, size))
 
     def normal(self) -> td.Distribution:
         return MultivariateNormal(self.loc, scale_tril=self.scale_tril())
@@ -151,7 +151,8 @@ class AutoMultivariateNormal(JointGuide):
         return self.log_scale.exp().unsqueeze(-1) * unit
 
     def deviations(self) -> Tensor:
-        return torch.linalg.vector_norm(self.scale_tril(), dim=-1)
+        lengths: Tensor = torch.linalg.vector_norm(self.scale_tril(), dim=-1)
+        return lengths
 
 
 class AutoLowRankMultivariateNormal(JointGuide):
@@ -168,7 +169,7 @@ class AutoLowRankMultivariateNormal(JointGuide):
         SiteError: a site is masked.
     """
 
-    def __init__(self, model: Program, *args: Any, rank: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, model: Program, *args: object, rank: int | None = None, **kwargs: Any) -> None:
         if rank is not None:
             check_whole("rank", rank)
         self._rank = rank
@@ -181,7 +182,7 @@ class AutoLowRankMultivariateNormal(JointGuide):
         # Not zero: the covariance is even in the factor, so its gradient vanishes there.
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(size, rank, generator=generator, dtype=torch.float64, device=generator.device)
-        self.factor = nn.Parameter((noise / rank**0.5).to(self.loc))
+        self.factor: nn.Parameter = nn.Parameter((noise / rank**0.5).to(self.loc))
 
     def normal(self) -> td.Distribution:
         scale = self.log_scale.exp()

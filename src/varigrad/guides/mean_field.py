@@ -27,7 +27,7 @@ class AutoNormal(SitewiseGuide):
         Kucukelbir et al. (2017), Automatic differentiation variational inference.
     """
 
-    def __init__(self, model: Program, *args: Any, init_scale: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, model: Program, *args: object, init_scale: float = 0.1, **kwargs: Any) -> None:
         if not init_scale > 0:
             raise VarigradError(f"init_scale must be positive, got {init_scale!r}")
         self._init_scale = init_scale

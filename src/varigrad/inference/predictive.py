@@ -176,7 +176,8 @@ class Predictive:
                 run(self.guide, (drawing(values=forced), recorder, *outer), args, kwargs)
                 found.guide = recorder.messages
                 latents = drawn(recorder.messages)
-                given = {n: v for n, v in latents.items() if not recorder.messages[n].auxiliary}
+                own = {n for n, m in recorder.messages.items() if isinstance(m, Sample) and m.auxiliary}
+                given = {n: v for n, v in latents.items() if n not in own}
                 found.values.update(given)
             recorder = Recorder()
             handler = drawing(values={**forced, **given}, given=frozenset(given), tracker=tracker if track else None)

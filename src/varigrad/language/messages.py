@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch import distributions as td
@@ -31,8 +31,22 @@ class Plate:
 
     @property
     def batch(self) -> int | None:
-        """How many elements are in use."""
+        """The number of elements in use."""
         return self.size if self.subsample is None else len(self.subsample)
+
+
+class SiteEstimator(Protocol):
+    """What a program may attach to a random choice: a `varigrad.estimators.Estimator`.
+
+    The language carries an estimator from the program to the objective and asks nothing of it. Estimators are made of
+    plates, so they import this module, and this module cannot import them: it says what an estimator looks like.
+    """
+
+    def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
+        """Why it cannot serve a site with this distribution, and what to try instead; None if it can."""
+
+    def alternatives(self, distribution: td.Distribution) -> int:
+        """How many further values it wants the cost at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +54,7 @@ class Sample:
     """A random choice, observed or latent.
 
     Attributes:
+        estimator: how the gradient through the choice is estimated; None: the objective chooses.
         notes: what a program says about the site to handlers of its own; the engine does not read it.
         auxiliary: a choice of the guide that the model does not have; others are made of it.
     """
@@ -51,7 +66,7 @@ class Sample:
     plates: tuple[Plate, ...] = ()
     mask: Tensor | None = None
     scale: Tensor | float = 1.0
-    estimator: Any = None
+    estimator: SiteEstimator | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: bool = False
 
@@ -117,7 +132,7 @@ class Indices:
 
 @dataclass(frozen=True, eq=False)
 class InUse:
-    """Asks for the minibatch of a plate that this run has drawn already; None if it has not."""
+    """A question for the minibatch of a plate that this run has drawn already; None if it has not."""
 
     name: str
     value: Tensor | None = None
@@ -131,6 +146,16 @@ class Subsample:
     event_dim: int
 
 
+@dataclass(frozen=True, eq=False)
+class Extension:
+    """A message of a language on top of this one (Pyro's effects): it goes through all handlers, and only that
+    language's own handlers look into it.
+    """
+
+    def act(self) -> None:
+        """Do what the message means when no handler has done it."""
+
+
 R = TypeVar("R")
 
 
@@ -141,8 +166,15 @@ def evolve(record: R, **changes: Any) -> R:
     return twin
 
 
-Message = Sample | Factor | Param | Module | Record | Indices | InUse | Subsample
-Forward = Callable[[Any], Any]
-Handler = Callable[[Any, Forward], Any]
+Message = Sample | Factor | Param | Module | Record | Indices | InUse | Subsample | Extension
+"""What goes through handlers. The union is closed: who takes it apart ends in `assert_never`."""
+
+Named = Sample | Factor | Param | Module | Record | Indices
+"""The messages that a trace keeps, by name."""
+
+Forward = Callable[[Message], Message]
+"""Sends a message on to the handlers further out; returns its answer, a message of the same kind."""
+
+Handler = Callable[[Message, Forward], Message]
 Program = Callable[..., Any]
 Names = Iterable[str]

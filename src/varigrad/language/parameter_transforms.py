@@ -57,11 +57,21 @@ def to_constrained(constraint: constraints.Constraint) -> Transform | None:
         bound = constraint.lower_bound  # type: ignore[attr-defined]
         if isinstance(bound, (float, int)) and bound == 0:
             return ExpTransform()  # torch adds an affine step, which would multiply by one and add zero in every step
-    return transform_to(constraint)
+    transform: Transform = transform_to(constraint)
+    return transform
 
 
 def unconstrain(value: Tensor, constraint: constraints.Constraint, name: str) -> Tensor:
-    """The unconstrained tensor behind a constrained value, a leaf of its own."""
+    """The unconstrained tensor behind a constrained value, a leaf of its own.
+
+    Args:
+        value: the constrained value.
+        constraint: where it lives.
+        name: the parameter's name, for the error.
+
+    Raises:
+        ConstraintError: it lies on the edge of the constraint, where no finite unconstrained value maps to it.
+    """
     transform = to_constrained(constraint)
     free = value if transform is None else transform.inv(value)
     # torch keeps some transforms off the edge by a rounding error, where no gradient would ever move the parameter.

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextvars import Token
-from typing import Any
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from varigrad.errors import PlateError, is_whole
 from varigrad.language.messages import (
+    Extension,
     Factor,
     Forward,
     Handler,
     Indices,
+    InUse,
+    Message,
+    Module,
     Param,
     Plate,
     Record,
@@ -26,31 +30,32 @@ from varigrad.language.runtime import _stack, apply, handlers_in_force
 
 
 class InPlate:
-    """The handler of one plate: marks sites with it, scales them, cuts data and parameters to its minibatch."""
+    """The handler of one plate: it marks sites with the plate, scales them, and cuts data to its minibatch."""
 
     __slots__ = ("factor", "plate")
     takes_modules = True
 
     def __init__(self, plate: Plate) -> None:
-        self.plate = plate
+        self.plate: Plate = plate
         size, batch = plate.size, plate.batch
-        self.factor = 1.0 if size is None or batch is None or plate.index is not None else size / batch
+        self.factor: float = 1.0 if size is None or batch is None or plate.index is not None else size / batch
 
-    def __call__(self, message: Any, forward: Forward) -> Any:
-        kind = type(message)
-        if kind is Sample or kind is Factor:
+    def __call__(self, message: Message, forward: Forward) -> Message:
+        if isinstance(message, (Sample, Factor)):
             plates = (self.plate, *message.plates)
             if self.factor == 1.0:
                 return forward(evolve(message, plates=plates))
             return forward(evolve(message, plates=plates, scale=message.scale * self.factor))
-        if kind is Record:
+        if isinstance(message, Record):
             return forward(evolve(message, plates=(self.plate, *message.plates)))
-        answer = forward(message)
-        if kind is Subsample:
-            return evolve(answer, value=self._cut(answer.value, answer.event_dim))
-        if kind is Param and answer.event_dim is not None and answer.value is not None:
-            return evolve(answer, value=self._cut(answer.value, answer.event_dim))
-        return answer
+        if isinstance(message, (Param, Subsample)):
+            answer = forward(message)
+            if isinstance(answer, (Param, Subsample)) and answer.event_dim is not None and answer.value is not None:
+                return evolve(answer, value=self._cut(answer.value, answer.event_dim))
+            return answer
+        if isinstance(message, (Module, Indices, InUse, Extension)):
+            return forward(message)
+        assert_never(message)
 
     def _cut(self, value: Tensor, event_dim: int) -> Tensor:
         plate = self.plate
@@ -100,7 +105,9 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         dim: int | None = None,
     ) -> None:
         _check(name, size, subsample_size, subsample, dim)
-        self.name, self.size, self.dim = name, size, dim
+        self.name: str = name
+        self.size: int | None = size
+        self.dim: int | None = dim
         self.subsample_size = subsample_size
         self.indices: Tensor | None = subsample
         self._tokens: list[Token[tuple[Handler, ...]]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,18 @@ from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Masked
 from varigrad.errors import ShapeError, SiteError, SiteNameError
-from varigrad.language.messages import Factor, Module, Param, Record, Sample, Subsample, evolve
+from varigrad.language.messages import (
+    Factor,
+    Forward,
+    Message,
+    Module,
+    Param,
+    Record,
+    Sample,
+    SiteEstimator,
+    Subsample,
+    evolve,
+)
 from varigrad.language.runtime import Scope, apply
 from varigrad.language.values import as_numbers
 
@@ -30,8 +41,8 @@ def sample(
     obs: Tensor | None = None,
     *,
     obs_mask: Tensor | None = None,
-    estimator: Any = None,
-    notes: Mapping[str, Any] | None = None,
+    estimator: SiteEstimator | None = None,
+    notes: Mapping[str, object] | None = None,
     auxiliary: bool = False,
 ) -> Tensor:
     """A random choice named `name`.
@@ -77,8 +88,8 @@ def sample(
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
         obs = as_numbers(name, float(obs) if isinstance(obs, int) else obs, "obs")  # a density wants floating point
-    message = apply(Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary))
-    return message.value
+    message = Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary)
+    return value_of(message)
 
 
 def partly_observed(
@@ -86,8 +97,8 @@ def partly_observed(
     distribution: td.Distribution,
     obs: Tensor | None,
     obs_mask: Tensor,
-    estimator: Any = None,
-    notes: Mapping[str, Any] | None = None,
+    estimator: SiteEstimator | None = None,
+    notes: Mapping[str, object] | None = None,
 ) -> Tensor:
     """A site in two parts: `name_observed` where `obs_mask`, with the value `obs` (None: drawn), and `name_unobserved`,
     drawn, elsewhere.
@@ -104,7 +115,7 @@ def partly_observed(
     given = obs_mask.reshape(obs_mask.shape + (1,) * event)
 
     def where(mask: Tensor) -> Scope:
-        def handler(message: Any, forward: Callable[[Any], Any]) -> Any:
+        def handler(message: Message, forward: Forward) -> Message:
             if isinstance(message, Sample):
                 message = evolve(message, mask=mask if message.mask is None else message.mask & mask)
             return forward(message)
@@ -137,7 +148,7 @@ def param(
         The constrained value.
     """
     _check_name(name)
-    return apply(Param(name, init, constraint, event_dim)).value
+    return value_of(Param(name, init, constraint, event_dim))
 
 
 def module(name: str, value: M) -> M:
@@ -145,7 +156,7 @@ def module(name: str, value: M) -> M:
     _check_name(name)
     if not isinstance(value, nn.Module):
         raise SiteError(f"module needs a torch.nn.Module, got {type(value).__name__}", site=name)
-    return apply(Module(name, value)).value
+    return apply(Module(name, value)).value  # type: ignore[return-value]  # a handler may answer with a twin of it
 
 
 def factor(name: str, log_factor: Tensor | float) -> None:
@@ -178,6 +189,23 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
     if not isinstance(data, Tensor):
         raise ShapeError(f"subsample needs a tensor, got {type(data).__name__}")
     return apply(Subsample(data, event_dim)).value
+
+
+def value_of(message: Sample | Param) -> Tensor:
+    """The value that the handlers in force, or the message's default, give a random choice or a parameter.
+
+    Raises:
+        SiteError: a handler left it without one.
+    """
+    value = apply(message).value
+    if value is None:
+        raise SiteError(
+            "no handler gave it a value",
+            site=message.name,
+            because="a handler took the message and neither sent it on nor answered it",
+            try_="return forward(message) in that handler",
+        )
+    return value
 
 
 def _check_name(name: object) -> None:

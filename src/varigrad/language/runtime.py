@@ -7,23 +7,54 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, assert_never
 
 import torch
+from torch import distributions as td
 from torch import nn
 
 from varigrad.distributions.rng import Source
 from varigrad.errors import PlateError, SiteError
-from varigrad.language.messages import Factor, Forward, Handler, Indices, Param, Program, Sample, evolve
+from varigrad.language.messages import (
+    Extension,
+    Factor,
+    Forward,
+    Handler,
+    Indices,
+    InUse,
+    Message,
+    Module,
+    Param,
+    Program,
+    Record,
+    Sample,
+    Subsample,
+    evolve,
+)
 from varigrad.language.parameter_transforms import initial_value
 from varigrad.shapes import join
 
 _stack: ContextVar[tuple[Handler, ...]] = ContextVar("varigrad_handlers", default=())
 
 
-def apply(message: Any) -> Any:
-    """Send a message outward through every handler in force, innermost first; returns the answered message."""
-    return _forward(_stack.get(), message)
+M = TypeVar("M", bound=Message)
+
+
+def apply(message: M) -> M:
+    """Send a message outward through every handler in force, innermost first; returns the answered message.
+
+    Raises:
+        SiteError: a handler answered with something else than a message of the same kind.
+    """
+    answer = _forward(_stack.get(), message)
+    if not isinstance(answer, type(message)):
+        raise SiteError(
+            f"a handler answered {type(message).__name__} with {type(answer).__name__}",
+            site=getattr(message, "name", None),
+            because="a handler returns the message that it was given, changed or not, after sending it on",
+            try_="return forward(message)",
+        )
+    return answer
 
 
 def handlers_in_force() -> tuple[Handler, ...]:
@@ -31,31 +62,40 @@ def handlers_in_force() -> tuple[Handler, ...]:
     return _stack.get()
 
 
-def _forward(stack: tuple[Handler, ...], message: Any) -> Any:
+def _forward(stack: tuple[Handler, ...], message: Message) -> Message:
     if not stack:
         return default(message)
     rest = stack[:-1]
     return stack[-1](message, partial(_forward, rest) if rest else default)
 
 
-def default(message: Any) -> Any:
-    """What a message means when nobody handles it: draw (with gradients, where the family has them) from the
-    distribution as it stands, return the initial value.
+def default(message: Message) -> Message:
+    """Answer a message that no handler has answered: draw (with gradients, where the family has them) from the
+    distribution as it stands, take the initial value.
     """
-    if getattr(message, "value", message) is not None:
-        return message
     if isinstance(message, Sample):
+        if message.value is not None:
+            return message
         distribution = expanded(message)
         smooth = distribution.has_rsample and torch.is_grad_enabled()
         return evolve(message, value=Source().draw(distribution, reparameterised=smooth))
     if isinstance(message, Param):
+        if message.value is not None:
+            return message
         return evolve(message, value=(message.fallback or initial_value)(message))
     if isinstance(message, Indices):
+        if message.value is not None:
+            return message
         return evolve(message, value=Source().subset(message.size, message.batch))
-    return message
+    if isinstance(message, Extension):
+        message.act()
+        return message
+    if isinstance(message, (Factor, Module, Record, InUse, Subsample)):
+        return message
+    assert_never(message)
 
 
-def expanded(message: Sample) -> Any:
+def expanded(message: Sample) -> td.Distribution:
     """The site's distribution, with a batch dimension for every plate around it.
 
     Raises:
@@ -68,7 +108,9 @@ def expanded(message: Sample) -> Any:
         return distribution
     try:
         full = join(shape, batch)
-        return distribution if full == batch else distribution.expand(full)
+        if full != batch:
+            distribution = distribution.expand(full)
+        return distribution
     except NotImplementedError as error:
         raise SiteError(
             f"{type(distribution).__name__} has no expand method",
@@ -117,15 +159,25 @@ class Handled:
     """A program with a handler around it. `program` is the one inside."""
 
     def __init__(self, program: Program, handler: Handler) -> None:
-        self.program, self.handler = program, handler
+        self.program: Program = program
+        self.handler: Handler = handler
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         with Scope(self.handler):
             return self.program(*args, **kwargs)
 
 
-def run(program: Program, handlers: tuple[Handler, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a program with handlers around it, the first outermost."""
+def run(program: Program, handlers: tuple[Handler, ...], args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
+    """Call a program with handlers around it.
+
+    Args:
+        program: the program.
+        handlers: the first is the outermost; all lie inside those that are in force already.
+        args, kwargs: what the program is called with.
+
+    Returns:
+        What the program returns.
+    """
     token = _stack.set((*_stack.get(), *handlers))
     try:
         return program(*args, **kwargs)
@@ -133,8 +185,8 @@ def run(program: Program, handlers: tuple[Handler, ...], args: tuple[Any, ...], 
         _stack.reset(token)
 
 
-def lasting() -> AbstractContextManager[Any]:
-    """Around what a program makes once and keeps (a guide's parameters, say).
+def lasting() -> AbstractContextManager[object]:
+    """A context around what a program makes once and keeps (a guide's parameters, say).
 
     An engine may run a program to find out about it, and put all random generators back afterwards. What is drawn
     inside this block is kept, so it counts as drawn: inside, generators stand where they stand outside of such a run.
@@ -142,7 +194,7 @@ def lasting() -> AbstractContextManager[Any]:
     for handler in reversed(_stack.get()):
         found = getattr(handler, "lasting", None)
         if found is not None:
-            context: AbstractContextManager[Any] = found()
+            context: AbstractContextManager[object] = found()
             return context
     return nullcontext()
 
@@ -163,7 +215,7 @@ def can_do_without_arguments(program: Program) -> bool:
 
 
 def signature_of(program: Program) -> inspect.Signature | None:
-    """What a program takes, handlers around it looked through; None if Python cannot tell."""
+    """The signature of a program, looked for behind handlers; None if Python cannot tell."""
     while not isinstance(program, nn.Module) and callable(getattr(program, "program", None)):
         program = program.program  # type: ignore[attr-defined]  # a handler takes what the program inside takes
     try:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from torch import Tensor
 
 from varigrad.errors import SiteNameError
-from varigrad.language.messages import Factor, Forward, Indices, Module, Param, Record, Sample, evolve
+from varigrad.language.messages import (
+    Extension,
+    Factor,
+    Forward,
+    Indices,
+    InUse,
+    Message,
+    Module,
+    Named,
+    Param,
+    Record,
+    Sample,
+    Subsample,
+    evolve,
+)
 from varigrad.shapes import table
 
 
-class Trace(Mapping[str, Any]):
+class Trace(Mapping[str, Named]):
     """Ordered, read-only `name -> message`, with what the program returned in `result`."""
 
-    def __init__(self, messages: Mapping[str, Any], result: Any) -> None:
+    def __init__(self, messages: Mapping[str, Named], result: Any) -> None:
         self._messages = dict(messages)
         self.result = result
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Named:
         return self._messages[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -56,21 +70,25 @@ class Recorder:
     """The handler that collects a trace."""
 
     def __init__(self) -> None:
-        self.messages: dict[str, Any] = {}
+        self.messages: dict[str, Named] = {}
 
-    def __call__(self, message: Any, forward: Forward) -> Any:
-        kind = type(message)
-        if kind in (Param, Indices) and message.value is None and type(self.messages.get(message.name)) is kind:
-            return evolve(message, value=self.messages[message.name].value)  # one name, one value in a run
+    def __call__(self, message: Message, forward: Forward) -> Message:
+        if isinstance(message, (Param, Indices)) and message.value is None:
+            before = self.messages.get(message.name)
+            if isinstance(before, (Param, Indices)) and type(before) is type(message):
+                return evolve(message, value=before.value)  # one name, one value in a run
         answer = forward(message)
-        kind = type(answer)
-        if kind in (Sample, Factor, Record, Param, Module, Indices):
+        if isinstance(answer, (Sample, Factor, Record, Param, Module, Indices)):
             known = self.messages.setdefault(answer.name, answer)
-            if known is not answer and (kind in (Sample, Factor, Record) or type(known) is not kind):
+            once = isinstance(answer, (Sample, Factor, Record))
+            if known is not answer and (once or type(known) is not type(answer)):
                 raise SiteNameError(
                     "is used twice in one run",
                     site=answer.name,
                     because="sites are told apart by name, and a trace has one entry for each",
                     try_=f'names that differ, such as f"{answer.name}_{{i}}" in a loop',
                 )
-        return answer
+            return answer
+        if isinstance(answer, (InUse, Subsample, Extension)):
+            return answer
+        assert_never(answer)

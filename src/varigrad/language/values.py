@@ -11,6 +11,11 @@ from varigrad.errors import SiteError
 def as_numbers(name: str, value: object, what: str) -> Tensor:
     """A tensor of what was given at a site.
 
+    Args:
+        name: the site's name.
+        value: a tensor, a number, or what torch makes a tensor of.
+        what: what the value is, for the error.
+
     Raises:
         SiteError: it cannot be made a tensor.
     """

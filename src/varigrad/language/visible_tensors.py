@@ -16,12 +16,12 @@ from torch import distributions as td
 LIMIT = 20_000
 """So many objects are looked at, the nearest first."""
 
-_IDLE = frozenset(vars(nn.Module()))
+_MODULE_INTERNALS = frozenset(vars(nn.Module()))
 """What torch keeps in every module; parameters, buffers and submodules are asked for by their names."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class VisibleTensor:
     """Where a program sees a tensor.
 
     Attributes:
@@ -38,7 +38,7 @@ class Sight:
     inside: nn.Module | None = None
 
 
-def seen(roots: Iterable[tuple[object, str]]) -> Iterator[tuple[Tensor, Sight]]:
+def visible_tensors(roots: Iterable[tuple[object, str]]) -> Iterator[tuple[Tensor, VisibleTensor]]:
     """Every tensor that can be reached from `roots`, pairs of an object and its name, the nearest first.
 
     Looks into closures, global variables that the code names, defaults, attributes, arguments of `functools.partial`,
@@ -52,24 +52,24 @@ def seen(roots: Iterable[tuple[object, str]]) -> Iterator[tuple[Tensor, Sight]]:
             continue
         known.add(id(value))
         if isinstance(value, Tensor):
-            yield value, Sight(name, inside=inside)
+            yield value, VisibleTensor(name, inside=inside)
             continue
         if isinstance(value, nn.Module):
             for key, tensor in (*value.named_parameters(), *value.named_buffers()):
-                yield tensor, Sight(f"{name}.{key}", value, name, inside)
+                yield tensor, VisibleTensor(f"{name}.{key}", value, name, inside)
             parts = [*value.named_modules()]
             known.update(id(part) for _, part in parts)
             for key, part in parts:
-                own = {k: v for k, v in vars(part).items() if k not in _IDLE}
+                own = {k: v for k, v in vars(part).items() if k not in _MODULE_INTERNALS}
                 queue += [(v, f"{name}.{key}.{k}" if key else f"{name}.{k}", part) for k, v in own.items()]
                 queue += [(k, name, None) for k in _classes(part)]
             continue
         within = inside if isinstance(value, (Mapping, list, tuple, set, frozenset, deque)) else None
-        queue += [(v, label, within) for v, label in _parts(value, name)]
+        queue += [(v, label, within) for v, label in _members(value, name)]
 
 
-def _parts(value: Any, name: str) -> Iterator[tuple[Any, str]]:
-    """What an object gives access to, and what that is called."""
+def _members(value: Any, name: str) -> Iterator[tuple[Any, str]]:
+    """The objects that an object gives access to, each with an expression for it."""
     if isinstance(value, types.FunctionType):
         yield from _of_function(value, name)
     elif isinstance(value, types.MethodType):
@@ -137,7 +137,7 @@ def _positional(function: object) -> tuple[str, ...]:
 
 
 def _of_module(module: types.ModuleType, label: str, names: set[str]) -> Iterator[tuple[Any, str]]:
-    """Those of a user's module that code with these names may mean."""
+    """The objects in a user's module that code with these names may mean."""
     if not _is_installed(module.__name__):
         for key in sorted(names.intersection(vars(module))):
             yield vars(module)[key], f"{label}.{key}"
@@ -157,13 +157,13 @@ def _content(cell: types.CellType) -> tuple[Any, ...]:
 
 
 def _classes(value: object) -> list[type]:
-    """The classes of an object that are the user's own."""
+    """The user's own classes among an object's."""
     return [kind for kind in type(value).__mro__ if not _is_installed(kind.__module__)]
 
 
 @functools.cache
 def _is_installed(module: str | None) -> bool:
-    """Whether it is a library rather than the user's."""
+    """Whether a module belongs to a library, not to the user."""
     top = (module or "").split(".")[0]
     if top == "__main__":
         return False

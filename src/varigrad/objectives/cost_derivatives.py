@@ -28,7 +28,7 @@ def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Layout, again: bool
         again: keep it differentiable.
     """
     assert draw.lanes is not None
-    rows = draw.lanes.rows
+    rows = draw.lanes.compared
     looped = site in ensemble.alternatives
     if looped:
         runs = [ensemble, *ensemble.alternatives[site]]
@@ -71,8 +71,9 @@ def _looped(site: str, run: Ensemble, base: Ensemble, dims: int) -> Iterator[Ten
 def _drawn_below(site: str, run: Ensemble, below: Sequence[Term]) -> Iterator[Term]:
     """The guide's densities of choices after the site that carry no derivative."""
     choices = run.base.choices
-    if choices[site].estimator.apart:
+    wanted = choices[site].estimator.needs.slope
+    if wanted is not None and wanted.apart:
         return
     for term in below:
-        if term.sign < 0 and term.latent and term.name != site and not choices[term.name].estimator.pathwise:
+        if term.sign < 0 and term.latent and term.name != site and not choices[term.name].estimator.drawing.pathwise:
             yield term

@@ -48,7 +48,7 @@ from varigrad.objectives.vectorization import (
     site_values,
 )
 from varigrad.objectives.without_side_effects import Undisturbed
-from varigrad.terms.dependency_tracker import SEVERED
+from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term, collect
 
@@ -153,8 +153,8 @@ class Discovery:
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
             escapes = seen.tracker.escapes
-            kinked = frozenset(t.site for t in escapes.kinked if SEVERED not in t.crossed)
-            lost = frozenset(t.site for t in escapes.lost if SEVERED not in t.crossed)
+            kinked = frozenset(t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.crossed)
+            lost = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.crossed)
             known = self.known.kinked if self.known is not None else frozenset()
             if kinked or lost or known:
                 self._kinked = kinked | lost | known

@@ -72,8 +72,8 @@ class Estimate:
 
 def terms_of(run: Pass, layout: Layout, adjust: Adjust) -> list[Term]:
     """The terms of a run, with weights and analytic divergences put in by `adjust`."""
-    fixed = [name for name, choice in run.choices.items() if choice.estimator.sticking_the_landing]
-    relaxed = [name for name, choice in run.choices.items() if choice.estimator.relaxes]
+    fixed = [name for name, choice in run.choices.items() if choice.estimator.needs.constant_density]
+    relaxed = [name for name, choice in run.choices.items() if choice.estimator.needs.between_values]
     escapes = run.tracker.escapes
     return adjust(run, collect(run.guide, run.model, dims=layout.dims, fixed=fixed, escapes=escapes, relaxed=relaxed))
 
@@ -83,7 +83,7 @@ def scored(run: Pass) -> dict[str, Estimator]:
     return {
         name: choice.estimator
         for name, choice in run.choices.items()
-        if choice.estimator.needs_cost or choice.estimator.partial or is_partial(run.draws[name].distribution)
+        if choice.estimator.needs.cost or choice.estimator.drawing.partial or is_partial(run.draws[name].distribution)
     }
 
 
@@ -103,7 +103,7 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
     for ensemble in ensembles:
         estimators = scored(ensemble.base)
         for site, estimator in estimators.items():
-            if estimator.per_element:
+            if estimator.needs.per_element:
                 for one in (ensemble, *ensemble.alternatives.get(site, ())):
                     _refuse_joint_costs(estimator, site, ensemble.base.draws[site], downstream(one.terms, site))
         value, path = _value(ensemble, estimators, layout)
@@ -111,11 +111,11 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
         if path is not None:
             paths.append(path)
         for site, estimator in estimators.items():
-            if estimator.across_particles and len(ensembles) > 1:
+            if estimator.needs.across_particles and len(ensembles) > 1:
                 continue
             shares.append(_share(estimator, site, [ensemble], layout, states, losses))
     if len(ensembles) > 1:
-        across = {s: e for one in ensembles for s, e in scored(one.base).items() if e.across_particles}
+        across = {s: e for one in ensembles for s, e in scored(one.base).items() if e.needs.across_particles}
         for site, estimator in across.items():
             having = [e for e in ensembles if site in e.base.draws]  # control flow may have left it out of some
             shares.append(_share(estimator, site, having, layout, states, losses))
@@ -140,7 +140,9 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
 def drawn(ensembles: Sequence[Ensemble]) -> list[tuple[str, Tensor]]:
     """`(site, value)` for the draws that carry gradients to the guide's parameters, in the order of drawing."""
     runs = [ensemble.base for ensemble in ensembles]
-    return [(site, run.draws[site].value) for run in runs for site, c in run.choices.items() if c.estimator.pathwise]
+    return [
+        (site, run.draws[site].value) for run in runs for site, c in run.choices.items() if c.estimator.drawing.pathwise
+    ]
 
 
 def _share(
@@ -153,10 +155,11 @@ def _share(
 ) -> Share:
     """One site's surrogate, summed over its plates."""
     draw, costs = _draw_and_cost(site, estimator, ensembles, layout)
-    if estimator.differentiates:
+    wanted = estimator.needs.slope
+    if wanted is not None:
         if not torch.is_grad_enabled():  # a value is all that is wanted
             return Share(site, torch.zeros(()), costs, None)
-        draw = evolve(draw, slope=slope(site, ensembles[0], draw, layout, again=estimator.twice))
+        draw = evolve(draw, slope=slope(site, ensembles[0], draw, layout, again=wanted.twice))
     return site_surrogate(estimator, site, draw, costs, states, losses)
 
 
@@ -195,8 +198,8 @@ def _draw_and_cost(
         draw = evolve(ensemble.base.alternatives[site], values=draw.values)
         runs = [one.terms for one in (ensemble, *alternatives)]
         return _stacked(draw, [_one(terms, site, draw, (0,), dims) for terms in runs])
-    rows = draw.lanes.rows if draw.lanes is not None and draw.lanes.own else ()
-    if not estimator.across_particles or layout.particles > 1:
+    rows = draw.lanes.compared if draw.lanes is not None and draw.lanes.own else ()
+    if not estimator.needs.across_particles or layout.particles > 1:
         log_q, costs = _one(ensemble.terms, site, draw, rows, dims)
         return evolve(draw, log_q=log_q), costs
     pairs = [_one(e.terms, site, draw, rows, dims) for e in ensembles]
@@ -253,7 +256,7 @@ def _value(ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layo
         log_prob = term.log_prob
         # At a score-function site -grad log q(z) has mean zero given what is upstream: leave it out.
         # A divergence in closed form stands for its site and is no score: it keeps its gradient.
-        drop = term.sign < 0 and term.latent and term.name in estimators and estimators[term.name].needs_cost
+        drop = term.sign < 0 and term.latent and term.name in estimators and estimators[term.name].needs.cost
         if drop:
             log_prob = log_prob.detach()
         if log_prob.dim() > layout.dims:
@@ -290,10 +293,10 @@ def _lane_weights(
         if draw.lanes is None or not draw.lanes.own:
             continue
         own = next(t for t in ensemble.terms if t.name == site and t.sign < 0)
-        weights = estimator.lane_weights(evolve(draw, log_q=lanes(own.raw, draw.lanes.rows, layout.dims)))
+        weights = estimator.lane_weights(evolve(draw, log_q=lanes(own.raw, draw.lanes.compared, layout.dims)))
         if weights is not None:
             weights = weights.reshape(weights.shape + (1,) * (layout.dims + 1 - weights.dim()))
-            found[site] = (draw.lanes.rows, weights)
+            found[site] = (draw.lanes.compared, weights)
     return found
 
 

@@ -78,14 +78,14 @@ def choose(
     known = (decided or {}).get(message.name)
     if known is not None:
         own = known.own and message.estimator is not None
-        return _checked(message, Choice(message.estimator, known.why, own=True) if own else known)
+        return _checked(message, Choice(_estimator_of(message), known.why, own=True) if own else known)
     for pattern, asked in patterns:
         if fnmatchcase(message.name, pattern):
             if asked == "auto":
                 return _by_rule(message, kinked)
             return _checked(message, Choice(asked, f"ELBO(estimators={{{pattern!r}: …}})"))
     if message.estimator is not None:
-        return _checked(message, Choice(message.estimator, "estimator= at the site"))
+        return _checked(message, Choice(_estimator_of(message), "estimator= at the site"))
     return _by_rule(message, kinked)
 
 
@@ -97,8 +97,12 @@ def _by_rule(message: Sample, kinked: Iterable[str]) -> Choice:
     return SCORE
 
 
-def _checked(message: Sample, choice: Choice) -> Choice:
-    estimator = choice.estimator
+def _estimator_of(message: Sample) -> Estimator:
+    """The site's own estimator."""
+    return _checked_class(message, message.estimator)
+
+
+def _checked_class(message: Sample, estimator: object) -> Estimator:
     if not isinstance(estimator, Estimator):
         hint = f"{estimator.__name__}()" if isinstance(estimator, type) else "Score(MovingAverage())"
         raise SiteError(
@@ -107,8 +111,18 @@ def _checked(message: Sample, choice: Choice) -> Choice:
             because="configuration is objects",
             try_=hint,
         )
+    return estimator
+
+
+def _checked(message: Sample, choice: Choice) -> Choice:
+    estimator = _checked_class(message, choice.estimator)
     refusal = estimator.refusal(message.distribution)
-    if refusal is None and estimator.pathwise and not estimator.relaxes and _straight_through(message.distribution):
+    if (
+        refusal is None
+        and estimator.drawing.pathwise
+        and not estimator.needs.between_values
+        and _straight_through(message.distribution)
+    ):
         refusal = "the rsample of a straight-through distribution is biased", "LeaveOneOut(4)"
     if refusal is not None:
         because, try_ = refusal

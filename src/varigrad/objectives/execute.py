@@ -20,6 +20,7 @@ from varigrad.language.messages import (
     Forward,
     Indices,
     InUse,
+    Message,
     Module,
     Param,
     Plate,
@@ -294,7 +295,7 @@ class _Guide(_Program):
         for part, module in estimator.parameters_of_baselines().items():
             settings.owner.adopt_baseline(name, part, module)
         draw = self._draw(plain, estimator)
-        if estimator.differentiates and not draw.value.requires_grad:
+        if estimator.needs.slope is not None and not draw.value.requires_grad:
             draw = evolve(draw, value=draw.value.detach().requires_grad_())
         found = get_provenance(draw.value)  # picked up inside a distribution that the engine cannot look into
         if found:
@@ -304,13 +305,14 @@ class _Guide(_Program):
             lane = -settings.layout.dims - 1 if settings.layout.count > 1 else None
             draw = evolve(draw, value=settings.follower.drawn(draw.value, plain, statement.upstream, lane))
         record.choices[name] = choice
-        follow = estimator.needs_cost or settings.track_all or estimator.partial or is_partial(plain.distribution)
-        marked = record.tracker.mark(draw.value, statement, follow, severed=not estimator.pathwise)
+        partial = estimator.drawing.partial or is_partial(plain.distribution)
+        follow = estimator.needs.cost or settings.track_all or partial
+        marked = record.tracker.mark(draw.value, statement, follow, pathwise=estimator.drawing.pathwise)
         particles = -settings.layout.dims if settings.layout.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
         record.values[name] = marked
         if settings.explore:
-            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.pathwise))
+            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.drawing.pathwise))
         drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
         record.guide.append(evolve(statement, message=drawn))
         return forward(evolve(message, value=marked))
@@ -324,7 +326,7 @@ class _Guide(_Program):
         if message.name in self.forced:
             return Draw(distribution, self.forced[message.name])
         if settings.explore:
-            reparameterised = estimator.pathwise and distribution.has_rsample
+            reparameterised = estimator.drawing.pathwise and distribution.has_rsample
             return Draw(distribution, settings.source.draw(distribution, reparameterised=reparameterised))
         if settings.loop:
             return self._draw_in_loop(message, distribution, estimator)
@@ -343,17 +345,17 @@ class _Guide(_Program):
     def _source(self, estimator: Estimator, distribution: Any) -> Source:
         """Where a draw's numbers come from: coupled across particles, where the estimator asks for it."""
         settings = self.settings
-        if estimator.coupling is None:
+        if estimator.drawing.coupling is None:
             return settings.source
         if settings.layout.particles == 1:
             raise SiteError(
-                f"{type(estimator.coupling).__name__} cannot couple the particles' draws",
+                f"{type(estimator.drawing.coupling).__name__} cannot couple the particles' draws",
                 site=settings.source.site,
                 because="the particles run one by one",
                 try_="plan(), which says why, and a program that can run side by side; or Pathwise()",
             )
         batch = distribution.batch_shape
-        return Coupled(settings.source, estimator.coupling, batch, len(batch) - settings.layout.dims)
+        return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.layout.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: Any, estimator: Estimator) -> Draw:
         """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
@@ -367,7 +369,7 @@ class _Guide(_Program):
         wide = estimator.draw(lanes.expand(distribution), lanes, self.settings.source, state)
         event = wide.value.shape[wide.value.dim() - len(distribution.event_shape) :]
         values = wide.value.reshape(count, *distribution.batch_shape, *event)
-        if estimator.differentiates and not values.requires_grad:
+        if estimator.needs.slope is not None and not values.requires_grad:
             values = values.detach().requires_grad_()
         self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
         return Draw(distribution, values[0])
@@ -416,7 +418,7 @@ def remembering_nothing(message: Sample) -> Sample:
     return message if distribution is message.distribution else evolve(message, distribution=distribution)
 
 
-def _unheard(message: Sample) -> Sample:
+def _unheard(message: Message) -> Message:
     return message
 
 

@@ -165,9 +165,9 @@ def plan_of(
                 tuple(t.name if t.sign > 0 else f"q({t.name})" for t in below),
                 len(layout.lanes.get(name, ())),
                 tuple(sorted(crossed)),
-                estimator.unbiased,
-                estimator.pathwise and name in kinked,
-                any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs_cost,
+                estimator.promises.unbiased,
+                estimator.drawing.pathwise and name in kinked,
+                any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
             )
         )
     return Plan(tuple(sites), particles, layout.count, side_by_side, reason, unproven)

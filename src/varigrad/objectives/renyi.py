@@ -193,21 +193,21 @@ def _by_particle(term: Term, layout: Layout) -> Tensor:
 
 
 def _refusal(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:
-    if alternatives or estimator.per_element:
+    if alternatives or estimator.needs.per_element:
         return (
             "it compares costs that are sums of terms, and here they are inside a logarithm",
             "Score(MovingAverage())",
         )
-    if estimator.across_particles:
+    if estimator.needs.across_particles:
         return (
             "all particles share one cost here, so the others' costs are no baseline",
             "Score(), with Renyi(leave_one_out=True), which subtracts the bound of the others",
         )
-    if estimator.coupling is not None:
+    if estimator.drawing.coupling is not None:
         return (
             "the bound is the mean of a logarithm over independent particles, and coupled ones have another mean",
             "Pathwise()",
         )
-    if estimator.sticking_the_landing:
+    if estimator.needs.constant_density:
         return "under the weights, the score of the guide has no mean of zero", "Pathwise()"
     return None

@@ -157,7 +157,7 @@ def mixed_plates(
 
 def open_plates(run: Pass, known: Mapping[str, frozenset[str]]) -> list[tuple[Sample, Plate]]:
     """Sites whose costs are taken element by element along a plate, as far as is known."""
-    scored = {name for name, choice in run.choices.items() if choice.estimator.needs_cost}
+    scored = {name for name, choice in run.choices.items() if choice.estimator.needs.cost}
     return [
         (message, plate)
         for message, upstream in ((s.message, s.upstream) for s in run.guide)

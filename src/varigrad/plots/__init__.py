@@ -22,7 +22,8 @@ def losses(values: Tensor, title: str = "") -> Figure:
         axes.plot(range(window, len(values) + 1), smooth.numpy(), label=f"mean of {window}")
         axes.legend()
     axes.set(xlabel="step", ylabel="loss = -ELBO", title=title)
-    return figure
+    result: Figure = figure
+    return result
 
 
 def curves(
@@ -49,7 +50,8 @@ def curves(
         axes.set_yscale("log")
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.legend()
-    return figure
+    result: Figure = figure
+    return result
 
 
 def noise_and_cost(
@@ -88,13 +90,20 @@ def noise_and_cost(
         plane.plot(costs, [least / c for c in costs], color="0.8", linestyle="--", zorder=0)
     bars.set(xlabel="variance of the gradient, all parameters")
     plane.set(xlabel="microseconds a gradient", ylabel="variance")
-    return figure
+    result: Figure = figure
+    return result
 
 
 def gradient_noise(
     steps: Sequence[int], shares: Mapping[str, Sequence[float]], snrs: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """Where a gradient's noise comes from, and its signal-to-noise, against the steps, by site."""
+    """Draw where a gradient's noise comes from, and its signal-to-noise, against the steps.
+
+    Args:
+        steps: at which step each look was taken.
+        shares: the share of the noise, by site.
+        snrs: the ratio of signal to noise, by name.
+    """
     figure, axes = _figure(1, 2)
     plane = figure.add_subplot(1, 2, 2)
     plane.spines[["top", "right"]].set_visible(False)
@@ -107,7 +116,8 @@ def gradient_noise(
     plane.set(xlabel="step", ylabel="signal/noise")
     plane.set_ylim(bottom=0.0)
     plane.legend(fontsize=7)
-    return figure
+    result: Figure = figure
+    return result
 
 
 def _figure(rows: int = 1, columns: int = 1):  # type: ignore[no-untyped-def]  # noqa: ANN202 - matplotlib is optional

@@ -19,6 +19,7 @@ from varigrad.language.runtime import handlers_in_force
 
 _TRUSTED = ("torch", "varigrad", "_io", "_thread", "threading", "numpy")
 """Packages whose managers swallow no errors."""
+_BEFORE = ("BEFORE_WITH", "BEFORE_ASYNC_WITH")
 _MOST = 4096
 _KNOWN: dict[tuple[int, int], tuple[CodeType, bool | frozenset[int]]] = {}
 """By the identity of a code object, which is kept alive here, and a place in it. A cache: it is emptied when full."""
@@ -75,8 +76,8 @@ def _look(frame: FrameType, code: CodeType) -> bool | frozenset[int]:
         if handler[0].opname == "PUSH_EXC_INFO":
             if handler[1].opname == "WITH_EXCEPT_START":
                 starts = [places[e.start] for e in entries if e.target == target]
-                begun = max((i for i in range(min(starts)) if instructions[i].opname == "BEFORE_WITH"), default=None)
-                if begun is None:
+                begun = max((i for i in range(min(starts)) if instructions[i].opname in _BEFORE), default=None)
+                if begun is None or instructions[begun].opname != "BEFORE_WITH":  # `async with`: by any class
                     return True
                 manager = _manager(frame, instructions[: begun + 1])
                 if manager is _MISSING or _is_users(manager):
@@ -89,7 +90,7 @@ def _look(frame: FrameType, code: CodeType) -> bool | frozenset[int]:
 
 
 def _ends(handler: list[dis.Instruction]) -> bool:
-    """Whether a handler may let the program go on, as an `except` does, and a `finally` does not."""
+    """Whether a handler lets the program go on, as an `except` does and a `finally` does not."""
     for instruction in handler:
         if instruction.opname in ("CHECK_EXC_MATCH", "CHECK_EG_MATCH", "POP_EXCEPT", "RETURN_VALUE", "RETURN_CONST"):
             return True
@@ -102,7 +103,7 @@ _MISSING = object()
 
 
 def _manager(frame: FrameType, before: list[dis.Instruction]) -> Any:
-    """What stands first in the `with` statement: the manager, or what makes it."""
+    """The manager of a `with` statement, or the function that makes it."""
     where = before[-2].positions  # of the whole expression, which has just been evaluated
     if where is None:
         return _MISSING
@@ -128,14 +129,14 @@ def _manager(frame: FrameType, before: list[dis.Instruction]) -> Any:
     return found
 
 
-def _is_users(manager: Any) -> bool:
-    """Whether it is a function of the user's that returns a manager, of whatever class."""
+def _is_users(manager: object) -> bool:
+    """Whether a manager is made by a function of the user's, whatever class that returns."""
     if not isinstance(manager, FunctionType) or getattr(manager, "__wrapped__", None) is not None:
         return False
     return manager.__module__.split(".")[0] not in _TRUSTED
 
 
-def _may_swallow(manager: Any) -> bool:
+def _may_swallow(manager: object) -> bool:
     if manager in (contextlib.nullcontext, contextlib.closing):
         return False
     inner = getattr(manager, "__wrapped__", None)

@@ -25,24 +25,30 @@ def downstream(terms: Iterable[Term], site: str) -> list[Term]:
 
 
 def kept_plates(term: Term, site: str, plates: Sequence[Plate]) -> tuple[Plate, ...]:
-    """The plates of the site along which this term's cost is element by element."""
+    """The plates of a site along which one term of its cost is element by element.
+
+    Args:
+        term: a term downstream of the site.
+        site: the site's name.
+        plates: the site's plates.
+    """
     crossed = term.upstream.get(site, frozenset())
     shared = {p.name for p in term.plates if p.dim is not None} - crossed
     return tuple(p for p in plates if p.dim is not None and p.name in shared)
 
 
-def cost(terms: Iterable[Term], site: str, plates: Sequence[Plate], rows: Sequence[int], dims: int) -> Tensor:
+def cost(terms: Iterable[Term], site: str, plates: Sequence[Plate], chosen: Sequence[int], dims: int) -> Tensor:
     """The detached cost of `site` in the given lanes.
 
     Args:
         terms: those downstream of the site.
-        plates: the site's.
-        rows: lanes to look at, lane 0 first; empty if the site has no alternatives.
+        site: the site's name.
+        plates: the site's plates.
+        chosen: lanes to look at, lane 0 first; empty if the site has no alternatives.
         dims: number of plate dimensions; lanes lie at dimension `-dims - 1`.
 
     Returns:
-        `[len(rows), *plates]`, or `[*plates]` without rows; size 1 (or absent) where all elements
-        share it.
+        `[len(chosen), *plates]`, or `[*plates]` if no lanes are chosen; size 1 (or absent) where all elements share it.
     """
     total: Tensor | None = None
     for term in terms:
@@ -51,7 +57,7 @@ def cost(terms: Iterable[Term], site: str, plates: Sequence[Plate], rows: Sequen
             log_prob = _reduced(term.log_prob.detach(), {p.dim for p in keep}, dims)
         else:
             log_prob = term.total(dims)
-        log_prob = lanes(log_prob, rows, dims)
+        log_prob = lanes(log_prob, chosen, dims)
         if total is None:
             total = log_prob if term.sign > 0 else -log_prob
         else:
@@ -61,21 +67,29 @@ def cost(terms: Iterable[Term], site: str, plates: Sequence[Plate], rows: Sequen
 
 
 def _reduced(log_prob: Tensor, keep: set[int | None], dims: int) -> Tensor:
-    """Sum over the plate dimensions that are not kept; summed dimensions stay, with size 1."""
+    """Sum a log-density over the plate dimensions that are not kept; summed dimensions stay, with size 1."""
     present = min(log_prob.dim(), dims)
     summed = [d for d in range(-present, 0) if d not in keep and log_prob.shape[d] != 1]
     return log_prob.sum(summed, keepdim=True) if summed else log_prob
 
 
-def lanes(value: Tensor, rows: Sequence[int], dims: int) -> Tensor:
-    """`[len(rows), *plates]` from `[lanes, *plates]`, or from `[*plates]` where all lanes agree.
+def lanes(value: Tensor, chosen: Sequence[int], dims: int) -> Tensor:
+    """The chosen lanes of a value.
 
-    Without rows: lane 0.
+    Args:
+        value: `[lanes, *plates]`, or `[*plates]` where all lanes agree.
+        chosen: the lanes; empty: lane 0 alone.
+        dims: number of plate dimensions.
+
+    Returns:
+        `[len(chosen), *plates]`, or `[*plates]` if none are chosen.
     """
     wide = value.dim() > dims
-    if not rows:
+    if not chosen:
         return value[0] if wide else value
     if wide:
-        return value if len(rows) == value.shape[0] else value.index_select(0, torch.tensor(rows, device=value.device))
+        if len(chosen) == value.shape[0]:
+            return value
+        return value.index_select(0, torch.tensor(chosen, device=value.device))
     shape = (1,) * (dims - value.dim()) + tuple(value.shape)
-    return value.reshape(1, *shape).expand(len(rows), *shape)
+    return value.reshape(1, *shape).expand(len(chosen), *shape)

@@ -8,16 +8,16 @@ is *crossed*, and the cost must not be taken per element.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, overload
 
 from torch import Tensor
 
 from varigrad.distributions.tensor_walk import replace_tensors, tensors_of
 from varigrad.errors import SiteError
-from varigrad.language.messages import Factor, Plate, Program, Sample, evolve
+from varigrad.language.messages import Factor, Forward, Message, Plate, Program, Sample, evolve
 from varigrad.language.runtime import Handled, Scope
 from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.data_assignment import Guard
@@ -27,7 +27,7 @@ from varigrad.terms.provenance import (
     Escapes,
     Provenance,
     Tracked,
-    get_lost,
+    get_blocked,
     get_provenance,
     refuse_wrappers,
     track_provenance,
@@ -36,7 +36,7 @@ from varigrad.terms.provenance import (
 
 PARTICLES = "particles"
 """The plate that all particles of an objective lie along."""
-SEVERED = "\0severed"
+NOT_PATHWISE = "\0not pathwise"
 """Stands among a token's crossed plates while a program is explored: on the way from the source lies a choice that no
 gradient goes through."""
 
@@ -75,20 +75,20 @@ class Tracker:
     def __init__(
         self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None, guarded: bool = False
     ) -> None:
-        self.escapes = Escapes(watch)
-        self.guarded = guarded or watch
-        self.mixed = mixed or {}
+        self.escapes: Escapes = Escapes(watch)
+        self.guarded: bool = guarded or watch
+        self.mixed: Mapping[str, frozenset[str]] = mixed or {}
         self._eager = False
         self.plates: dict[str, frozenset[str]] = {}
         self._plated = False
         self._drawn: list[tuple[str, Tensor, int]] = []
 
     def guard(self) -> AbstractContextManager[object]:
-        """What has to be around the programs for the tracker to see all that they do."""
+        """A context that has to be around the programs for the tracker to see all that they do."""
         return Guard(self.escapes) if self.guarded else _UNGUARDED
 
     def examine(self, message: Sample | Factor) -> Statement:
-        """The statement with its provenance read and taken off.
+        """Read off what a statement depends on, and return it with plain tensors.
 
         Raises:
             VarigradError: a tensor of a class that may hide what it was computed from.
@@ -103,7 +103,7 @@ class Tracker:
         changes: dict[str, object] = {}
         if self.escapes.watch:
             parts = [message.log_factor] if isinstance(message, Factor) else tensors_of(message.distribution)[0]
-            self.escapes.lost |= get_lost(*parts, getattr(message, "value", None), message.mask, message.scale)
+            self.escapes.blocked |= get_blocked(*parts, getattr(message, "value", None), message.mask, message.scale)
         if isinstance(message, Factor):
             refuse_wrappers(message.log_factor)
             upstream |= get_provenance(message.log_factor)
@@ -139,18 +139,24 @@ class Tracker:
             return Statement(plain, given, given, opaque)
         return Statement(plain, given | self._beyond(through_value, message.plates), given, opaque)
 
-    def mark(self, value: Tensor, site: Statement, own: bool, severed: bool = False) -> Tensor:
+    def mark(self, value: Tensor, site: Statement, own: bool, pathwise: bool = True) -> Tensor:
         """A drawn value that carries what its distribution depends on, and itself if it is to be followed.
 
-        `severed` says that no gradient goes through the draw: a kink in what is made of it is no kink of what is above.
         Provenance picked up while drawing (from a distribution that the engine cannot take apart) is kept.
+
+        Args:
+            value: what was drawn.
+            site: the statement that it was drawn for.
+            own: whether the site itself is followed.
+            pathwise: whether a gradient goes through the draw. If not, a non-differentiable function of the value is
+                none of what lies upstream of it.
         """
         name, plates = site.message.name, site.message.plates
         provenance = site.upstream
         if not value.is_inference():  # tensors of that mode do not count how often they are written to
             self._drawn.append((name, value, value._version))
-        if severed and provenance and self.escapes.watch:
-            provenance = frozenset(Token(t.site, t.crossed | {SEVERED}) for t in provenance)
+        if not pathwise and provenance and self.escapes.watch:
+            provenance = frozenset(Token(t.site, t.crossed | {NOT_PATHWISE}) for t in provenance)
         if own:
             inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
             self._plated = self._plated or bool(inside)
@@ -176,14 +182,17 @@ class Tracker:
                 )
 
     def finish(self) -> None:
-        """Stop listening: what follows is differentiation."""
+        """Stop following: what comes after the programs is differentiation."""
         self.escapes.active = False
         if self._eager:
             FORCE_EAGER.leave()
             self._eager = False
 
     def _beyond(self, upstream: Provenance, plates: tuple[Plate, ...]) -> Provenance:
-        """Upstream of a statement in `plates`: plates of a source that the statement is not in have been crossed."""
+        """What is upstream of a statement in `plates`, with the plates that its elements share.
+
+        Plates of a source that the statement is not in have been crossed.
+        """
         if not self._plated:
             return upstream
         here = {p.name for p in plates}
@@ -193,7 +202,7 @@ class Tracker:
 
 
 def by_site(upstream: Provenance) -> Mapping[str, frozenset[str]]:
-    """`site -> crossed plates`, over all ways in which the site is upstream."""
+    """Crossed plates by site, over all ways in which the site is upstream."""
     sites: dict[str, frozenset[str]] = dict(upstream)
     if len(sites) == len(upstream):
         return sites
@@ -207,7 +216,7 @@ def _plain(value: object) -> object:
     return untracked(value) if type(value) is Tracked else value
 
 
-def _follow(message: Any, forward: Callable[[Any], Any]) -> Any:
+def _follow(message: Message, forward: Forward) -> Message:
     answer = forward(message)
     if not isinstance(answer, Sample) or answer.value is None:
         return answer
@@ -217,10 +226,14 @@ def _follow(message: Any, forward: Callable[[Any], Any]) -> Any:
     return evolve(answer, value=track_provenance(answer.value, upstream)) if upstream else answer
 
 
-def track_sites(program: Program | None = None) -> Any:
-    """Values of choices that cannot be reparameterised carry their names, and so does everything computed from them.
+@overload
+def track_sites(program: None = None) -> Scope: ...
+@overload
+def track_sites(program: Program) -> Handled: ...
+def track_sites(program: Program | None = None) -> Scope | Handled:
+    """Mark values of choices that cannot be reparameterised with their names, and so everything computed from them.
 
-    Around a program, or as a `with` block. Read with `get_provenance`; a site's density,
+    Around a program, or as a `with` block. Read the marks with `get_provenance`; a site's density,
     `message.distribution.log_prob(message.value)`, carries all choices that it depends on.
 
     Example:

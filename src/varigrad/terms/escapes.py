@@ -15,21 +15,25 @@ class Escapes:
 
     # Defaults of the class: most runs write to none of them.
     provenance: Provenance = NOTHING
+    """What the values that have left torch depend on."""
     active = True
-    kinked: Provenance = NOTHING
+    """Whether the run still goes on."""
+    nondifferentiable: Provenance = NOTHING
+    """What a step function (a comparison, a rounding) was applied to."""
     held: Provenance = NOTHING
-    """What lost its derivative: by `detach`, `.data` or a copy."""
-    lost: Provenance = NOTHING
-    """What a density depends on that lost its derivative, `no_grad` and the indices of `sort` among the ways."""
+    """What was held constant: by `detach`, `.data` or a copy."""
+    blocked: Provenance = NOTHING
+    """What a density depends on without a gradient: by `detach`, `no_grad`, the indices of `sort` and others."""
     swapped = False
     """Whether the memory of a plain tensor was replaced by that of a tracked one (`w.data = z`)."""
 
     def __init__(self, watch: bool = False) -> None:
         self.watch = watch
-        """Whether to note what went through a step that has no useful derivative."""
-        self.differentiable = watch and torch.is_grad_enabled()
+        """Whether to note functions without a useful derivative, as while a program is explored."""
+        self.with_gradients: bool = watch and torch.is_grad_enabled()
+        """Whether a block under `no_grad` inside the program is its own, and blocks gradients."""
 
     def add(self, provenance: Provenance) -> None:
-        """Something with this provenance has left."""
+        """Note that a value with this provenance has left torch."""
         if self.active:
             self.provenance |= provenance

@@ -87,7 +87,7 @@ def caller(frame: FrameType | None) -> FrameType | None:
 
 
 def _behind_a_mode(frame: FrameType | None) -> FrameType | None:
-    """The frame that called into the nearest handler; None where none is near."""
+    """The frame that called into the nearest handler of a torch-function mode; None where none is near."""
     for _ in range(_FAR):
         if frame is None:
             return None

@@ -23,7 +23,7 @@ class ForceEager:
         self._stance: Any = None
 
     def enter(self) -> bool:
-        """One more run needs it; says whether `leave` has to be called."""
+        """Count one run more that needs compiled code to run eagerly; returns whether `leave` has to be called."""
         if "torch._dynamo" not in sys.modules:
             return False
         with self._lock:
@@ -34,7 +34,7 @@ class ForceEager:
         return True
 
     def leave(self) -> None:
-        """One run less."""
+        """Count one run less; the last one gives compiled code its own stance back."""
         with self._lock:
             self._users -= 1
             if self._users == 0:

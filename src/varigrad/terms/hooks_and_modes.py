@@ -25,7 +25,7 @@ def foreign_modes() -> bool:
 
 
 def are_traced(tensors: Iterable[Tensor]) -> bool:
-    """Whether a mode that writes a graph holds one of these tensors to be an input of it."""
+    """Whether a mode that records a graph takes one of these tensors for an input of it."""
     for mode in _get_current_dispatch_mode_stack():
         known = getattr(getattr(mode, "tracer", None), "tensor_tracker", ())
         if any(tensor in known for tensor in tensors):
@@ -34,7 +34,7 @@ def are_traced(tensors: Iterable[Tensor]) -> bool:
 
 
 def anyone_listens() -> bool:
-    """Whether what happens inside an operation is seen by code that is neither torch's nor ours."""
+    """Whether code that is neither torch's nor ours sees what happens inside an operation."""
     if transform() is not None or function_modes():
         return True
     hooks = saved_hooks(True)

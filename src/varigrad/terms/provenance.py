@@ -20,7 +20,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,17 +48,20 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
 
 
+R = TypeVar("R")
+
+
 class Tracked(Tensor):
     """A tensor that knows its provenance. Made by `track_provenance`, and by every operation on one."""
 
     _plain: Tensor
     _provenance: Provenance
     _escapes: Escapes | None
-    _lost: Provenance = NOTHING
+    _blocked: Provenance = NOTHING
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
-        """Itself, as a `torch.Tensor`. torch has no hook for this method.
+        """Return the tensor itself, as a `torch.Tensor`; torch has no hook for this method.
 
         Raises:
             VarigradError: the class is another one.
@@ -70,8 +73,12 @@ class Tracked(Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         with _without_functions():
             inputs: list[Tracked] = []
             plain_args = tuple([_plain_of(a, inputs) for a in args])
@@ -107,35 +114,39 @@ class Tracked(Tensor):
                 or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
-            lost = NOTHING
+            blocked = NOTHING
             if escapes is not None and escapes.watch:
-                lost = get_lost(*inputs)
+                blocked = get_blocked(*inputs)
                 if is_step(effect.name, plain_args, result, effect.silent) or (kwargs and kwargs.get("rounding_mode")):
-                    escapes.kinked |= provenance
+                    escapes.nondifferentiable |= provenance
                 if effect.name == "detach" or func == _DATA:
                     escapes.held |= provenance
-                    lost |= provenance
-                elif escapes.differentiable and not torch.is_grad_enabled() and users_choice():
-                    lost |= provenance
+                    blocked |= provenance
+                elif escapes.with_gradients and not torch.is_grad_enabled() and users_choice():
+                    blocked |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
                     if plain is result:  # an in-place call answers with the very object it was given
                         if type(given) is Tracked:
                             given._provenance |= provenance
-                            given._lost |= lost
+                            given._blocked |= blocked
                         return given
-                return _shell(result, provenance, escapes, lost)
+                return _shell(result, provenance, escapes, blocked)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, lost, provenance)
+                _block(marked, blocked, provenance)
             if marked is result and escapes is not None:
                 escapes.add(provenance)
             return marked
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         with _without_dispatch(), _without_functions():
             inputs: list[Tracked] = []
             _plain_of(args, inputs)
@@ -149,15 +160,15 @@ class Tracked(Tensor):
                 raise
             provenance, escapes = _joined(inputs)
             if escapes is not None and not escapes.active:
-                return result  # the run is over: this is its backward pass, nobody asks any more
+                return result  # the run is over: this is its backward pass, whose dependencies do not count
             effect = effect_of(func)
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
             if escapes is not None and escapes.watch and is_step(effect.name, args, result, effect.silent):
-                escapes.kinked |= provenance
+                escapes.nondifferentiable |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _lose(marked, get_lost(*inputs), NOTHING)
+                _block(marked, get_blocked(*inputs), NOTHING)
             if escapes is not None and (
                 effect.leaves
                 or marked is result
@@ -203,17 +214,25 @@ def get_provenance(*tensors: object) -> Provenance:
     return result
 
 
-def get_lost(*tensors: object) -> Provenance:
-    """That part of their provenance which no derivative goes back to, as far as it was watched."""
+def get_blocked(*tensors: object) -> Provenance:
+    """The part of the tensors' provenance that no derivative goes back to, as far as it was watched."""
     result = NOTHING
     for tensor in tensors:
-        if type(tensor) is Tracked and tensor._lost:
-            result |= tensor._lost
+        if type(tensor) is Tracked and tensor._blocked:
+            result |= tensor._blocked
     return result
 
 
-def leaving(function: Callable[[], Any], tensors: Iterable[object]) -> tuple[Any, Provenance]:
-    """What a function answers, and what leaves torch meanwhile of the run that the tensors belong to."""
+def leaving(function: Callable[[], R], tensors: Iterable[object]) -> tuple[R, Provenance]:
+    """Call a function, and say what leaves torch meanwhile.
+
+    Args:
+        function: takes no arguments.
+        tensors: values of a run; what leaves is noted if one of them is tracked.
+
+    Returns:
+        What the function answers, and the provenance of what has left.
+    """
     escapes = next((t._escapes for t in tensors if type(t) is Tracked and t._escapes is not None), None)
     if escapes is None:
         return function(), NOTHING
@@ -242,7 +261,7 @@ def _plain(tensor: Tracked) -> Tensor:
         return Tensor.as_subclass(tensor, Tensor)
 
 
-def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost: Provenance = NOTHING) -> Tensor:
+def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, blocked: Provenance = NOTHING) -> Tensor:
     try:
         shell = plain.as_subclass(Tracked)
     except RuntimeError as error:  # NotImplementedError among them
@@ -252,8 +271,8 @@ def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, lost:
     shell._plain = plain
     shell._provenance = provenance
     shell._escapes = escapes
-    if lost:
-        shell._lost = lost
+    if blocked:
+        shell._blocked = blocked
     return shell
 
 
@@ -272,8 +291,10 @@ def _escape(inputs: Iterable[Tracked]) -> None:
             tensor._escapes.add(tensor._provenance)
 
 
-def _under_a_mode(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tracked]) -> Any:
-    """What a function answers below whose Python a mode listens: a plain tensor, such as the mode has seen."""
+def _under_a_mode(
+    func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], inputs: list[Tracked]
+) -> object:
+    """Run a function while a dispatch mode of the user's listens: its result is plain, as the mode has seen it."""
     _escape(inputs)
     if are_traced(inputs):
         raise VarigradError(
@@ -285,7 +306,10 @@ def _under_a_mode(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inpu
 
 
 def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
-    """A class with hooks of its own may take out of a tensor whatever it likes, and does not hand marks on."""
+    """Refuse tensor classes with hooks of their own.
+
+    Such a class may take out of a tensor whatever it likes, and does not hand marks on.
+    """
     for kind in types:
         if kind is not Tracked and kind not in _HARMLESS:
             _escape(inputs)
@@ -312,7 +336,7 @@ def refuse_wrappers(*tensors: object) -> None:
             )
 
 
-def _becomes_a_size(effect: Effect, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> bool:
+def _becomes_a_size(effect: Effect, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
     """Whether a tracked tensor stands where torch takes a number that may show in a shape."""
     for place in effect.sizes:
         if place < len(args) and _holds(args[place]):
@@ -329,28 +353,31 @@ def _becomes_a_size(effect: Effect, args: Sequence[Any], kwargs: Mapping[str, An
     return False
 
 
-def _is_integer(value: Any) -> bool:
-    """Whether torch takes this tensor for a whole number or a switch, if it may; a list of them may hold one."""
+def _is_integer(value: object) -> bool:
+    """Whether torch would take this argument for a whole number or a switch; a list may hold one."""
     if type(value) is not Tracked:
         return True
     return value._plain.dim() == 0 and not value._plain.is_floating_point() and not value._plain.is_complex()
 
 
-def _holds(value: Any) -> bool:
+def _holds(value: object) -> bool:
     if type(value) is Tracked:
         return True
     return isinstance(value, (tuple, list)) and any(_holds(v) for v in value)
 
 
-def _as(given: Any, plain: Tensor) -> Tensor:
-    """`plain`, marked as `given` alone is: what it was broadcast with has told its shape, which is no value."""
+def _as(given: object, plain: Tensor) -> Tensor:
+    """`plain`, marked as `given` alone is marked.
+
+    What `given` was broadcast with has told its shape, which is no value.
+    """
     if type(given) is not Tracked:
         return plain
-    return _shell(plain, given._provenance, given._escapes, given._lost)
+    return _shell(plain, given._provenance, given._escapes, given._blocked)
 
 
-def _listed(args: tuple[Any, ...]) -> Sequence[Any]:
-    """The tensors of a call that takes them one by one or as a list."""
+def _listed(args: tuple[Any, ...]) -> Sequence[object]:
+    """The tensors of a call that takes them one by one or as one list."""
     return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
 
 
@@ -379,7 +406,7 @@ def _joined(inputs: list[Tracked]) -> tuple[Provenance, Escapes | None]:
     return provenance, escapes
 
 
-def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any:
+def _marked(result: object, provenance: Provenance, escapes: Escapes | None) -> object:
     """`result` with its tensors marked; `result` itself when there is none in it."""
     if isinstance(result, Tensor):
         kind = type(result)
@@ -398,11 +425,11 @@ def _marked(result: Any, provenance: Provenance, escapes: Escapes | None) -> Any
     return result
 
 
-def _lose(marked: Any, lost: Provenance, provenance: Provenance) -> None:
-    """Note what results have lost: indices beside values (`sort`, `max`) their whole provenance."""
+def _block(marked: object, blocked: Provenance, provenance: Provenance) -> None:
+    """Note that no gradient goes through results: for indices beside values (`sort`, `max`) to any of their sources."""
     parts = marked if isinstance(marked, (tuple, list)) else (marked,)
     values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)
     for part in parts:
         if type(part) is Tracked:
             index = values and not part._plain.is_floating_point()
-            part._lost |= lost | provenance if index else lost
+            part._blocked |= blocked | provenance if index else blocked

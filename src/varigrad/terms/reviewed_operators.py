@@ -110,9 +110,9 @@ WITH_RUNNING_AVERAGES = frozenset(
     batch_norm_gather_stats batch_norm_gather_stats_with_counts batch_norm_update_stats""".split()
 )
 
-# Operators whose sizes are given by numbers that need not be whole, or by tensors.
-MEASURED_BY_SCALARS = frozenset(("arange", "range"))
-MEASURED_BY_TENSORS = frozenset(("tensor_split", "narrow"))
+# Operators whose sizes may be given by a tensor of several numbers. (A single number that is given as a tensor, the end
+# of `arange`, the start of `narrow`, is read by `item()` or `__index__`, which is seen, or counts as a size.)
+MEASURED_BY_TENSORS = frozenset(("tensor_split",))
 
 # Functions written in Python that carry, by module. A parameter that may be a tensor says so in its annotation; the
 # functions without annotations name theirs. Left out on purpose: `unique` and `unique_consecutive` (shapes), `lobpcg`

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import Parameter, signature
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodWrapperType, WrapperDescriptorType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,6 @@ from torch._ops import OpOverload, OpOverloadPacket
 from varigrad.terms.reviewed_operators import (
     ALIASES,
     CONVERSIONS,
-    MEASURED_BY_SCALARS,
     MEASURED_BY_TENSORS,
     PYTHON,
     SILENT,
@@ -35,7 +33,7 @@ from varigrad.terms.reviewed_operators import (
     WITH_RUNNING_AVERAGES,
 )
 
-Changes = Callable[[Sequence[Any], Mapping[str, Any]], bool]
+Changes = Callable[[Sequence[object], Mapping[str, object]], bool]
 _TENSORS = frozenset(
     ("Tensor", "Optional[Tensor]", "List[Tensor]", "List[Optional[Tensor]]", "Optional[List[Optional[Tensor]]]")
 )
@@ -79,7 +77,7 @@ class Effect:
 _FOREIGN = Effect("", "calls code that is not torch's")
 
 
-def effect_of(function: Any) -> Effect:
+def effect_of(function: object) -> Effect:
     """What a function does, for anything that reaches `__torch_function__` or `__torch_dispatch__`."""
     try:
         return _effect_of(function)
@@ -88,36 +86,35 @@ def effect_of(function: Any) -> Effect:
 
 
 @lru_cache(maxsize=4096)
-def _effect_of(function: Any) -> Effect:
-    kind = type(function)
-    if kind is OpOverload:
+def _effect_of(function: object) -> Effect:
+    if isinstance(function, OpOverload):
         return _of_operator(function.namespace, function._opname, [function._schema])
-    if kind is OpOverloadPacket:
+    if isinstance(function, OpOverloadPacket):
         space, name = function._qualified_op_name.split("::")
-        return _of_operator(space, name, schemas_of(name))
-    if kind is MethodWrapperType:
+        return _of_operator(space, name, schemas_of(name, space))
+    if isinstance(function, MethodWrapperType):
         return _of_property(function)
-    if kind in (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType):
+    if isinstance(function, (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType)):
         owner = getattr(function, "__objclass__", None)
         ours = issubclass(Tensor, owner) if owner else str(function.__module__).split(".")[0] == "torch"
         return _of_builtin(function.__name__) if ours else _FOREIGN
-    if kind is FunctionType:
+    if isinstance(function, FunctionType):
         return _of_python(function)
     return _FOREIGN
 
 
-def schemas_of(name: str) -> list[Any]:
-    """The schemas of all overloads of an operator of ATen that have to do with tensors."""
-    schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+def schemas_of(name: str, space: str = "aten") -> list[torch._C.FunctionSchema]:
+    """The schemas of all overloads of an operator that have to do with tensors."""
+    schemas = torch._C._jit_get_schemas_for_operator(f"{space}::{name}")
     return [s for s in schemas if any("Tensor" in str(a.type) for a in (*s.arguments, *s.returns))]
 
 
-def writes(argument: Any) -> bool:
+def writes(argument: torch._C.Argument) -> bool:
     """Whether a schema says that an argument is written into."""
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _of_operator(space: str, name: str, schemas: list[Any]) -> Effect:
+def _of_operator(space: str, name: str, schemas: list[torch._C.FunctionSchema]) -> Effect:
     if space not in ("aten", "prims"):
         return replace(_FOREIGN, name=name)
     return _by_schemas(name, schemas, chosen=len(schemas) == 1)
@@ -137,7 +134,7 @@ def _of_builtin(name: str) -> Effect:
     return replace(effect, changes=_without_values) if name == "where" else effect
 
 
-def _of_property(wrapper: Any) -> Effect:
+def _of_property(wrapper: MethodWrapperType) -> Effect:
     owner = wrapper.__self__
     name = getattr(getattr(owner, "fget", owner), "__name__", "")
     if wrapper.__name__ != "__get__":
@@ -145,8 +142,11 @@ def _of_property(wrapper: Any) -> Effect:
     return Effect(name, silent=name in SILENT_PROPERTIES, getter=True, raises=False)
 
 
-def _by_schemas(name: str, schemas: list[Any], chosen: bool = False) -> Effect:
-    """The effect of any of these overloads. Those with `out=` count only where it is known which one is called."""
+def _by_schemas(name: str, schemas: list[torch._C.FunctionSchema], chosen: bool = False) -> Effect:
+    """The effect that any of these overloads has.
+
+    Overloads with `out=` count only where it is known which overload is called.
+    """
     if not chosen:
         schemas = [s for s in schemas if not any(a.kwarg_only and writes(a) for a in s.arguments)] or schemas
     plain = _plain_name(name)
@@ -160,12 +160,13 @@ def _by_schemas(name: str, schemas: list[Any], chosen: bool = False) -> Effect:
     for schema in schemas:
         for i, argument in enumerate(schema.arguments):
             kind = str(argument.type)
-            tensor = kind in _TENSORS or (kind in _SCALARS and name not in MEASURED_BY_SCALARS)
+            measures = name in MEASURED_BY_TENSORS and argument.name != "self"
+            tensor = not measures and (kind in _TENSORS or kind in _SCALARS)
             keys: set[int | str] = {argument.name} if argument.kwarg_only else {argument.name, i}
             (as_tensor if tensor else as_size).update(keys)
             if kind == "List[int]" and not argument.kwarg_only:
                 lists.add(i)  # may be written out: `x.view(2, 3)`
-    strict = as_size if name in MEASURED_BY_TENSORS else as_size - as_tensor
+    strict = as_size - as_tensor
     places = {a.name: i for s in schemas for i, a in enumerate(s.arguments)}
     return Effect(
         plain,
@@ -180,7 +181,7 @@ def _by_schemas(name: str, schemas: list[Any], chosen: bool = False) -> Effect:
     )
 
 
-def _of_python(function: Any) -> Effect:
+def _of_python(function: FunctionType) -> Effect:
     name = function.__name__
     if name in SILENT and function.__module__.startswith("torch."):
         return Effect(name, silent=True, raises=False)
@@ -218,16 +219,16 @@ def _of_python(function: Any) -> Effect:
 
 
 def _changes(places: Mapping[str, int], averages: bool) -> Changes | None:
-    """Looks at the arguments that make a function write: `inplace`, `max_norm`, running averages in training."""
+    """Make the test of the arguments that make a function write: `inplace`, `max_norm`, averages while training."""
 
-    def given(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def given(name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         place = places.get(name)
         return args[place] if place is not None and place < len(args) else kwargs.get(name)
 
     if averages:
         switch = next((s for s in ("training", "use_input_stats") if s in places), None)
 
-        def trained(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        def trained(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
             if all(given(n, args, kwargs) is None for n in ("running_mean", "running_var")):
                 return False
             return switch is None or given(switch, args, kwargs) is not False
@@ -239,28 +240,28 @@ def _changes(places: Mapping[str, int], averages: bool) -> Changes | None:
     return lambda args, kwargs: any(given(n, args, kwargs) not in (None, False) for n in named)
 
 
-def _by_mask(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _by_mask(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     """Whether an index selects by a tracked mask, so that how much it selects depends on values."""
     index = args[1]
     return any(_is_mask(part, False) for part in (index if isinstance(index, tuple) else (index,)))
 
 
-def _is_mask(part: Any, listed: bool) -> bool:
+def _is_mask(part: object, listed: bool) -> bool:
     if isinstance(part, (list, tuple)):
         return any(_is_mask(p, True) for p in part)
     return isinstance(part, Tensor) and type(part) is not Tensor and (listed or part.dtype in (torch.bool, torch.uint8))
 
 
-def _without_values(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _without_values(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     return len(args) + len(kwargs) == 1
 
 
-def _by_sublists(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _by_sublists(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     return not isinstance(args[0], str)
 
 
 def _plain_name(name: str) -> str:
-    """`floor` for `floor_`, `_foreach_floor_` and `__ifloor__`."""
+    """The operator's name without the marks of in-place and list forms: `floor` for `floor_` and `_foreach_floor_`."""
     name = name.removeprefix("_foreach_")
     if (
         name.startswith("__i")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
-from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +17,7 @@ _STEPS = frozenset(
 _SWITCHES = frozenset(("no_grad", "inference_mode", "set_grad_enabled"))
 
 
-def is_step(name: str, args: tuple[Any, ...], result: Any, silent: bool) -> bool:
+def is_step(name: str, args: tuple[object, ...], result: object, silent: bool) -> bool:
     """Whether a floating-point value went into a step function, a comparison or a conversion, or left torch.
 
     Args:
@@ -51,14 +50,14 @@ def users_choice() -> bool:
     return True
 
 
-def _floating(value: Any) -> bool:
+def _floating(value: object) -> bool:
     if isinstance(value, (tuple, list)):
         return any(_floating(v) for v in value)
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _caller() -> FrameType:
-    """The frame that called the function of torch; the tracker's own are left out."""
+    """The frame that called the function of torch; the tracker's own frames are left out."""
     frame = sys._getframe(1)
     while str(frame.f_globals.get("__name__")).startswith("varigrad.terms.") and frame.f_back is not None:
         frame = frame.f_back

@@ -106,7 +106,7 @@ def collect(
 def _log_density(
     statement: Statement, hold: bool, relaxed: bool, escapes: Escapes
 ) -> tuple[Tensor, Tensor, Provenance]:
-    """The density that draws follow, the one that counts (inner masks on), and provenance found on the way."""
+    """The density that draws follow, the density that counts (inner masks on), and provenance found on the way."""
     message = statement.message
     if isinstance(message, Factor):
         return message.log_factor, message.log_factor, NOTHING
@@ -132,7 +132,18 @@ def _log_prob(distribution: td.Distribution, value: Tensor) -> Tensor:
 
 
 def check_batch(message: Sample | Factor, batch: torch.Size, plates: tuple[int, ...], dims: int) -> None:
-    """Every batch dimension must belong to a plate (or to the lanes, left of them all), and fit its size."""
+    """Check that every batch dimension of a log-density belongs to a plate (or to the lanes) and has its size.
+
+    Args:
+        message: the statement.
+        batch: the log-density's shape.
+        plates: the shape that the plates around the statement demand.
+        dims: number of plate dimensions of the program.
+
+    Raises:
+        ShapeError: a dimension belongs to no plate.
+        PlateError: a dimension has another size than its plate.
+    """
     if not batch:
         return
     declared = {p.dim: p for p in message.plates if p.dim is not None}

@@ -65,7 +65,7 @@ class _RejectionGamma:
         a, b = scalar("a", 1.5, constraints.positive), scalar("b", 1.2, constraints.positive)
         sample("z", dist.RejectionGamma(a, b))
 
-    exact = _Gamma.exact  # type: ignore[attr-defined]
+    exact = _Gamma.exact
 
 
 @_add("beta", "Beta")
@@ -119,7 +119,8 @@ class _Poisson:
         z = torch.arange(80, dtype=torch.float64)
         log_q = dist.Poisson(p["r"]).log_prob(z)
         f = dist.Poisson(f64(2.0)[0]).log_prob(z) + normal((1 + z).sqrt()).log_prob(f64(2.2)[0])
-        return (log_q.exp() * (f - log_q)).sum()
+        result: Tensor = (log_q.exp() * (f - log_q)).sum()
+        return result
 
 
 @_add("exponential", "Exponential")
@@ -166,7 +167,8 @@ def _counted(q: Any, prior: Any) -> Tensor:
     z = torch.arange(400, dtype=torch.float64)
     log_q = q.log_prob(z)
     f = prior.log_prob(z) + normal((1 + z).sqrt()).log_prob(f64(2.2)[0])
-    return (log_q.exp() * (f - log_q)).sum()
+    result: Tensor = (log_q.exp() * (f - log_q)).sum()
+    return result
 
 
 @_add("geometric", "Geometric")

@@ -113,7 +113,7 @@ def check_estimator(
         for vectorize in (None, False):
             verdicts.append(check_case(estimator, name, case, vectorize, draws=draws, outcomes=outcomes, seed=seed))
     found = Conformance(verdicts)
-    if estimator.unbiased and not all(v.passed for v in found):
+    if estimator.promises.unbiased and not all(v.passed for v in found):
         raise AssertionError(f"{estimator!r} is biased\n{found}")
     return found
 
@@ -128,8 +128,16 @@ def check_case(
     outcomes: int = 3_000,
     seed: int = 0,
 ) -> Verdict:
-    """Check an estimator at the sites `z*` of one program."""
-    particles = 1 if estimator.coupling is None and not estimator.across_particles else 2
+    """Check an estimator at the sites `z*` of one program.
+
+    Args:
+        estimator: the estimator.
+        name: the program's name, for the verdict.
+        case: the program.
+        vectorize: False: particles run in a loop; None: as the program allows.
+        draws, outcomes, seed: see `check_estimator`.
+    """
+    particles = 1 if estimator.drawing.coupling is None and not estimator.needs.across_particles else 2
     try:
         bound = _warm(ELBO(particles, {"z*": estimator}, vectorize=vectorize), case, seed)
         if case.exact is None:
@@ -170,7 +178,7 @@ def _enumerated(bound: Bound, name: str, case: Case, outcomes: int) -> Verdict |
 
 
 def _moments(bound: Bound, case: Case, outcomes: int, nodes: int | None) -> Moments | None:
-    """Mean and variance over at most so many outcomes."""
+    """Mean and variance over at most so many outcomes; None if there are more."""
     try:
         if draws_of(bound, *case.args, nodes=nodes, limit=outcomes) > outcomes:
             return None
@@ -197,7 +205,18 @@ def _warm(config: ELBO, case: Case, seed: int) -> Bound:
 
 
 def sampled_error(bound: Bound, case: Case, gradient: Gradient, batches: int, alarm: float) -> tuple[float, float]:
-    """Largest |z| of the mean of `batches` estimates against the exact gradient, and its limit at an alarm rate."""
+    """Compare the mean of sampled gradients with the exact one.
+
+    Args:
+        bound: the objective.
+        case: the program, for its arguments.
+        gradient: the exact gradient.
+        batches: how many gradients to draw.
+        alarm: the probability of a false alarm.
+
+    Returns:
+        The largest |z| of an element, and what it may be at most.
+    """
     leaves = [p for n, p in bound.named_parameters() if n in gradient]
     seen: list[Tensor] = []
     for _ in range(batches):

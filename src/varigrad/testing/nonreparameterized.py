@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
 from varigrad.distributions import Beta, Dirichlet, Gamma, Normal, ScoreOnly
 
 
 class NonreparameterizedBeta(ScoreOnly):
-    """Beta without `rsample`."""
+    """The Beta distribution without `rsample`."""
 
-    def __init__(self, concentration1: Any, concentration0: Any) -> None:
+    def __init__(self, concentration1: Tensor | float, concentration0: Tensor | float) -> None:
         super().__init__(Beta(concentration1, concentration0))
 
 
 class NonreparameterizedDirichlet(ScoreOnly):
-    """Dirichlet without `rsample`."""
+    """The Dirichlet distribution without `rsample`."""
 
-    def __init__(self, concentration: Any) -> None:
+    def __init__(self, concentration: Tensor) -> None:
         super().__init__(Dirichlet(concentration))
 
 
 class NonreparameterizedGamma(ScoreOnly):
-    """Gamma without `rsample`."""
+    """The Gamma distribution without `rsample`."""
 
-    def __init__(self, concentration: Any, rate: Any) -> None:
+    def __init__(self, concentration: Tensor | float, rate: Tensor | float) -> None:
         super().__init__(Gamma(concentration, rate))
 
 
 class NonreparameterizedNormal(ScoreOnly):
-    """Normal without `rsample`."""
+    """The normal distribution without `rsample`."""
 
-    def __init__(self, loc: Any, scale: Any) -> None:
+    def __init__(self, loc: Tensor | float, scale: Tensor | float) -> None:
         super().__init__(Normal(loc, scale))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.distributions import constraints
 from varigrad import distributions as dist
 from varigrad.language.messages import Program
 from varigrad.language.primitives import param
+
+P = TypeVar("P", bound=type)
 
 Closed = Callable[[dict[str, Tensor]], Tensor]
 
@@ -37,13 +39,13 @@ class Case:
     heavy: bool = False
 
 
-def adding(to: dict[str, Case]) -> Callable[..., Callable[[type], type]]:
+def adding(to: dict[str, Case]) -> Callable[..., Callable[[P], P]]:
     """A decorator that registers a class with a `model`, a `guide` and perhaps an `exact`, by name and family."""
 
-    def add(name: str, family: str, **options: Any) -> Callable[[type], type]:
-        def register(programs: Any) -> type:
-            exact = getattr(programs, "exact", None)
-            to[name] = Case(programs.model, programs.guide, family, exact, **options)
+    def add(name: str, family: str, **options: Any) -> Callable[[P], P]:
+        def register(programs: P) -> P:
+            written = vars(programs)
+            to[name] = Case(written["model"], written["guide"], family, written.get("exact"), **options)
             return programs
 
         return register
@@ -52,20 +54,26 @@ def adding(to: dict[str, Case]) -> Callable[..., Callable[[type], type]]:
 
 
 def f64(*values: float) -> Tensor:
-    """A vector of numbers."""
+    """A vector of numbers in double precision."""
     return torch.tensor(values, dtype=torch.float64)
 
 
 def logits(name: str, *values: float) -> Tensor:
-    """A vector to be learnt."""
+    """Declare a vector of logits to be learnt, in double precision."""
     return param(name, lambda: f64(*values))
 
 
-def scalar(name: str, value: float, constraint: Any = constraints.real) -> Tensor:
-    """A number to be learnt."""
+def scalar(name: str, value: float, constraint: constraints.Constraint = constraints.real) -> Tensor:
+    """Declare a number to be learnt, in double precision.
+
+    Args:
+        name: the parameter's name.
+        value: where it starts.
+        constraint: where it lives.
+    """
     return param(name, lambda: torch.tensor(value, dtype=torch.float64), constraint)
 
 
-def normal(loc: Any, scale: float = 1.0) -> dist.Normal:
-    """Around numbers or tensors."""
+def normal(loc: Tensor | float, scale: float = 1.0) -> dist.Normal:
+    """A normal distribution around numbers or tensors, in double precision."""
     return dist.Normal(torch.as_tensor(loc, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64))

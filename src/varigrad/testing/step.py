@@ -23,7 +23,7 @@ ROUNDINGS = 64
 
 
 class Steps(Protocol):
-    """What takes steps: an `SVI`."""
+    """Interface of what takes steps: an `SVI`."""
 
     bound: Bound
     metrics: Any
@@ -34,16 +34,16 @@ class Steps(Protocol):
     @property
     def clip_norm(self) -> float | None: ...
 
-    def init(self, *args: Any, **kwargs: Any) -> Any: ...
+    def init(self, *args: object, **kwargs: object) -> Any: ...
 
-    def step(self, *args: Any, **kwargs: Any) -> float: ...
+    def step(self, *args: object, **kwargs: object) -> float: ...
 
     def state(self) -> dict[str, Any]: ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: dict[str, object]) -> None: ...
 
 
-def assert_step(svi: Steps, *args: Any, steps: int = 4, tolerance: float | None = None, **kwargs: Any) -> None:
+def assert_step(svi: Steps, *args: object, steps: int = 4, tolerance: float | None = None, **kwargs: object) -> None:
     """Raise unless steps of an `SVI` are steps of torch's plain optimiser along the surrogate's gradient.
 
     Both start where the SVI stands, with the same random numbers. The one side is `svi.step`, compiled where it
@@ -125,15 +125,15 @@ class _Plain:
         groups = [
             {**_settings(group), "params": [twins[id(p)] for p in group["params"]]} for group in optimizer.param_groups
         ]
-        self.optimizer, self.name = kind(groups), f"torch's plain {kind.__name__}"  # type: ignore[call-arg]
+        self.optimizer, self.name = kind(groups), f"torch's plain {kind.__name__}"
         self.optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         for kept in self.optimizer.state.values():
             for key, value in kept.items():
                 if isinstance(value, Tensor):
                     kept[key] = value.contiguous()
 
-    def step(self, settings: list[dict[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """One step, with these settings of the groups, unless loss or gradient is not finite."""
+    def step(self, settings: list[dict[str, object]], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Take one step, with these settings of the groups, unless loss or gradient is not finite."""
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         if isinstance(self.optimizer, torch.optim.LBFGS):
@@ -145,13 +145,13 @@ class _Plain:
                 self._give()
                 return self._differentiate(args, kwargs)[0]
 
-            self.optimizer.step(closure)  # type: ignore[arg-type]
+            self.optimizer.step(closure)
             self._accept()
         elif all(map(math.isfinite, self._differentiate(args, kwargs))):
             self.optimizer.step()
             self._accept()
 
-    def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
+    def _differentiate(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[float, float]:
         for p, _ in self.pairs:
             p.grad = None
         source = self.svi.bound.source
@@ -179,8 +179,8 @@ class _Plain:
                 p.copy_(twin)
 
 
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    """A group's, with the plain forms of what has several."""
+def _settings(group: dict[str, object]) -> dict[str, Any]:
+    """The settings of a parameter group, in the plain form where there are several."""
     plain: dict[str, Any] = {k: False for k in ("foreach", "fused") if k in group}
     return {**{k: v for k, v in group.items() if k not in ("params", "param_names")}, **plain}
 
@@ -211,7 +211,7 @@ def _compare(
 
 @contextlib.contextmanager
 def _untouched(svi: Steps) -> Iterator[None]:
-    """Afterwards all that `svi.state()` has not is as it was: gradients, buffers, modes and global generators."""
+    """Put back afterwards what `svi.state()` does not hold: gradients, buffers, modes and global generators."""
     bound, metrics = svi.bound, svi.metrics
     programs = (bound, *modules_of(bound.model_program), *modules_of(bound.guide_program))
     modules = {id(m): m for top in programs if isinstance(top, nn.Module) for m in top.modules()}

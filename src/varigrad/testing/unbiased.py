@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +29,9 @@ from varigrad.objectives.gradients import by_name, samples
 
 
 def assert_unbiased(
-    model: Any,
-    guide: Any,
-    args: Any = (),
+    model: object,
+    guide: object,
+    args: object = (),
     estimators: Mapping[str, Estimator] | None = None,
     *,
     draws: int = 2_000,
@@ -80,8 +79,16 @@ def assert_unbiased(
     raise AssertionError(text)
 
 
-def sampled_complaint(bound: Bound, reference: Reference, args: tuple[Any, ...], draws: int, alarm: float) -> str:
-    """What is biased as far as so many draws can tell; nothing if nothing is."""
+def sampled_complaint(bound: Bound, reference: Reference, args: tuple[object, ...], draws: int, alarm: float) -> str:
+    """What is biased, as far as so many draws can tell; nothing if nothing is.
+
+    Args:
+        bound: the objective to draw gradients of.
+        reference: the gradient that their mean is held to.
+        args: the programs' arguments.
+        draws: how many gradients to draw.
+        alarm: the probability of a false alarm.
+    """
     found = Running()
     for start in range(0, draws, 100):
         found.add(samples(bound, min(100, draws - start), args, {}))
@@ -93,7 +100,13 @@ def sampled_complaint(bound: Bound, reference: Reference, args: tuple[Any, ...],
 
 
 def exact_complaint(bound: Bound, reference: Reference, bias: Tensor) -> str:
-    """What is biased, given the exact bias; nothing if nothing is."""
+    """What is biased, given the exact bias; nothing if nothing is.
+
+    Args:
+        bound: the objective, which knows the parameters' names.
+        reference: the gradient that the mean was held to.
+        bias: the difference, for all parameters in one vector.
+    """
     wrong = bias.abs() > rounding_of(reference, dtype_of(bound))
     z = torch.where(wrong, bias.sign() * torch.inf, 0.0)
     lines = worst(bound, bias, torch.zeros_like(bias), z, 1.0)
@@ -101,7 +114,13 @@ def exact_complaint(bound: Bound, reference: Reference, bias: Tensor) -> str:
 
 
 def worst(bound: Bound, bias: Tensor, error: Tensor, z: Tensor, limit: float) -> list[str]:
-    """A line for each parameter with a |z| above the limit, about the element where it is largest."""
+    """A line for each parameter with a |z| above a limit, about the element where it is largest.
+
+    Args:
+        bound: the objective, which knows the parameters' names.
+        bias, error, z: bias, standard error and their ratio, for all parameters in one vector.
+        limit: what |z| may be at most.
+    """
     lines = []
     biases, errors = by_name(bound, bias), by_name(bound, error)
     for name, score in by_name(bound, z).items():

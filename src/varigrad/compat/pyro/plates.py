@@ -60,12 +60,12 @@ class plate:  # noqa: N801 - Pyro's name
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the plate."""
         return self._plate.name
 
     @property
     def size(self) -> int | None:
-        """The full size."""
+        """The full size of the plate."""
         return self._plate.size
 
     @property

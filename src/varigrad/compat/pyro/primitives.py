@@ -122,7 +122,7 @@ def param(
         UnknownParameterError: (a `KeyError`, too) it is not in the store, and there is no initial value.
         ConstraintError: the initial value is outside the constraint.
     """
-    return apply(Param(name, init_tensor, constraint, event_dim, fallback=_stored)).value
+    return native.value_of(Param(name, init_tensor, constraint, event_dim, fallback=_stored))
 
 
 def _stored(message: Param) -> Tensor:
@@ -152,7 +152,7 @@ def module(name: str, nn_module: M, update_module_params: bool = False) -> M:
         full = param_with_module_name(name, key)
         _PYRO_PARAM_STORE.hold(full, own)
         if one_by_one:
-            stored = apply(evolve(_OF_MODULE, name=full)).value
+            stored = native.value_of(evolve(_OF_MODULE, name=full))
         else:
             stored = _PYRO_PARAM_STORE[full]
             _PYRO_PARAM_STORE.asked[full] = None
@@ -231,9 +231,10 @@ def random_module(name: str, nn_module: M, prior: Any, *args: Any, **kwargs: Any
         twin = copy.deepcopy(nn_module)
         with Scope(lifted):
             for key, own in list(twin.named_parameters()):
-                drawn = apply(Param(param_with_module_name(name, key), own, constraints.real, None, fallback=_stored))
-                if drawn.value is not own:
-                    _replace(twin, key, drawn.value)
+                full = param_with_module_name(name, key)
+                drawn = native.value_of(Param(full, own, constraints.real, None, fallback=_stored))
+                if drawn is not own:
+                    _replace(twin, key, drawn)
         return twin
 
     return draw

@@ -48,7 +48,7 @@ def get(alias: str | None = None) -> Any:
 
 
 def set(**kwargs: Any) -> None:
-    """Change settings."""
+    """Change settings by their names."""
     for alias, value in kwargs.items():
         _check(alias)
         if alias == _TORCH:

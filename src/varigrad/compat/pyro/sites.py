@@ -18,7 +18,7 @@ _BASELINE = ("baseline_beta", "baseline_value", "nn_baseline", "nn_baseline_inpu
 def check_infer(name: str, infer: Mapping[str, Any], observed: bool) -> None:
     """Everything that can be seen to be wrong where the site is.
 
-    Keys that nobody knows are left to handlers of the program's own, unless they look like a slip.
+    Keys that are not known are left to handlers of the program's own, unless they look like a slip.
 
     Raises:
         BaselineError: an unknown or contradictory option of a baseline, or a baseline of an observed site.

@@ -39,10 +39,12 @@ class AffineAutoregressive(VectorTransform):
     ) -> None:
         super().__init__()
         self.arn = autoregressive_nn
-        self.log_scale_min_clip, self.log_scale_max_clip = log_scale_min_clip, log_scale_max_clip
-        self.sigmoid_bias, self.stable = sigmoid_bias, stable
+        self.log_scale_min_clip: float = log_scale_min_clip
+        self.log_scale_max_clip: float = log_scale_max_clip
+        self.sigmoid_bias: float = sigmoid_bias
+        self.stable: bool = stable
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _shift_and_log_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and logarithm of the scale, from the network."""
         mean, raw = self.arn(x)
         if self.stable:
@@ -51,20 +53,20 @@ class AffineAutoregressive(VectorTransform):
         return mean, clamp_preserving_gradients(raw, self.log_scale_min_clip, self.log_scale_max_clip)
 
     def _call(self, x: Tensor) -> Tensor:
-        shift, log_scale = self._parts(x)
+        shift, log_scale = self._shift_and_log_scale(x)
         self._keep(x, log_scale.sum(-1))
         return log_scale.exp() * x + shift
 
     def _inverse(self, y: Tensor) -> Tensor:
         x = torch.zeros_like(y)
         for _ in range(y.shape[-1]):  # after n passes the first n entries, in the network's order, are right
-            shift, log_scale = self._parts(x)
+            shift, log_scale = self._shift_and_log_scale(x)
             x = (y - shift) * (-log_scale).exp()
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         known = self._kept(x)
-        return self._parts(x)[1].sum(-1) if known is None else known
+        return self._shift_and_log_scale(x)[1].sum(-1) if known is None else known
 
 
 def affine_autoregressive(input_dim: int, hidden_dims: Sequence[int] | None = None, **kwargs: Any) -> Any:

@@ -31,7 +31,7 @@ class TransformModule(Transform, nn.Module):
         x_old, y_old = self._cached_x_y
         if x is x_old and self._fresh(y_old):
             return y_old
-        y = self._call(x)
+        y: Tensor = self._call(x)
         if self._cache_size:
             self.__dict__.update(_cached_x_y=(x, y), _made=self._now())
         return y
@@ -39,7 +39,8 @@ class TransformModule(Transform, nn.Module):
     def _inv_call(self, y: Tensor) -> Tensor:
         # An inverse is not remembered: a data set would be mapped back once, and never learnt from again.
         x_old, y_old = self._cached_x_y
-        return x_old if y is y_old and self._fresh(y_old) else self._inverse(y)
+        result: Tensor = x_old if y is y_old and self._fresh(y_old) else self._inverse(y)
+        return result
 
     def _fresh(self, y: Tensor) -> bool:
         if self._made != self._now():
@@ -47,7 +48,7 @@ class TransformModule(Transform, nn.Module):
         return y.requires_grad or not torch.is_grad_enabled() or not any(p.requires_grad for p in self.parameters())
 
     def _now(self) -> int:
-        """How often parameters and averages have been written to."""
+        """Counts of how often parameters and averages have been written to."""
         return sum(p._version for p in (*self.parameters(), *self.buffers()))
 
     _made = -1
@@ -68,7 +69,7 @@ class TransformModule(Transform, nn.Module):
         """Forget the last value."""
         self.__dict__.update(_cached_x_y=(None, None), _log_det=None)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # What is remembered of a call has a history, which cannot be copied or written down.
         return {**self.__dict__, "_inv": None, "_cached_x_y": (None, None), "_log_det": None}
 
@@ -76,8 +77,8 @@ class TransformModule(Transform, nn.Module):
 class VectorTransform(TransformModule):
     """Interface of transforms of real vectors, `[*, d] -> [*, d]`."""
 
-    domain: Any = constraints.real_vector
-    codomain: Any = constraints.real_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.real_vector
     bijective = True
 
 
@@ -113,7 +114,15 @@ class Cached:
 
 
 def clamp_preserving_gradients(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` between two bounds, with the gradient of `x` everywhere, so that what was cut off can come back."""
+    """`x` between two bounds, with the gradient of `x` everywhere, so that what was cut off can come back.
+
+    Args:
+        x: any shape.
+        low, high: the bounds.
+
+    Returns:
+        Values of the shape of `x`.
+    """
     return x + (x.clamp(low, high) - x).detach()
 
 

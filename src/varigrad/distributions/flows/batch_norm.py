@@ -29,14 +29,17 @@ class BatchNorm(VectorTransform):
 
     def __init__(self, input_dim: int, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__()
-        self.input_dim, self.momentum, self.epsilon = input_dim, momentum, epsilon
-        self.gamma, self.beta = nn.Parameter(torch.zeros(input_dim)), nn.Parameter(torch.zeros(input_dim))
+        self.input_dim: int = input_dim
+        self.momentum: float = momentum
+        self.epsilon: float = epsilon
+        self.gamma: nn.Parameter = nn.Parameter(torch.zeros(input_dim))
+        self.beta: nn.Parameter = nn.Parameter(torch.zeros(input_dim))
         self.register_buffer("moving_mean", torch.zeros(input_dim))
         self.register_buffer("moving_variance", torch.ones(input_dim))
 
     @property
     def constrained_gamma(self) -> Tensor:
-        """The scale, positive."""
+        """The scale, made positive, `[input_dim]`."""
         return self.gamma.exp() + 1e-6
 
     def _call(self, x: Tensor) -> Tensor:
@@ -64,5 +67,11 @@ class BatchNorm(VectorTransform):
 
 
 def batchnorm(input_dim: int, momentum: float = 0.1, epsilon: float = 1e-5) -> BatchNorm:
-    """A `BatchNorm`."""
+    """Make a `BatchNorm` flow.
+
+    Args:
+        input_dim: number of variables.
+        momentum: weight of a new batch in the moving averages.
+        epsilon: added to the variance.
+    """
     return BatchNorm(input_dim, momentum, epsilon)

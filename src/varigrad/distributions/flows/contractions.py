@@ -24,8 +24,9 @@ class Planar(VectorTransform):
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         self.input_dim = input_dim
-        self.bias = nn.Parameter(torch.zeros(1))
-        self.u, self.w = nn.Parameter(torch.empty(input_dim)), nn.Parameter(torch.empty(input_dim))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(1))
+        self.u: nn.Parameter = nn.Parameter(torch.empty(input_dim))
+        self.w: nn.Parameter = nn.Parameter(torch.empty(input_dim))
         for parameter in (self.u, self.w):
             uniform_(parameter, input_dim**-0.5)
 
@@ -71,34 +72,38 @@ class Radial(VectorTransform):
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         self.input_dim = input_dim
-        self.x0 = nn.Parameter(torch.empty(input_dim))
-        self.alpha_prime, self.beta_prime = nn.Parameter(torch.empty(1)), nn.Parameter(torch.empty(1))
+        self.x0: nn.Parameter = nn.Parameter(torch.empty(input_dim))
+        self.alpha_prime: nn.Parameter = nn.Parameter(torch.empty(1))
+        self.beta_prime: nn.Parameter = nn.Parameter(torch.empty(1))
         for parameter in (self.x0, self.alpha_prime, self.beta_prime):
             uniform_(parameter, input_dim**-0.5)
 
-    def _parts(self) -> tuple[Tensor, Tensor]:
+    def _alpha_and_beta(self) -> tuple[Tensor, Tensor]:
         alpha = softplus(self.alpha_prime)
         return alpha, softplus(self.beta_prime) - alpha
 
     def _call(self, x: Tensor) -> Tensor:
-        alpha, beta = self._parts()
+        alpha, beta = self._alpha_and_beta()
         away = x - self.x0
-        return x + beta / (alpha + away.norm(dim=-1, keepdim=True)) * away
+        result: Tensor = x + beta / (alpha + away.norm(dim=-1, keepdim=True)) * away
+        return result
 
     def _inverse(self, y: Tensor) -> Tensor:
-        alpha, beta = self._parts()
+        alpha, beta = self._alpha_and_beta()
         away = y - self.x0
         length = away.norm(dim=-1, keepdim=True)
         # r (1 + beta / (alpha + r)) = length is quadratic in r.
         half = (alpha + beta - length) / 2
         r = -half + (half.square() + alpha * length).sqrt()
-        return self.x0 + away / (1 + beta / (alpha + r))
+        result: Tensor = self.x0 + away / (1 + beta / (alpha + r))
+        return result
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        alpha, beta = self._parts()
+        alpha, beta = self._alpha_and_beta()
         r = (x - self.x0).norm(dim=-1)
         stretch = beta / (alpha + r)
-        return (x.shape[-1] - 1) * stretch.log1p() + (stretch - beta * r / (alpha + r).square()).log1p()
+        result: Tensor = (x.shape[-1] - 1) * stretch.log1p() + (stretch - beta * r / (alpha + r).square()).log1p()
+        return result
 
 
 class Householder(VectorTransform):
@@ -115,7 +120,7 @@ class Householder(VectorTransform):
         if not 1 <= count_transforms <= input_dim:
             raise ValueError(f"count_transforms must be between 1 and {input_dim}, got {count_transforms}")
         super().__init__()
-        self.u_unnormed = nn.Parameter(torch.empty(count_transforms, input_dim))
+        self.u_unnormed: nn.Parameter = nn.Parameter(torch.empty(count_transforms, input_dim))
         uniform_(self.u_unnormed, input_dim**-0.5)
 
     def _reflected(self, x: Tensor, directions: Tensor) -> Tensor:
@@ -124,7 +129,8 @@ class Householder(VectorTransform):
         return x
 
     def _directions(self) -> Tensor:
-        return self.u_unnormed / self.u_unnormed.norm(dim=-1, keepdim=True)
+        result: Tensor = self.u_unnormed / self.u_unnormed.norm(dim=-1, keepdim=True)
+        return result
 
     def _call(self, x: Tensor) -> Tensor:
         return self._reflected(x, self._directions())
@@ -149,9 +155,11 @@ class Sylvester(Cached, Householder):
     def __init__(self, input_dim: int, count_transforms: int = 1) -> None:
         super().__init__(input_dim, count_transforms)
         d = input_dim
-        self.R_dense, self.S_dense = nn.Parameter(torch.empty(d, d)), nn.Parameter(torch.empty(d, d))
-        self.R_diag, self.S_diag = nn.Parameter(torch.empty(d)), nn.Parameter(torch.empty(d))
-        self.b = nn.Parameter(torch.empty(d))
+        self.R_dense: nn.Parameter = nn.Parameter(torch.empty(d, d))
+        self.S_dense: nn.Parameter = nn.Parameter(torch.empty(d, d))
+        self.R_diag: nn.Parameter = nn.Parameter(torch.empty(d))
+        self.S_diag: nn.Parameter = nn.Parameter(torch.empty(d))
+        self.b: nn.Parameter = nn.Parameter(torch.empty(d))
         for parameter in (self.R_dense, self.S_dense, self.R_diag, self.S_diag, self.b):
             uniform_(parameter, 0.01)
 
@@ -181,12 +189,12 @@ class Sylvester(Cached, Householder):
 
 
 def planar(input_dim: int) -> Planar:
-    """A `Planar` flow."""
+    """Make a `Planar` flow on `input_dim` variables."""
     return Planar(input_dim)
 
 
 def radial(input_dim: int) -> Radial:
-    """A `Radial` flow."""
+    """Make a `Radial` flow on `input_dim` variables."""
     return Radial(input_dim)
 
 

@@ -42,19 +42,23 @@ class AffineCoupling(TransformModule):
         if dim >= 0:
             raise ValueError(f"dim counts from the right and is negative, got {dim}")
         super().__init__()
-        self.split_dim, self.nn, self.dim = split_dim, hypernet, dim
-        self.log_scale_min_clip, self.log_scale_max_clip = log_scale_min_clip, log_scale_max_clip
+        self.split_dim: int = split_dim
+        self.nn: nn.Module = hypernet
+        self.dim: int = dim
+        self.log_scale_min_clip: float = log_scale_min_clip
+        self.log_scale_max_clip: float = log_scale_max_clip
 
     @constraints.dependent_property(is_discrete=False)
-    def domain(self) -> Any:
+    def domain(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, -self.dim)
 
-    codomain = domain
+    codomain: constraints.Constraint = domain
 
     def _divided(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.split([self.split_dim, x.shape[self.dim] - self.split_dim], self.dim)  # type: ignore[return-value]
+        result: tuple[Tensor, Tensor] = x.split([self.split_dim, x.shape[self.dim] - self.split_dim], self.dim)
+        return result
 
-    def _parts(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def _shift_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         flat = kept.flatten(self.dim) if self.dim < -1 else kept
         mean, log_scale = self.nn(flat)
         rest = kept.shape[self.dim + 1 :] if self.dim < -1 else torch.Size()
@@ -63,16 +67,16 @@ class AffineCoupling(TransformModule):
 
     def _call(self, x: Tensor) -> Tensor:
         kept, moved = self._divided(x)
-        mean, log_scale = self._parts(kept)
+        mean, log_scale = self._shift_and_log_scale(kept)
         return torch.cat([kept, log_scale.exp() * moved + mean], self.dim)
 
     def _inverse(self, y: Tensor) -> Tensor:
         kept, moved = self._divided(y)
-        mean, log_scale = self._parts(kept)
+        mean, log_scale = self._shift_and_log_scale(kept)
         return torch.cat([kept, (moved - mean) * (-log_scale).exp()], self.dim)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        _, log_scale = self._parts(self._divided(x)[0])
+        _, log_scale = self._shift_and_log_scale(self._divided(x)[0])
         return log_scale.sum(list(range(self.dim, 0)))
 
 

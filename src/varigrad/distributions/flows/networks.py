@@ -16,7 +16,16 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def mask_degrees(input_dim: int, hidden_dim: int, lowest: int) -> Tensor:
-    """How many inputs each hidden unit may see, `[hidden_dim]`, spread evenly from `lowest` to all but one."""
+    """How many inputs each hidden unit may see, spread evenly.
+
+    Args:
+        input_dim: number of inputs.
+        hidden_dim: number of hidden units.
+        lowest: the smallest number of inputs; the largest is all but one.
+
+    Returns:
+        `[hidden_dim]`.
+    """
     return torch.linspace(lowest, max(input_dim - 1, lowest), hidden_dim).round()
 
 
@@ -59,14 +68,14 @@ class MaskedLinear(nn.Linear):
 
 
 class _Heads(nn.Module):
-    """What all have in common: one output, divided into parameters of given sizes."""
+    """Interface of networks with one output, divided into parameters of given sizes."""
 
     def __init__(self, param_dims: Sequence[int] | None) -> None:
         super().__init__()
-        self.param_dims = [1, 1] if param_dims is None else list(param_dims)
-        self.count_params = len(self.param_dims)
-        self.output_multiplier = sum(self.param_dims)
-        self.all_ones = all(d == 1 for d in self.param_dims)
+        self.param_dims: list[int] = [1, 1] if param_dims is None else list(param_dims)
+        self.count_params: int = len(self.param_dims)
+        self.output_multiplier: int = sum(self.param_dims)
+        self.all_ones: bool = all(d == 1 for d in self.param_dims)
 
     def _divided(self, h: Tensor, dim: int) -> Any:
         """`h`, with all parameters along `dim`, as one tensor or a tuple of them."""
@@ -107,16 +116,20 @@ class ConditionalAutoRegressiveNN(_Heads):
         super().__init__(param_dims)
         if any(h < input_dim for h in hidden_dims):
             raise ValueError(f"hidden layers {list(hidden_dims)}: none may be smaller than the {input_dim} inputs")
-        self.input_dim, self.context_dim, self.hidden_dims = input_dim, context_dim, list(hidden_dims)
+        self.input_dim: int = input_dim
+        self.context_dim: int = context_dim
+        self.hidden_dims: list[int] = list(hidden_dims)
         order = torch.randperm(input_dim) if permutation is None else permutation.long()
         self.register_buffer("permutation", order)
         masks, skip = create_mask(input_dim, context_dim, hidden_dims, order, self.output_multiplier)
         sizes = [input_dim + context_dim, *hidden_dims, input_dim * self.output_multiplier]
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             MaskedLinear(a, b, mask) for a, b, mask in zip(sizes, sizes[1:], masks, strict=False)
         )
-        self.skip_layer = MaskedLinear(sizes[0], sizes[-1], skip, bias=False) if skip_connections else None
-        self.f = nn.ReLU() if nonlinearity is None else nonlinearity
+        self.skip_layer: MaskedLinear | None = (
+            MaskedLinear(sizes[0], sizes[-1], skip, bias=False) if skip_connections else None
+        )
+        self.f: Callable[[Tensor], Tensor] = nn.ReLU() if nonlinearity is None else nonlinearity
 
     def get_permutation(self) -> Tensor:
         """The order of dependency, `[input_dim]`."""
@@ -178,10 +191,12 @@ class ConditionalDenseNN(_Heads):
         nonlinearity: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(param_dims)
-        self.input_dim, self.context_dim, self.hidden_dims = input_dim, context_dim, list(hidden_dims)
+        self.input_dim: int = input_dim
+        self.context_dim: int = context_dim
+        self.hidden_dims: list[int] = list(hidden_dims)
         sizes = [input_dim + context_dim, *hidden_dims, self.output_multiplier]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.f = nn.ReLU() if nonlinearity is None else nonlinearity
+        self.layers: nn.ModuleList = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.f: Callable[[Tensor], Tensor] = nn.ReLU() if nonlinearity is None else nonlinearity
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Any:
         """One tensor `[*, param_dim]` for each entry of `param_dims`."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ _LEAST = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Knots:
-    """What a spline is made of, each `[*, bins]` or, at the inner knots, `[*, bins - 1]`; unconstrained."""
+    """The parameters of a spline, unconstrained, each `[*, bins]` or, at the inner knots, `[*, bins - 1]`."""
 
     widths: Tensor
     heights: Tensor
@@ -47,7 +46,16 @@ def _positions(raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 
 
 def through(x: Tensor, knots: Knots, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """The image (or origin) of `x` and the logarithm of the derivative there, both `[*]`."""
+    """The image (or origin) of `x` under a spline, and the logarithm of the derivative there.
+
+    Args:
+        x: `[*]`.
+        knots: the spline's parameters, whose batch dimensions broadcast with `x`.
+        inverse: go from the image to its origin.
+
+    Returns:
+        Value and log-derivative, both `[*]`.
+    """
     bound = knots.bound
     inside = (x >= -bound) & (x <= bound)
     at = x.clamp(-bound, bound)
@@ -124,7 +132,7 @@ def _linear(
 
 
 class _Splined:
-    """What the three transforms have in common: how many numbers a spline takes, and how they are divided."""
+    """Interface of the three spline transforms: how many numbers a spline takes, and how they are divided."""
 
     count_bins: int
     bound: float
@@ -158,10 +166,12 @@ class Spline(_Splined, VectorTransform):
         super().__init__()
         self._check(count_bins, bound, order)
         self.input_dim = input_dim
-        self.unnormalized_widths = nn.Parameter(torch.randn(input_dim, count_bins))
-        self.unnormalized_heights = nn.Parameter(torch.randn(input_dim, count_bins))
-        self.unnormalized_derivatives = nn.Parameter(torch.randn(input_dim, count_bins - 1))
-        self.unnormalized_lambdas = nn.Parameter(torch.rand(input_dim, count_bins)) if order == "linear" else None
+        self.unnormalized_widths: nn.Parameter = nn.Parameter(torch.randn(input_dim, count_bins))
+        self.unnormalized_heights: nn.Parameter = nn.Parameter(torch.randn(input_dim, count_bins))
+        self.unnormalized_derivatives: nn.Parameter = nn.Parameter(torch.randn(input_dim, count_bins - 1))
+        self.unnormalized_lambdas: nn.Parameter | None = (
+            nn.Parameter(torch.rand(input_dim, count_bins)) if order == "linear" else None
+        )
 
     def _own(self) -> Knots:
         parts = [self.unnormalized_widths, self.unnormalized_heights, self.unnormalized_derivatives]
@@ -191,8 +201,8 @@ class SplineCoupling(_Splined, TransformModule):
         identity: keep the first entries as they are.
     """
 
-    domain: Any = constraints.real_vector
-    codomain: Any = constraints.real_vector
+    domain: constraints.Constraint = constraints.real_vector
+    codomain: constraints.Constraint = constraints.real_vector
     bijective = True
 
     def __init__(
@@ -207,8 +217,11 @@ class SplineCoupling(_Splined, TransformModule):
     ) -> None:
         super().__init__()
         self._check(count_bins, bound, order)
-        self.input_dim, self.split_dim, self.nn, self.identity = input_dim, split_dim, hypernet, identity
-        self.lower_spline = None if identity else Spline(split_dim, count_bins, bound, order)
+        self.input_dim: int = input_dim
+        self.split_dim: int = split_dim
+        self.nn: nn.Module = hypernet
+        self.identity: bool = identity
+        self.lower_spline: Spline | None = None if identity else Spline(split_dim, count_bins, bound, order)
 
     def _others(self, kept: Tensor) -> Knots:
         moved = self.input_dim - self.split_dim
@@ -253,7 +266,8 @@ class SplineAutoregressive(_Splined, VectorTransform):
     ) -> None:  # fmt: skip
         super().__init__()
         self._check(count_bins, bound, order)
-        self.input_dim, self.arn = input_dim, autoregressive_nn
+        self.input_dim: int = input_dim
+        self.arn: nn.Module = autoregressive_nn
 
     def _own(self, x: Tensor) -> Knots:
         return self._knots([p.mT for p in self.arn(x)])
@@ -275,7 +289,14 @@ class SplineAutoregressive(_Splined, VectorTransform):
 
 
 def spline(input_dim: int, count_bins: int = 8, bound: float = 3.0, order: str = "linear") -> Spline:
-    """A `Spline`."""
+    """Make a `Spline`.
+
+    Args:
+        input_dim: number of variables.
+        count_bins: pieces of the spline, for each variable.
+        bound: the spline acts on `[-bound, bound]`; outside it is the identity.
+        order: "linear" or "quadratic", the degree of each piece's numerator and denominator.
+    """
     return Spline(input_dim, count_bins, bound, order)
 
 
@@ -283,7 +304,14 @@ def spline_coupling(
     input_dim: int, split_dim: int | None = None, hidden_dims: Sequence[int] | None = None, count_bins: int = 8,
     bound: float = 3.0, order: str = "linear",
 ) -> SplineCoupling:  # fmt: skip
-    """A `SplineCoupling` with a dense network of its own."""
+    """Make a `SplineCoupling` with a dense network.
+
+    Args:
+        input_dim: number of variables.
+        split_dim: how many of them stay as they are; default: half.
+        hidden_dims: sizes of the network's hidden layers; default: two of `10 * input_dim`.
+        count_bins, bound, order: see `spline`.
+    """
     split = input_dim // 2 if split_dim is None else split_dim
     hidden = [input_dim * 10] * 2 if hidden_dims is None else list(hidden_dims)
     net = DenseNN(split, hidden, [(input_dim - split) * n for n in _sizes(count_bins, order)])
@@ -294,7 +322,13 @@ def spline_autoregressive(
     input_dim: int, hidden_dims: Sequence[int] | None = None, count_bins: int = 8, bound: float = 3.0,
     order: str = "linear",
 ) -> SplineAutoregressive:  # fmt: skip
-    """A `SplineAutoregressive` with a network of its own."""
+    """Make a `SplineAutoregressive` with an autoregressive network.
+
+    Args:
+        input_dim: number of variables.
+        hidden_dims: sizes of the network's hidden layers; default: two of `10 * input_dim`.
+        count_bins, bound, order: see `spline`.
+    """
     hidden = [input_dim * 10] * 2 if hidden_dims is None else list(hidden_dims)
     net = AutoRegressiveNN(input_dim, hidden, param_dims=_sizes(count_bins, order))
     return SplineAutoregressive(input_dim, net, count_bins, bound, order)

@@ -17,7 +17,7 @@ from varigrad.distributions.support_edges import Edges, edges_of, of_support, wi
 from varigrad.distributions.tensor_walk import is_known
 from varigrad.language.messages import Sample
 from varigrad.objectives.checks.sites import is_unchecked
-from varigrad.terms.provenance import Escapes, get_lost, get_provenance, untracked
+from varigrad.terms.provenance import Escapes, get_blocked, get_provenance, untracked
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +36,13 @@ class Marked:
 
 
 def note_jumps(statements: list[Marked], escapes: Escapes) -> None:
-    """Add to `escapes.kinked` what reaches a jump of a log-density, and to `escapes.lost` what loses its derivative."""
+    """Note in `escapes` what reaches a jump of a log-density, and what a log-density has no gradient to."""
     drawn = {s.message.name: s.message for s in statements if s.guide}
     for statement in statements:
         if is_known(statement.message.distribution):
             with _unheard(escapes):
                 reached = list(_reached(statement, drawn))
-            escapes.kinked |= get_provenance(*reached)
+            escapes.nondifferentiable |= get_provenance(*reached)
         else:
             _look_inside(statement, escapes)
 
@@ -98,7 +98,7 @@ def _look_inside(statement: Marked, escapes: Escapes) -> None:
             edges = of_support(message.distribution)
         except Exception:
             edges = Edges()
-    escapes.kinked |= get_provenance(*edges.moving)
+    escapes.nondifferentiable |= get_provenance(*edges.moving)
     left = escapes.provenance
     try:
         log_prob = message.distribution.log_prob(value)
@@ -106,7 +106,7 @@ def _look_inside(statement: Marked, escapes: Escapes) -> None:
         return
     finally:
         escapes.provenance = left
-    escapes.lost |= get_lost(log_prob)
+    escapes.blocked |= get_blocked(log_prob)
 
 
 @contextmanager

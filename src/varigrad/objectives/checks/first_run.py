@@ -23,7 +23,7 @@ from varigrad.language.runtime import signature_of
 from varigrad.objectives.checks.pairs import check_pair
 from varigrad.objectives.checks.sites import check_density, check_device, check_parameters, check_score, check_value
 from varigrad.objectives.execute import Pass
-from varigrad.terms.dependency_tracker import SEVERED, Token
+from varigrad.terms.dependency_tracker import NOT_PATHWISE, Token
 from varigrad.terms.term import Term
 
 
@@ -97,7 +97,7 @@ def check_particles(run: Pass, particles: int) -> None:
         SiteError: it has not.
     """
     for name, choice in run.choices.items():
-        coupling = choice.estimator.coupling
+        coupling = choice.estimator.drawing.coupling
         if coupling is not None:
             one = "there is one particle, and nothing to couple it with", "ELBO(particles=2)"
             refusal = one if particles < 2 else coupling.refusal(particles)
@@ -109,7 +109,7 @@ def check_particles(run: Pass, particles: int) -> None:
                     because=because,
                     try_=try_,
                 )
-        if choice.estimator.across_particles and particles < 2:
+        if choice.estimator.needs.across_particles and particles < 2:
             raise SiteError(
                 f"{type(choice.estimator).__name__}() has no other particles to leave in",
                 site=name,
@@ -126,12 +126,12 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
     """
     escapes = run.tracker.escapes
     for name, choice in run.choices.items():
-        if not choice.estimator.smooth:
+        if not choice.estimator.needs.differentiable:
             continue
         because = None
         if name in kinked:
             because = "its value is compared, rounded, converted or used as an index, which has no derivative"
-        elif _reaches(escapes.held | escapes.lost, name):
+        elif _reaches(escapes.held | escapes.blocked, name):
             because = (
                 "its value is detached, used under torch.no_grad() or made an index, so not all of its effect can be "
                 "differentiated"
@@ -145,7 +145,7 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
             below = statement.message
             if not isinstance(below, Sample) or not _reaches(statement.upstream, name):
                 continue
-            if run.choices[below.name].estimator.partial or is_partial(below.distribution):
+            if run.choices[below.name].estimator.drawing.partial or is_partial(below.distribution):
                 because = f"the draw of {below.name!r} below it is only partly differentiable"
         if because:
             raise SiteError(
@@ -158,7 +158,7 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
 
 
 def _reaches(provenance: Iterable[Token], site: str) -> bool:
-    return any(t.site == site and SEVERED not in t.crossed for t in provenance)
+    return any(t.site == site and NOT_PATHWISE not in t.crossed for t in provenance)
 
 
 def check_patterns(run: Pass, options: Mapping[str, Iterable[str]]) -> None:

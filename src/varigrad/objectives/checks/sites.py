@@ -127,7 +127,7 @@ def check_score(message: Sample, estimator: Estimator) -> None:
     Raises:
         SiteError: the support, or a jump of the density, moves with a parameter.
     """
-    if estimator.pathwise or not estimator.needs_cost:
+    if estimator.drawing.pathwise or not estimator.needs.cost:
         return
     distribution = message.distribution
     with torch.enable_grad():  # the image of an end under a transform shows what moves it

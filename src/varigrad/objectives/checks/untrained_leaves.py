@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Program
 from varigrad.language.runtime import signature_of
-from varigrad.language.visible_tensors import Sight, seen
+from varigrad.language.visible_tensors import VisibleTensor, visible_tensors
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.gradients import undisturbed
 
@@ -64,7 +64,7 @@ class Stranger:
 
     leaf: Tensor
     reader: str = ""
-    sight: Sight | None = None
+    sight: VisibleTensor | None = None
     computed: bool = False
 
 
@@ -79,7 +79,7 @@ def _named(
     )
     found: dict[int, Stranger] = {}
     for reader, roots in places:
-        for tensor, sight in seen(roots):
+        for tensor, sight in visible_tensors(roots):
             if id(tensor) in leaves and id(tensor) not in found:
                 found[id(tensor)] = Stranger(tensor, reader, sight)
             elif tensor.grad_fn is not None:

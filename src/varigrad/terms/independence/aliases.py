@@ -63,7 +63,7 @@ class Entry:
 
 
 def joined(a: State, b: State) -> State:
-    """Both hold: the elements come by two ways."""
+    """The state of elements that come by two ways, if both states hold."""
     if a == b:
         return a
     troubles = [s for s in (a, b) if isinstance(s, Trouble)]
@@ -106,11 +106,11 @@ class Known:
         return label
 
     def put(self, tensor: Tensor, label: Label) -> None:
-        """Say what a new tensor depends on."""
+        """Note what a new tensor depends on."""
         self._put(tensor, label, *_whereabouts(tensor))
 
     def write(self, tensor: Tensor, label: Label) -> None:
-        """The numbers in a tensor have been replaced: so have those that other tensors share with it."""
+        """Note that the numbers in a tensor have been replaced, and so those that other tensors share with it."""
         storage, geometry = _whereabouts(tensor)
         for other in self._shared.get(storage._cdata, ()) if storage is not None else ():
             if other.geometry == geometry:
@@ -167,7 +167,7 @@ def _whereabouts(tensor: Tensor) -> tuple[torch.UntypedStorage | None, Geometry 
 
 
 def _same(entry: Entry, storage: torch.UntypedStorage | None, geometry: Geometry | None) -> bool:
-    """Whether the tensor still is where it was."""
+    """Whether a tensor still lies where it lay."""
     if storage is None or entry.storage is None:
         return storage is entry.storage
     return storage._cdata == entry.storage._cdata and geometry == entry.geometry

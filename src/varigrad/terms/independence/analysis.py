@@ -14,7 +14,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,11 +67,11 @@ class Verdict:
 
     @property
     def apart(self) -> bool:
-        """Whether it is proven."""
+        """Whether the elements are proven to stay apart."""
         return self.kind == "apart"
 
     def sentence(self) -> str:
-        """What happens, for a message; empty if the elements are apart."""
+        """What happens to the elements, for a message; empty if they stay apart."""
         if self.apart:
             return ""
         line = f" ({self.where})" if self.where else ""
@@ -96,13 +96,13 @@ class Follower(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known = Known()
+        self.known: Known = Known()
         self.left: dict[Origin, Trouble] = {}
         """What has been turned into a Python number, or told by a shape."""
         self.plates_of: dict[str, tuple[Plate, ...]] = {}
         self.checking = False
         """Whether a value is being looked at only to raise an error."""
-        self.asked = ""
+        self.asked: str = ""
         """Where Python first asked for a number that does not come from a draw: others may run for another."""
         self._followed: set[Origin] = set()
         self.unruled: set[str] = set()
@@ -112,7 +112,7 @@ class Follower(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nobody compiles a run that is followed, and torch would import its compiler to prevent it
+        return False  # a run that is followed is not compiled, and torch would import its compiler to prevent it
 
     # -- saying what to follow --
 
@@ -192,7 +192,7 @@ class Follower(TorchDispatchMode):
         if not inside or plate.dim is None or not (own or site in term.upstream):
             return APART
         if plate.name in term.upstream.get(site, ()):
-            return APART  # crossed: nobody takes this cost element by element
+            return APART  # crossed: this cost is not taken element by element
         origin = Origin(site, plate.name)
         found = self.verdict(term.log_prob, origin, plate.dim)
         if found.apart and origin in self._followed and origin not in self.known.get(plain(term.log_prob)):
@@ -227,7 +227,13 @@ class Follower(TorchDispatchMode):
 
     # -- following --
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if not isinstance(func, torch._ops.OpOverload):
             return self._opaque(func, args, kwargs)
@@ -278,8 +284,8 @@ class Follower(TorchDispatchMode):
         self._notice(func, given, result, slots)
         return result
 
-    def _opaque(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """An operation that takes functions: nothing is known of what it does with them."""
+    def _opaque(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Run an operation that takes functions: its results count as not known to keep elements apart."""
         slots = [(s, self.known.get(s.tensor)) for s in slots_of({"": tree_leaves((args, kwargs))})]
         result = func(*args, **kwargs)
         self.unruled.add(str(func))
@@ -288,8 +294,10 @@ class Follower(TorchDispatchMode):
                 self.known.put(plain(tensor), same_trouble(slots, str(func)))
         return result
 
-    def _notice(self, func: Any, given: dict[str, Any], result: Any, slots: Sequence[tuple[Slot, Label]]) -> None:
-        """What leaves torch, and running averages that an operation writes without saying so."""
+    def _notice(
+        self, func: torch._ops.OpOverload, given: dict[str, object], result: object, slots: Sequence[tuple[Slot, Label]]
+    ) -> None:
+        """Note what leaves torch, and running averages that an operation writes though its schema does not say so."""
         tells = torch.Tag.dynamic_output_shape in func.tags or (result is not None and not tensors_in(result))
         if name_of(func) == "index":
             tells = any(slot.name == "indices" and slot.tensor.dtype in MASKS for slot, _ in slots)
@@ -300,8 +308,9 @@ class Follower(TorchDispatchMode):
                     self.left.setdefault(origin, Trouble("unknown", f"{func}, which takes a value to Python,", where))
         if "running_mean" in given and given.get("training", True):
             for name in ("running_mean", "running_var"):
-                if isinstance(given[name], Tensor):
-                    self.known.write(plain(given[name]), same_trouble(slots, str(func), "mixes"))
+                average = given[name]
+                if isinstance(average, Tensor):
+                    self.known.write(plain(average), same_trouble(slots, str(func), "mixes"))
 
 
 @contextmanager
@@ -336,7 +345,13 @@ class _Classes(TorchFunctionMode):
         super().__init__()
         self.follower = follower
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is not torch.nn.functional.one_hot:
             return func(*args, **kwargs)

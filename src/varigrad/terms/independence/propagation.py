@@ -25,7 +25,14 @@ _SAMPLERS = (
 
 
 def labels_of(call: Call, rule: Rule | None, slots: Sequence[tuple[Slot, Label]], operation: str) -> list[Label]:
-    """What each result depends on."""
+    """What each result of a call depends on.
+
+    Args:
+        call: the operation with its arguments and results.
+        rule: how the operation treats dimensions; None: there is none, so all is unknown.
+        slots: the tensor arguments that depend on something, with their labels.
+        operation: its name, for reports.
+    """
     found: list[dict[Origin, State]] = [{} for _ in call.results]
     lines: dict[Kind, Trouble] = {}
 
@@ -72,7 +79,7 @@ def _answered(call: Call, rule: Rule | None, slot: Slot, place: Place) -> Sequen
 
 
 def _checked(answer: Answer, result: Tensor) -> Answer:
-    """The answer, if the result has such a dimension."""
+    """The answer of a rule, if the result has such a dimension."""
     if not isinstance(answer, Place):
         return answer
     fits = answer.dim < 0 and result.dim() >= -answer.dim
@@ -80,13 +87,24 @@ def _checked(answer: Answer, result: Tensor) -> Answer:
 
 
 def same_trouble(slots: Sequence[tuple[Slot, Label]], operation: str, kind: Kind = "unknown") -> Label:
-    """One trouble for everything that the arguments depend on."""
+    """Label a tensor as depending, in one troubled way, on everything that the arguments depend on.
+
+    Args:
+        slots: the arguments with their labels.
+        operation: the operation to blame.
+        kind: whether it mixes elements, or is not known to keep them apart.
+    """
     trouble = Trouble(kind, operation, users_line())
     return {origin: trouble for _, label in slots for origin in label}
 
 
-def bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name, with their defaults."""
+def bound(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Any]:
+    """The arguments of a call by their names in the operator's schema, with their defaults.
+
+    Args:
+        func: the operator.
+        args, kwargs: what it is called with.
+    """
     given = {}
     for i, argument in enumerate(func._schema.arguments):
         if i < len(args):
@@ -98,8 +116,8 @@ def bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
     return given
 
 
-def slots_of(given: Mapping[str, Any]) -> Iterator[Slot]:
-    """The tensors among the arguments, in lists too."""
+def slots_of(given: Mapping[str, object]) -> Iterator[Slot]:
+    """The tensors among the arguments, also those in lists."""
     for name, value in given.items():
         if isinstance(value, Tensor):
             yield Slot(name, 0, plain(value))
@@ -109,7 +127,7 @@ def slots_of(given: Mapping[str, Any]) -> Iterator[Slot]:
                     yield Slot(name, i, plain(entry))
 
 
-def written_by(func: Any, given: Mapping[str, Any]) -> list[Tensor]:
+def written_by(func: torch._ops.OpOverload, given: Mapping[str, object]) -> list[Tensor]:
     """The tensors that an operation writes into, by its schema."""
     if not func._schema.is_mutable:
         return []
@@ -118,7 +136,7 @@ def written_by(func: Any, given: Mapping[str, Any]) -> list[Tensor]:
     return [slot.tensor for slot in slots_of({name: given[name] for name in names})]
 
 
-def tensors_in(result: Any) -> list[Tensor]:
+def tensors_in(result: object) -> list[Tensor]:
     """The tensors among the results."""
     if isinstance(result, Tensor):
         return [result]
@@ -126,7 +144,7 @@ def tensors_in(result: Any) -> list[Tensor]:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """The tensor itself, or the one behind it that carries no marks."""
+    """The tensor itself, or the plain one behind a tracked one."""
     return tensor._plain if type(tensor) is Tracked else tensor
 
 

@@ -31,7 +31,7 @@ class Place(NamedTuple):
     inner: int = 1
 
     def at(self, dim: int) -> Place:
-        """The same along another dimension."""
+        """The same place along another dimension."""
         return Place(dim, self.size, self.inner)
 
 
@@ -57,7 +57,7 @@ class Call(NamedTuple):
 
     @property
     def out(self) -> Tensor:
-        """The first result."""
+        """The first of the call's results."""
         return self.results[0]
 
 
@@ -82,7 +82,7 @@ def moved(place: Place, gone: Iterable[int]) -> Place:
 
 
 def elementwise(call: Call, slot: Slot, place: Place) -> Answers:
-    """Broadcasting is from the right, so the dimension stays where it is."""
+    """Rule of elementwise operations: broadcasting is from the right, so the dimension stays where it is."""
     return place
 
 
@@ -92,12 +92,12 @@ def overwritten(call: Call, slot: Slot, place: Place) -> Answers:
 
 
 def independent(call: Call, slot: Slot, place: Place) -> Answers:
-    """The results do not depend on the numbers in the argument."""
+    """Rule of operations whose results do not depend on the numbers in the argument."""
     return None
 
 
 def mixing(call: Call, slot: Slot, place: Place) -> Answers:
-    """Everything is combined."""
+    """Rule of operations that combine all entries of their arguments."""
     return MIXES
 
 
@@ -145,7 +145,13 @@ def batched(core: Mapping[str, int], results: Sequence[int]) -> Rule:
 
 
 def regrouped(before: Sequence[int], after: Sequence[int], place: Place) -> Answer:
-    """The place after `reshape`: the order of all entries stays, and with it an element's stride in that order."""
+    """The place after `reshape`: the order of all entries stays, and with it an element's stride in that order.
+
+    Args:
+        before: the shape that is reshaped.
+        after: the new shape.
+        place: where the elements lie before.
+    """
     stride = place.inner * prod(before[len(before) + place.dim + 1 :])
     right = 1
     for dim in range(-1, -len(after) - 1, -1):
@@ -166,7 +172,7 @@ def reshape(call: Call, slot: Slot, place: Place) -> Answers:
 
 
 def view(call: Call, slot: Slot, place: Place) -> Answers:
-    """A change of shape, or of type."""
+    """Rule of `view`: a change of shape, or of type."""
     if "dtype" in call.given:
         same = call.out.dtype.itemsize == slot.tensor.dtype.itemsize
         return place if same or place.dim < -1 else UNKNOWN
@@ -211,7 +217,7 @@ def matrix_transpose(call: Call, slot: Slot, place: Place) -> Answers:
 
 
 def select(call: Call, slot: Slot, place: Place) -> Answers:
-    """Also `unbind`."""
+    """Rule of `select` and `unbind`: one entry along a dimension, which goes."""
     dim = negative(call.given.get("dim", 0), slot.tensor.dim())
     return MIXES if dim == place.dim else moved(place, [dim])
 
@@ -301,7 +307,13 @@ def renorm(call: Call, slot: Slot, place: Place) -> Answers:
 
 
 def product(left: str, right: str, added: str | None = None, contracted: Sequence[int] = (-1, -2)) -> Rule:
-    """A matrix product, `[*batch, n, k] @ [*batch, k, m]`, and what is added to it."""
+    """Make the rule of a matrix product, `[*batch, n, k] @ [*batch, k, m]`, and what is added to it.
+
+    Args:
+        left, right: names of the two factors in the operator's schema.
+        added: the name of what is added.
+        contracted: the dimensions that are summed over, of the left and the right factor.
+    """
 
     def rule(call: Call, slot: Slot, place: Place) -> Answers:
         if slot.name == left and left != right:
@@ -329,7 +341,7 @@ def matrix_vector(call: Call, slot: Slot, place: Place) -> Answers:
 
 
 def outer(call: Call, slot: Slot, place: Place) -> Answers:
-    """`addr`."""
+    """Rule of `addr`: the outer product of two vectors, added to a matrix."""
     return place.at(-2) if slot.name == "vec1" else place
 
 

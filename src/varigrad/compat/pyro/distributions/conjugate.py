@@ -1,4 +1,4 @@
-"""Compound counts."""
+"""Counts whose rate or probabilities have been integrated out, by Pyro's names."""
 
 from __future__ import annotations
 

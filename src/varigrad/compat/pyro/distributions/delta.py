@@ -18,5 +18,5 @@ class Delta(TorchDistributionMixin, native.Delta):
 
     @property
     def v(self) -> Tensor:
-        """The point."""
+        """The point that holds all the mass."""
         return self.value

@@ -105,7 +105,7 @@ class TorchDistributionMixin:
         return ScoreParts(log_prob, 0, log_prob) if self.has_rsample else ScoreParts(log_prob, log_prob, 0)
 
     def conjugate_update(self, other: Any) -> Any:
-        """Not supported."""
+        """Refuse, as this is not supported."""
         raise NotImplementedError(f"{type(self).__name__} has no conjugate_update")
 
 

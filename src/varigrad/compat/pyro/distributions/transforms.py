@@ -27,10 +27,10 @@ def permute(input_dim: int, permutation: Tensor | None = None, dim: int = -1) ->
 
 
 def elu() -> ELUTransform:
-    """An `ELUTransform`."""
+    """Make an `ELUTransform`, which has no parameters."""
     return ELUTransform()
 
 
 def leaky_relu() -> LeakyReLUTransform:
-    """A `LeakyReLUTransform`."""
+    """Make a `LeakyReLUTransform`, which has no parameters."""
     return LeakyReLUTransform()

@@ -80,7 +80,7 @@ def eye_like(value: Tensor, m: int, n: int | None = None) -> Tensor:
 
 
 def logsumexp(tensor: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
-    """As in torch."""
+    """The logarithm of a sum of exponentials, as in torch."""
     return torch.logsumexp(tensor, dim, keepdim)
 
 

@@ -79,7 +79,7 @@ class ELBO:
         check_whole("num_particles", num_particles)
 
     def native(self) -> Native:
-        """The native objective."""
+        """The native objective that stands behind this one."""
         raise NotImplementedError(f"{type(self).__name__} says neither what to estimate nor how: loss_and_grads")
 
     @property
@@ -149,7 +149,7 @@ class ELBO:
     def _get_traces(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Iterator[Any]:
-        """`num_particles` such pairs."""
+        """Run model and guide `num_particles` times; each pair of traces is one particle."""
         for _ in range(self.num_particles):
             yield self._get_trace(model, guide, args, kwargs)
 

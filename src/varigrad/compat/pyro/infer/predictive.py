@@ -93,7 +93,8 @@ class Predictive(nn.Module):
             depth = max((-p.dim for m in first.samples.values() for p in m.plates if p.dim is not None), default=0)
             for name in wanted:
                 if name in first and name not in found:
-                    found[name] = first[name].value.expand(count, *first[name].value.shape)
+                    recorded: Any = first[name]
+                    found[name] = recorded.value.expand(count, *recorded.value.shape)
             return {n: found[n] if n == _RETURN else _padded(found[n], first[n], depth) for n in wanted}
 
     call = forward
@@ -152,7 +153,7 @@ def _fitted(value: Tensor, message: Any) -> Tensor:
     return value
 
 
-def _padded(value: Tensor, message: Sample | Record, depth: int) -> Tensor:
+def _padded(value: Tensor, message: Any, depth: int) -> Tensor:
     """`[num_samples, *plates, *event]` with all of the model's plates."""
     if isinstance(message, Sample):
         there = value.dim() - 1 - len(message.distribution.event_shape)

@@ -1,4 +1,4 @@
-"""Rényi bounds."""
+"""Rényi's bounds, by Pyro's name for them."""
 
 from __future__ import annotations
 

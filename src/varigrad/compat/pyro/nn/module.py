@@ -24,6 +24,7 @@ from varigrad.compat.pyro.params.param_store import _Unconstrained, as_taken
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Param
 from varigrad.language.parameter_transforms import initial_value, to_constrained, unconstrain
+from varigrad.language.primitives import value_of
 from varigrad.language.runtime import apply
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -229,7 +230,7 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
         constraint, event_dim = self._pyro_params[name]
         full = self._pyro_get_fullname(name)
         if settings.get("module_local_params"):
-            return apply(Param(full, None, constraint, event_dim, self._computed(name))).value
+            return value_of(Param(full, None, constraint, event_dim, self._computed(name)))
         store, leaf = primitives.get_param_store(), self._parameters[name + _LEAF]
         assert leaf is not None
         store.hold(full, leaf, constraint)
@@ -241,7 +242,7 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
         full, own = self._pyro_get_fullname(name), self._parameters[name]
         assert own is not None
         if settings.get("module_local_params"):
-            return apply(Param(full, None, constraints.real, None, own)).value
+            return value_of(Param(full, None, constraints.real, None, own))
         if own.requires_grad:
             primitives.get_param_store().hold(full, own)
             return primitives.param(full)

@@ -3,7 +3,7 @@
 To the user, each parameter of the store has an optimiser of its own, made when a step first asks for it, with options
 and a saved state found by its name. The optimisers of torch treat each tensor by itself, so parameters that came at
 the same time with the same options share one object and one fused step, for as long as they are stepped together.
-When they are not, or somebody looks at `optim_objs`, each gets its own, with the state it had.
+When they are not, or `optim_objs` is read, each gets its own, with the state it had.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class PyroOptim:
         self._last = ([], [])
 
     def _equip(self, group: _Group) -> None:
-        """Make the optimiser."""
+        """Make the optimiser of some parameters."""
         group.optimizer = _optimizer(self.pt_optim_constructor, group.params, group.options)
 
     def _split(self, groups: Iterable[_Group]) -> None:

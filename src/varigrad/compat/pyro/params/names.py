@@ -6,7 +6,7 @@ _BETWEEN = "$$$"
 
 
 def param_with_module_name(pyro_name: str, param_name: str) -> str:
-    """`module$$$parameter`."""
+    """The store's name of a module's parameter, `module$$$parameter`."""
     return f"{pyro_name}{_BETWEEN}{param_name}"
 
 

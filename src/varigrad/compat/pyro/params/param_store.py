@@ -107,7 +107,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         return self.fetch(Param(name, init_constrained_value, constraint, None))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all parameters and their constraints."""
         for entries in (self._params, self._constraints, self._transforms, self._names):
             entries.clear()
         self.version += 1
@@ -120,7 +120,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         return self._params.items()
 
     def get_all_param_names(self) -> KeysView[str]:
-        """The names."""
+        """The names of all parameters."""
         return self.keys()
 
     def get_param(

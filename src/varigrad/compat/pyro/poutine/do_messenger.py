@@ -1,4 +1,4 @@
-"""Interventions."""
+"""Interventions: what follows a site sees another value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DoMessenger(Messenger):
         self.data = data
 
     def _handle(self, message: Any, forward: Forward) -> Any:
-        answer = forward(message)
+        answer: Any = forward(message)
         if type(message) is not Sample or message.name not in self.data:
             return answer
         given = self.data[message.name]

@@ -55,6 +55,7 @@ class LiftMessenger(Messenger):
         if prior is None:
             return forward(message)
         if isinstance(prior, td.Distribution):
-            return evolve(message, value=forward(Sample(message.name, prior, None, False)).value)
+            drawn: Any = forward(Sample(message.name, prior, None, False))
+            return evolve(message, value=drawn.value)
         given = {"constraint": message.constraint, "event_dim": message.event_dim}
         return evolve(message, value=prior(message.init, **given))

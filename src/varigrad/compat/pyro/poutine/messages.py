@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad.compat.pyro.distributions.delta import Delta
 from varigrad.compat.pyro.distributions.unit import Unit
-from varigrad.language.messages import Factor, Indices, Param, Plate, Record, Sample, Subsample, evolve
+from varigrad.language.messages import Extension, Factor, Indices, Param, Plate, Record, Sample, Subsample, evolve
 from varigrad.language.runtime import expanded
 
 Dictionary = dict[str, Any]
@@ -45,12 +45,12 @@ class _Subsample:
         self.size, self.subsample_size = size, subsample_size
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Nought: a plate's minibatch is no random choice of the model's."""
+        """Return zero: a plate's minibatch is no random choice of the model's."""
         return torch.zeros(())
 
 
 @dataclass(frozen=True, eq=False)
-class Effect:
+class Effect(Extension):
     """A message of a kind of the program's own; its default action is taken when its value is first asked for."""
 
     message: Dictionary
@@ -63,6 +63,9 @@ class Effect:
             message["value"] = message["fn"](*message["args"], **message["kwargs"])
             message["done"] = True
         return message["value"] if message["value"] is not None else message
+
+    def act(self) -> None:
+        _ = self.value
 
 
 def frame_of(plate: Plate) -> CondIndepStackFrame:

@@ -62,7 +62,7 @@ def apply_stack(initial_msg: Dictionary) -> Dictionary:
 
 
 def default_process_message(msg: Dictionary) -> None:
-    """What a message means when nobody handles it: call its function."""
+    """Answer a message that no handler has answered: call its function."""
     if not (msg["done"] or msg["is_observed"] or msg["value"] is not None):
         msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
     msg["done"] = True

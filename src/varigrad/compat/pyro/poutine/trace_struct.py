@@ -50,7 +50,7 @@ class Trace:
 
     @property
     def edges(self) -> Iterator[tuple[str, str]]:
-        """Pairs of names."""
+        """The edges of the trace, as pairs of names."""
         return ((site, after) for site, found in self._succ.items() for after in found)
 
     def add_node(self, site_name: str, **kwargs: Any) -> None:

@@ -8,24 +8,24 @@ Beta, Dirichlet, Gamma, Normal = (FAMILIES[name] for name in ("Beta", "Dirichlet
 
 
 class NonreparameterizedBeta(Beta):  # type: ignore[valid-type, misc]
-    """Beta without `rsample`."""
+    """The Beta distribution without `rsample`."""
 
     has_rsample = False
 
 
 class NonreparameterizedDirichlet(Dirichlet):  # type: ignore[valid-type, misc]
-    """Dirichlet without `rsample`."""
+    """The Dirichlet distribution without `rsample`."""
 
     has_rsample = False
 
 
 class NonreparameterizedGamma(Gamma):  # type: ignore[valid-type, misc]
-    """Gamma without `rsample`."""
+    """The Gamma distribution without `rsample`."""
 
     has_rsample = False
 
 
 class NonreparameterizedNormal(Normal):  # type: ignore[valid-type, misc]
-    """Normal without `rsample`."""
+    """The normal distribution without `rsample`."""
 
     has_rsample = False

@@ -26,7 +26,7 @@ from varigrad.language.trace import Trace
 
 class _Joint(Inside, JointGuide):
     def _latent(self, name: str, traces: list[Trace]) -> Latent:
-        # Where the model masks a site, its elements have no prior, and spread: as in Pyro, nobody is stopped.
+        # Where the model masks a site, its elements have no prior, and spread: as in Pyro, that is no error.
         return evolve(super()._latent(name, traces), mask=None)
 
     def make_joint(self, start: Tensor) -> None:

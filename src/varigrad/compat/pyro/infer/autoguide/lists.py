@@ -30,7 +30,7 @@ class AutoCallable(AutoGuide):
         self.__dict__["median"] = median
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Run it."""
+        """Run the part and return its values by name."""
         result = self._guide(*args, **kwargs)
         return result if isinstance(result, dict) else {}
 
