@@ -1221,10 +1221,10 @@ def test_a_fork_while_it_compiles(cache):
         svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
         svi.run(step_compiler.PATIENCE + 5, DATA)
         compilation = specializations(svi)[0].step.traced.compilation
-        fork = os.fork()
+        stop, fork = compilation._process.stop, os.fork()
         if not fork:
             forked = compilation.ready() and "forked" in compilation.failure
-            compilation._process.stop()
+            stop()
             os._exit(not forked)
         assert os.waitpid(fork, 0)[1] == 0
         compilation.ready(wait=True)

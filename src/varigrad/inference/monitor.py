@@ -151,9 +151,7 @@ def _costs(pair: Sequence[Parts]) -> dict[str, tuple[float, float]]:
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for share in (share for parts in pair for share in parts.shares):
         if share.baseline is not None and share.baseline.numel():
-            cost, baseline = torch.broadcast_tensors(  # type: ignore[no-untyped-call] # torch has no types there
-                share.cost.double(), share.baseline.double()
-            )
+            cost, baseline = torch.broadcast_tensors(share.cost.double(), share.baseline.double())
             found.setdefault(share.site, []).append((cost.reshape(-1), baseline.reshape(-1)))
     joined = {site: [torch.cat(column) for column in zip(*some, strict=True)] for site, some in found.items()}
     return {

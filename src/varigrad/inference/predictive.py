@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -312,7 +311,7 @@ def _figure(message: Sample | Record) -> Tensor:
     if isinstance(message, Record):
         return message.value
     assert message.value is not None
-    return cast(Tensor, expanded(message).log_prob(message.value))
+    return expanded(message).log_prob(message.value)
 
 
 def _stacked(value: Tensor, shape: torch.Size, count: int) -> Tensor:

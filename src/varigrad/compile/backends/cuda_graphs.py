@@ -106,7 +106,7 @@ class CudaGraph:
 
 def aside(run: Callable[[], None]) -> None:
     """Run on a side stream, as torch demands it before a capture."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch has no types there
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run()

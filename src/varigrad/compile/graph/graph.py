@@ -76,7 +76,7 @@ def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozen
 
 def operation_name(operation: torch._ops.OpOverload) -> str:
     """An operation's name with its overload, as `aten::add.Tensor`."""
-    return str(operation.name())  # type: ignore[no-untyped-call] # torch does not say what it returns
+    return str(operation.name())
 
 
 def packed(graph: fx.Graph) -> list[tuple[Any, ...]]:

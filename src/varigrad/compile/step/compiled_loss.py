@@ -48,7 +48,7 @@ class Compiled(nn.Module):
         loss, grads = self.gradient(*args, **kwargs)
         first = next(iter(grads))
         number = first.new_tensor(loss, dtype=first.dtype.to_real())
-        found = _Attach.apply(number, tuple(grads.values()), *grads)  # type: ignore[no-untyped-call] # torch has no types there
+        found = _Attach.apply(number, tuple(grads.values()), *grads)
         return cast(Tensor, found)
 
     def gradient(self, *args: object, **kwargs: object) -> tuple[float, dict[nn.Parameter, Tensor]]:

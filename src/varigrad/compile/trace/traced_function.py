@@ -16,7 +16,7 @@ from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.graph.geometry import GEOMETRY
 from varigrad.compile.graph.graph import Graph
 from varigrad.compile.trace.tracer import trace
-from varigrad.distributions.rng import global_state, set_global_state
+from varigrad.distributions.rng import GlobalState, global_state, set_global_state
 
 _aten = torch.ops.aten
 
@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
     """The targets and the tensors that are written in place, and the states of torch's global generators."""
 
     tensors: list[Tensor]
-    generators: object
+    generators: GlobalState
 
 
 class TracedFunction:

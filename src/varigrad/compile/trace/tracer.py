@@ -63,7 +63,7 @@ def is_tracing() -> bool:
     return any(isinstance(mode, _Tracer) for mode in _get_current_dispatch_mode_stack())
 
 
-class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no types there
+class _Tracer(TorchDispatchMode):
     """Runs every operation that reaches torch's dispatcher, and writes it down as a node of a graph.
 
     Smaller than `make_fx`, ten times faster, and without its import of all of Inductor.
