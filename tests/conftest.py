@@ -7,6 +7,8 @@ from hypothesis import settings
 from varigrad.compile.trace import tracer
 from varigrad.objectives.checks.sites import _switched_by_dynamo
 
+for helper in ("c_harness", "cache_attacks", "failing_steps", "families", "interrupting", "resuming", "small_tensors"):
+    pytest.register_assert_rewrite(helper)  # what tests call there says as much as an assertion of their own
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True, database=None)
 settings.load_profile("repeatable")

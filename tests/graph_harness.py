@@ -139,3 +139,14 @@ def worker(script):
         yield
     finally:
         process.subprocess = before
+
+
+@contextlib.contextmanager
+def heard():
+    """All warnings that are about compiling."""
+    found = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield found
+    found += [str(w.message) for w in seen if issubclass(w.category, step_compiler.CaptureWarning)]
+    assert len(seen) == len(found), [str(w.message) for w in seen]

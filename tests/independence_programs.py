@@ -50,7 +50,7 @@ def _pick(pool: list[Tensor], rng: random.Random) -> Tensor:
     return pool[-1] if rng.random() < 0.7 else rng.choice(pool)
 
 
-def _dim(x: Tensor, rng: random.Random) -> int:
+def random_dim(x: Tensor, rng: random.Random) -> int:
     return rng.randrange(-x.dim(), x.dim())
 
 
@@ -170,7 +170,7 @@ def _in_place(x: Tensor, rng: random.Random) -> Tensor:
 
 
 def _stacked(x: Tensor, rng: random.Random) -> Tensor:
-    return torch.stack([x, x.sin()], _dim(x, rng)).sum(_dim(x, rng))
+    return torch.stack([x, x.sin()], random_dim(x, rng)).sum(random_dim(x, rng))
 
 
 def _log_prob(x: Tensor, rng: random.Random) -> Tensor:
@@ -230,21 +230,21 @@ COMMON: dict[str, Step] = {
 """What models are made of, applied as they should be: to the rightmost dimension."""
 
 WILD: dict[str, Step] = {
-    "sum": on_one(lambda x, r: x.sum(_dim(x, r), keepdim=r.random() < 0.5)),
-    "mean": on_one(lambda x, r: x.mean(_dim(x, r))),
-    "amax": on_one(lambda x, r: x.amax(_dim(x, r), keepdim=True)),
-    "var": on_one(lambda x, r: x.var(_dim(x, r), keepdim=True)),
-    "cumsum": on_one(lambda x, r: x.cumsum(_dim(x, r))),
-    "softmax": on_one(lambda x, r: x.softmax(_dim(x, r))),
-    "sort": on_one(lambda x, r: x.sort(_dim(x, r)).values),
-    "flip": on_one(lambda x, r: x.flip(_dim(x, r))),
-    "roll": on_one(lambda x, r: x.roll(1, _dim(x, r))),
-    "transpose": on_one(lambda x, r: x.transpose(_dim(x, r), _dim(x, r))),
+    "sum": on_one(lambda x, r: x.sum(random_dim(x, r), keepdim=r.random() < 0.5)),
+    "mean": on_one(lambda x, r: x.mean(random_dim(x, r))),
+    "amax": on_one(lambda x, r: x.amax(random_dim(x, r), keepdim=True)),
+    "var": on_one(lambda x, r: x.var(random_dim(x, r), keepdim=True)),
+    "cumsum": on_one(lambda x, r: x.cumsum(random_dim(x, r))),
+    "softmax": on_one(lambda x, r: x.softmax(random_dim(x, r))),
+    "sort": on_one(lambda x, r: x.sort(random_dim(x, r)).values),
+    "flip": on_one(lambda x, r: x.flip(random_dim(x, r))),
+    "roll": on_one(lambda x, r: x.roll(1, random_dim(x, r))),
+    "transpose": on_one(lambda x, r: x.transpose(random_dim(x, r), random_dim(x, r))),
     "permute": on_one(lambda x, r: x.permute(r.sample(range(x.dim()), x.dim()))),
-    "unsqueeze": on_one(lambda x, r: x.unsqueeze(_dim(x, r))),
+    "unsqueeze": on_one(lambda x, r: x.unsqueeze(random_dim(x, r))),
     "squeeze": on_one(lambda x, r: x.squeeze()),
-    "select": on_one(lambda x, r: x.select(_dim(x, r), 0)),
-    "slice": on_one(lambda x, r: x.narrow(_dim(x, r), 0, 1)),
+    "select": on_one(lambda x, r: x.select(random_dim(x, r), 0)),
+    "slice": on_one(lambda x, r: x.narrow(random_dim(x, r), 0, 1)),
     "prefix": on_one(lambda x, r: x[1:]),
     "flatten": on_one(lambda x, r: x.flatten()),
     "flatten2": on_one(lambda x, r: x.flatten(0, 1)),
@@ -278,10 +278,10 @@ WILD: dict[str, Step] = {
     "lookup3": on_one(lambda x, r: _weights(3, 2, 4)[:, (x > 0).long()]),
     "mask": on_one(lambda x, r: torch.where(x > 0, x, 0.1)),
     "self_lookup": on_one(lambda x, r: x[(x[:, 0] > 0).long()] if x.dim() < 3 else x[(x[:, 0, 0] > 0).long()]),
-    "gather": on_one(lambda x, r: x.gather(_dim(x, r), (x > 0).long())),
-    "scatter": on_one(lambda x, r: x.scatter(_dim(x, r), (x > 0).long(), x.exp())),
-    "scatter_add": on_one(lambda x, r: torch.zeros_like(x).scatter_add(_dim(x, r), (x > 0).long(), x)),
-    "index_select": on_one(lambda x, r: x.index_select(_dim(x, r), torch.tensor([1, 0]))),
+    "gather": on_one(lambda x, r: x.gather(random_dim(x, r), (x > 0).long())),
+    "scatter": on_one(lambda x, r: x.scatter(random_dim(x, r), (x > 0).long(), x.exp())),
+    "scatter_add": on_one(lambda x, r: torch.zeros_like(x).scatter_add(random_dim(x, r), (x > 0).long(), x)),
+    "index_select": on_one(lambda x, r: x.index_select(random_dim(x, r), torch.tensor([1, 0]))),
     "index_add": on_one(lambda x, r: x.index_add(0, torch.tensor([1, 0]), x[:2])),
     "index_put": on_one(lambda x, r: x.clone().index_put_((torch.tensor([0, 1]),), x[1:2])),
     "masked": on_one(lambda x, r: x.masked_fill(x > 1, 0.3)),
@@ -290,7 +290,7 @@ WILD: dict[str, Step] = {
     "in_place": on_one(_in_place),
     "pad": on_one(lambda x, r: F.pad(x, (1, 0))),
     "pad2": on_one(lambda x, r: F.pad(x, (0, 0, 1, 1))),
-    "unfold": on_one(lambda x, r: x.unfold(_dim(x, r), 2, 1)),
+    "unfold": on_one(lambda x, r: x.unfold(random_dim(x, r), 2, 1)),
     "batch_norm": on_one(_batch_norm(True)),
     "batch_norm3": on_one(lambda x, r: F.batch_norm(x, None, None, training=True)),
     "group_norm": on_one(lambda x, r: F.group_norm(x, 1)),
@@ -304,13 +304,13 @@ WILD: dict[str, Step] = {
     "lstm_time": on_one(lambda x, r: _module(nn.LSTM(x.shape[-1], 2), x)[0]),
     "pool": on_one(lambda x, r: F.avg_pool1d(x, 2)),
     "upsample": on_one(lambda x, r: F.interpolate(x, scale_factor=2)),
-    "glu": on_one(lambda x, r: F.glu(x, _dim(x, r))),
-    "fft": on_one(lambda x, r: torch.fft.rfft(x, dim=_dim(x, r)).abs()),
+    "glu": on_one(lambda x, r: F.glu(x, random_dim(x, r))),
+    "fft": on_one(lambda x, r: torch.fft.rfft(x, dim=random_dim(x, r)).abs()),
     "cholesky": on_one(lambda x, r: torch.linalg.cholesky(x @ x.mT + 2 * torch.eye(x.shape[-2], dtype=x.dtype))),
     "solve": on_one(lambda x, r: torch.linalg.solve(x @ x.mT + torch.eye(x.shape[-2], dtype=x.dtype), x)),
     "logdet": on_one(lambda x, r: torch.logdet(x @ x.mT + torch.eye(x.shape[-2], dtype=x.dtype))),
-    "topk": on_one(lambda x, r: x.topk(2, _dim(x, r)).values),
-    "median": on_one(lambda x, r: x.median(_dim(x, r)).values),
+    "topk": on_one(lambda x, r: x.topk(2, random_dim(x, r)).values),
+    "median": on_one(lambda x, r: x.median(random_dim(x, r)).values),
     "searchsorted": on_one(lambda x, r: torch.searchsorted(x.sort(-1).values.contiguous(), x.contiguous()).double()),
     "bucketize": on_one(lambda x, r: torch.bucketize(x, torch.tensor([-0.5, 0.5], dtype=x.dtype)).double()),
     "vmap": on_one(lambda x, r: torch.vmap(lambda a: a.softmax(-1), in_dims=r.choice((0, 1)))(x)),
@@ -319,7 +319,7 @@ WILD: dict[str, Step] = {
     ),
     "movedim": on_one(lambda x, r: x.movedim(0, -1)),
     "unbind": on_one(lambda x, r: torch.stack(x.unbind(0)[::-1])),
-    "split": on_one(lambda x, r: torch.cat(x.split(1, _dim(x, r)), 0)),
+    "split": on_one(lambda x, r: torch.cat(x.split(1, random_dim(x, r)), 0)),
     "as_strided": on_one(lambda x, r: x.contiguous().as_strided(x.shape, list(reversed(x.contiguous().stride())))),
     "data": on_one(lambda x, r: x.exp().data),
     "item": on_one(lambda x, r: x * 2 if r.random() < 0.5 else x - 1),
@@ -331,7 +331,7 @@ WILD: dict[str, Step] = {
         )
     ),
     "mse": on_two(lambda x, y: F.mse_loss(x, y, reduction="none")),
-    "repeat_interleave": on_one(lambda x, r: x.repeat_interleave(2, _dim(x, r))),
+    "repeat_interleave": on_one(lambda x, r: x.repeat_interleave(2, random_dim(x, r))),
     "trilerp": on_one(lambda x, r: x.T if x.dim() == 2 else x.mT),
     "sum_all": on_one(lambda x, r: x.sum() + x),
     "dot": on_one(lambda x, r: x.flatten() @ x.flatten() + x),
@@ -377,133 +377,3 @@ def random_program(seed: int, wild: float) -> tuple[Callable[[Tensor], Tensor], 
         return pool[-1]
 
     return program, used
-
-
-VIEWS: list[Callable[[Tensor, random.Random], Tensor]] = [
-    lambda x, r: x.transpose(_dim(x, r), _dim(x, r)),
-    lambda x, r: x[..., 0],
-    lambda x, r: x[..., 1:],
-    lambda x, r: x[0],
-    lambda x, r: x[:1],
-    lambda x, r: x[1:],
-    lambda x, r: x.unsqueeze(_dim(x, r)),
-    lambda x, r: x.view(-1),
-    lambda x, r: x.view(x.shape[0], -1),
-    lambda x, r: x.view(-1, x.shape[-1]),
-    lambda x, r: x.diagonal(dim1=-1, dim2=-2),
-    lambda x, r: x.chunk(2, -1)[r.randrange(2)],
-    lambda x, r: x.unbind(-1)[0],
-    lambda x, r: x.data,
-    lambda x, r: x.detach(),
-    lambda x, r: x.squeeze(),
-    lambda x, r: x.expand(2, *x.shape),
-    lambda x, r: x.movedim(0, -1),
-    lambda x, r: x[:, ::2],
-    lambda x, r: x[..., ::2],
-    lambda x, r: x.as_strided(x.shape[::-1], x.stride()[::-1]),
-    lambda x, r: x.unfold(-1, 2, 1),
-    lambda x, r: torch.nn.Parameter(x, requires_grad=False),
-    lambda x, r: x.view_as(x),
-    lambda x, r: x.T if x.dim() == 2 else x.mT,
-    lambda x, r: x.clone(),
-    lambda x, r: x.contiguous(),
-    lambda x, r: torch.zeros_like(x),
-    lambda x, r: torch.ones(*x.shape, 2, dtype=x.dtype)[..., 1],
-    lambda x, r: torch.ones(2, *x.shape, dtype=x.dtype)[1],
-    lambda x, r: x.sin(),
-    lambda x, r: x.sum(_dim(x, r), keepdim=True),
-    lambda x, r: x.reshape(-1),
-]
-
-
-def setv(x, y, r):
-    k = r.choice(
-        [
-            (Ellipsis,),
-            (Ellipsis, 0),
-            (0,),
-            (slice(None), 0),
-            (slice(1, None),),
-            (Ellipsis, slice(0, 1)),
-            (slice(None), torch.tensor([0, 1])),
-            (torch.tensor([1, 0]),),
-        ]
-    )
-    x[k] = y[k] if r.random() < 0.5 else y.flatten()[0]
-
-
-def outw(x, y, r):
-    torch.mul(y, 2.0, out=x)
-
-
-def outs(x, y, r):
-    torch.sum(y, _dim(y, r), out=x)
-
-
-def scat(x, y, r):
-    d = _dim(x, r)
-    x.scatter_(d, (y > 0).long().clamp(max=x.shape[d] - 1), y)
-
-
-WRITES: list[Callable[[Tensor, Tensor, random.Random], object]] = [
-    lambda x, y, r: x.mul_(2),
-    lambda x, y, r: x.add_(y),
-    lambda x, y, r: x.copy_(y),
-    setv,
-    setv,
-    outw,
-    outs,
-    lambda x, y, r: x.zero_(),
-    lambda x, y, r: x.transpose_(_dim(x, r), _dim(x, r)),
-    lambda x, y, r: x.squeeze_(),
-    lambda x, y, r: x.unsqueeze_(_dim(x, r)),
-    lambda x, y, r: x.t_(),
-    lambda x, y, r: x.data.mul_(3),
-    lambda x, y, r: x.detach().add_(y),
-    lambda x, y, r: x.masked_fill_(y > 0, 0.3),
-    lambda x, y, r: scat(x, y, r),
-    lambda x, y, r: x.index_add_(0, torch.tensor([1, 0]), y[:2]),
-    lambda x, y, r: x.cumsum_(_dim(x, r)),
-    lambda x, y, r: x.sub_(x.mean()),
-    lambda x, y, r: x.relu_(),
-    lambda x, y, r: x.index_copy_(0, torch.tensor([1, 0]), y[:2]),
-    lambda x, y, r: torch._foreach_add_([x], [y]),
-    lambda x, y, r: x.set_(y),
-    lambda x, y, r: x.swapaxes_(0, -1),
-    lambda x, y, r: setattr(x, "data", y),
-    lambda x, y, r: torch.utils.swap_tensors(x, y),
-    lambda x, y, r: x.fill_diagonal_(1.0),
-    lambda x, y, r: x.tril_(),
-    lambda x, y, r: x.addmm_(y, y.mT),
-    lambda x, y, r: x.normal_(),
-    lambda x, y, r: x.uniform_(),
-    lambda x, y, r: x.index_put_((torch.tensor([0, 1]),), y[0:1], accumulate=True),
-    lambda x, y, r: x.select(_dim(x, r), 0).add_(y.select(_dim(y, r), 0)),
-    lambda x, y, r: x.exp_(),
-    lambda x, y, r: x.resize_(y.shape) if x.numel() == y.numel() else None,
-    lambda x, y, r: x.as_strided_(x.shape[::-1], x.stride()[::-1]),
-]
-
-
-def random_writes(seed: int) -> Callable[[Tensor], Tensor]:
-    """Views of one tensor, and of others, that are written into; steps that a shape does not allow are left out."""
-    rng = random.Random(seed)
-    plan = [rng.random() < 0.5 for _ in range(rng.randint(3, 9))]
-
-    def program(z: Tensor) -> Tensor:
-        pool = [z.clone()]
-        for i, write in enumerate(plan):
-            r = random.Random(seed * 77 + i)
-            x, y = r.choice(pool[-3:]), r.choice(pool)
-            try:
-                if write:
-                    r.choice(WRITES)(x, y, r)
-                else:
-                    made = r.choice(VIEWS)(x, r)
-                    if 0 < made.numel() < 3000:
-                        pool.append(made)
-            except (RuntimeError, IndexError, ValueError, TypeError):
-                continue
-        return random.Random(seed).choice(pool) * 1
-
-    return program

@@ -23,7 +23,7 @@ ROUNDINGS = 32
 
 
 @dataclass(frozen=True)
-class Layout:
+class Vectorization:
     """Parameters and a loss.
 
     Attributes:
@@ -93,46 +93,46 @@ def _odd(t):
 
 
 LAYOUTS = {
-    "sum": Layout(one(5), lambda w: far(w.sum())),
-    "mean": Layout(one(5), lambda w: far(w.mean())),
-    "sum of a product": Layout(one(5), lambda w: far((w * 1).sum())),
-    "expand": Layout(one(3, 1), lambda w: far((w.expand(3, 4) * like(w, 3, 4)).sum(0))),
-    "expand a number": Layout(one(), lambda w: far(w.expand(3, 2) * like(w, 3, 2))),
-    "sum of columns": Layout(one(3, 2), lambda w: far(w.sum(0))),
-    "sum of rows": Layout(one(3, 2), lambda w: far(w.sum(1, keepdim=True))),
-    "transpose": Layout(one(3, 2), lambda w: far(w.T @ like(w, 3))),
-    "transposed and multiplied": Layout(one(3, 2), lambda w: far(w.T * like(w, 2, 3))),
-    "permute": Layout(one(2, 3, 4), lambda w: far(w.permute(2, 0, 1) * like(w, 4, 2, 3))),
-    "einsum": Layout(one(3, 2), lambda w: far(torch.einsum("ij,kj->ki", w, like(w, 4, 2)))),
-    "linear": Layout(one(3, 2), lambda w: far(nn.functional.linear(like(w, 4, 2), w).tanh())),
-    "flip": Layout(one(5), lambda w: far(w.flip(0) * like(w, 5))),
-    "broadcast": Layout(several((4,), (3, 1)), lambda v, w: far(v + w)),
-    "diagonal": Layout(one(3, 3), lambda w: far(w.diagonal().sum())),
-    "index": Layout(one(5, 2), lambda w: far(w[torch.tensor([0, 3, 3])].sum(0) + w[1])),
-    "slices": Layout(one(6), lambda w: far(w[::2] * w[1::2])),
-    "cat": Layout(several((2, 3), (2, 3)), lambda v, w: far(torch.cat([v.T, w.T]).sum(1))),
-    "stack": Layout(several((3,), (3,)), lambda v, w: far(torch.stack([v, w]).sum(0))),
-    "exp": Layout(one(5), lambda w: far(w.exp().sum())),
-    "a number": Layout(one(), lambda w: far(w)),
-    "one element": Layout(one(1, 1), lambda w: far(w.sum())),
-    "empty": Layout(several((0, 3), (3,)), lambda v, w: far(v.sum(0) + w.sum())),
-    "read twice": Layout(one(4), lambda w: far(w.sum()) + far(w.flip(0) * like(w, 4))),
-    "one gradient for two": Layout(several((4,), (4,)), lambda v, w: far(v + w)),
-    "views of one gradient": Layout(several((4,), (4,)), lambda v, w: far(v.view(4, 1) + w.view(4, 1))),
-    "the user's data": Layout(one(4), lambda w: far(w) + _Known.apply(w, DATA[w.dtype], MINUS_DATA[w.dtype])),
-    "one is not reached": Layout(several((4,), (2,)), lambda v, w: far(v.sum())),
-    "transposed parameter": Layout(one(3, 2, change=lambda t: t.T), lambda w: far(w * like(w, 2, 3))),
-    "transposed parameter, summed": Layout(one(3, 2, change=lambda t: t.T), lambda w: far(w.sum())),
-    "permuted parameter": Layout(one(2, 3, 4, change=lambda t: t.permute(1, 2, 0)), lambda w: far(w.sum(0).T)),
-    "channels-last parameter": Layout(
+    "sum": Vectorization(one(5), lambda w: far(w.sum())),
+    "mean": Vectorization(one(5), lambda w: far(w.mean())),
+    "sum of a product": Vectorization(one(5), lambda w: far((w * 1).sum())),
+    "expand": Vectorization(one(3, 1), lambda w: far((w.expand(3, 4) * like(w, 3, 4)).sum(0))),
+    "expand a number": Vectorization(one(), lambda w: far(w.expand(3, 2) * like(w, 3, 2))),
+    "sum of columns": Vectorization(one(3, 2), lambda w: far(w.sum(0))),
+    "sum of rows": Vectorization(one(3, 2), lambda w: far(w.sum(1, keepdim=True))),
+    "transpose": Vectorization(one(3, 2), lambda w: far(w.T @ like(w, 3))),
+    "transposed and multiplied": Vectorization(one(3, 2), lambda w: far(w.T * like(w, 2, 3))),
+    "permute": Vectorization(one(2, 3, 4), lambda w: far(w.permute(2, 0, 1) * like(w, 4, 2, 3))),
+    "einsum": Vectorization(one(3, 2), lambda w: far(torch.einsum("ij,kj->ki", w, like(w, 4, 2)))),
+    "linear": Vectorization(one(3, 2), lambda w: far(nn.functional.linear(like(w, 4, 2), w).tanh())),
+    "flip": Vectorization(one(5), lambda w: far(w.flip(0) * like(w, 5))),
+    "broadcast": Vectorization(several((4,), (3, 1)), lambda v, w: far(v + w)),
+    "diagonal": Vectorization(one(3, 3), lambda w: far(w.diagonal().sum())),
+    "index": Vectorization(one(5, 2), lambda w: far(w[torch.tensor([0, 3, 3])].sum(0) + w[1])),
+    "slices": Vectorization(one(6), lambda w: far(w[::2] * w[1::2])),
+    "cat": Vectorization(several((2, 3), (2, 3)), lambda v, w: far(torch.cat([v.T, w.T]).sum(1))),
+    "stack": Vectorization(several((3,), (3,)), lambda v, w: far(torch.stack([v, w]).sum(0))),
+    "exp": Vectorization(one(5), lambda w: far(w.exp().sum())),
+    "a number": Vectorization(one(), lambda w: far(w)),
+    "one element": Vectorization(one(1, 1), lambda w: far(w.sum())),
+    "empty": Vectorization(several((0, 3), (3,)), lambda v, w: far(v.sum(0) + w.sum())),
+    "read twice": Vectorization(one(4), lambda w: far(w.sum()) + far(w.flip(0) * like(w, 4))),
+    "one gradient for two": Vectorization(several((4,), (4,)), lambda v, w: far(v + w)),
+    "views of one gradient": Vectorization(several((4,), (4,)), lambda v, w: far(v.view(4, 1) + w.view(4, 1))),
+    "the user's data": Vectorization(one(4), lambda w: far(w) + _Known.apply(w, DATA[w.dtype], MINUS_DATA[w.dtype])),
+    "one is not reached": Vectorization(several((4,), (2,)), lambda v, w: far(v.sum())),
+    "transposed parameter": Vectorization(one(3, 2, change=lambda t: t.T), lambda w: far(w * like(w, 2, 3))),
+    "transposed parameter, summed": Vectorization(one(3, 2, change=lambda t: t.T), lambda w: far(w.sum())),
+    "permuted parameter": Vectorization(one(2, 3, 4, change=lambda t: t.permute(1, 2, 0)), lambda w: far(w.sum(0).T)),
+    "channels-last parameter": Vectorization(
         one(2, 3, 2, 2, change=lambda t: t.to(memory_format=torch.channels_last)),
         lambda w: far(nn.functional.conv2d(like(w, 1, 3, 3, 3), w)),
     ),
-    "strided parameter": Layout(one(10, change=lambda t: t[::2]), lambda w: far(w * like(w, 5))),
-    "strided parameter, summed": Layout(one(3, 4, change=lambda t: t[:, ::2]), lambda w: far(w.sum(0))),
-    "parameter inside a tensor": Layout(one(9, change=lambda t: t[3:8]), lambda w: far(w.sum())),
-    "neighbours in memory": Layout(_neighbours, lambda v, w: far(v.sum() + w.sum())),
-    "parameter of one row": Layout(one(4, change=_odd), lambda w: far(w.sum(0) * like(w, 4))),
+    "strided parameter": Vectorization(one(10, change=lambda t: t[::2]), lambda w: far(w * like(w, 5))),
+    "strided parameter, summed": Vectorization(one(3, 4, change=lambda t: t[:, ::2]), lambda w: far(w.sum(0))),
+    "parameter inside a tensor": Vectorization(one(9, change=lambda t: t[3:8]), lambda w: far(w.sum())),
+    "neighbours in memory": Vectorization(_neighbours, lambda v, w: far(v.sum() + w.sum())),
+    "parameter of one row": Vectorization(one(4, change=_odd), lambda w: far(w.sum(0) * like(w, 4))),
 }  # fmt: skip
 
 NO_C = {"the user's data"}

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from benchmarks.layered import MODELS
+from c_harness import check, recorded
 from graph_harness import (
     InC,
     Uncompiled,
@@ -20,7 +21,7 @@ from graph_harness import (
     svi_of,
     taken,
 )
-from test_laws import ESTIMATORS
+from registry import UNBIASED
 from torch.nn import functional as F
 
 import varigrad as vg
@@ -31,7 +32,6 @@ from varigrad.compile.backends.c.fusion import LoopWriter
 from varigrad.compile.graph.errors import Unsupported
 from varigrad.compile.step.step_compiler import CaptureWarning
 from varigrad.compile.trace.traced_function import TracedFunction
-from varigrad.errors import SiteError
 from varigrad.testing import PROGRAMS
 
 aten = torch.ops.aten
@@ -40,40 +40,6 @@ aten = torch.ops.aten
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path))
-
-
-def recorded(functions, inputs):
-    """Functions of the inputs as one graph, what they give in Python, and where the graph writes it."""
-
-    def results():
-        return [r for f in functions for r in listed(f(*inputs))]
-
-    expected = results()
-    targets = [torch.zeros_like(e, memory_format=torch.contiguous_format) for e in expected]
-    return TracedFunction(results, [*inputs, *targets], targets, {}), expected, targets
-
-
-def listed(result):
-    return [r.clone() for r in result] if isinstance(result, (tuple, list)) else [result.clone()]
-
-
-def check(functions, inputs, calls=False):
-    step, expected, found = recorded(functions, inputs)
-    made = emit(step.graph.operations).calls
-    assert calls or not made, made
-    compilation = step.compile()
-    compilation.ready(wait=True)
-    assert compilation.library is not None and compilation.library.maker == "C", compilation.failure
-    step.run()
-    wrong, left = [], iter(zip(expected, found, strict=True))
-    for i, function in enumerate(functions):
-        for _ in listed(function(*inputs)):
-            e, f = next(left)
-            try:
-                assert_close(f, e, rtol=3e-5 if e.dtype == torch.float32 else 1e-12, atol=1e-6)
-            except AssertionError as error:
-                wrong.append((i, str(error)[:300], e, f))
-    assert not wrong, wrong
 
 
 SPECIAL = [
@@ -479,14 +445,16 @@ def test_every_operation_is_tested():
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs(program):
     """Steps of a score function estimator, and of another one, in C and in Python."""
-    case, other = PROGRAMS[program], list(ESTIMATORS)[list(PROGRAMS).index(program) % len(ESTIMATORS)]
-    for estimator in (ESTIMATORS["score"], ESTIMATORS[other]):
-        config = vg.ELBO(2, {"z*": estimator})
-        with contextlib.suppress(SiteError), warnings.catch_warnings(action="ignore", category=CaptureWarning):
-            config(case.model, case.guide).init(*case.args)(*case.args)
-            go = steps(9, *case.args)
-            expected, found, _ = both(lambda: svi_of(case.model, case.guide, config), go, kind=InC)
-            assert_close(found, expected)
+    case = PROGRAMS[program]
+    serving = [entry for entry in UNBIASED.values() if program in entry.serves]
+    for entry in (UNBIASED["score"], serving[list(PROGRAMS).index(program) % len(serving)]):
+
+        def make(entry=entry):
+            return svi_of(case.model, case.guide, vg.ELBO(2, {"z*": entry.make()}))
+
+        with warnings.catch_warnings(action="ignore", category=CaptureWarning):
+            expected, found, _ = both(make, steps(9, *case.args), kind=InC)
+        assert_close(found, expected)
 
 
 def test_an_entry_that_is_not_there():

@@ -9,15 +9,14 @@ import inspect
 import math
 import warnings
 
-import laws
 import pytest
 import torch
+from families import FAMILIES, everything
+from families import reparameterised as ways
 from graph_harness import NEVER, assert_close, both, by_graph, by_python, same, specializations, steps, svi_of, taken
+from laws import dependencies as leaks
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
-from test_distributions import FAMILIES, everything
-from test_distributions import reparameterised as ways
-from test_laws import BIASED
-from test_laws import ESTIMATORS as UNBIASED
+from registry import BRANCHING, ESTIMATORS, network
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
@@ -29,7 +28,7 @@ from varigrad.compile.step import step_compiler
 from varigrad.compile.step.step_compiler import CaptureWarning
 from varigrad.compile.trace.tracer import trace
 from varigrad.distributions.counter_rng import Noise
-from varigrad.errors import NonFiniteError, SiteError, VarigradError
+from varigrad.errors import NonFiniteError, VarigradError
 from varigrad.estimators import (
     Lax,
     LeaveOneOut,
@@ -42,22 +41,22 @@ from varigrad.estimators import (
     ValueBaseline,
 )
 from varigrad.objectives.estimate import terms_of
-from varigrad.objectives.execute import Layout, perform
+from varigrad.objectives.execute import perform
+from varigrad.objectives.run_record import Vectorization
 from varigrad.testing import PROGRAMS
 
 t = torch.tensor
 positive = dist.constraints.positive
-EAGER = {"control_flow", "sites_that_come_and_go"}  # they branch in Python on what they drew
 
 
 # The registry
 
-ESTIMATORS = {**UNBIASED, **BIASED}
-
 
 def _cases():
     for i, program in enumerate(PROGRAMS):
-        for j, estimator in enumerate(ESTIMATORS):
+        for j, (estimator, entry) in enumerate(ESTIMATORS.items()):
+            if program not in entry.serves:
+                continue
             for vectorize in (None, False):
                 if vectorize is False and (i + 2 * j) % 3 != 1:
                     continue  # in a loop, a third of them
@@ -68,19 +67,13 @@ def _cases():
 
 @pytest.mark.parametrize(("program", "estimator", "vectorize"), list(_cases()))
 def test_the_graph_is_the_program(program, estimator, vectorize):
-    case, chosen = PROGRAMS[program], ESTIMATORS[estimator]
-    together = chosen.needs.across_particles or chosen.drawing.coupling is not None
-    config = vg.ELBO(2 if together else 1, {"z*": chosen}, vectorize=vectorize)
-    try:
-        config(case.model, case.guide).init(*case.args)(*case.args)
-    except SiteError:
-        return  # `test_laws.py` says which estimator serves where
+    case, entry = PROGRAMS[program], ESTIMATORS[estimator]
     go = steps(9, *case.args)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        expected, found, svi = both(lambda: svi_of(case.model, case.guide, config), go)
+        expected, found, svi = both(lambda: svi_of(case.model, case.guide, entry.elbo(vectorize=vectorize)), go)
     assert_close(found, expected)
-    if program in EAGER:
+    if program in BRANCHING:
         assert {w.category for w in seen} == {CaptureWarning}
         assert specializations(svi)[0].refusal
         assert not sum(f.graph_steps for f in specializations(svi))
@@ -124,7 +117,7 @@ def _coin(logit):
 )
 def test_networks_for_control_variates(estimator, family, sizes):
     def make():
-        chosen = estimator(laws.network(*sizes).float())
+        chosen = estimator(network(*sizes).float())
 
         def model(data):
             with vg.plate("data", 6):
@@ -656,15 +649,15 @@ FOLLOWED = {
     "Parameter": lambda z: nn.Parameter(z, requires_grad=False) * 2,
     "detach": lambda z: z.detach() + 1,
     "written": lambda z: torch.zeros(3).index_fill_(0, z.long().reshape(1), 5.0),
-    "setitem": lambda z: laws.LEAKS["setitem"](z),
-    "out": lambda z: laws.LEAKS["out"](z),
+    "setitem": lambda z: leaks.LEAKS["setitem"](z),
+    "out": lambda z: leaks.LEAKS["out"](z),
     "a literal written into": lambda z: torch.tensor([0.0, 1.0]).index_fill_(0, torch.tensor([0]), 2.0) * z,
     "a literal added to": lambda z: torch.tensor(1.0).add_(z),
     "vmap": lambda z: torch.vmap(lambda i: i * z)(torch.ones(3)),
     "vmap argument": lambda z: torch.vmap(lambda i: i + 1)(z.expand(3)),
     "grad": lambda z: torch.func.grad(lambda x: (x * z).sin())(t(2.0)),
     "jacobian": lambda z: torch.func.jacrev(lambda x: x * z * x)(torch.ones(2)),
-    "scripted": lambda z: laws.LEAKS["scripted"](z),
+    "scripted": lambda z: leaks.LEAKS["scripted"](z),
     "scatter": lambda z: torch.zeros(3).scatter(0, z.long().reshape(1), 1.0),
     "einsum": lambda z: torch.einsum("i,->i", torch.ones(2), z),
     "one_hot": lambda z: torch.nn.functional.one_hot(z.long(), 3),
@@ -811,11 +804,11 @@ def dependencies(model, guide, args=()):
     """`(site, sign) -> sites upstream`, by the tracker and by reachability in the graph."""
     noise = Noise(0)
     bound = vg.ELBO().bind(model, guide, noise).init(*args)
-    plain = Layout(plates=bound._layout.plates, mixed=bound._layout.mixed)
+    plain = Vectorization(plates=bound.discovered.layout.plates, mixed=bound.discovered.layout.mixed)
     seen = {}
 
     def run():
-        found = perform(bound._settings(plain, track_all=True), model, guide, args, {}, {})
+        found = perform(bound.runs.settings(plain, track_all=True), model, guide, args, {}, {})
         terms = terms_of(found, plain, lambda run, terms: terms)
         seen.update(sites=list(found.draws), terms=terms)
         return [draw.value for draw in found.draws.values()] + [term.log_prob for term in terms]
@@ -840,7 +833,7 @@ def dependencies(model, guide, args=()):
 CANCELS = {"plate_of_normals_under_a_switch": ("z", -1)}
 
 
-@pytest.mark.parametrize("program", [p for p in PROGRAMS if p not in EAGER])
+@pytest.mark.parametrize("program", [p for p in PROGRAMS if p not in BRANCHING])
 def test_dependencies_are_reachability(program):
     case = PROGRAMS[program]
     tracker, graph = dependencies(case.model, case.guide, case.args)
@@ -851,14 +844,14 @@ def test_dependencies_are_reachability(program):
 
 @pytest.mark.parametrize("way", ["setitem", "add_", "out", "vmap closure", "scripted", "data"])
 def test_dependencies_through_memory(way):
-    tracker, graph = dependencies(*laws._leaking(laws.LEAKS[way], Score()))
+    tracker, graph = dependencies(*leaks.leaking(leaks.LEAKS[way], Score()))
     assert graph == tracker
     assert graph["x", 1] == {"a", "b"}
 
 
 @pytest.mark.parametrize("where", ["mask", "scale", "obs", "factor"])
 def test_dependencies_of_other_parts_of_a_statement(where):
-    tracker, graph = dependencies(*laws._by_other_ways(where))
+    tracker, graph = dependencies(*leaks.by_other_ways(where))
     assert graph == tracker
     assert graph["x", 1] == {"a"}
 

@@ -9,7 +9,7 @@ import torch
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.diagnostics.advice import advise
-from varigrad.diagnostics.report import Measured
+from varigrad.diagnostics.measurements import Measured
 from varigrad.errors import SiteError, VarigradError
 from varigrad.estimators import (
     DisARM,
@@ -24,7 +24,7 @@ from varigrad.estimators import (
     Surrogate,
 )
 from varigrad.estimators.base import Draw
-from varigrad.gradients.moments import Running, candidate, exact_bias, looked_at, reference_of, z_scores
+from varigrad.gradients.moments import RunningMoments, candidate, exact_bias, measured_bound, reference_of, z_scores
 from varigrad.testing import assert_unbiased, exact_gradient, expected_gradient
 
 READINGS = torch.tensor([0.9, 0.2, -0.4], dtype=torch.float64)
@@ -158,7 +158,7 @@ def test_buffers_and_networks_of_baselines_and_automatic_guides_are_left_alone()
 
 
 def test_an_exact_reference_equals_a_long_run():
-    with looked_at(model, guide, (READINGS,), None, 0) as at:
+    with measured_bound(model, guide, (READINGS,), None, 0) as at:
         exact = reference_of(at, at.config, ("z",), (READINGS,), 100, 10, 0)
         long = reference_of(at, at.config, ("z",), (READINGS,), 2, 3_000, 0)
     assert exact.how.startswith("exact") and long.how == "mean of 3000 draws with LeaveOneOut(k=4)"
@@ -168,7 +168,7 @@ def test_an_exact_reference_equals_a_long_run():
 
 def test_running_moments_are_those_of_all_draws():
     draws = torch.randn(37, 4, dtype=torch.float64)
-    running = Running()
+    running = RunningMoments()
     for block in draws.split(10):
         running.add(block)
     assert torch.allclose(running.mean, draws.mean(0)) and torch.allclose(running.variance, draws.var(0))
@@ -296,7 +296,7 @@ def test_several_globs_are_varied_one_at_a_time():
     assert [(m.sites, m.verdict) for m in found.measured] == [("z", "unbiased"), ("z", "refused"), ("w", "unbiased")]
     assert [a.sites for a in found.advice] == ["z", "w"]
     assert [r.site for r in found.measured[0].rows] == ["z", "w"]
-    with looked_at(both, guide, (), None, 0) as at:
+    with measured_bound(both, guide, (), None, 0) as at:
         bound = candidate(at, vg.ELBO(estimators={"z": Score()}), {"z": LeaveOneOut(2)}, (), 0)
     assert bound.plan()["z"].estimator == "LeaveOneOut(k=2)"
 
@@ -360,8 +360,8 @@ def test_other_bad_input(svi):
 
 
 def test_z_scores_forgive_rounding():
-    found = Running(10, torch.ones(1, dtype=torch.float64) + 1e-12, torch.zeros(1, dtype=torch.float64))
-    with looked_at(model, guide, (READINGS,), None, 0) as at:
+    found = RunningMoments(10, torch.ones(1, dtype=torch.float64) + 1e-12, torch.zeros(1, dtype=torch.float64))
+    with measured_bound(model, guide, (READINGS,), None, 0) as at:
         exact = reference_of(at, at.config, ("z",), (READINGS,), 100, 10, 0)
     exact.mean[:], one = 1.0, exact
     assert (z_scores(found, one, torch.float64).abs() < 1).all()
@@ -383,7 +383,7 @@ class Thresholds(Estimator):
 
 
 def test_what_thresholds_uniform_numbers_is_not_enumerated():
-    with looked_at(model, guide, (READINGS[:1],), None, 0) as at:
+    with measured_bound(model, guide, (READINGS[:1],), None, 0) as at:
         args = (READINGS[:1],)
         exact = reference_of(at, at.config, ("z",), args, 100, 10, 0)
         for estimator, enumerable in ((Thresholds(), False), (Score(), True), (Enumerate(), True)):

@@ -13,10 +13,10 @@ import time
 
 import pytest
 import torch
+from families import everything
+from families import reparameterised as ways
 from graph_harness import assert_close, by_python, same, specializations, taken
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
-from test_distributions import everything
-from test_distributions import reparameterised as ways
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 

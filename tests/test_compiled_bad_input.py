@@ -28,7 +28,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graph_harness import Uncompiled, assert_close, by_graph, by_python, same, specializations, svi_of, taken, worker
+from graph_harness import (
+    Uncompiled,
+    assert_close,
+    by_graph,
+    by_python,
+    heard,
+    same,
+    specializations,
+    svi_of,
+    taken,
+    worker,
+)
 from programs_for_svi import DATA, normal_guide, normal_model
 from torch import nn
 
@@ -58,17 +69,6 @@ def observe(scale, data=DATA):
 
 def of_schedule(name, **options):
     return functools.partial(getattr(torch.optim.lr_scheduler, name), **options)
-
-
-@contextlib.contextmanager
-def heard():
-    """All warnings that are about compiling."""
-    found = []
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        yield found
-    found += [str(w.message) for w in seen if issubclass(w.category, CaptureWarning)]
-    assert len(seen) == len(found), [str(w.message) for w in seen]
 
 
 def compared(make, go):

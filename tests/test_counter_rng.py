@@ -10,9 +10,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from families import DRAWS, FAMILIES, LEVEL, assert_same_law, everything, ours, reference_draws, theirs
+from families import reparameterised as ways
 from scipy import special, stats
-from test_distributions import DRAWS, FAMILIES, LEVEL, assert_same_law, everything, ours, reference_draws, theirs
-from test_distributions import reparameterised as ways
 from torch import distributions as td
 
 from varigrad import distributions as dist

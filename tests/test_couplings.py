@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_distributions import DRAWS, FAMILIES, assert_same_law, everything, reference_draws
+from families import DRAWS, FAMILIES, assert_same_law, everything, reference_draws
 
 import varigrad as vg
 from varigrad import distributions as dist

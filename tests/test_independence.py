@@ -6,14 +6,16 @@ from collections.abc import Callable
 import pytest
 import torch
 from independence_answers import APART, MIXES, UNKNOWN, Case
-from independence_programs import couples, random_program, random_writes, value
+from independence_programs import couples, random_program, value
+from independence_writes import random_writes
 from torch import Tensor, nn
 
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad import estimators as E
 from varigrad.errors import VarigradError
-from varigrad.objectives.execute import Layout, LayoutChanged, perform
+from varigrad.objectives.execute import perform
+from varigrad.objectives.run_record import Vectorization, VectorizationChanged
 from varigrad.objectives.vectorization import layout_of
 from varigrad.terms.independence import rule_table
 from varigrad.terms.independence.analysis import Follower, Origin, Verdict, follow_dimensions
@@ -197,17 +199,21 @@ def look(bound, *args) -> tuple[dict[str, dict[str, Verdict]], Verdict | None]:
     programs = bound.model_program, bound.guide_program
     with follow_dimensions() as follower:
         run = perform(
-            bound._settings(Layout(), track_all=True, explore=True, follower=follower), *programs, args, {}, {}
+            bound.runs.settings(Vectorization(), track_all=True, explore=True, follower=follower),
+            *programs,
+            args,
+            {},
+            {},
         )
         wide = layout_of(run, bound.config.particles)
-        plates = follower.plates(bound._terms(run, Layout(plates=wide.plates)))
+        plates = follower.plates(bound.runs.terms(run, Vectorization(plates=wide.plates)))
     if wide.count == 1 and wide.particles == 1:
         return plates, None
     with follow_dimensions() as follower:
         try:
-            run = perform(bound._settings(wide, track_all=True, follower=follower), *programs, args, {}, {})
-            terms = bound._terms(run, wide)
-        except (VarigradError, LayoutChanged, RuntimeError, IndexError, ValueError) as error:
+            run = perform(bound.runs.settings(wide, track_all=True, follower=follower), *programs, args, {}, {})
+            terms = bound.runs.terms(run, wide)
+        except (VarigradError, VectorizationChanged, RuntimeError, IndexError, ValueError) as error:
             return plates, Verdict("unknown", repr(error))
         return plates, follower.lanes(terms, wide.dims, run.tracker.escapes)
 
@@ -348,8 +354,8 @@ def test_the_registry_says_the_same_by_numbers(name):
         except VarigradError:
             continue  # not every family is served
         plates, lanes = look(bound, *case.args)
-        assert bound._layout is not None and lanes is not None
-        by_numbers = {(s, p) for s, found in bound._layout.mixed.items() for p in found}
+        assert bound.discovered is not None and lanes is not None
+        by_numbers = {(s, p) for s, found in bound.discovered.layout.mixed.items() for p in found}
         by_structure = {(s, p) for s, found in plates.items() for p, v in found.items() if not v.apart}
         assert by_structure == by_numbers
         assert lanes.apart == bound.side_by_side
@@ -358,18 +364,18 @@ def test_the_registry_says_the_same_by_numbers(name):
 def test_following_changes_no_number():
     bound = vg.ELBO(particles=2)(model_of(GATED["sum"]), bernoulli_guide(E.LeaveOneOut(2)))
     bound.init()
-    settings = bound._settings(bound._layout, track_all=True)
+    settings = bound.runs.settings(bound.discovered.layout, track_all=True)
     values = []
     for following in (False, True):
         torch.manual_seed(0)
         if following:
             with follow_dimensions() as follower:
-                settings = bound._settings(bound._layout, track_all=True, follower=follower)
+                settings = bound.runs.settings(bound.discovered.layout, track_all=True, follower=follower)
                 run = perform(settings, bound.model_program, bound.guide_program, (), {}, {})
-                values.append([t.log_prob for t in bound._terms(run, bound._layout)])
+                values.append([t.log_prob for t in bound.runs.terms(run, bound.discovered.layout)])
         else:
             run = perform(settings, bound.model_program, bound.guide_program, (), {}, {})
-            values.append([t.log_prob for t in bound._terms(run, bound._layout)])
+            values.append([t.log_prob for t in bound.runs.terms(run, bound.discovered.layout)])
     assert all(torch.equal(a, b) for a, b in zip(*values, strict=True))
 
 

@@ -1,6 +1,6 @@
 """Nothing that a random choice tells is lost, by whichever way it leaves torch: held to an enumeration in plain torch.
 
-Each way in `leaks.py` is a function of a choice. Its exact gradient is the sum over the two values of the choice, with
+Each way in `leaks` is a function of a choice. Its exact gradient is the sum over the two values of the choice, with
 no tracking anywhere; the estimators' mean gradient, over all that they can draw, has to be the same.
 """
 

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import registry
 import torch
 
 import varigrad as vg
 from varigrad import distributions as td
-from varigrad.estimators import Enumerate, LeaveOneOut, MovingAverage, Score
+from varigrad.estimators import Enumerate
 from varigrad.gradients.exact import Outcomes, exact_gradient, expected_gradient, largest_difference, outcomes
 
 PATH = Path(__file__).parent.parent / "examples" / "mini.py"
@@ -111,12 +112,7 @@ class Grid:
 
 
 PROGRAMS = {program.__name__: program for program in (Chain, Storm, Twice, Escape, Grid)}
-ESTIMATORS = {
-    "score": (Score(), mini.Score()),
-    "moving_average": (Score(MovingAverage(0.7)), mini.Score(decay=0.7)),
-    "leave_one_out": (LeaveOneOut(2), mini.LeaveOneOut(2)),
-    "enumerate": (Enumerate(), mini.Enumerate()),
-}
+ESTIMATORS = {name: (e.make(), e.twin(mini)) for name, e in registry.ESTIMATORS.items() if e.twin is not None}
 # Elements of a plate that vary together need costs inside the plate; and two draws of everything take too long here.
 REFUSED = {("Twice", "enumerate")}
 LONG = {(p, "leave_one_out") for p in ("Chain", "Grid", "Storm", "Twice")} | {("Chain", "enumerate")}
@@ -175,7 +171,7 @@ def test_gradients_are_equal_draw_by_draw(program, estimator):
     names = list(twin.leaves)
     leaves = [dict(bound.named_parameters())[name] for name in names]
     for path in [source.path for source in _used_up(bound)]:
-        bound.source = Outcomes(path)
+        bound.draw_from(Outcomes(path))
         result = bound.estimate()
         bound.advance(result.state)
         grads = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)
@@ -188,7 +184,7 @@ def test_gradients_are_equal_draw_by_draw(program, estimator):
 
 def _used_up(bound):
     for source in outcomes():
-        bound.source = source
+        bound.draw_from(source)
         bound.estimate()
         yield source
 

@@ -80,7 +80,7 @@ def test_a_state_comes_back():
 
 def test_states_of_before_have_the_same_names():
     svi = svi_of(["m", "a.b"]).init(X)
-    extra = svi.bound.state_dict()["_extra_state"]
+    extra = {"estimators": {}, "steps": 0}
     svi.bound.load_state_dict({"m": torch.tensor(2.0), "a.b": torch.tensor(3.0), "_extra_state": extra})
     assert {k: v.item() for k, v in svi.bound.constrained_values().items()} == {"m": 2.0, "a.b": 3.0}
 

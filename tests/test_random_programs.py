@@ -12,51 +12,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from registry import ESTIMATORS, SHARED_COSTS
 
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.errors import SiteError, VarigradError
-from varigrad.estimators import (
-    ARM,
-    ARMS,
-    DisARM,
-    Enumerate,
-    LeaveOneOut,
-    LocalExpectation,
-    MeasureValued,
-    MovingAverage,
-    Score,
-    StochasticAD,
-    SumAndSample,
-    UnorderedSet,
-)
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
 PLACES = {"global": (), "n": ("n",), "m": ("m",), "nm": ("m", "n")}
 DIMS = {"n": -1, "m": -2}
 SIZES = {"": 1, "global": 1, "n": 2, "m": 2, "nm": 4}
 GRID = torch.tensor([[-0.4, 0.1], [1.1, 0.6]], dtype=torch.float64)
-KINDS = {
-    "score_functions": ("score", "average"),
-    "all_estimators": ("score", "average", "leave_one_out", "enumerate", "disarm"),
-    "coupled": ("score", "disarm", "arm", "arms"),
-    "by_element": ("score", "leave_one_out", "local", "unordered", "sum_and_sample", "measure_valued", "stochastic_ad"),
-}
-REFUSES = ("Enumerate", "LocalExpectation", "UnorderedSet", "SumAndSample", "MeasureValued", "StochasticAD")
-MAKE = {
-    "score": Score(),
-    "average": Score(MovingAverage(0.5)),
-    "leave_one_out": LeaveOneOut(2),
-    "enumerate": Enumerate(),
-    "disarm": DisARM(),
-    "arm": ARM(),
-    "arms": ARMS(3),
-    "local": LocalExpectation(),
-    "unordered": UnorderedSet(2),
-    "sum_and_sample": SumAndSample(1),
-    "measure_valued": MeasureValued(),
-    "stochastic_ad": StochasticAD(),
-}
+KINDS = ("score_functions", "all_estimators", "coupled", "by_element")
+MIXED = {kind: [name for name, entry in ESTIMATORS.items() if kind in entry.mixes] for kind in KINDS}
+REFUSES = {type(e.make()).__name__ for e in ESTIMATORS.values() if e.mixes and not e.serves & SHARED_COSTS}
+"""They need costs element by element, and some programs have none."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +71,7 @@ def specs(draw, kinds):
                 draw(subset),
                 (draw(weight), draw(weight), draw(weight)),
                 draw(st.booleans()),
-                draw(st.sampled_from(KINDS[kinds])),
+                draw(st.sampled_from(MIXED[kinds])),
                 draw(st.booleans()),
             )
         )
@@ -127,7 +97,7 @@ def logit(site, parents, values, spec):
 
 
 def distribution(site, logits):
-    if site.categorical and site.estimator not in ("disarm", "arm", "arms"):
+    if site.categorical and "categorical" in ESTIMATORS[site.estimator].serves:
         return dist.Categorical(logits=torch.stack([torch.zeros_like(logits), logits], -1))
     return dist.Bernoulli(logits=logits)
 
@@ -149,7 +119,7 @@ def programs(spec):
                 within(
                     site.place,
                     lambda i=i, site=site, logits=logits: vg.sample(
-                        f"z{i}", distribution(site, logits), estimator=MAKE[site.estimator]
+                        f"z{i}", distribution(site, logits), estimator=ESTIMATORS[site.estimator].make()
                     ),
                 )
             )

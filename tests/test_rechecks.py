@@ -8,22 +8,17 @@ import warnings
 import pytest
 import torch
 from changing_programs import CASES, DATA, LOGITS, ON, Changing, coins, guide_of, guide_with
+from registry import ESTIMATORS
 from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.errors import SiteError
-from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, MuProp, Score
+from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, MovingAverage, Score
 from varigrad.objectives.checks.rechecks import StaleCheckWarning
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
-ESTIMATORS = {
-    "score": Score(),
-    "moving_average": Score(MovingAverage()),
-    "leave_one_out": LeaveOneOut(2),
-    "disarm": DisARM(),
-    "muprop": MuProp(),
-}
+SERVING = ("score", "moving_average", "leave_one_out", "disarm", "muprop")
 
 
 def bias(bound, *args):
@@ -36,13 +31,13 @@ def stepped(svi, count, args):
         svi.step(*args)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", SERVING)
 @pytest.mark.parametrize("name", [n for n in CASES if n not in ("branch_on_a_number",)])
 def test_a_change_is_seen_at_once(name, estimator):
     if name == "through_another_site" and estimator in ("leave_one_out", "disarm"):
         estimator = "score"  # two sites in lanes have too many outcomes to enumerate
     case: Changing = CASES[name]()
-    bound = vg.ELBO()(case.model, guide_of(name, ESTIMATORS[estimator]))
+    bound = vg.ELBO()(case.model, guide_of(name, ESTIMATORS[estimator].make()))
     bound(*case.before)
     bound(*case.before)
     case.change(bound)
@@ -142,7 +137,7 @@ TEXT = r"'z': what reads it mixes the elements of plate 'n' \(aten\.sum.*so step
 def test_what_could_not_be_seen_is_found_at_step_ten_with_one_warning(compile):
     svi = late(compile)
     stepped(svi, 7, ())
-    assert svi.bound.finding.layout.mixed == {}  # so there is something to find
+    assert svi.bound.discovered.layout.mixed == {}  # so there is something to find
     with pytest.warns(StaleCheckWarning, match=TEXT) as caught:
         svi.step()
     assert sum(issubclass(w.category, StaleCheckWarning) for w in caught) == 1
@@ -167,7 +162,7 @@ def test_from_the_look_on_a_run_goes_on_as_one_that_has_always_known(compile):
     knows.change(svi.bound)
     other = vg.SVI(knows.model, guide_with(Score(MovingAverage())), vg.optim.Adam(lr=0.01), seed=1, compile=compile)
     other.init()
-    assert other.bound.finding.layout.mixed
+    assert other.bound.discovered.layout.mixed
     other.load_state(svi.state())
     assert torch.equal(svi.run(20, progress=False).losses, other.run(20, progress=False).losses)
     for one, two in zip(svi.bound.parameters(), other.bound.parameters(), strict=True):
@@ -276,14 +271,14 @@ def test_modes_that_go_back_and_forth_are_looked_at_once_each(monkeypatch):
     case = CASES["eval_to_train"]()
     bound = vg.ELBO()(case.model, guide_with(Score())).init()
     looks = []
-    plain = bound.look
-    monkeypatch.setitem(bound.__dict__, "look", lambda *args, **kwargs: looks.append(1) or plain(*args, **kwargs))
+    plain = bound.exploration.look
+    monkeypatch.setattr(bound.exploration, "look", lambda *args, **kwargs: looks.append(1) or plain(*args, **kwargs))
     net = next(m for m in bound.modules() if isinstance(m, nn.BatchNorm1d))
     bound()
     for training in (True, False, True, False):
         net.train(training)
         bound()
-        assert bool(bound.finding.layout.mixed) is training
+        assert bool(bound.discovered.layout.mixed) is training
     assert len(looks) == 1
 
 
@@ -292,8 +287,8 @@ def test_batches_of_ever_new_shapes_are_not_looked_at_for_ever(monkeypatch):
     bound = vg.ELBO()(model, guide_with(Score()))
     bound(ON.expand(1))
     looks = []
-    plain = bound.look
-    monkeypatch.setitem(bound.__dict__, "look", lambda *args, **kwargs: looks.append(1) or plain(*args, **kwargs))
+    plain = bound.exploration.look
+    monkeypatch.setattr(bound.exploration, "look", lambda *args, **kwargs: looks.append(1) or plain(*args, **kwargs))
     for size in range(2, 60):
         bound(ON.expand(size))
     assert 0 < len(looks) <= 9  # eight shapes and the looks at steps 10 and 100
@@ -301,8 +296,8 @@ def test_batches_of_ever_new_shapes_are_not_looked_at_for_ever(monkeypatch):
 
 def test_a_program_that_is_proven_is_looked_at_by_its_operations_alone():
     bound = vg.ELBO()(coins(lambda z: 2 * z.exp()), guide_with(Score())).init()
-    assert bound.finding.proven
-    assert bound.look((), {}, bound.finding).points == 0
+    assert bound.discovered.proven
+    assert bound.exploration.look((), {}, bound.discovered).points == 0
 
 
 def test_points_where_a_program_fails_say_nothing():
@@ -315,7 +310,7 @@ def test_points_where_a_program_fails_say_nothing():
         return z
 
     bound = vg.ELBO()(coins(mean), guide_with(Score())).init()
-    assert bound.finding.points == 0
+    assert bound.discovered.points == 0
     assert bias(bound) < 1e-9
 
 
@@ -351,7 +346,7 @@ def test_a_plan_tells_of_a_change_and_leaves_the_run_as_it_is():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert svi.plan()["z"].crossed == ("n",)
-    assert svi.bound.finding.layout.mixed == {}
+    assert svi.bound.discovered.layout.mixed == {}
 
 
 def numeric_only(monkeypatch):
@@ -390,7 +385,7 @@ def test_numbers_at_other_points_tell_of_lanes(monkeypatch):
 
     bound = vg.ELBO()(model, guide)
     assert not bound.side_by_side
-    assert bound.finding.points >= 1 or bound.finding.reason
+    assert bound.discovered.points >= 1 or bound.discovered.reason
 
 
 def only_here(estimator, logits):
@@ -420,8 +415,8 @@ def test_numbers_at_the_present_point_tell_without_operations(name, monkeypatch)
     mean, logits = MIXED_HERE[name]
     torch.manual_seed(0)
     bound = vg.ELBO()(coins(mean), only_here(Score(), logits)).init()
-    assert bound.finding.points == 0
-    assert bound.finding.layout.mixed == {"z": {"n"}}
+    assert bound.discovered.points == 0
+    assert bound.discovered.layout.mixed == {"z": {"n"}}
     assert bias(bound) < 1e-9
 
 
@@ -441,7 +436,7 @@ def test_sites_that_cancel_in_each_other_are_changed_one_at_a_time(monkeypatch):
             vg.sample("x", dist.Normal((a != b).flip(-1).double(), 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, guide)
-    assert bound.finding.layout.mixed == {"a": {"n"}, "b": {"n"}}
+    assert bound.discovered.layout.mixed == {"a": {"n"}, "b": {"n"}}
     assert bias(bound) < 1e-9
 
 
@@ -456,7 +451,7 @@ def test_lanes_are_compared_at_other_draws_without_operations(monkeypatch):
             vg.sample("x", dist.Normal(z + z.reshape(-1, 3).amax(0), 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, only_here(LeaveOneOut(2), HEADS))
-    assert bound.finding.points == 0
+    assert bound.discovered.points == 0
     assert not bound.side_by_side
     assert bias(bound) < 1e-9
 
@@ -479,7 +474,7 @@ def test_what_is_read_outside_of_a_plate_has_crossed_it_without_operations(monke
             vg.sample("x", dist.Normal(2 * g, 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, guide)
-    assert bound.finding.layout.mixed == {}
+    assert bound.discovered.layout.mixed == {}
     assert bound.plan()["z"].crossed == ("n",)
     assert bias(bound) < 1e-9
 
@@ -502,8 +497,8 @@ def test_points_are_left_again(monkeypatch):
         return z + seen[-1] * z.flip(-1)
 
     bound = vg.ELBO()(coins(mean), guide_with(Score())).init()
-    assert 0 < bound.finding.points <= 3
-    assert len(set(seen)) == 1 + bound.finding.points  # zero, and other points
+    assert 0 < bound.discovered.points <= 3
+    assert len(set(seen)) == 1 + bound.discovered.points  # zero, and other points
     assert seen[0] == seen[-1] == 0.0  # the plan is made at the present one
     assert float(dict(bound.named_parameters())["gate"].detach()) == 0.0
 
@@ -515,6 +510,6 @@ def test_a_look_at_a_step_that_is_due_neither_warns_nor_cures():
         warnings.simplefilter("error")
         svi.bound.gradients(1)
         svi.evaluate()
-    assert svi.bound.finding.layout.mixed == {}
+    assert svi.bound.discovered.layout.mixed == {}
     with pytest.warns(StaleCheckWarning, match=TEXT):
         svi.step()

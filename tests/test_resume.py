@@ -4,99 +4,44 @@ The other SVI begins with another seed, at other parameters, and the state has b
 """
 
 import contextlib
-import functools
-import io
 import warnings
 
 import pytest
 import torch
 from graph_harness import InC, by_graph, same, specializations, svi_of
-from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
-from test_laws import ESTIMATORS
-from torch.optim.lr_scheduler import ExponentialLR
+from programs_for_svi import DATA, normal_guide, normal_model
+from registry import UNBIASED
+from resuming import (
+    SVIS,
+    a_state_is_not_changed_by_later_steps,
+    a_state_that_does_not_fit_changes_nothing,
+    check,
+    moved,
+    through_a_file,
+    tree,
+    wait,
+)
 
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.compile.step.step_compiler import CaptureWarning
-from varigrad.errors import ParameterError, SiteError
-from varigrad.estimators import MovingAverage, Score
+from varigrad.errors import ParameterError
 from varigrad.testing import PROGRAMS
 
 
-def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-def tree(svi):
-    """A state without how often graphs have been checked."""
-    found = svi.state()
-    found["steps"] = [(f["seen"], f["taken"]) for f in (found["compiled"] or {"forms": {}})["forms"].values()]
-    return found
-
-
-def moved(svi, args):
-    """Somewhere else."""
-    svi.init(*args)
-    with torch.no_grad():
-        for p in svi.bound.parameters():
-            p.add_(0.1)
-    return svi
-
-
-def check(make, cut, steps, *args):
-    """Losses and states of a run that was cut are those of one that was not."""
-    whole = make(0)
-    expected = whole.run(steps, *args).losses
-    one = make(0)
-    first = one.run(cut, *args).losses if cut else torch.zeros(0)
-    if not cut:
-        one.init(*args)
-    state = through_a_file(one.state())
-    kept = through_a_file(one.state())
-    other = moved(make(7), args)
-    other.load_state(state)
-    assert torch.equal(torch.cat([first, other.run(steps - cut, *args).losses]).double(), expected)
-    assert same(tree(other), tree(whole))
-    assert other.metrics == whole.metrics
-    one.run(steps - cut + 3, *args)
-    one.load_state(kept)  # the same one goes back
-    assert torch.equal(one.run(steps - cut, *args).losses, expected[cut:])
-    assert same(tree(one), tree(whole))
-    return whole
-
-
-def wait(model, guide, config=None, seed=0, optim=None):
-    optim = vg.optim.Adam(lr=0.05) if optim is None else optim
-    return vg.SVI(model, guide, optim, config, seed=seed, compile="wait")
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", UNBIASED)
 def test_every_estimator(name):
     """On the first program whose sites it serves."""
-    served = 0
-    for program in ("bernoulli", "categorical_chain", "normal", "gamma", "rejection_gamma"):
-        case = PROGRAMS[program]
-        if served:
-            break
+    entry = UNBIASED[name]
+    programs = ("bernoulli", "categorical_chain", "normal", "gamma", "rejection_gamma")
+    case = PROGRAMS[next(program for program in programs if program in entry.serves)]
 
-        def make(seed, case=case):
-            chosen = ESTIMATORS[name]
-            together = chosen.needs.across_particles or chosen.drawing.coupling is not None
-            config = vg.ELBO(2 if together else 1, {"z*": chosen})
-            return vg.SVI(case.model, case.guide, vg.optim.Adam(lr=0.02), config, seed=seed, compile="wait")
+    def make(seed):
+        return vg.SVI(case.model, case.guide, vg.optim.Adam(lr=0.02), entry.elbo(), seed=seed, compile="wait")
 
-        with warnings.catch_warnings(action="ignore", category=CaptureWarning), by_graph():
-            try:
-                make(0).run(1, *case.args)
-            except SiteError:
-                continue
-            served += 1
-            for cut in (1, 4):
-                check(make, cut, 7, *case.args)
-    assert served
+    with warnings.catch_warnings(action="ignore", category=CaptureWarning), by_graph():
+        for cut in (1, 4):
+            check(make, cut, 7, *case.args)
 
 
 def annealed(data, temper):
@@ -109,19 +54,6 @@ def annealed(data, temper):
 def annealed_guide(data, temper):
     with vg.handlers.scale(scale=temper):
         normal_guide()
-
-
-SCHEDULED = vg.optim.Adam(lr=0.05, schedule=functools.partial(ExponentialLR, gamma=0.97))
-SVIS = {
-    "normal": lambda seed: wait(normal_model, normal_guide, seed=seed),
-    "mixed": lambda seed: wait(mixed_model, MixedGuide(), seed=seed, optim=SCHEDULED),
-    "own optimiser": lambda seed: wait(
-        normal_model, normal_guide, seed=seed, optim=vg.optim.Optimizer(torch.optim.RMSprop, {"lr": 0.01})
-    ),
-    "average": lambda seed: wait(
-        normal_model, normal_guide, vg.ELBO(2, estimators={"z": Score(MovingAverage(0.9))}), seed
-    ),
-}
 
 
 @pytest.mark.parametrize("kind", [InC, None], ids=["C", "recorded"])
@@ -189,17 +121,7 @@ def test_what_was_refused_stays_so():
 
 
 def test_a_state_is_not_changed_by_later_steps():
-    """Estimators' averages lie in memory that compiled steps overwrite."""
-    with by_graph():
-        svi = SVIS["average"](0)
-        svi.run(5, DATA)
-        state = svi.state()
-        kept = through_a_file(state)
-        svi.run(5, DATA)
-        assert same(state, kept)
-        svi.load_state(state)
-        svi.run(5, DATA)
-        assert same(state, kept)
+    a_state_is_not_changed_by_later_steps()
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -217,14 +139,7 @@ def test_states_of_the_other_kind(compiled):
 
 
 def test_a_state_that_does_not_fit_changes_nothing():
-    def guide(data):
-        vg.sample("z", dist.Normal(vg.param("loc", 3.0), vg.param("other", 1.0)))
-
-    svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0).init(DATA)
-    before = svi.state()
-    with pytest.raises(ParameterError, match="the state does not fit these programs"):
-        svi.load_state(vg.SVI(normal_model, guide, vg.optim.Adam(), seed=0).init(DATA).state())
-    assert same(svi.state(), before)
+    a_state_that_does_not_fit_changes_nothing()
 
 
 def test_states_of_older_versions():

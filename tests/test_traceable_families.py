@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from graph_harness import InC, Uncompiled, by_graph, by_python, svi_of, taken
-from test_density_jumps import SMOOTH, SMOOTH_TOO
+from smooth_families import SMOOTH, SMOOTH_TOO
 from torch import distributions as td
 
 import varigrad as vg
@@ -16,7 +16,7 @@ from varigrad import distributions as dist
 from varigrad.distributions import Source, constraints
 from varigrad.errors import ConstraintError, SiteError, SupportError
 from varigrad.language.runtime import run
-from varigrad.objectives.checks.first_run import sites
+from varigrad.objectives.checks import sites
 from varigrad.objectives.checks.sites import is_unchecked
 from varigrad.terms.provenance import Escapes, track_provenance, untracked
 

@@ -14,7 +14,7 @@ from varigrad import distributions as dist
 from varigrad.compat.pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from varigrad.compat.pyro.nn import PyroModule, PyroParam
 from varigrad.errors import ParameterError
-from varigrad.objectives.checks.untrained_leaves import SIZES, When, leaves_of
+from varigrad.objectives.checks.untrained_leaves import SIZES, LookSchedule, leaves_of
 
 t = torch.tensor
 POSITIVE = dist.constraints.positive
@@ -338,12 +338,12 @@ def test_a_network_that_comes_into_play_later_is_found_then(compile):
 
 def test_when_a_graph_is_looked_at():
     x = torch.ones(3, requires_grad=True)
-    when = When()
+    when = LookSchedule()
     looks = [n for n in range(1, 1201) if when.due((x * 2).sum())]
     assert looks == [1, 2, 10, 100, 1000]
     assert when.due((x * 2 + 1).sum())  # step 1201: one operation more
     assert not when.due((x * 2 + 1).sum())
-    restless = When()
+    restless = LookSchedule()
     looks = [n for n in range(1, 41) if restless.due(functools.reduce(lambda y, _: y + 1, range(n), x).sum())]
     assert looks == list(range(1, SIZES + 1))  # and step 100 is next
     assert not restless.due(x)  # a loss that nothing influences has no graph

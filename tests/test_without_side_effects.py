@@ -11,8 +11,8 @@ from torch import nn
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.estimators import DisARM, LeaveOneOut, MovingAverage, Score
-from varigrad.objectives.reachable_state import reached_by
-from varigrad.objectives.without_side_effects import undisturbing
+from varigrad.objectives.reachable_state import reachable_from
+from varigrad.objectives.without_side_effects import preserving_programs
 
 torch.manual_seed(0)
 DATA = torch.randn(12, 3)
@@ -342,7 +342,7 @@ def test_what_a_program_does_meanwhile_is_undone():
 
     before = copy.deepcopy(net.state_dict()), kept.clone(), copy.deepcopy(hidden.net.state_dict())
     states = torch.get_rng_state(), random.getstate(), str(rng.bit_generator.state), generator.get_state()
-    with undisturbing(reached_by((program,)), net.parameters(), seed=0):
+    with preserving_programs(reachable_from((program,)), net.parameters(), seed=0):
         program()
     assert all(torch.equal(net.state_dict()[k], v) for k, v in before[0].items())
     assert torch.equal(kept, before[1])
@@ -375,14 +375,14 @@ def test_an_interrupt_in_a_look_leaves_nothing_behind():
     bound = vg.ELBO()(model, guide).init(x)
     number = len(calls)
     before = [p.detach().clone() for p in (*bound.parameters(), *net.buffers())]
-    source, finding, state = bound.source, bound.finding, torch.get_rng_state()
+    source, finding, state = bound.source, bound.discovered, torch.get_rng_state()
     for turn in range(1, number + 1):
         calls.clear()
         stop = turn
         with pytest.raises(KeyboardInterrupt):
             bound.init(x)
         assert all(torch.equal(a, b) for a, b in zip(before, (*bound.parameters(), *net.buffers()), strict=True))
-        assert bound.source is source and bound.finding is finding
+        assert bound.source is source and bound.discovered is finding
         assert torch.equal(torch.get_rng_state(), state)
 
 

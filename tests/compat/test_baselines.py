@@ -32,7 +32,7 @@ class Net(nn.Module):
 
 
 def states(objective):
-    return next(reversed(objective._bounds.values()))[0]._states
+    return next(reversed(objective._bounds.values()))[0].estimator_states
 
 
 # The decaying average

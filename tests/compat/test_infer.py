@@ -405,7 +405,7 @@ def test_programs_made_anew_in_every_step():
     average = {"baseline": {"use_decaying_avg_baseline": True}}
     for _ in range(5):
         objective.loss_and_grads(lambda: coins_model(), coins_guide(a=average))
-    assert next(reversed(objective._bounds.values()))[0]._states["a"] != 0
+    assert next(reversed(objective._bounds.values()))[0].estimator_states["a"] != 0
     for _ in range(20):
         objective.loss_and_grads(lambda: coins_model(), coins_guide(a=average))
     assert len(objective._bounds) <= 8

@@ -1,7 +1,7 @@
 """Deliberate mistakes in the package, all of which the tests have to notice; one file for each subject.
 
 A file of this folder names its mistakes in `MUTANTS`; `python -m mutants` finds it by itself. Each mistake names what
-is expected to break: a law of `tests/laws.py`, or a test.
+is expected to break: a law of `tests/laws`, or a test.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Mutant:
         new: what takes its place.
         law: what is expected to break. A test as pytest names it, from `tests/`
             (`"test_step.py::test_layouts[w.sum()]"`, or a whole file `"test_step.py"`); anything else is the beginning
-            of a law's name in `tests/laws.py`.
+            of a law's name in `tests/laws`.
         also: further `(file, old, new)` of the same mistake.
     """
 

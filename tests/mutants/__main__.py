@@ -3,7 +3,7 @@
     PYTHONPATH=tests .venv/bin/python -m mutants [part of a name, or a subject ...]
 
 A mutant is made in a copy of the package, and the law that it names runs against the copy in a process of its own. A
-law of `tests/laws.py` or `tests/step_laws.py` that holds nevertheless is followed by all the others. A subject is the
+law of `tests/laws` or `tests/step_laws.py` that holds nevertheless is followed by all the others. A subject is the
 name of a file of this folder. The run fails if a mutant survives, if a fragment is no longer in the source (so that
 these lists cannot rot), or if the source itself breaks a law.
 

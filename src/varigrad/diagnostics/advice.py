@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from varigrad.diagnostics.report import Measured
+from varigrad.diagnostics.measurements import Measured
 
 NEGLIGIBLE = 1e-12
 """A variance smaller than this part of the largest is rounding."""

@@ -28,9 +28,9 @@ from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import expanded
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimator_selection import SCORE, Choice, is_auto, patterns_of
-from varigrad.objectives.gradients import by_site, leaves_of, samples, undisturbed
+from varigrad.objectives.gradients import by_site, leaves_of, samples
 from varigrad.objectives.plan import Plan, shown
-from varigrad.objectives.shadow_parameters import Borrowed
+from varigrad.objectives.shadow_parameters import ShadowParameters
 
 VARIANTS: tuple[Estimator, ...] = (
     Pathwise(),
@@ -72,7 +72,7 @@ def candidates() -> tuple[Estimator, ...]:
     return tuple(found)
 
 
-def decide(bound: Bound, *args: Any, seed: int = 0, compiled: bool = False, **kwargs: Any) -> Plan:
+def decide(bound: Bound, *args: object, seed: int = 0, compiled: bool = False, **kwargs: object) -> Plan:
     """Find out by measuring which estimators serve the sites that are "auto", and use them.
 
     For each such site (those whose names differ in digits only are taken together), the noisiest first: every unbiased
@@ -122,9 +122,9 @@ def decide(bound: Bound, *args: Any, seed: int = 0, compiled: bool = False, **kw
 
 
 def _measured(
-    bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int, compiled: bool
+    bound: Bound, args: tuple[object, ...], kwargs: dict[str, object], seed: int, compiled: bool
 ) -> dict[str, Choice]:
-    with undisturbed(bound, seed), torch.enable_grad(), warnings.catch_warnings():
+    with bound.preserved(seed), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _Pilot(bound, args, kwargs, seed, compiled).choices()
 
@@ -155,7 +155,7 @@ class _Contender:
     draws: list[Tensor] = field(default_factory=list)
     floor: float = 0.0
 
-    def draw(self, count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def draw(self, count: int, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.draws.append(samples(self.bound, count, args, kwargs).double())
 
     @property
@@ -181,8 +181,8 @@ class _Contender:
         mean = float(squares.mean())
         if mean <= self.floor:
             return 0.0
-        least = (2 / len(squares)) ** 0.5  # a normal number's: few draws do not show what tails there are
-        return max(least, float(squares.std()) / mean / len(squares) ** 0.5)
+        least = math.sqrt(2 / len(squares))  # a normal number's: few draws do not show what tails there are
+        return max(least, float(squares.std()) / mean / math.sqrt(len(squares)))
 
     def worse(self, other: _Contender) -> bool:
         """Whether the draws tell that it needs more work."""
@@ -196,8 +196,8 @@ class _Pilot:
     """The contests of all sites, at the parameters of a bound that is undisturbed."""
 
     at: Bound
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
     seed: int
     compiled: bool
 
@@ -226,8 +226,8 @@ class _Pilot:
         return {site: float(torch.stack(some).var(0).sum()) for site, some in found.items() if len(some) > 1}
 
     def _bound(self, choices: Mapping[str, Choice], seed: int) -> Bound:
-        bound = self.at.config.bind(self.at.model_program, self.at.guide_program, seeded(seed), Borrowed(self.at.owner))
-        bound.steps = self.at.steps
+        bound = self.at.twin(seeded(seed), ShadowParameters(self.at.owner))
+        bound.advance(steps=self.at.steps - bound.steps)
         bound.decide(choices)
         return bound.init(*self.args, **self.kwargs)
 

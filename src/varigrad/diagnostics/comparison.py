@@ -7,33 +7,34 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from varigrad.diagnostics.advice import advise
-from varigrad.diagnostics.report import Comparison, Measured, Row
+from varigrad.diagnostics.measurements import Measured, Row
+from varigrad.diagnostics.report import Comparison
 from varigrad.errors import SiteError, VarigradError, did_you_mean, is_whole
 from varigrad.estimators.base import Estimator
 from varigrad.gradients.moments import (
     FIRST_ALARM,
     SECOND_ALARM,
     Reference,
-    Running,
+    RunningMoments,
     candidate,
     dtype_of,
     exact_bias,
     limit_of,
-    looked_at,
+    measured_bound,
     reference_of,
     rounding_of,
     z_scores,
 )
-from varigrad.language.messages import Sample
+from varigrad.language.messages import Program, Sample
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.gradients import by_name, leaves_of, samples
+from varigrad.objectives.objective import Objective
 from varigrad.objectives.plan import shown
 from varigrad.objectives.renyi import Renyi
 
@@ -42,9 +43,9 @@ BLOCKS = 20
 
 
 def compare(
-    model: Any,
-    guide: Any,
-    args: Any = (),
+    model: Program,
+    guide: Program,
+    args: object = (),
     estimators: Mapping[str, Sequence[Estimator]] | None = None,
     *,
     budget: int = 1_000,
@@ -80,9 +81,9 @@ def compare(
         )
     globs = _checked(estimators)
     args = args if isinstance(args, tuple) else (args,)
-    with looked_at(model, guide, args, at, seed) as at, warnings.catch_warnings():
+    with measured_bound(model, guide, args, at, seed) as at, warnings.catch_warnings():
         warnings.simplefilter("ignore", BiasWarning)  # what is suspect is said in the table
-        config = at.config if objective is None else objective
+        config: Objective = at.config if objective is None else objective
         owners = _sites_of_parameters(at, args, tuple(globs))
         reference = reference_of(at, config, tuple(globs), args, budget, 4 * budget, seed + 1)
         probes = [_Probe(glob, e, name) for glob, some in globs.items() for name, e in some.items()]
@@ -96,7 +97,7 @@ def compare(
             for probe in (*serving[turn:], *serving[:turn]):
                 probe.draw(size, args)
         tests = max(1, len(serving)) * len(reference.mean)
-        again = _Again(at, reference, config, args, tuple(globs), budget, seed, tests)
+        again = _SecondStage(at, reference, config, args, tuple(globs), budget, seed, tests)
         measured = tuple(p.measured(reference, owners, limit_of(FIRST_ALARM, tests), again) for p in probes)
     advice = tuple(advise(g, [m for m in measured if m.sites == g], blocks) for g in globs)
     return Comparison(measured, reference.how, budget, advice)
@@ -124,7 +125,7 @@ def _checked(estimators: Mapping[str, Sequence[Estimator]] | None) -> dict[str, 
     return found
 
 
-def _sites_of_parameters(at: Bound, args: tuple[Any, ...], globs: tuple[str, ...]) -> dict[str, str]:
+def _sites_of_parameters(at: Bound, args: tuple[object, ...], globs: tuple[str, ...]) -> dict[str, str]:
     """`parameter -> site` for those that enter the distribution of one site of the guide directly.
 
     Raises:
@@ -155,15 +156,15 @@ def _sites_of_parameters(at: Bound, args: tuple[Any, ...], globs: tuple[str, ...
 
 
 @dataclass(frozen=True)
-class _Again:
+class _SecondStage:
     """A second look at what seems biased: without sampling if there are few outcomes, else with fresh draws of
     estimator and reference, four times as many.
     """
 
     at: Bound
     reference: Reference
-    config: Any
-    args: tuple[Any, ...]
+    config: Objective
+    args: tuple[object, ...]
     globs: tuple[str, ...]
     budget: int
     seed: int
@@ -178,7 +179,7 @@ class _Again:
         bias = exact_bias(bound, reference, self.args, count)
         if bias is not None:
             return bool((bias.abs() > rounding_of(reference, dtype_of(bound))).any())
-        found = Running()
+        found = RunningMoments()
         for start in range(0, count, 100):
             found.add(samples(bound, min(100, count - start), self.args, {}))
         z = z_scores(found, reference, dtype_of(bound))
@@ -194,19 +195,19 @@ class _Probe:
     name: str
     bound: Bound | None = None
     refusal: str = ""
-    running: Running = field(default_factory=Running)
+    running: RunningMoments = field(default_factory=RunningMoments)
     variances: list[Tensor] = field(default_factory=list)
     """Of each block, `[elements]`."""
     times: list[float] = field(default_factory=list)
 
-    def start(self, at: Bound, config: Any, args: tuple[Any, ...], seed: int) -> None:
+    def start(self, at: Bound, config: Objective, args: tuple[object, ...], seed: int) -> None:
         """Make its bound, warm; or note why it cannot serve."""
         try:
             self.bound = candidate(at, config, {self.glob: self.estimator}, args, seed)
         except VarigradError as error:
             self.refusal = str(error)
 
-    def draw(self, count: int, args: tuple[Any, ...]) -> None:
+    def draw(self, count: int, args: tuple[object, ...]) -> None:
         """One block."""
         assert self.bound is not None
         start = time.perf_counter()
@@ -215,7 +216,7 @@ class _Probe:
         self.running.add(block)
         self.variances.append(block.double().var(0))
 
-    def measured(self, reference: Reference, owners: Mapping[str, str], limit: float, again: _Again) -> Measured:
+    def measured(self, reference: Reference, owners: Mapping[str, str], limit: float, again: _SecondStage) -> Measured:
         """The findings."""
         bound = self.bound
         if bound is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -26,10 +26,16 @@ class Counted(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch says nothing of its type
         self.operations = self.elements = self.flops = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         self.operations += 1
         if all(returned.alias_info is None for returned in func._schema.returns):
@@ -43,7 +49,8 @@ class Counted(TorchDispatchMode):
 
 def microseconds(work: Callable[[], object], compiled: bool = False) -> float:
     """About what a step takes on one core that is left alone."""
-    with Counted() as counted, torch.enable_grad():
+    counted = Counted()
+    with counted, torch.enable_grad():
         work()
     step, operation = (PER_STEP_COMPILED, PER_OPERATION_COMPILED) if compiled else (PER_STEP, PER_OPERATION)
     arithmetic = PER_ELEMENT * counted.elements + PER_FLOP * counted.flops

@@ -5,73 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from varigrad import plots
 from varigrad.diagnostics.advice import Advice
+from varigrad.diagnostics.measurements import Measured
 from varigrad.errors import VarigradError
 from varigrad.shapes import html, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Row:
-    """One estimator and one parameter.
-
-    Attributes:
-        site: the site whose distribution the parameter belongs to, "" if there is none or several.
-        bias, z: the mean minus the reference where that is largest in standard errors, and how many.
-        variance, variance_error: summed over the parameter's elements, and its standard error.
-        snr: signal-to-noise, the length of the reference gradient over the root of the variance.
-    """
-
-    parameter: str
-    site: str
-    bias: float
-    z: float
-    variance: float
-    variance_error: float
-    snr: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One estimator at the sites of one glob.
-
-    Attributes:
-        verdict: "unbiased" (as far as the draws can tell), "biased" (found so), "biased by name" (says so itself) or
-            "refused".
-        because: why it was refused, or what was found biased.
-        evaluations: of the model, a step: lanes times particles.
-        microseconds, microseconds_error: for one gradient, median over blocks, and its standard error.
-        variance, variance_error: summed over all parameters, and its standard error.
-        own_variance, own_error: the same of the parameters that belong to these sites alone; NaN if there are none.
-    """
-
-    sites: str
-    estimator: str
-    verdict: str
-    because: str = ""
-    evaluations: int = 0
-    microseconds: float = math.nan
-    microseconds_error: float = math.nan
-    variance: float = math.nan
-    variance_error: float = math.nan
-    rows: tuple[Row, ...] = ()
-    own_variance: float = math.nan
-    own_error: float = math.nan
-
-    @property
-    def work(self) -> float:
-        """Variance times seconds: what a given precision costs."""
-        return self.variance * self.microseconds * 1e-6
-
-    @property
-    def measured(self) -> bool:
-        """Whether it could serve its sites."""
-        return self.verdict != "refused"
 
 
 @dataclass(frozen=True)
@@ -108,12 +51,12 @@ class Comparison:
     def _repr_html_(self) -> str:
         return html(self._tables(), self._notes())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything as plain numbers, strings, lists and dictionaries; None for what is not a finite number."""
         whole = asdict(self)
         for found, m in zip(whole["measured"], self.measured, strict=True):
             found["work"] = m.work
-        return _plain({**whole, "recommended": self.recommended})
+        return {key: _plain(value) for key, value in {**whole, "recommended": self.recommended}.items()}
 
     def plot(self) -> Figure:
         """Variance as bars, and against the cost of a gradient. Needs matplotlib (`pip install 'varigrad[plots]'`)."""
@@ -179,7 +122,7 @@ class Comparison:
         return [about, *why, *(f"{a.sites}: {a.text}" for a in self.advice)]
 
 
-def _plain(tree: Any) -> Any:
+def _plain(tree: object) -> object:
     """The same with lists for tuples, and None for numbers that JSON does not have."""
     if isinstance(tree, dict):
         return {key: _plain(value) for key, value in tree.items()}

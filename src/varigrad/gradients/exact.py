@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from varigrad.distributions.mixin import masked, unmasked
 from varigrad.distributions.rng import Source
 from varigrad.distributions.score_only import ScoreOnly
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Factor, Forward, Indices, Param, Sample, evolve
+from varigrad.language.messages import Factor, Forward, Indices, Message, Param, Sample, evolve
 from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded, plate_shape, run
 from varigrad.objectives.bound import Bound
@@ -190,7 +189,9 @@ class Moments:
     value: float
 
 
-def expected_gradient(bound: Bound, *args: Any, limit: int = LIMIT, nodes: int | None = None, **kwargs: Any) -> Moments:
+def expected_gradient(
+    bound: Bound, *args: object, limit: int = LIMIT, nodes: int | None = None, **kwargs: object
+) -> Moments:
     """What the bound's gradient estimate is on average, over every outcome of its draws.
 
     Baselines keep the state that they have. Parameters of baselines are left out.
@@ -204,23 +205,19 @@ def expected_gradient(bound: Bound, *args: Any, limit: int = LIMIT, nodes: int |
             too many outcomes.
     """
     names, leaves = _leaves(bound)
-    source = bound.source
     first = [torch.zeros_like(p) for p in leaves]
     second = [torch.zeros_like(p) for p in leaves]
     count, total, value = 0, 0.0, 0.0
-    try:
-        for path in outcomes(limit, nodes):
-            bound.source = path
+    for path in outcomes(limit, nodes):
+        with bound.drawing_from(path):
             result = bound.estimate(*args, **kwargs)
             grads = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)
-            weight = path.probability
-            for one, two, grad in zip(first, second, grads, strict=True):
-                if grad is not None:
-                    one += weight * grad
-                    two += weight * grad.square()
-            count, total, value = count + 1, total + weight, value + weight * float(result.value)
-    finally:
-        bound.source = source
+        weight = path.probability
+        for one, two, grad in zip(first, second, grads, strict=True):
+            if grad is not None:
+                one += weight * grad
+                two += weight * grad.square()
+        count, total, value = count + 1, total + weight, value + weight * float(result.value)
     if abs(total - 1) > 1e-9:
         raise VarigradError(f"probabilities of the outcomes sum to {total}")
     variance = {n: two - one.square() for n, one, two in zip(names, first, second, strict=True)}
@@ -233,10 +230,10 @@ def _mean(probabilities: Tensor, log_weights: Tensor) -> Tensor:
 
 def exact_gradient(
     bound: Bound,
-    *args: Any,
+    *args: object,
     limit: int = LIMIT,
     of: Callable[[Tensor, Tensor], Tensor] = _mean,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[float, Gradient]:
     """A bound and its gradient, by enumerating all values of the guide's choices. Uses no estimator.
 
@@ -255,7 +252,7 @@ def exact_gradient(
     return float(total.detach()), found
 
 
-def options_of(bound: Bound, *args: Any, limit: int = LIMIT, **kwargs: Any) -> int:
+def options_of(bound: Bound, *args: object, limit: int = LIMIT, **kwargs: object) -> int:
     """How many outcomes the guide's choices have if every path has as many options as the first; cheap.
 
     Raises:
@@ -267,18 +264,15 @@ def options_of(bound: Bound, *args: Any, limit: int = LIMIT, **kwargs: Any) -> i
     return math.prod(count for _, count in first.taken)
 
 
-def draws_of(bound: Bound, *args: Any, nodes: int | None = None, limit: int = LIMIT, **kwargs: Any) -> int:
+def draws_of(bound: Bound, *args: object, nodes: int | None = None, limit: int = LIMIT, **kwargs: object) -> int:
     """As `options_of`, for what the bound's estimators draw; `nodes` as in `expected_gradient`.
 
     Raises:
         NotEnumerable: they draw something without finite support, or with more than `limit` outcomes.
     """
-    source, first = bound.source, Outcomes(nodes=nodes, limit=limit)
-    bound.source = first
-    try:
+    first = Outcomes(nodes=nodes, limit=limit)
+    with bound.drawing_from(first):
         bound.estimate(*args, **kwargs)
-    finally:
-        bound.source = source
     return math.prod(count for _, count in first.taken)
 
 
@@ -302,7 +296,9 @@ def _leaves(bound: Bound) -> tuple[list[str], list[Tensor]]:
     return [n for n, _ in named], [p for _, p in named]
 
 
-def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _outcome(
+    bound: Bound, source: Outcomes, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[Tensor, Tensor]:
     """One path's probability and its log-ratio; differentiable."""
     cache: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
@@ -311,7 +307,7 @@ def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict
     terms: list[Tensor] = []  # what the bound counts
     chance = 1.0
 
-    def common(message: Any, forward: Forward, sign: int) -> Any:
+    def common(message: Message, forward: Forward, sign: int) -> Message:
         nonlocal chance
         if isinstance(message, Param) and message.value is None:
             message = evolve(message, value=bound.owner.constrained(message, cache))
@@ -325,7 +321,7 @@ def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict
             terms.append(sign * _counted(message, message.log_factor))
         return forward(message)
 
-    def guide(message: Any, forward: Forward) -> Any:
+    def guide(message: Message, forward: Forward) -> Message:
         if isinstance(message, Sample):
             distribution = expanded(message)
             value = source.draw(distribution)
@@ -335,10 +331,11 @@ def _outcome(bound: Bound, source: Outcomes, args: tuple[Any, ...], kwargs: dict
             return forward(evolve(message, value=value))
         return common(message, forward, -1)
 
-    def model(message: Any, forward: Forward) -> Any:
+    def model(message: Message, forward: Forward) -> Message:
         if isinstance(message, Sample):
             if not message.observed:
                 message = evolve(message, value=values[message.name])
+            assert message.value is not None
             terms.append(_counted(message, message.distribution.log_prob(message.value)))
             return forward(message)
         return common(message, forward, 1)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +18,15 @@ from varigrad.estimators.baselines import MovingAverage
 from varigrad.estimators.leave_one_out import LeaveOneOut
 from varigrad.estimators.score import Score
 from varigrad.gradients.exact import draws_of, exact_gradient, expected_gradient, options_of
-from varigrad.language.messages import evolve
+from varigrad.language.messages import Program, evolve
 from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.estimator_selection import patterns_of
-from varigrad.objectives.gradients import leaves_of, reseeded, samples, undisturbed
+from varigrad.objectives.gradients import leaves_of, reseeded, samples
+from varigrad.objectives.objective import Objective
 from varigrad.objectives.plan import shown
-from varigrad.objectives.shadow_parameters import Borrowed
+from varigrad.objectives.shadow_parameters import ShadowParameters
 
 FIRST_ALARM, SECOND_ALARM = 1e-3, 1e-5
 """Two-sided false-alarm rates of the two stages of a sampling test, family-wise over a program's coordinates; a
@@ -43,7 +43,7 @@ LEARNING_RATE = 1e-2
 
 
 @dataclass
-class Running:
+class RunningMoments:
     """Mean and variance, element by element, of draws that come in blocks `[n, elements]`."""
 
     count: int = 0
@@ -85,7 +85,9 @@ class Reference:
 
 
 @contextmanager
-def looked_at(model: Any, guide: Any, args: tuple[Any, ...], at: Bound | None, seed: int) -> Iterator[Bound]:
+def measured_bound(
+    model: Program, guide: Program, args: tuple[object, ...], at: Bound | None, seed: int
+) -> Iterator[Bound]:
     """A bound whose parameters are to be looked at: `at`, or a new one. Afterwards all generators, averages and buffers
     are what they were.
     """
@@ -99,7 +101,7 @@ def looked_at(model: Any, guide: Any, args: tuple[Any, ...], at: Bound | None, s
                     model, guide = copy.deepcopy((model, guide))
                 at = ELBO().bind(model, guide, seeded(seed))
             at.init(*args)
-    with undisturbed(at, seed), torch.enable_grad():
+    with at.preserved(seed), torch.enable_grad():
         yield at
 
 
@@ -109,7 +111,7 @@ def seeded(seed: int) -> Source:
 
 
 def candidate(
-    at: Bound, objective: Any, estimators: Mapping[str, Estimator], args: tuple[Any, ...], seed: int
+    at: Bound, objective: Objective, estimators: Mapping[str, Estimator], args: tuple[object, ...], seed: int
 ) -> Bound:
     """A bound with other estimators for the parameters of `at`; baselines' networks are copies, and all is warm.
 
@@ -118,18 +120,17 @@ def candidate(
     """
     others = {glob: e for glob, e in patterns_of(objective.estimators) if glob not in estimators}
     mine = {glob: copy.deepcopy(e) if e.parameters_of_baselines() else e for glob, e in estimators.items()}
-    bound = evolve(objective, estimators={**mine, **others}).bind(  # the first match counts
-        at.model_program, at.guide_program, seeded(seed), Borrowed(at.owner)
-    )
+    changed = evolve(objective, estimators={**mine, **others})  # the first match counts
+    bound = at.twin(seeded(seed), ShadowParameters(at.owner), changed)
     free = {site: c for site, c in at.decided.items() if not any(fnmatchcase(site, glob) for glob in estimators)}
     bound.decide(free)
-    bound.steps = at.steps
+    bound.advance(steps=at.steps - bound.steps)
     networks = [p for e in mine.values() for m in e.parameters_of_baselines().values() for p in m.parameters()]
     warm_up(bound.init(*args), args, networks)
     return bound
 
 
-def warm_up(bound: Bound, args: tuple[Any, ...], networks: Sequence[Tensor]) -> None:
+def warm_up(bound: Bound, args: tuple[object, ...], networks: Sequence[Tensor]) -> None:
     """Let averages see some costs, and train these parameters of baselines."""
     if not networks:
         samples(bound, WARM_UP, args, {})
@@ -142,11 +143,17 @@ def warm_up(bound: Bound, args: tuple[Any, ...], networks: Sequence[Tensor]) -> 
         ):
             network.grad = grad
         optimiser.step()
-        bound.install(result.state)
+        bound.advance(result.state, steps=0)
 
 
 def reference_of(
-    at: Bound, objective: Any, sites: tuple[str, ...], args: tuple[Any, ...], outcomes: int, draws: int, seed: int
+    at: Bound,
+    objective: Objective,
+    sites: tuple[str, ...],
+    args: tuple[object, ...],
+    outcomes: int,
+    draws: int,
+    seed: int,
 ) -> Reference:
     """The exact gradient by enumeration, if the guide's choices have at most so many outcomes; else the mean of many
     draws with leave-one-out (a moving average where that is refused) at these sites.
@@ -154,7 +161,7 @@ def reference_of(
     plain = type(objective) is ELBO and not objective.weights and objective.strict
     if plain:
         try:
-            bound = ELBO().bind(at.model_program, at.guide_program, seeded(seed), Borrowed(at.owner)).init(*args)
+            bound = at.twin(seeded(seed), ShadowParameters(at.owner), ELBO()).init(*args)
             if options_of(bound, *args, limit=outcomes) <= outcomes:
                 gradient = exact_gradient(bound, *args, limit=outcomes)[1]
                 exact = torch.cat([gradient[n].reshape(-1) for n in leaves_of(bound)]).double()
@@ -170,14 +177,14 @@ def reference_of(
             break
         except SiteError:
             continue
-    running = Running()
+    running = RunningMoments()
     steps = max(2, -(-draws // together))
     for start in range(0, steps, 100):
         running.add(samples(bound, min(100, steps - start), args, {}))
     return Reference(running.mean, running.error, f"mean of {steps * together} draws with {shown(estimator)}", steps)
 
 
-def z_scores(found: Running, reference: Reference, dtype: torch.dtype) -> Tensor:
+def z_scores(found: RunningMoments, reference: Reference, dtype: torch.dtype) -> Tensor:
     """Difference of the means in standard errors, `[elements]`, as a standard normal number; rounding counts for
     nothing.
 
@@ -201,7 +208,7 @@ def rounding_of(reference: Reference, dtype: torch.dtype) -> Tensor:
     return (1e-9 if dtype == torch.float64 else 1e-5) * (1 + reference.mean.abs())
 
 
-def exact_bias(bound: Bound, reference: Reference, args: tuple[Any, ...], outcomes: int) -> Tensor | None:
+def exact_bias(bound: Bound, reference: Reference, args: tuple[object, ...], outcomes: int) -> Tensor | None:
     """The estimator's mean minus the reference, without sampling, `[elements]`; None unless the reference is exact and
     what the estimator draws has at most so many outcomes.
     """

@@ -16,7 +16,7 @@ from varigrad.errors import ParameterError
 from varigrad.estimators.base import State
 from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.checks.untrained_leaves import Leaves
+from varigrad.objectives.checks.untrained_leaves import UntrainedLeafCheck
 from varigrad.optim.config import Optimizer
 from varigrad.optim.fused_adam import FusedAdam
 from varigrad.optim.gradient_layout import check_writable, downhill, laid_out_like, prepare_kernels
@@ -60,7 +60,7 @@ class EagerSteps:
         self._offered: list[nn.Parameter] = []
         self._unreached: list[nn.Parameter] | None = None
         self._version = -1
-        self._foreign = Leaves(bound)
+        self._foreign = UntrainedLeafCheck(bound)
         self._new_states: Mapping[str, State] = {}
 
     @property

@@ -14,9 +14,9 @@ from varigrad.compile.trace.tracer import is_tracing
 from varigrad.errors import VarigradError, check_whole
 from varigrad.inference.gradient_noise import NoiseHistory, NoiseSnapshot
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.estimate import Parts
-from varigrad.objectives.gradients import by_site, leaves_of, undisturbed
-from varigrad.objectives.shadow_parameters import aside_of
+from varigrad.objectives.estimate import SurrogateParts
+from varigrad.objectives.gradients import by_site, leaves_of
+from varigrad.objectives.shadow_parameters import shadow_of
 
 Grads = Mapping[str, Sequence[Tensor | None]]
 
@@ -99,7 +99,7 @@ class Monitor:
             made_for = self.bound.version, self.bound.decided
             if self._twin is None or self._made_for != made_for:
                 self._twin, self._made_for = self._twin_of(self.bound), made_for
-            with undisturbed(self.bound, seed), torch.enable_grad():
+            with self.bound.preserved(seed), torch.enable_grad():
                 self.looks.add(self._snapshot(self._twin, args, kwargs))
         except (ValueError, RuntimeError, ArithmeticError) as error:
             self.looks.fail(str(error) or type(error).__name__)
@@ -110,9 +110,7 @@ class Monitor:
 
     def _snapshot(self, twin: Bound, args: tuple[object, ...], kwargs: dict[str, object]) -> NoiseSnapshot:
         bound, leaves = self.bound, leaves_of(self.bound)
-        twin.follow(bound)
-        twin.install(bound.estimator_states)
-        twin.__dict__.update(steps=bound.steps, source=bound.source)
+        twin.mirror(bound)
         pair = [twin.estimate(*args, **kwargs).parts() for _ in range(2)]
         grads = [by_site(parts, list(leaves.values())) for parts in pair]
         sites, parameters = _moments(grads[0], grads[1], list(leaves))
@@ -121,7 +119,7 @@ class Monitor:
     @staticmethod
     def _twin_of(bound: Bound) -> Bound:
         """The same objective of the same parameters; new parameters are its own."""
-        twin = bound.config.bind(bound.model_program, bound.guide_program, bound.source, aside_of(bound.owner))
+        twin = bound.twin(bound.source, shadow_of(bound.owner))
         twin.decide(bound.decided)
         return twin
 
@@ -146,7 +144,7 @@ def _moments(
     return {site: (next(found), next(found), next(found)) for site in sites}, parameters
 
 
-def _costs(pair: Sequence[Parts]) -> dict[str, tuple[float, float]]:
+def _costs(pair: Sequence[SurrogateParts]) -> dict[str, tuple[float, float]]:
     """`site -> (mean of (cost - baseline)^2, variance of the cost)`."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for share in (share for parts in pair for share in parts.shares):

@@ -24,7 +24,7 @@ from varigrad.language.plates import InPlate
 from varigrad.language.primitives import UNOBSERVED
 from varigrad.language.runtime import expanded, run
 from varigrad.language.trace import Recorder
-from varigrad.objectives.parameters import Owner
+from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.vectorization import FAILURES, same
 from varigrad.terms.dependency_tracker import Tracker
 from varigrad.terms.provenance import untracked
@@ -78,7 +78,7 @@ class Predictive:
         return_sites: str | Names | None = None,
         *,
         vectorize: bool | None = None,
-        owner: Owner | None = None,
+        owner: ParameterStore | None = None,
         source: Source | None = None,
         strict: bool = True,
     ) -> None:

@@ -13,7 +13,7 @@ from varigrad.errors import ParameterError, PlateError, ShapeError
 from varigrad.language.messages import Forward, Indices, Param, Sample, evolve
 from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded
-from varigrad.objectives.parameters import Owner
+from varigrad.objectives.parameters import ParameterStore
 from varigrad.terms.dependency_tracker import Tracker
 from varigrad.terms.provenance import untracked
 
@@ -44,7 +44,7 @@ class PredictiveHandler:
         tracker: follows what depends on these; None: dependence is not followed.
     """
 
-    owner: Owner | None
+    owner: ParameterStore | None
     source: Source
     indices: dict[str, Tensor]
     cache: dict[str, Tensor]

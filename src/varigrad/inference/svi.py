@@ -94,10 +94,10 @@ class SVI:
         self._publish()
         if not compile:
             self._step_compiler = None
-            self.bound.source = Source(torch.Generator().manual_seed(seed))
+            self.bound.draw_from(Source(torch.Generator().manual_seed(seed)))
             return
         self._step_compiler = StepCompiler(self._eager_steps, compile == "wait")
-        self.bound.source = Noise(seed)
+        self.bound.draw_from(Noise(seed))
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, check_whole
 from varigrad.estimators.base import State
-from varigrad.language.messages import Forward, Indices, Param, Program, Sample, evolve
+from varigrad.language.messages import Forward, Indices, Message, Param, Program, Sample, evolve
 from varigrad.language.runtime import (
     can_do_without_arguments,
     expanded,
@@ -22,29 +22,19 @@ from varigrad.language.runtime import (
     takes_no_arguments,
 )
 from varigrad.language.trace import Recorder, Trace
-from varigrad.objectives.checks.first_run import check_arguments, check_pass, first_bad
-from varigrad.objectives.checks.plate_independence import Crossed, crossed
-from varigrad.objectives.checks.rechecks import Rechecks
-from varigrad.objectives.discovery import POINTS, Discovery, Finding
-from varigrad.objectives.estimate import Ensemble, Estimate, terms_of
-from varigrad.objectives.estimator_selection import Choice, patterns_of
-from varigrad.objectives.execute import Layout, LayoutChanged, Pass, Settings, perform
-from varigrad.objectives.gradients import by_name, samples, undisturbed
-from varigrad.objectives.parameters import Owner, Parameters
+from varigrad.objectives.discovery import DiscoveryResult
+from varigrad.objectives.estimate import Estimate
+from varigrad.objectives.estimator_selection import Choice
+from varigrad.objectives.estimator_states import EstimatorStates, entries_of
+from varigrad.objectives.exploration import BiasWarning as BiasWarning
+from varigrad.objectives.exploration import Exploration, StepInvalidated
+from varigrad.objectives.gradients import by_name, samples
+from varigrad.objectives.objective import Objective, Weight
+from varigrad.objectives.parameters import Parameters, ParameterStore
 from varigrad.objectives.plan import Plan
-from varigrad.objectives.reachable_state import Reached, reached_by
-from varigrad.objectives.vectorization import layout_of
-from varigrad.objectives.weights_and_kl import analytic, weighted
-from varigrad.objectives.without_side_effects import Undisturbed, seed_beside, undisturbing
-from varigrad.terms.term import Term
-
-if TYPE_CHECKING:
-    from varigrad.objectives.elbo import ELBO
-    from varigrad.objectives.renyi import Renyi
-
-
-class BiasWarning(UserWarning):
-    """An estimator was asked for by name where it may be biased."""
+from varigrad.objectives.program_runs import ProgramRuns
+from varigrad.objectives.run_record import VectorizationChanged
+from varigrad.objectives.without_side_effects import preserving_programs
 
 
 class Bound(Parameters):
@@ -52,184 +42,265 @@ class Bound(Parameters):
 
     Calling it with the programs' arguments gives minus the bound, a scalar whose gradient is the estimators'.
     Parameters exist once the programs have run, so call `init(*args)` first (programs without arguments: done at
-    construction). `source` is where all draws come from, by default torch's global generator. `owner` is where
-    parameters live, by default here; with another one the programs are not run before they are asked for.
+    construction).
+
+    What changes from step to step belongs to the bound and is changed by it alone: `advance` takes over the estimators'
+    next states, `draw_from` puts another source of random numbers in place, `drawing_from`, `preserved` and
+    `captured` do so for a while.
+
+    Args:
+        config: the objective.
+        model, guide: the programs.
+        source: where all draws come from; None: torch's global generator.
+        owner: holds the parameters; None: the bound does. With another one the programs are not run before they are
+            asked for.
+
+    Attributes:
+        config: the objective.
+        runs: the programs with all that their runs need.
+        exploration: what is known about the programs.
+
+    Raises:
+        VarigradError: a program is not callable.
     """
 
     def __init__(
         self,
-        config: ELBO | Renyi,
+        config: Objective,
         model: Program,
         guide: Program,
         source: Source | None = None,
-        owner: Owner | None = None,
+        owner: ParameterStore | None = None,
     ) -> None:
         super().__init__()
-        self.__dict__["owner"] = self if owner is None else owner  # not as a submodule
         for what, program in (("model", model), ("guide", guide)):
             if not callable(program):
                 raise VarigradError(f"the {what} must be a callable program, got {type(program).__name__}")
         self.config = config
-        self.__dict__["_weights"] = config.weights
-        self.source = Source() if source is None else source
-        self.steps = 0
-        self._programs = (_Held(model), _Held(guide))
+        carried = EstimatorStates()
+        self.runs = ProgramRuns(
+            config, model, guide, self if owner is None else owner, Source() if source is None else source, carried
+        )
+        self.exploration = Exploration(self.runs)
         for name, program in (("model", model), ("guide", guide)) if owner is None else ():
             for i, module in enumerate(modules_of(program)):
                 if not any(m is module for m in self.modules()):
                     self.add_module(name if i == 0 else f"{name}{i}", module)
-        self._states: dict[str, State] = {}
-        self._finding: Finding | None = None
-        self._checks = Rechecks()
-        self._reach: Reached | None = None
-        self._asides = (0, 0)
-        self.quiet = False
-        self.held = False
-        self._decided: Mapping[str, Choice] | None = None
+        self._modules["_estimators"] = carried
         if owner is None and not self.undecided and takes_no_arguments(model) and can_do_without_arguments(guide):
             self.init()
 
-    owner: Owner
-    _weights: Mapping[str, Any]
-    """The configuration's; a captured step puts tensors in the place of functions of the step number."""
-    quiet: bool
-    """Whether it is being looked at, and warns of nothing."""
-    held: bool
-    """Whether what has been found out is used as it is, without looks: in a step that is recorded, and in a twin."""
+    @property
+    def owner(self) -> ParameterStore:
+        """Holds the parameters: the bound itself, unless another owner was given."""
+        return self.runs.owner
 
     @property
     def model_program(self) -> Program:
         """The model, as given."""
-        return self._programs[0].program
+        return self.runs.model
 
     @property
     def guide_program(self) -> Program:
         """The guide, as given."""
-        return self._programs[1].program
+        return self.runs.guide
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    @property
+    def source(self) -> Source:
+        """Where all draws come from."""
+        return self.runs.source
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been taken."""
+        return self.runs.carried.count
+
+    @property
+    def estimator_states(self) -> Mapping[str, State]:
+        """What the estimators carry from step to step, by site."""
+        return self.runs.carried.trees
+
+    @property
+    def discovered(self) -> DiscoveryResult | None:
+        """What is known about the programs; None before they have been run."""
+        return self.exploration.discovered
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether particles and alternatives run along dimensions of their own; else one by one, in a loop."""
+        return self.discovered is None or self.discovered.side_by_side
+
+    @property
+    def latest_plan(self) -> Plan | None:
+        """The plan as it was found last; None before the programs have been run."""
+        return None if self.discovered is None else self.discovered.plan
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the programs have not been run yet."""
+        return self.discovered is None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some estimators are to be found out by measuring, and nothing has been measured yet."""
+        return self.exploration.undecided
+
+    @property
+    def decided(self) -> Mapping[str, Choice]:
+        """The estimators that measuring has led to, by site."""
+        return self.runs.decided or {}
+
+    @property
+    def steps_to_look(self) -> int:
+        """How many steps may be taken before everything is to be looked at again."""
+        return max(1, self.exploration.rechecks.due - self.steps)
+
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Minus the bound; its gradient is the estimators' (and the baselines' own)."""
         result = self.estimate(*args, **kwargs)
         self.advance(result.state)
         # The value of one, the gradient of the other.
         return result.surrogate.detach() - result.surrogate - result.value
 
-    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
+    def estimate(self, *args: object, **kwargs: object) -> Estimate:
         """Value, surrogate and next estimator state; changes nothing but the generator.
 
         Raises:
             VarigradError: gradients are switched off, or the program is wrong in one of the ways the errors name.
         """
-        checks = self._checks
-        if self._finding is None:
+        exploration = self.exploration
+        if exploration.discovered is None:
             self.explore(*args, **kwargs)
-        elif not self.held and checks.calls_for_a_look(self, args, kwargs):
-            checks.attend(self, args, kwargs)
+        elif not exploration.held:
+            exploration.look_again(args, kwargs)
+        mixed_in = partial(exploration.mixed_in, args=args, kwargs=kwargs)
         for _ in range(3):
-            assert self._finding is not None
+            known = exploration.discovered
+            assert known is not None
             try:
-                result = self._estimate(self._finding, args, kwargs)
-            except LayoutChanged:
-                self.use(self.look(args, kwargs))
-                checks.settle(self, args, kwargs)
-            except _Anew:
+                result = self.runs.estimate(
+                    known.layout, known.nondifferentiable, known.side_by_side, mixed_in, args, kwargs
+                )
+            except VectorizationChanged:
+                exploration.use(exploration.look(args, kwargs))
+                exploration.settle(args, kwargs)
+            except StepInvalidated:
                 pass
             else:
-                if checks.unsettled:
-                    checks.settle(self, args, kwargs)
-                checks.note_buffers()
+                if exploration.rechecks.unsettled:
+                    exploration.settle(args, kwargs)
+                exploration.rechecks.note_buffers()
                 return result
         raise VarigradError(
             "the program's sites, plates or supports change from run to run while alternatives are laid out for them",
             try_="ELBO(vectorize=False), or Score() for the sites concerned",
         )
 
-    @property
-    def finding(self) -> Finding | None:
-        """What is known about the programs; None before they have been run."""
-        return self._finding
+    def advance(self, states: Mapping[str, State] | None = None, steps: int = 1) -> None:
+        """Take over the estimators' next states.
 
-    def use(self, finding: Finding | None) -> None:
-        """Run the programs by what this says."""
-        self.__dict__["_finding"] = finding
+        Args:
+            states: by site; those of sites that it lacks are forgotten. None: they are up to date already.
+            steps: how many steps have led to them; 0: it is no step that changes them.
 
-    def follow(self, other: Bound) -> None:
-        """Run the programs as another bound of the same programs does, without looks of one's own."""
-        self.__dict__.update(_finding=other._finding, _reach=other._reach, held=True, quiet=True)
+        Raises:
+            VarigradError: an estimator carries something besides nested tuples of tensors, None and numbers.
+        """
+        carried = self.runs.carried
+        carried.advance(carried.trees if states is None else states, steps)
 
-    @property
-    def _layout(self) -> Layout | None:
-        return None if self._finding is None else self._finding.layout
+    def draw_from(self, source: Source) -> None:
+        """Draw from this source from now on."""
+        self.runs.source = source
 
-    @property
-    def side_by_side(self) -> bool:
-        """Whether particles and alternatives run along dimensions of their own; else one by one, in a loop."""
-        return self._finding is None or self._finding.side_by_side
+    @contextmanager
+    def drawing_from(self, source: Source) -> Iterator[None]:
+        """Inside, draw from this source; afterwards from the one before. Other sources may follow inside."""
+        before = self.source
+        self.draw_from(source)
+        try:
+            yield
+        finally:
+            self.draw_from(before)
 
-    def look_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    @contextmanager
+    def preserved(self, seed: int | None = None) -> Iterator[None]:
+        """Lend the bound: inside, it may be run and advanced; afterwards it is what it was.
+
+        Put back are its source, the estimators' states (the very tensors: a captured step may know them), the number of
+        steps, what has been discovered about the programs, and all that runs of them may change (see
+        `preserving_programs`).
+
+        Args:
+            seed: of the source that it draws from inside; None: its own, and generators go on from where they are.
+        """
+        source = self.source if seed is None else Source(torch.Generator().manual_seed(seed))
+        parameters = [p for _, p in self.owner.named_parameters()]
+        with (
+            preserving_programs(self.exploration.reach(), parameters, seed),
+            self.drawing_from(source),
+            self.runs.carried.preserved(),
+            self.exploration.preserved(),
+        ):
+            yield
+
+    @contextmanager
+    def captured(self, weights: Mapping[str, Weight]) -> Iterator[None]:
+        """Inside, estimates are to become part of a graph: nothing is looked at again, and terms have these weights."""
+        runs, exploration = self.runs, self.exploration
+        before = runs.weights, exploration.held
+        runs.weights, exploration.held = weights, True
+        try:
+            yield
+        finally:
+            runs.weights, exploration.held = before
+
+    def twin(self, source: Source, owner: ParameterStore, config: Objective | None = None) -> Bound:
+        """A bound of the same programs, with another source, another owner of the parameters, and another objective.
+
+        Args:
+            source: where all its draws come from.
+            owner: holds its parameters.
+            config: its objective; None: the same.
+        """
+        return Bound(self.config if config is None else config, self.model_program, self.guide_program, source, owner)
+
+    def mirror(self, other: Bound) -> None:
+        """Stand where another bound of the same programs stands: its source, steps, states and what it knows."""
+        self.draw_from(other.source)
+        self.exploration.mirror(other.exploration)
+        self.advance(other.estimator_states, other.steps - self.steps)
+
+    def program_buffers(self) -> list[Tensor]:
+        """The buffers of the programs' modules, each once; not the estimators' states."""
+        carried = {id(b) for b in self.runs.carried.buffers()}
+        return list({id(b): b for b in self.buffers() if id(b) not in carried}.values())
+
+    def look_again(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Before steps that are taken by a graph: look at the programs again if that is called for.
 
         Returns:
             Whether what was found before, and is in the graph, does not hold.
         """
-        self._checks.note_buffers()  # a graph writes to them
-        if self._finding is None or not self._checks.calls_for_a_look(self, args, kwargs):
-            return False
-        return self._checks.attend(self, args, kwargs)
-
-    @property
-    def steps_to_look(self) -> int:
-        """How many steps may be taken before everything is to be looked at again."""
-        return max(1, self._checks.due - self.steps)
-
-    def advance(self, state: Mapping[str, State]) -> None:
-        """Take over the estimators' next state: one step has been taken."""
-        # Not by `self.steps += 1`: torch's modules look at everything that is assigned to them.
-        self.__dict__.update(_states=state, steps=self.steps + 1)
-
-    @property
-    def estimator_states(self) -> Mapping[str, State]:
-        """What the estimators carry from step to step, by site."""
-        return self._states
-
-    def install(self, states: Mapping[str, State]) -> None:
-        """Carry the estimators' state in these tensors from now on."""
-        self.__dict__["_states"] = dict(states)
-
-    @property
-    def latest_plan(self) -> Plan | None:
-        """The plan as it was found last; None before the programs have been run."""
-        return None if self._finding is None else self._finding.plan
-
-    @property
-    def undecided(self) -> bool:
-        """Whether some estimators are to be found out by measuring, and nobody has measured yet."""
-        return self._decided is None and any(asked == "auto" for _, asked in patterns_of(self.config.estimators))
-
-    @property
-    def decided(self) -> Mapping[str, Choice]:
-        """The estimators that measuring has led to, by site."""
-        return self._decided or {}
+        self.exploration.rechecks.note_buffers()  # a graph writes to them
+        return self.exploration.look_again(args, kwargs)
 
     def decide(self, choices: Mapping[str, Choice] | None) -> None:
         """Use these estimators from now on, before all that is said elsewhere (None: measure); call `init` after it."""
-        old, new = ({s: c.key for s, c in (m or {}).items()} for m in (self._decided, choices))
+        old, new = ({s: c.key for s, c in (m or {}).items()} for m in (self.runs.decided, choices))
         changed = {site for site in {*old, *new} if old.get(site) != new.get(site)}
-        self._decided = None if choices is None else dict(choices)
-        self._states = {site: state for site, state in self._states.items() if site not in changed}
+        self.runs.decided = None if choices is None else dict(choices)
+        states = self.estimator_states
+        if any(site in changed for site in states):
+            self.advance({site: state for site, state in states.items() if site not in changed}, steps=0)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the programs have not been run yet."""
-        return self._finding is None
-
-    def trace_guide(self, *args: Any, **kwargs: Any) -> Trace:
+    def trace_guide(self, *args: object, **kwargs: object) -> Trace:
         """One run of the guide alone, with the current parameters."""
         recorder = Recorder()
         result = run(self.guide_program, (recorder, self._alone), args, kwargs)
         return Trace(recorder.messages, result)
 
-    def _alone(self, message: Any, forward: Forward) -> Any:
+    def _alone(self, message: Message, forward: Forward) -> Message:
         """Parameters and randomness for a program that runs outside a step."""
         if isinstance(message, Param) and message.value is None:
             message = evolve(message, value=self.owner.constrained(message, {}))
@@ -239,116 +310,48 @@ class Bound(Parameters):
             message = evolve(message, value=self.source.subset(message.size, message.batch))
         return forward(message)
 
-    def init(self, *args: Any, **kwargs: Any) -> Bound:
+    def init(self, *args: object, **kwargs: object) -> Bound:
         """Run both programs: parameters are created, everything is checked, estimators are chosen.
 
         Nothing else is left behind: random generators (but for the draws of initial values), the averages and modes of
         modules and `.grad` are as they were.
         """
-        self._begin(args, kwargs, lasting=True)
-        self._checks.settle(self, args, kwargs)
+        self.exploration.begin(args, kwargs, lasting=True)
+        self.exploration.settle(args, kwargs)
         return self
 
-    def explore(self, *args: Any, **kwargs: Any) -> Bound:
+    def explore(self, *args: object, **kwargs: object) -> Bound:
         """As `init`, but parameters come into being with the first step, in the order of its draws."""
-        self._begin(args, kwargs, lasting=False)
+        self.exploration.begin(args, kwargs, lasting=False)
         return self
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    def plan(self, *args: object, **kwargs: object) -> Plan:
         """Which estimator serves which site, and why; changes nothing about a run.
 
         Programs that have not been run yet are initialised.
         """
-        if self._finding is None:
-            self.init(*args, **kwargs)
-            assert self._finding is not None
-            return self._finding.plan
-        return self.look(args, kwargs, self._finding).plan
+        if self.discovered is not None:
+            return self.exploration.look(args, kwargs, self.discovered).plan
+        plan = self.init(*args, **kwargs).latest_plan
+        assert plan is not None
+        return plan
 
-    def look(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        known: Finding | None = None,
-        base: tuple[Pass, Layout] | None = None,
-        *,
-        points: int = POINTS,
-    ) -> Finding:
-        """What the programs show in runs that leave nothing behind; the bound goes on by what it knew.
-
-        Args:
-            known: what was found before, which stays.
-            base: a run whose draws are to be used, and its layout.
-            points: at how many other points than the present parameters and arguments to compare numbers.
-        """
-        with self._undisturbed() as kept:
-            return Discovery(self, args, kwargs, kept, known, points=points, base=base).run()
-
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], lasting: bool) -> None:
-        if self.undecided:
-            raise VarigradError(
-                "estimators='auto' has not been decided",
-                because="an objective by itself does not measure",
-                try_="vg.SVI(model, guide, optim, ELBO(estimators='auto')), or vg.decide(bound, data)",
-            )
-        with self._undisturbed() as kept:
-            found = Discovery(self, args, kwargs, kept, check=True, lasting=lasting).run()
-        self.use(found)
-        self._checks.begin(self)
-        assert self._reach is not None
-        self._checks.reach(self._reach.modules.values())
-        for name in found.suspects:
-            warnings.warn(
-                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
-                "conversion, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
-                "no_grad, an index). Try: Score(MovingAverage())",
-                BiasWarning,
-                stacklevel=4,
-            )
-
-    @contextmanager
-    def _undisturbed(self, seed: int = 0) -> Iterator[Undisturbed]:
-        """Inside, programs may be run on other random numbers; afterwards only the bound's finding may be another."""
-        source = self.source
-        reach = self.reach()
-        with undisturbing(reach, [p for _, p in self.owner.named_parameters()], seed) as kept:
-            self.source = Source(torch.Generator().manual_seed(seed))
-            try:
-                yield kept
-            finally:
-                self.source = source
-
-    def reach(self) -> Reached:
-        """The modules, tensors and generators that the programs refer to, as they are now."""
-        found = reached_by((self.owner, self.model_program, self.guide_program))
-        if self._reach is not None:
-            found.modules.update(self._reach.modules)
-        self.__dict__["_reach"] = found
-        return found
-
-    def fresh_seed(self) -> int:
-        """A seed for draws beside the run: another one at every call, and none that the run's generators notice."""
-        step, count = self._asides
-        count = count + 1 if step == self.steps else 0
-        self.__dict__["_asides"] = self.steps, count
-        return seed_beside(self.source, self.steps, count)
-
-    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def terms(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """`site -> its contribution to the bound` in the run that the next step would make; they sum to minus its loss.
 
         Changes nothing: the next step draws the same numbers.
         """
-        if self._finding is None:
+        if self.is_empty:
             self.init(*args, **kwargs)
         source = self.source
         state = source.get_state()
         try:
-            with undisturbed(self, None), torch.no_grad():
+            with self.preserved(), torch.no_grad():
                 return self.estimate(*args, **kwargs).terms()
         finally:
             source.set_state(state)
 
-    def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
+    def evaluate(self, *args: object, particles: int = 1, **kwargs: object) -> float:
         """The bound, averaged over fresh particles; nothing is updated, no generator either.
 
         Draws come from a stream of their own, which depends on the seed of the bound's source, on the number of steps
@@ -358,13 +361,13 @@ class Bound(Parameters):
             VarigradError: particles is not a whole number of at least 1.
         """
         check_whole("particles", particles)
-        if self._finding is None:
+        if self.is_empty:
             self.init(*args, **kwargs)
-        with undisturbed(self, self.fresh_seed()), torch.no_grad():
+        with self.preserved(self.exploration.fresh_seed()), torch.no_grad():
             values = [self.estimate(*args, **kwargs).value for _ in range(particles)]
         return float(torch.stack(values).mean())
 
-    def gradients(self, n: int, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Tensor]:
+    def gradients(self, n: int, *args: object, seed: int = 0, **kwargs: object) -> dict[str, Tensor]:
         """`n` estimates of the bound's gradient in a row, `name -> [n, *shape]`, of the unconstrained parameters.
 
         Changes nothing: not the parameters or their `.grad`, not the estimators' state (averages go on in a copy), not
@@ -374,111 +377,19 @@ class Bound(Parameters):
             VarigradError: n is not a whole number of at least 1, or there are no parameters.
         """
         check_whole("n", n)
-        if self._finding is None:
+        if self.is_empty:
             self.init(*args, **kwargs)
-        with undisturbed(self, seed), torch.enable_grad():
+        with self.preserved(seed), torch.enable_grad():
             return by_name(self, samples(self, n, args, kwargs))
 
-    def diagnose(self, *args: Any, **kwargs: Any) -> str:
+    def diagnose(self, *args: object, **kwargs: object) -> str:
         """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""
-        for name, parameter in self.owner.named_parameters():
-            if not bool(parameter.isfinite().all()):
-                return f"parameter {name!r} is NaN or infinite"
-        with self._undisturbed(self.fresh_seed()) as kept, torch.no_grad():
-            found = Discovery(self, args, kwargs, kept).explore()
-            check_pass(found)
-            sentence = first_bad(self._terms(found, Layout(plates=layout_of(found, 1).plates)))
-        return sentence or "every term is finite in a fresh run; the gradient is not"
+        return self.exploration.first_problem(args, kwargs)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """State of the baselines, saved with the parameters."""
-        return {"estimators": self._states, "steps": self.steps}
-
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `get_extra_state` gave."""
-        self._states = dict(state["estimators"])
-        self.steps = int(state["steps"])
-
-    def _settings(self, layout: Layout, *, owner: Owner | None = None, **options: Any) -> Settings:
-        return Settings(
-            self.owner if owner is None else owner,
-            patterns_of(self.config.estimators),
-            self.source,
-            layout,
-            strict=self.config.strict,
-            decided=self._decided,
-            states=self._states,
-            track_all=options.pop("track_all", bool(self.config.analytic_kl)),
-            **options,
-        )
-
-    def _estimate(self, finding: Finding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
-        cache: dict[str, Tensor] = {}
-        programs = (self.model_program, self.guide_program)
-        layout, kinked = finding.layout, finding.kinked
-        torch.clear_autocast_cache()  # 16-bit copies of parameters as they were, or made where gradients were off
-        try:
-            if finding.side_by_side:
-                wide = perform(self._settings(layout, kinked=kinked), *programs, args, kwargs, cache)
-                mixed = self._meet(wide, layout, args, kwargs)
-                ensembles = [Ensemble(wide, crossed(self._terms(wide, layout), mixed), {})]
-            else:
-                layout = evolve(layout, particles=1)
-                loop = self._settings(layout, kinked=kinked, loop=True)
-                ensembles = [self._looped(loop, args, kwargs, cache) for _ in range(self.config.particles)]
-        except TypeError:
-            check_arguments(self.model_program, self.guide_program, args, kwargs)
-            raise
-        return self.config.combine(ensembles, layout, self._states)
-
-    def _looped(
-        self, settings: Settings, args: tuple[Any, ...], kwargs: dict[str, Any], cache: dict[str, Tensor]
-    ) -> Ensemble:
-        """One particle: its own run, and one more for every alternative at every site."""
-        programs = (self.model_program, self.guide_program)
-        base = perform(settings, *programs, args, kwargs, cache)
-        mixed = self._meet(base, settings.layout, args, kwargs)
-        order = list(base.draws)
-        found: dict[str, list[Ensemble]] = {}
-        for site, draw in base.alternatives.items():
-            before = {n: base.draws[n].value for n in order[: order.index(site)]}
-            found[site] = []
-            for row in range(1, len(draw.value)):
-                other = perform(
-                    settings, *programs, args, kwargs, cache, {**before, site: draw.value[row]}, base.indices
-                )
-                found[site].append(Ensemble(other, crossed(self._terms(other, settings.layout), mixed), {}))
-        return Ensemble(base, crossed(self._terms(base, settings.layout), mixed), found)
-
-    def _meet(self, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Crossed:
-        """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
-
-        Raises:
-            _Anew: the step has to be taken again, in another way.
-        """
-        before = self._finding
-        assert before is not None
-        if self.held or not self._checks.meet(self, run, layout, args, kwargs):
-            return {}
-        now = self._finding
-        assert now is not None
-        if (now.side_by_side, now.kinked) != (before.side_by_side, before.kinked):
-            raise _Anew
-        return now.layout.mixed
-
-    def _terms(self, run: Pass, layout: Layout) -> list[Term]:
-        return terms_of(run, layout, self._adjust)
-
-    def _adjust(self, run: Pass, terms: list[Term]) -> list[Term]:
-        return weighted(analytic(terms, run, self.config.analytic_kl), self._weights, self.steps)
-
-
-class _Anew(Exception):
-    """What has been found out does not hold for this step: take it again."""
-
-
-class _Held:
-    """Keeps a program out of `nn.Module.__setattr__`."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """States of versions up to 0.1 keep the estimators' part as one dictionary, under `_extra_state`."""
+        old = state_dict.pop(f"{prefix}_extra_state", None)
+        if old is not None:
+            entries = entries_of(old["estimators"], old["steps"])
+            state_dict.update({f"{prefix}_estimators.{name}": tensor for name, tensor in entries.items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from varigrad.estimators.base import Draw
-from varigrad.objectives.execute import Ensemble, Layout
+from varigrad.objectives.run_record import Ensemble, Vectorization
 from varigrad.terms.cost import cost, downstream, lanes
 from varigrad.terms.term import Term
 
 
-def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Layout, again: bool) -> Tensor:
+def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Vectorization, again: bool) -> Tensor:
     """The derivative of the cost's mean, `[rows, *plates, *event]`, by the site's value in its rows (lane 0 first).
 
     Args:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,18 +25,19 @@ from varigrad.objectives.checks.first_run import (
 )
 from varigrad.objectives.checks.perturbation import moved, moved_arguments
 from varigrad.objectives.checks.plate_independence import (
-    Crossed,
+    MixedPlates,
     Structure,
-    closed,
     joined_plates,
     structure_of_lanes,
     structure_of_plates,
+    with_upstream_sites,
 )
 from varigrad.objectives.estimator_selection import patterns_of
-from varigrad.objectives.execute import Layout, Pass, perform
-from varigrad.objectives.parameters import Owner
+from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
-from varigrad.objectives.shadow_parameters import aside_of
+from varigrad.objectives.program_runs import ProgramRuns
+from varigrad.objectives.run_record import RunRecord, Vectorization
+from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
     FAILURES,
     failure_side_by_side,
@@ -47,13 +47,10 @@ from varigrad.objectives.vectorization import (
     open_plates,
     site_values,
 )
-from varigrad.objectives.without_side_effects import Undisturbed
+from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term, collect
-
-if TYPE_CHECKING:
-    from varigrad.objectives.bound import Bound
 
 POINTS = 3
 """At how many other points than the present one the first look compares numbers,"""
@@ -64,7 +61,7 @@ _NAME = attrgetter("message.name")
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class DiscoveryResult:
     """What a look at the programs has found.
 
     Attributes:
@@ -80,22 +77,22 @@ class Finding:
         suspects: sites where Pathwise was asked for by name though it may be biased.
     """
 
-    layout: Layout
+    layout: Vectorization
     side_by_side: bool
     reason: str
-    kinked: frozenset[str]
+    nondifferentiable: frozenset[str]
     plan: Plan
-    branch: tuple[Any, ...]
+    branch: tuple[object, ...]
     sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
     proven: bool = False
     points: int = 0
     suspects: tuple[str, ...] = ()
 
 
-class Founding:
+class InitializingStore:
     """An owner whose new parameters stay, and whose initial values count as drawn, though the run is only a look."""
 
-    def __init__(self, owner: Owner, kept: Undisturbed) -> None:
+    def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
         self.owner, self.kept = owner, kept
         self.adopt, self.adopt_baseline = owner.adopt, owner.adopt_baseline
         self.check_names, self.named_parameters = owner.check_names, owner.named_parameters
@@ -108,19 +105,19 @@ class Founding:
             return self.owner.constrained(message, cache)
 
 
-def branch_of(run: Pass) -> tuple[Any, ...]:
+def branch_of(run: RunRecord) -> tuple[object, ...]:
     """Which way a run has gone, as far as its statements and plates show it."""
     return (*map(_NAME, run.guide), None, *map(_NAME, run.model), *run.sizes.items())
 
 
 @dataclass(eq=False)
 class Discovery:
-    """One look at the programs of a bound that is undisturbed.
+    """One look at two programs, in runs whose side effects are undone afterwards.
 
     Args:
-        bound: whose programs; its source is one of the look's own.
+        runs: the programs; their source is one of the look's own.
         args, kwargs: what they are called with.
-        kept: what is put back afterwards.
+        kept: puts back afterwards what runs change.
         known: what was found before: plates that were seen to be mixed, and a loop, stay.
         check: raise for what is wrong with the programs.
         lasting: parameters that come into being stay.
@@ -128,114 +125,120 @@ class Discovery:
         base: a run whose draws and minibatches the look is to take, and the layout it had.
     """
 
-    bound: Bound
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    kept: Undisturbed
-    known: Finding | None = None
+    runs: ProgramRuns
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    kept: PreservedState
+    known: DiscoveryResult | None = None
     check: bool = False
     lasting: bool = False
     points: int = POINTS
-    base: tuple[Pass, Layout] | None = None
-    _kinked: frozenset[str] = frozenset()
+    base: tuple[RunRecord, Vectorization] | None = None
+    _nondifferentiable: frozenset[str] = frozenset()
     _mixed: dict[str, frozenset[str]] = field(default_factory=dict)
-    _owner: Owner | None = None
+    _owner: ParameterStore | None = None
     _proof: Structure = field(default_factory=Structure)
     _lanes_proven: bool = True
     _proven: bool = True
 
-    def run(self) -> Finding:
+    def run(self) -> DiscoveryResult:
         """Look."""
-        bound = self.bound
+        runs = self.runs
         differentiable = torch.is_grad_enabled()
-        self._owner = Founding(bound.owner, self.kept) if self.lasting else aside_of(bound.owner)
+        self._owner = InitializingStore(runs.owner, self.kept) if self.lasting else shadow_of(runs.owner)
         with torch.no_grad():
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
             escapes = seen.tracker.escapes
-            kinked = frozenset(t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.crossed)
-            lost = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.crossed)
-            known = self.known.kinked if self.known is not None else frozenset()
-            if kinked or lost or known:
-                self._kinked = kinked | lost | known
+            nondifferentiable = frozenset(t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.crossed)
+            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.crossed)
+            known = self.known.nondifferentiable if self.known is not None else frozenset()
+            if nondifferentiable or blocked or known:
+                self._nondifferentiable = nondifferentiable | blocked | known
                 with torch.set_grad_enabled(differentiable):
                     seen = self.explore()
             if self.check:
-                self._check(seen, kinked)
+                self._check(seen, nondifferentiable)
             if self.lasting:
-                self._owner = aside_of(bound.owner)  # what other values than the drawn ones lead to does not stay
-            wide = layout_of(seen, bound.config.particles)
+                self._owner = shadow_of(runs.owner)  # what other values than the drawn ones lead to does not stay
+            wide = layout_of(seen, runs.objective.particles)
             if self.known is not None:
                 self._mixed = dict(self.known.layout.mixed)
             self._structure(seen, wide)
-            self._add(mixed_plates(self._again, bound._terms, seen, wide, self._settled))
+            self._add(mixed_plates(self._again, runs.terms, seen, wide, self._settled))
             reason = self._reason(wide)
             reason, points = self._elsewhere(seen, wide, reason)
-            self._mixed = closed(self._mixed, seen)
+            self._mixed = with_upstream_sites(self._mixed, seen)
             if self._mixed:
                 wide = evolve(wide, mixed=self._mixed)
                 seen = self.explore(self._mixed)
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
-            bound._adjust(seen, terms)
+            runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
         unproven = self._unproven(seen, wide, reason, points)
-        plan = plan_of(seen, terms, wide, bound.config.particles, reason, side, self._kinked, unproven)
+        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, self._nondifferentiable, unproven)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
-        return Finding(wide, side, reason, self._kinked, plan, branch_of(seen), sentences, proven, points, suspects)
+        return DiscoveryResult(
+            wide, side, reason, self._nondifferentiable, plan, branch_of(seen), sentences, proven, points, suspects
+        )
 
-    def explore(self, mixed: Crossed | None = None) -> Pass:
+    def explore(self, mixed: MixedPlates | None = None) -> RunRecord:
         """One run with plain draws, everything tracked."""
         if self._owner is None:
-            self._owner = aside_of(self.bound.owner)
-        bound = self.bound
+            self._owner = shadow_of(self.runs.owner)
+        runs = self.runs
         forced, indices = {}, None
         if self.base is not None:
             run, layout = self.base
             forced, indices = site_values(run, layout), run.indices
-        settings = bound._settings(
-            Layout(mixed=mixed or {}),
+        settings = runs.settings(
+            Vectorization(mixed=mixed or {}),
             owner=self._owner,
-            kinked=self._kinked,
+            nondifferentiable=self._nondifferentiable,
             track_all=True,
             explore=True,
             lasting=self._lasting,
         )
         try:
-            programs = bound.model_program, bound.guide_program
-            return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+            return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
         except TypeError:
-            check_arguments(bound.model_program, bound.guide_program, self.args, self.kwargs)
+            check_arguments(runs.model, runs.guide, self.args, self.kwargs)
             raise
 
     def _lasting(self) -> AbstractContextManager[None]:
         return self.kept.lasting()
 
-    def _again(self, layout: Layout, like: Pass | None, forced: dict[str, Tensor]) -> Pass:
+    def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """One more run: like another (its minibatches), with some values forced."""
-        bound = self.bound
-        settings = bound._settings(layout, owner=self._owner, kinked=self._kinked, loop=like is not None)
+        runs = self.runs
+        settings = runs.settings(
+            layout, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
+        )
         indices = like.indices if like is not None else None
-        programs = bound.model_program, bound.guide_program
-        return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+        return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
-    def _followed(self, layout: Layout, follower: Follower, plain: bool) -> Pass:
+    def _followed(self, layout: Vectorization, follower: Follower, plain: bool) -> RunRecord:
         """A run whose dimensions are followed: with plain draws, or as it is taken."""
-        bound = self.bound
-        settings = bound._settings(
-            layout, owner=self._owner, kinked=self._kinked, track_all=True, explore=plain, follower=follower
+        runs = self.runs
+        settings = runs.settings(
+            layout,
+            owner=self._owner,
+            nondifferentiable=self._nondifferentiable,
+            track_all=True,
+            explore=plain,
+            follower=follower,
         )
         forced, indices = {}, None
         if self.base is not None and plain:
             forced, indices = site_values(*self.base), self.base[0].indices
-        programs = bound.model_program, bound.guide_program
-        return perform(settings, *programs, self.args, self.kwargs, {}, forced, indices)
+        return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
-    def _structure(self, seen: Pass, wide: Layout) -> None:
+    def _structure(self, seen: RunRecord, wide: Vectorization) -> None:
         """What the operations of a run prove about its plates."""
         if not open_plates(seen, self._mixed):
             return
-        self._proof = structure_of_plates(self._followed, self.bound._terms, wide)
+        self._proof = structure_of_plates(self._followed, self.runs.terms, wide)
         self._add(self._proof.mixed)
 
     @property
@@ -243,12 +246,12 @@ class Discovery:
         """Plates, by site, of which it is known whether their elements are mixed."""
         return joined_plates(self._mixed, self._proof.apart)
 
-    def _check(self, seen: Pass, kinked: frozenset[str]) -> None:
-        config, owner = self.bound.config, self._owner
+    def _check(self, seen: RunRecord, nondifferentiable: frozenset[str]) -> None:
+        config, owner = self.runs.objective, self._owner
         assert owner is not None
         check_pass(seen)
         check_particles(seen, config.particles)
-        check_smooth(seen, kinked)
+        check_smooth(seen, nondifferentiable)
         analytic_kl = config.analytic_kl
         named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
         asked = tuple(pattern for pattern, _ in patterns_of(config.estimators))
@@ -257,23 +260,23 @@ class Discovery:
         config.check(seen)
         owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
 
-    def _add(self, mixed: Crossed) -> None:
+    def _add(self, mixed: MixedPlates) -> None:
         for site, plates in mixed.items():
             self._mixed[site] = self._mixed.get(site, frozenset()) | plates
 
-    def _alone(self, layout: Layout) -> bool:
+    def _alone(self, layout: Vectorization) -> bool:
         """Whether there is nothing that could run side by side."""
         return layout.count == 1 and layout.particles == 1
 
-    def _reason(self, wide: Layout) -> str:
+    def _reason(self, wide: Vectorization) -> str:
         """Why particles and alternatives have to run in a loop, at the present parameters; empty if they need not."""
         if self._alone(wide):
             return ""
-        if self.bound.config.vectorize is False:
+        if self.runs.objective.vectorize is False:
             return "vectorize=False"
         if self.known is not None and not self.known.side_by_side:
             return self.known.reason
-        verdict = structure_of_lanes(self._followed, self.bound._terms, wide)
+        verdict = structure_of_lanes(self._followed, self.runs.terms, wide)
         self._lanes_proven = verdict.apart
         if verdict.kind == "mixes":
             return self._failure(
@@ -282,10 +285,10 @@ class Discovery:
         if verdict.apart and self.known is not None:
             return ""
         others = 1 if verdict.apart else None
-        return self._failure(failure_side_by_side(self._again, self.bound._terms, wide, others=others))
+        return self._failure(failure_side_by_side(self._again, self.runs.terms, wide, others=others))
 
     def _failure(self, failure: str | None) -> str:
-        if failure is not None and self.bound.config.vectorize:
+        if failure is not None and self.runs.objective.vectorize:
             raise VarigradError(
                 f"cannot run particles and alternatives side by side: {failure}",
                 because="vectorize=True asks for it",
@@ -294,7 +297,7 @@ class Discovery:
             )
         return failure or ""
 
-    def _unproven(self, seen: Pass, wide: Layout, reason: str, points: int) -> tuple[str, ...]:
+    def _unproven(self, seen: RunRecord, wide: Vectorization, reason: str, points: int) -> tuple[str, ...]:
         """What only numbers speak for: that plates, or lanes and particles, are kept apart."""
         compared = f"compared at {1 + points} point(s): no operation that was seen proves it"
         plates = sorted({f"{m.name!r} in plate {p.name!r}" for m, p in open_plates(seen, self._settled)})
@@ -303,10 +306,10 @@ class Discovery:
             found.append(f"particles and alternatives being kept apart, {compared}")
         return tuple(found)
 
-    def _side_by_side(self, wide: Layout, reason: str) -> bool:
+    def _side_by_side(self, wide: Vectorization, reason: str) -> bool:
         return self._alone(wide) or not reason
 
-    def _elsewhere(self, seen: Pass, wide: Layout, reason: str) -> tuple[str, int]:
+    def _elsewhere(self, seen: RunRecord, wide: Vectorization, reason: str) -> tuple[str, int]:
         """The same comparisons at other parameters, buffers and arguments; the reason for a loop, and how many points
         said something.
 
@@ -341,25 +344,25 @@ class Discovery:
             said += spoke
         return reason, said
 
-    def _there(self, wide: Layout, reason: str) -> tuple[str, bool]:
+    def _there(self, wide: Vectorization, reason: str) -> tuple[str, bool]:
         """What a point says of a loop, and whether it says anything: mixed plates are noted."""
-        bound = self.bound
+        runs = self.runs
         self.base, base = None, self.base
         try:
             seen = self.explore()
         finally:
             self.base = base
-        here = layout_of(seen, bound.config.particles)
+        here = layout_of(seen, runs.objective.particles)
         if here.plates != wide.plates or tuple(here.order) != tuple(wide.order) or here.lanes != wide.lanes:
             return reason, False  # another branch
-        terms: list[Term] = bound._terms(seen, Layout(plates=wide.plates, order=wide.order))
+        terms: list[Term] = runs.terms(seen, Vectorization(plates=wide.plates, order=wide.order))
         spoke = all(bool(t.log_prob.isfinite().all()) for t in terms)
         known = self._mixed if self.known is None else self._settled
-        for plate, sites in moves_anywhere(self._again, bound._terms, seen, wide, known).items():
-            found = mixed_plates(self._again, bound._terms, seen, wide, known)
+        for plate, sites in moves_anywhere(self._again, runs.terms, seen, wide, known).items():
+            found = mixed_plates(self._again, runs.terms, seen, wide, known)
             self._add(found)
             if not any(plate in found.get(site, ()) for site in sites):
                 self._add({site: frozenset((plate,)) for site in sites})
         if not reason and not self._alone(wide):
-            reason = failure_side_by_side(self._again, bound._terms, wide, thorough=False) or ""
+            reason = failure_side_by_side(self._again, runs.terms, wide, thorough=False) or ""
         return reason, spoke

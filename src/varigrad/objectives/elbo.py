@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-
-from torch import Tensor
 
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, check_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.estimate import Ensemble, Estimate, estimate
+from varigrad.objectives.estimate import Estimate, estimate
 from varigrad.objectives.estimator_selection import Asked, patterns_of
-from varigrad.objectives.execute import Layout, Pass
-from varigrad.objectives.parameters import Owner
-
-Weight = float | Tensor | Callable[[int], float | Tensor]
+from varigrad.objectives.objective import Weight
+from varigrad.objectives.parameters import ParameterStore
+from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,14 @@ class ELBO:
         """The objective of this model and guide, a torch module that owns their parameters."""
         return self.bind(model, guide, None)
 
-    def bind(self, model: Program, guide: Program, source: Source | None, owner: Owner | None = None) -> Bound:
+    def bind(self, model: Program, guide: Program, source: Source | None, owner: ParameterStore | None = None) -> Bound:
         """As calling it, with a source for all draws, and with parameters that live elsewhere."""
         return Bound(self, model, guide, source, owner)
 
-    def check(self, run: Pass) -> None:
+    def check(self, run: RunRecord) -> None:
         """Whether the objective can serve these programs: always."""
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, State]) -> Estimate:
+    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
         """From the terms of all particles to value and surrogate."""
         return estimate(ensembles, layout, state)
 

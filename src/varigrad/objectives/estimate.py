@@ -14,11 +14,12 @@ from varigrad.estimators.baselines import Baseline, NoBaseline, check_independen
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import evolve
 from varigrad.objectives.cost_derivatives import slope
-from varigrad.objectives.execute import PARTICLES, Ensemble, Layout, Pass
+from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 from varigrad.terms.cost import cost, downstream, kept_plates, lanes
+from varigrad.terms.dependency_tracker import PARTICLES
 from varigrad.terms.term import Term, collect
 
-Adjust = Callable[[Pass, list[Term]], list[Term]]
+Adjust = Callable[[RunRecord, list[Term]], list[Term]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Share:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class SurrogateParts:
     """What a surrogate is made of, without the baselines' own losses: `(path + the shares) / count`.
 
     Attributes:
@@ -67,10 +68,10 @@ class Estimate:
     surrogate: Tensor
     state: Mapping[str, State]
     terms: Callable[[], dict[str, Tensor]]
-    parts: Callable[[], Parts]
+    parts: Callable[[], SurrogateParts]
 
 
-def terms_of(run: Pass, layout: Layout, adjust: Adjust) -> list[Term]:
+def terms_of(run: RunRecord, layout: Vectorization, adjust: Adjust) -> list[Term]:
     """The terms of a run, with weights and analytic divergences put in by `adjust`."""
     fixed = [name for name, choice in run.choices.items() if choice.estimator.needs.constant_density]
     relaxed = [name for name, choice in run.choices.items() if choice.estimator.needs.between_values]
@@ -78,7 +79,7 @@ def terms_of(run: Pass, layout: Layout, adjust: Adjust) -> list[Term]:
     return adjust(run, collect(run.guide, run.model, dims=layout.dims, fixed=fixed, escapes=escapes, relaxed=relaxed))
 
 
-def scored(run: Pass) -> dict[str, Estimator]:
+def scored(run: RunRecord) -> dict[str, Estimator]:
     """The sites whose estimators need a cost."""
     return {
         name: choice.estimator
@@ -87,7 +88,7 @@ def scored(run: Pass) -> dict[str, Estimator]:
     }
 
 
-def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, State]) -> Estimate:
+def estimate(ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
     """Combine the particles' terms into value and surrogate.
 
     Args:
@@ -133,7 +134,7 @@ def estimate(ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, 
         surrogate,
         states,
         lambda: _by_site(ensembles, layout, count),
-        lambda: Parts(_total(paths) if paths else None, shares, drawn(ensembles), count),
+        lambda: SurrogateParts(_total(paths) if paths else None, shares, drawn(ensembles), count),
     )
 
 
@@ -149,7 +150,7 @@ def _share(
     estimator: Estimator,
     site: str,
     ensembles: Sequence[Ensemble],
-    layout: Layout,
+    layout: Vectorization,
     states: dict[str, State],
     losses: list[Tensor],
 ) -> Share:
@@ -187,7 +188,7 @@ def _cut(state: State) -> State:
 
 
 def _draw_and_cost(
-    site: str, estimator: Estimator, ensembles: Sequence[Ensemble], layout: Layout
+    site: str, estimator: Estimator, ensembles: Sequence[Ensemble], layout: Vectorization
 ) -> tuple[Draw, Tensor]:
     """The draw with its densities, and the cost, both `[1 + alternatives, *plates]`."""
     ensemble = ensembles[0]
@@ -246,7 +247,9 @@ def _refuse_joint_costs(estimator: Estimator, site: str, draw: Draw, below: list
             )
 
 
-def _value(ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layout) -> tuple[Tensor, Tensor | None]:
+def _value(
+    ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Vectorization
+) -> tuple[Tensor, Tensor | None]:
     """The bound's value, detached, and the part of it to differentiate."""
     dropped: list[Tensor] = []
     model: list[Tensor] = []
@@ -284,7 +287,7 @@ def _value(ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layo
 
 
 def _lane_weights(
-    ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Layout
+    ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Vectorization
 ) -> dict[str, tuple[tuple[int, ...], Tensor]]:
     """`site -> (its lanes, weights [lanes, *plates])` for the sites whose lanes form an unbiased average."""
     found = {}
@@ -314,7 +317,7 @@ def _averaged(term: Term, log_prob: Tensor, weighted: Mapping[str, tuple[tuple[i
     return averages[0] if len(averages) == 1 else torch.stack(averages).mean(0)
 
 
-def _by_site(ensembles: Sequence[Ensemble], layout: Layout, count: int) -> dict[str, Tensor]:
+def _by_site(ensembles: Sequence[Ensemble], layout: Vectorization, count: int) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for ensemble in ensembles:
         for term in ensemble.terms:

@@ -44,7 +44,7 @@ class Choice:
 
 PATHWISE = Choice(Pathwise(), "default: it has rsample, and its costs are differentiable in it")
 SCORE = Choice(Score(MovingAverage()), "default: it has no rsample to differentiate through")
-KINKED = Choice(
+NONDIFFERENTIABLE = Choice(
     Score(MovingAverage()),
     "default: it has rsample, but a comparison, rounding or conversion of its value was seen, a density that jumps in "
     "it, or a lost derivative",
@@ -64,7 +64,7 @@ def is_auto(site: str, patterns: Iterable[tuple[str, Asked]]) -> bool:
 def choose(
     message: Sample,
     patterns: Iterable[tuple[str, Asked]],
-    kinked: Iterable[str] = (),
+    nondifferentiable: Iterable[str] = (),
     decided: Mapping[str, Choice] | None = None,
 ) -> Choice:
     """The estimator of a site, checked against its distribution.
@@ -82,18 +82,18 @@ def choose(
     for pattern, asked in patterns:
         if fnmatchcase(message.name, pattern):
             if asked == "auto":
-                return _by_rule(message, kinked)
+                return _by_rule(message, nondifferentiable)
             return _checked(message, Choice(asked, f"ELBO(estimators={{{pattern!r}: …}})"))
     if message.estimator is not None:
         return _checked(message, Choice(_estimator_of(message), "estimator= at the site"))
-    return _by_rule(message, kinked)
+    return _by_rule(message, nondifferentiable)
 
 
-def _by_rule(message: Sample, kinked: Iterable[str]) -> Choice:
+def _by_rule(message: Sample, nondifferentiable: Iterable[str]) -> Choice:
     if message.distribution.has_rsample and not _straight_through(message.distribution):
         if isinstance(inner_of(message.distribution)[0], Delta):
             return PATHWISE  # nothing is averaged over, so nothing jumps where there is a derivative
-        return KINKED if message.name in kinked else PATHWISE
+        return NONDIFFERENTIABLE if message.name in nondifferentiable else PATHWISE
     return SCORE
 
 

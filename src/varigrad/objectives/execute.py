@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch import distributions as td
 
 from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.fresh_copies import fresh
 from varigrad.distributions.rng import Source
 from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
-from varigrad.estimators.base import Draw, Estimator, Lanes, State
+from varigrad.estimators.base import Draw, Estimator, Lanes
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import (
     Factor,
@@ -32,124 +31,22 @@ from varigrad.language.messages import (
 from varigrad.language.plates import InPlate, same_minibatch
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.checks.density_jumps import Marked, note_jumps
-from varigrad.objectives.estimator_selection import Choice, Patterns, choose
-from varigrad.objectives.parameters import Owner
-from varigrad.terms.dependency_tracker import PARTICLES as PARTICLES
-from varigrad.terms.dependency_tracker import Statement, Tracker
-from varigrad.terms.independence.analysis import Follower
+from varigrad.objectives.estimator_selection import choose
+from varigrad.objectives.run_record import RunRecord, RunSettings, VectorizationChanged
+from varigrad.terms.dependency_tracker import PARTICLES, Statement, Tracker
 from varigrad.terms.provenance import get_provenance, untracked
-from varigrad.terms.term import Term
-
-
-class LayoutChanged(Exception):
-    """The run met a site or a plate that the layout does not know; discover again."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How leading dimensions are used: plates rightmost, then particles, then lanes.
-
-    Attributes:
-        plates: how many dimensions the program's plates occupy.
-        particles: how many particles lie along a dimension of their own (1: no such dimension).
-        lanes: for each site with alternatives its lanes, in the order of drawing.
-        order: all latent sites in the order of drawing.
-    """
-
-    plates: int = 0
-    particles: int = 1
-    lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    order: Sequence[str] = ()
-    mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Plates along which something reads a site across elements, though the site and its readers are inside."""
-    guarded: bool = False
-    """Whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees."""
-
-    @property
-    def dims(self) -> int:
-        """Number of plate dimensions, particles included."""
-        return self.plates + (self.particles > 1)
-
-    @property
-    def count(self) -> int:
-        """Number of lanes, lane 0 included."""
-        return 1 + sum(len(rows) for rows in self.lanes.values())
-
-    def lanes_of(self, site: str) -> Lanes | None:
-        """The lanes as this site sees them; None if the program has no alternatives."""
-        if self.count == 1:
-            return None
-        if site not in self.order:
-            raise LayoutChanged(site)
-        own = self.lanes.get(site, ())
-        before = set(self.order[: self.order.index(site)])
-        mine = {r for s, rows in self.lanes.items() if s in before for r in rows} | set(own)
-        return Lanes(self.count, self.dims, own, tuple(r if r in mine else 0 for r in range(self.count)))
-
-
-@dataclass(slots=True, eq=False)
-class Pass:
-    """What one run of guide and model left behind."""
-
-    tracker: Tracker = field(default_factory=Tracker)
-    guide: list[Statement] = field(default_factory=list)
-    model: list[Statement] = field(default_factory=list)
-    draws: dict[str, Draw] = field(default_factory=dict)
-    alternatives: dict[str, Draw] = field(default_factory=dict)
-    choices: dict[str, Choice] = field(default_factory=dict)
-    values: dict[str, Tensor] = field(default_factory=dict)
-    records: dict[str, Tensor] = field(default_factory=dict)
-    indices: dict[str, Tensor] = field(default_factory=dict)
-    sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
-    marked: list[Marked] = field(default_factory=list)
-    """Of an exploring run: the samples of both programs with their marks on."""
-
-
-@dataclass(frozen=True, eq=False)
-class Ensemble:
-    """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
-
-    base: Pass
-    terms: list[Term]
-    alternatives: Mapping[str, Sequence[Ensemble]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What stays the same for all runs of a step."""
-
-    owner: Owner
-    patterns: Patterns
-    source: Source
-    layout: Layout
-    track_all: bool = False
-    kinked: frozenset[str] = frozenset()
-    explore: bool = False
-    """Draw without lanes, to find out what there is."""
-    loop: bool = False
-    """Alternatives are run one by one: a site's lanes are its own only."""
-    strict: bool = True
-    """Model and guide have to have the same latent sites."""
-    decided: Mapping[str, Choice] | None = None
-    """What measuring has led to, by site."""
-    states: Mapping[str, State] = field(default_factory=dict)
-    """What the estimators carry, by site."""
-    lasting: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Around what a program makes once and keeps, while the run itself is one that leaves nothing behind."""
-    follower: Follower | None = None
-    """Who follows the dimensions of what is drawn through this run; None: nobody."""
 
 
 def perform(
-    settings: Settings,
+    settings: RunSettings,
     model: Program,
     guide: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
     cache: dict[str, Tensor],
     forced: Mapping[str, Tensor] | None = None,
     indices: Mapping[str, Tensor] | None = None,
-) -> Pass:
+) -> RunRecord:
     """Run the guide, then the model on the guide's values.
 
     Args:
@@ -161,7 +58,7 @@ def perform(
         GuideMismatchError: the two programs do not have the same latent sites.
     """
     layout = settings.layout
-    record = Pass(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
+    record = RunRecord(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
     record.indices.update(indices or {})
     outer: tuple[Any, ...] = ()
     if layout.particles > 1:
@@ -182,7 +79,7 @@ def perform(
     return record
 
 
-def _refuse_foreign(record: Pass, latent: set[str]) -> None:
+def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
     for statement in record.guide:
         message = statement.message
         if isinstance(message, Sample) and not message.auxiliary and message.name not in latent:
@@ -201,41 +98,43 @@ class _Program:
     takes_modules = True
     """A `Module` message says enough; its parameters need no messages of their own."""
 
-    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor]) -> None:
+    def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
         self.names: set[str] = set()
         self.lasting = settings.lasting
 
-    def __call__(self, message: Any, forward: Forward) -> Any:
-        kind = type(message)
-        if kind is Sample:
-            self._once(message.name)
-            return self.sample(message, forward)
-        if kind is Param:
-            if message.value is None:
-                value = self.settings.owner.constrained(message, self.cache)
-                message = evolve(message, value=value)
-        elif kind is Module:
-            self.settings.owner.adopt(message)
-        elif kind is Indices:
-            known = self.record.indices
-            if message.name not in known:
-                known[message.name] = self.settings.source.subset(message.size, message.batch)
-            message = evolve(message, value=same_minibatch(message, known[message.name]))
-        elif kind is InUse:
-            message = evolve(message, value=self.record.indices.get(message.name))
-        elif kind is Factor:
-            self._once(message.name)
-            self._plates(message)
-            self.statements.append(self.record.tracker.examine(message))
-        elif kind is Record:
-            self._once(message.name)
-            self.record.records[message.name] = message.value
+    def __call__(self, message: Message, forward: Forward) -> Message:
+        match message:
+            case Sample():
+                self._once(message.name)
+                return self.sample(message, forward)
+            case Param():
+                if message.value is None:
+                    value = self.settings.owner.constrained(message, self.cache)
+                    message = evolve(message, value=value)
+            case Module():
+                self.settings.owner.adopt(message)
+            case Indices():
+                known = self.record.indices
+                if message.name not in known:
+                    known[message.name] = self.settings.source.subset(message.size, message.batch)
+                message = evolve(message, value=same_minibatch(message, known[message.name]))
+            case InUse():
+                message = evolve(message, value=self.record.indices.get(message.name))
+            case Factor():
+                self._once(message.name)
+                self._plates(message)
+                self.statements.append(self.record.tracker.examine(message))
+            case Record():
+                self._once(message.name)
+                self.record.records[message.name] = message.value
+            case _:
+                pass  # `Subsample`, which plates answer, and messages of other libraries
         return forward(message)
 
     statements: list[Statement]
 
-    def sample(self, message: Sample, forward: Forward) -> Any:
+    def sample(self, message: Sample, forward: Forward) -> Message:
         raise NotImplementedError
 
     def _once(self, name: str) -> None:
@@ -263,20 +162,20 @@ class _Program:
                     try_="one size and dim for each plate name, in model and guide",
                 )
             if plate.dim is not None and -plate.dim > layout.dims and not self.settings.explore:
-                raise LayoutChanged(plate.name)
+                raise VectorizationChanged(plate.name)
 
 
 class _Guide(_Program):
     """Draws every latent site with its estimator."""
 
     def __init__(
-        self, settings: Settings, record: Pass, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
+        self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
     ) -> None:
         super().__init__(settings, record, cache)
         self.statements = record.guide
         self.forced = forced
 
-    def sample(self, message: Sample, forward: Forward) -> Any:
+    def sample(self, message: Sample, forward: Forward) -> Message:
         if message.observed:
             raise SiteError(
                 "is observed in the guide",
@@ -285,12 +184,12 @@ class _Guide(_Program):
                 try_="obs= in the model, and the data as an argument of the guide",
             )
         settings, record, name = self.settings, self.record, message.name
-        message = remembering_nothing(message)
+        message = with_fresh_distribution(message)
         self._plates(message)
         statement = record.tracker.examine(message)
         plain = statement.message
         assert isinstance(plain, Sample)
-        choice = choose(plain, settings.patterns, settings.kinked, settings.decided)
+        choice = choose(plain, settings.patterns, settings.nondifferentiable, settings.decided)
         estimator = choice.estimator
         for part, module in estimator.parameters_of_baselines().items():
             settings.owner.adopt_baseline(name, part, module)
@@ -334,15 +233,15 @@ class _Guide(_Program):
         state = settings.states.get(message.name)
         if lanes is not None:
             if len(lanes.own) != estimator.alternatives(distribution):
-                raise LayoutChanged(message.name)
+                raise VectorizationChanged(message.name)
             if lanes.own or len(distribution.batch_shape) > settings.layout.dims:
                 wide = lanes.expand(distribution)
                 return estimator.draw(wide, lanes, self._source(estimator, wide), state)
         elif estimator.alternatives(distribution):
-            raise LayoutChanged(message.name)
+            raise VectorizationChanged(message.name)
         return estimator.draw(distribution, None, self._source(estimator, distribution), state)
 
-    def _source(self, estimator: Estimator, distribution: Any) -> Source:
+    def _source(self, estimator: Estimator, distribution: td.Distribution) -> Source:
         """Where a draw's numbers come from: coupled across particles, where the estimator asks for it."""
         settings = self.settings
         if estimator.drawing.coupling is None:
@@ -357,7 +256,7 @@ class _Guide(_Program):
         batch = distribution.batch_shape
         return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.layout.dims)
 
-    def _draw_in_loop(self, message: Sample, distribution: Any, estimator: Estimator) -> Draw:
+    def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
         """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
@@ -378,14 +277,14 @@ class _Guide(_Program):
 class _Model(_Program):
     """Replays the guide's values and collects the model's densities."""
 
-    def __init__(self, settings: Settings, record: Pass, cache: dict[str, Tensor], guide: _Guide) -> None:
+    def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], guide: _Guide) -> None:
         super().__init__(settings, record, cache)
         self.statements = record.model
         self.guide = guide
         self.latent: set[str] = set()
 
-    def sample(self, message: Sample, forward: Forward) -> Any:
-        message = remembering_nothing(message)
+    def sample(self, message: Sample, forward: Forward) -> Message:
+        message = with_fresh_distribution(message)
         self._plates(message)
         if not message.observed:
             if message.estimator is not None:
@@ -412,7 +311,7 @@ class _Model(_Program):
         return forward(message)
 
 
-def remembering_nothing(message: Sample) -> Sample:
+def with_fresh_distribution(message: Sample) -> Sample:
     """The message with a distribution that keeps nothing of what was computed before."""
     distribution = fresh(message.distribution)
     return message if distribution is message.distribution else evolve(message, distribution=distribution)
@@ -422,6 +321,6 @@ def _unheard(message: Message) -> Message:
     return message
 
 
-def _sites_text(what: str, names: Any, wanted: str) -> str:
+def _sites_text(what: str, names: Collection[str], wanted: str) -> str:
     listed = ", ".join(map(repr, names))
     return f"{what} are {listed}{did_you_mean(wanted, names)}" if listed else f"{what}: there are none"

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
-from varigrad.objectives.without_side_effects import undisturbing
-
-if TYPE_CHECKING:
-    from varigrad.objectives.bound import Bound
-    from varigrad.objectives.estimate import Parts
+from varigrad.estimators.base import State
+from varigrad.objectives.estimate import Estimate, SurrogateParts
+from varigrad.objectives.parameters import ParameterStore
 
 DIRECT = ""
 """The part of a gradient that does not come by a draw."""
 
 
-def leaves_of(bound: Bound) -> dict[str, Tensor]:
+class Estimating(Protocol):
+    """What draws of a gradient need of a bound."""
+
+    @property
+    def owner(self) -> ParameterStore: ...
+
+    def estimate(self, *args: object, **kwargs: object) -> Estimate:
+        """Value, surrogate and the estimators' next states."""
+
+    def advance(self, states: Mapping[str, State] | None = None, steps: int = 1) -> None:
+        """Take over the estimators' next states."""
+
+
+def leaves_of(bound: Estimating) -> dict[str, Tensor]:
     """The unconstrained parameters that the bound's gradient is taken for: all but those of baselines.
 
     Raises:
@@ -34,7 +44,7 @@ def leaves_of(bound: Bound) -> dict[str, Tensor]:
     return found
 
 
-def samples(bound: Bound, n: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+def samples(bound: Estimating, n: int, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor:
     """`n` estimates of the bound's gradient in a row, `[n, elements of all leaves]`; advances the estimators' state."""
     leaves = list(leaves_of(bound).values())
     rows = []
@@ -42,18 +52,18 @@ def samples(bound: Bound, n: int, args: tuple[Any, ...], kwargs: Mapping[str, An
         result = bound.estimate(*args, **kwargs)
         grads = torch.autograd.grad(result.surrogate, leaves, materialize_grads=True)
         rows.append(torch.cat([g.reshape(-1) for g in grads]))
-        bound.install(result.state)
+        bound.advance(result.state, steps=0)
     return torch.stack(rows)
 
 
-def by_name(bound: Bound, flat: Tensor) -> dict[str, Tensor]:
+def by_name(bound: Estimating, flat: Tensor) -> dict[str, Tensor]:
     """`[..., elements of all leaves]` as `name -> [..., *shape]`."""
     leaves = leaves_of(bound)
     parts = flat.split([p.numel() for p in leaves.values()], -1)
     return {n: part.reshape((*flat.shape[:-1], *p.shape)) for (n, p), part in zip(leaves.items(), parts, strict=True)}
 
 
-def by_site(parts: Parts, leaves: Sequence[Tensor]) -> dict[str, list[Tensor | None]]:
+def by_site(parts: SurrogateParts, leaves: Sequence[Tensor]) -> dict[str, list[Tensor | None]]:
     """The gradient of a surrogate by where it comes from, `site -> a gradient for each leaf`, which sum to the whole.
 
     A site's part is the gradient of its own surrogate, and what flows through its draw into its distribution's
@@ -105,21 +115,3 @@ def reseeded(seed: int) -> Iterator[None]:
         if gpus:
             torch.cuda.manual_seed_all(seed)
         yield
-
-
-@contextmanager
-def undisturbed(bound: Bound, seed: int | None) -> Iterator[None]:
-    """Inside, the bound draws from a source of its own; afterwards it, the estimators' state, what has been found out
-    about its programs, and all that runs of them may change (see `undisturbing`) are what they were.
-
-    Without a seed, the source is the bound's own, and generators go on from where they are.
-    """
-    names = ("source", "_states", "_finding", "_checks", "quiet", "steps")
-    before = {name: bound.__dict__[name] for name in names}  # the very objects: a captured step may know them
-    with undisturbing(bound.reach(), [p for _, p in bound.owner.named_parameters()], seed):
-        source = bound.source if seed is None else Source(torch.Generator().manual_seed(seed))
-        bound.__dict__.update(source=source, quiet=True, _checks=bound.__dict__["_checks"].copy())
-        try:
-            yield
-        finally:
-            bound.__dict__.update(before)

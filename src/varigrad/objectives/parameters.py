@@ -33,7 +33,7 @@ class Declaration:
         return self.owner._parameters[self.key]  # type: ignore[return-value]
 
 
-class Owner(Protocol):
+class ParameterStore(Protocol):
     """What an engine asks of whoever holds the parameters.
 
     Attributes:
@@ -224,5 +224,7 @@ class Parameters(Group):
             raise ParameterError("names that start with 'baselines' belong to baselines", site=name)
         if "" in parts:
             raise ParameterError("has nothing before, between or after its dots", site=name, try_="another name")
+        if parts[0] == "_estimators" and len(parts) > 1:
+            raise ParameterError("names that start with '_estimators.' belong to the estimators' states", site=name)
         if "_extra_state" in parts:
             raise ParameterError("is where torch's modules save what is no parameter", site=name, try_="another name")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
-from varigrad.objectives.execute import Layout, Pass
+from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.shapes import table
 from varigrad.terms.term import Term
 
@@ -136,13 +136,13 @@ def shown(part: object) -> str:
 
 
 def plan_of(
-    run: Pass,
+    run: RunRecord,
     terms: list[Term],
-    layout: Layout,
+    layout: Vectorization,
     particles: int,
     reason: str,
     side_by_side: bool,
-    kinked: frozenset[str],
+    nondifferentiable: frozenset[str],
     unproven: tuple[str, ...] = (),
 ) -> Plan:
     """The plan that an exploring run, with every site tracked, amounts to."""
@@ -166,7 +166,7 @@ def plan_of(
                 len(layout.lanes.get(name, ())),
                 tuple(sorted(crossed)),
                 estimator.promises.unbiased,
-                estimator.drawing.pathwise and name in kinked,
+                estimator.drawing.pathwise and name in nondifferentiable,
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
             )
         )

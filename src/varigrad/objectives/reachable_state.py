@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.language.runtime import modules_of
+from varigrad.objectives.estimator_states import EstimatorStates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ Generator: TypeAlias = "np.random.Generator | np.random.RandomState | random.Ran
 
 
 @dataclass
-class Reached:
+class ReachableState:
     """The modules, tensors and generators that some programs refer to.
 
     Attributes:
@@ -41,14 +42,14 @@ class Reached:
     tensors: dict[int, Tensor] = field(default_factory=dict)
     generators: dict[int, Generator] = field(default_factory=dict)
 
-    def __reduce__(self) -> tuple[type[Reached], tuple[()]]:
+    def __reduce__(self) -> tuple[type[ReachableState], tuple[()]]:
         """A copy knows nothing: it belongs to copies of the modules, which have other identities."""
-        return Reached, ()
+        return ReachableState, ()
 
 
-def reached_by(programs: Iterable[object]) -> Reached:
+def reachable_from(programs: Iterable[object]) -> ReachableState:
     """What the programs can see: their closures, the globals that they name, their owners, and containers of these."""
-    found = Reached()
+    found = ReachableState()
     queue: deque[object] = deque(programs)
     queue += [m for p in list(queue) if callable(p) for m in modules_of(p)]
     seen: set[int] = set()
@@ -71,9 +72,10 @@ def reached_by(programs: Iterable[object]) -> Reached:
     return found
 
 
-def _add_module(found: Reached, module: nn.Module) -> None:
+def _add_module(found: ReachableState, module: nn.Module) -> None:
     for inner in module.modules():
-        found.modules[id(inner)] = inner
+        if not isinstance(inner, EstimatorStates):  # no part of a program; its owner preserves it
+            found.modules[id(inner)] = inner
 
 
 def _inside(value: object) -> Iterable[object]:

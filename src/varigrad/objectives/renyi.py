@@ -34,10 +34,10 @@ from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import check_particles_and_estimators
-from varigrad.objectives.estimate import Ensemble, Estimate, Parts, Share, drawn, scored, site_surrogate
+from varigrad.objectives.estimate import Estimate, Share, SurrogateParts, drawn, scored, site_surrogate
 from varigrad.objectives.estimator_selection import Asked
-from varigrad.objectives.execute import Layout, Pass
-from varigrad.objectives.parameters import Owner
+from varigrad.objectives.parameters import ParameterStore
+from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 from varigrad.terms.cost import lanes
 from varigrad.terms.term import Term
 
@@ -86,11 +86,11 @@ class Renyi:
         """The objective of this model and guide, a torch module that owns their parameters."""
         return self.bind(model, guide, None)
 
-    def bind(self, model: Program, guide: Program, source: Source | None, owner: Owner | None = None) -> Bound:
+    def bind(self, model: Program, guide: Program, source: Source | None, owner: ParameterStore | None = None) -> Bound:
         """As calling it, with a source for all draws, and with parameters that live elsewhere."""
         return Bound(self, model, guide, source, owner)
 
-    def check(self, run: Pass) -> None:
+    def check(self, run: RunRecord) -> None:
         """Whether the objective can serve these programs.
 
         Raises:
@@ -119,7 +119,7 @@ class Renyi:
                     )
                     return
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Layout, state: Mapping[str, State]) -> Estimate:
+    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
         """From the terms of all particles to value and surrogate."""
         log_w = torch.cat([_log_weights(e.terms, layout) for e in ensembles])
         bound = self._bound(log_w)
@@ -145,7 +145,7 @@ class Renyi:
             surrogate,
             states,
             lambda: self._by_site(ensembles, layout, log_w, bound),
-            lambda: Parts(bound, shares, drawn(ensembles), 1),
+            lambda: SurrogateParts(bound, shares, drawn(ensembles), 1),
         )
 
     def _bound(self, log_w: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class Renyi:
         return self._bound(torch.where(own, mean, without)).nan_to_num(0.0, 0.0, 0.0)
 
     def _by_site(
-        self, ensembles: Sequence[Ensemble], layout: Layout, log_w: Tensor, bound: Tensor
+        self, ensembles: Sequence[Ensemble], layout: Vectorization, log_w: Tensor, bound: Tensor
     ) -> dict[str, Tensor]:
         """Every site's share of the weighted mean of `log w`, and under "divergence" what the bound has besides."""
         weights = torch.softmax((1 - self.alpha) * log_w.detach(), 0)
@@ -179,12 +179,12 @@ class Renyi:
         return found
 
 
-def _log_weights(terms: Sequence[Term], layout: Layout) -> Tensor:
+def _log_weights(terms: Sequence[Term], layout: Vectorization) -> Tensor:
     """`log p(x, z) - log q(z)` of every particle in a run, `[particles]`; differentiable."""
     return torch.stack([term.sign * _by_particle(term, layout) for term in terms]).sum(0)
 
 
-def _by_particle(term: Term, layout: Layout) -> Tensor:
+def _by_particle(term: Term, layout: Vectorization) -> Tensor:
     """A term's sum for every particle of its run, `[particles]`."""
     value = term.log_prob
     if layout.particles == 1 or value.dim() < layout.dims or value.shape[0] == 1:

@@ -8,13 +8,13 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from varigrad.language.messages import Module, Param
-from varigrad.objectives.parameters import Owner, Parameters
+from varigrad.objectives.parameters import Parameters, ParameterStore
 
 
-class Borrowed:
+class ShadowParameters:
     """An owner whose parameters are `owner`'s; new parameters and the networks of baselines live in `own`."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: ParameterStore) -> None:
         self.owner, self.own = owner, Parameters()
         self.version = 0  # for optimisers, of which there are none here
         self._names = frozenset(owner.constrained_leaves())
@@ -51,13 +51,13 @@ class Borrowed:
 
 
 @runtime_checkable
-class Lends(Protocol):
+class LendsParameters(Protocol):
     """An owner of parameters that has its own way of being borrowed."""
 
-    def aside(self) -> Owner:
+    def aside(self) -> ParameterStore:
         """An owner of the same parameters; what comes into being there is forgotten."""
 
 
-def aside_of(owner: Owner) -> Owner:
+def shadow_of(owner: ParameterStore) -> ParameterStore:
     """An owner for runs that leave nothing behind: it reads the parameters of `owner` and keeps new ones to itself."""
-    return owner.aside() if isinstance(owner, Lends) else Borrowed(owner)
+    return owner.aside() if isinstance(owner, LendsParameters) else ShadowParameters(owner)

@@ -13,7 +13,7 @@ from varigrad.distributions.delta import Delta
 from varigrad.distributions.independent_utils import inner_of
 
 
-class Reach(NamedTuple):
+class Interval(NamedTuple):
     """Lowest and highest value, or the tensors of them, and whether only whole numbers count."""
 
     low: Tensor
@@ -24,7 +24,7 @@ class Reach(NamedTuple):
         return f"[{_shown(self.low)}, {_shown(self.high)}]"
 
 
-def reach(distribution: td.Distribution) -> Reach | None:
+def interval_of(distribution: td.Distribution) -> Interval | None:
     """The range of a distribution's values; None where it is no interval, or a point, or not known."""
     distribution, _ = inner_of(distribution)
     if isinstance(distribution, Delta):
@@ -46,7 +46,7 @@ def reach(distribution: td.Distribution) -> Reach | None:
     elif low is None and high is None:
         return None
     bounds = [torch.as_tensor(default if b is None else b) for b, default in ((low, -torch.inf), (high, torch.inf))]
-    return Reach(bounds[0], bounds[1], bool(support.is_discrete))
+    return Interval(bounds[0], bounds[1], bool(support.is_discrete))
 
 
 def _shown(bound: Tensor) -> str:

@@ -12,21 +12,28 @@ from varigrad.distributions.delta import Delta
 from varigrad.distributions.independent_utils import index_in, inner_of, listed
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Plate, Sample
-from varigrad.objectives.execute import Layout, LayoutChanged, Pass
+from varigrad.objectives.run_record import RunRecord, Vectorization, VectorizationChanged
 from varigrad.terms.term import Term
 
-Again = Callable[[Layout, Pass | None, dict[str, Tensor]], Pass]
+Again = Callable[[Vectorization, RunRecord | None, dict[str, Tensor]], RunRecord]
 """Runs the programs once more with a layout: like another run (its minibatches), with some values forced."""
 
-Collect = Callable[[Pass, Layout], list[Term]]
+Collect = Callable[[RunRecord, Vectorization], list[Term]]
 
 FAILURES = (
-    LayoutChanged, VarigradError, RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError
-)  # fmt: skip
+    VectorizationChanged,
+    VarigradError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+)
 """What a program may raise at values, or in shapes, that it was not made for."""
 
 
-def layout_of(run: Pass, particles: int) -> Layout:
+def layout_of(run: RunRecord, particles: int) -> Vectorization:
     """The layout that an exploring run calls for."""
     statements = [*run.guide, *run.model]
     dims = max((-p.dim for s in statements for p in s.message.plates if p.dim is not None), default=0)
@@ -37,11 +44,11 @@ def layout_of(run: Pass, particles: int) -> Layout:
         if count:
             lanes[name] = tuple(range(start, start + count))
             start += count
-    return Layout(dims, particles, lanes, tuple(run.draws), guarded=run.tracker.escapes.swapped)
+    return Vectorization(dims, particles, lanes, tuple(run.draws), guarded=run.tracker.escapes.swapped)
 
 
 def failure_side_by_side(
-    perform: Again, collect: Collect, layout: Layout, *, thorough: bool = True, others: int | None = None
+    perform: Again, collect: Collect, layout: Vectorization, *, thorough: bool = True, others: int | None = None
 ) -> str | None:
     """Why particles or alternatives cannot run side by side; None if they can.
 
@@ -90,7 +97,7 @@ def _as_reason(error: Exception) -> str:
     Raises:
         Exception: the error itself, where it is none of those that a program's shapes lead to.
     """
-    if isinstance(error, LayoutChanged):
+    if isinstance(error, VectorizationChanged):
         return f"the sites or plates change from run to run ({error})"
     if isinstance(error, VarigradError):
         return str(error)
@@ -100,7 +107,7 @@ def _as_reason(error: Exception) -> str:
 
 
 def _mixed_density(
-    perform: Again, collect: Collect, layout: Layout, wide: Pass, probed: Iterable[tuple[int, int]]
+    perform: Again, collect: Collect, layout: Vectorization, wide: RunRecord, probed: Iterable[tuple[int, int]]
 ) -> str | None:
     terms = collect(wide, layout)
     narrow = replace(layout, particles=1, lanes={})
@@ -132,7 +139,11 @@ def _key(term: Term) -> tuple[str, int, bool]:
 
 
 def mixed_plates(
-    perform: Again, collect: Collect, run: Pass, layout: Layout, known: Mapping[str, frozenset[str]] | None = None
+    perform: Again,
+    collect: Collect,
+    run: RunRecord,
+    layout: Vectorization,
+    known: Mapping[str, frozenset[str]] | None = None,
 ) -> dict[str, frozenset[str]]:
     """Plates whose elements are not independent after all, by site.
 
@@ -145,7 +156,7 @@ def mixed_plates(
     """
     if not open_plates(run, known or {}):
         return {}
-    layout = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
+    layout = Vectorization(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
     before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
     found: dict[str, frozenset[str]] = {}
@@ -155,7 +166,7 @@ def mixed_plates(
     return found
 
 
-def open_plates(run: Pass, known: Mapping[str, frozenset[str]]) -> list[tuple[Sample, Plate]]:
+def open_plates(run: RunRecord, known: Mapping[str, frozenset[str]]) -> list[tuple[Sample, Plate]]:
     """Sites whose costs are taken element by element along a plate, as far as is known."""
     scored = {name for name, choice in run.choices.items() if choice.estimator.needs.cost}
     return [
@@ -169,13 +180,13 @@ def open_plates(run: Pass, known: Mapping[str, frozenset[str]]) -> list[tuple[Sa
 
 
 def moves_anywhere(
-    perform: Again, collect: Collect, run: Pass, layout: Layout, known: Mapping[str, frozenset[str]]
+    perform: Again, collect: Collect, run: RunRecord, layout: Vectorization, known: Mapping[str, frozenset[str]]
 ) -> dict[str, list[str]]:
     """`plate -> sites` where elements of all the sites at once were changed, and the density of others moved.
 
     The same question as `mixed_plates` for all sites together, at a fraction of the runs.
     """
-    layout = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
+    layout = Vectorization(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     groups: dict[str, list[tuple[Sample, Plate]]] = {}
     for message, plate in open_plates(run, known):
         groups.setdefault(plate.name, []).append((message, plate))
@@ -202,7 +213,7 @@ def moves_anywhere(
     return found
 
 
-def site_values(run: Pass, layout: Layout) -> dict[str, Tensor]:
+def site_values(run: RunRecord, layout: Vectorization) -> dict[str, Tensor]:
     """What a run drew in its first lane and particle, by site: `[*plates, *event]`."""
     return {name: _slice(run, name, layout, 0, 0) for name in run.draws}
 
@@ -210,8 +221,8 @@ def site_values(run: Pass, layout: Layout) -> dict[str, Tensor]:
 def _mixes(
     perform: Again,
     collect: Collect,
-    layout: Layout,
-    run: Pass,
+    layout: Vectorization,
+    run: RunRecord,
     message: Sample,
     plate: Plate,
     values: dict[str, Tensor],
@@ -268,7 +279,7 @@ def _certain(message: Sample | Factor) -> bool:
     return isinstance(message, Sample) and isinstance(inner_of(message.distribution)[0], Delta)
 
 
-def _scattered(message: Sample | Factor, run: Pass, generator: torch.Generator) -> Tensor:
+def _scattered(message: Sample | Factor, run: RunRecord, generator: torch.Generator) -> Tensor:
     """Values from all over a finite support, in the shape of the drawn ones; these, where the support is not finite."""
     value = run.draws[message.name].value.detach()
     support = _finite(message)
@@ -305,20 +316,20 @@ def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> b
     return not same(a, b)
 
 
-def _probed(layout: Layout) -> Iterable[tuple[int, int]]:
+def _probed(layout: Vectorization) -> Iterable[tuple[int, int]]:
     lanes = sorted({0, 1, layout.count // 2, layout.count - 1} & set(range(layout.count)))
     particles = sorted({0, layout.particles - 1})
     return [(lane, particle) for lane in lanes for particle in particles]
 
 
-def _slice(run: Pass, name: str, layout: Layout, lane: int, particle: int) -> Tensor:
+def _slice(run: RunRecord, name: str, layout: Vectorization, lane: int, particle: int) -> Tensor:
     message = next(s.message for s in run.guide if s.message.name == name)
     assert isinstance(message, Sample)
     value = run.draws[name].value.detach()
     return _entry(value, layout, lane, particle, len(message.distribution.event_shape))
 
 
-def _entry(value: Tensor, layout: Layout, lane: int, particle: int, event: int = 0) -> Tensor:
+def _entry(value: Tensor, layout: Vectorization, lane: int, particle: int, event: int = 0) -> Tensor:
     """One lane of one particle: `[*plates, *event]`."""
     batch = value.dim() - event
     if batch > layout.dims:

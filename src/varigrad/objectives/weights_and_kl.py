@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +13,14 @@ from varigrad.distributions.mixin import masked
 from varigrad.errors import SiteError
 from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import plate_shape
-from varigrad.objectives.execute import Pass
+from varigrad.objectives.objective import Weight
+from varigrad.objectives.run_record import RunRecord
 from varigrad.shapes import join
 from varigrad.terms.dependency_tracker import Statement, by_site
 from varigrad.terms.term import Term
 
 
-def weighted(terms: list[Term], weights: Mapping[str, Any], step: int) -> list[Term]:
+def weighted(terms: list[Term], weights: Mapping[str, Weight], step: int) -> list[Term]:
     """Every term times the weight of the first pattern that matches its name."""
     if not weights:
         return terms
@@ -34,7 +34,7 @@ def weighted(terms: list[Term], weights: Mapping[str, Any], step: int) -> list[T
     return changed
 
 
-def analytic(terms: list[Term], run: Pass, wanted: bool | Sequence[str]) -> list[Term]:
+def analytic(terms: list[Term], run: RunRecord, wanted: bool | Sequence[str]) -> list[Term]:
     r"""`log p(z) - log q(z)` replaced by :math:`-KL(q \| p)` where both are families with a known divergence.
 
     It has to be an expectation over the site's own draw alone, so the model's distribution of z must not depend on

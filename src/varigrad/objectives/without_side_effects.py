@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from varigrad.distributions.rng import Source, global_state, set_global_state
-from varigrad.objectives.reachable_state import Generator, Reached
+from varigrad.objectives.estimator_states import EstimatorStates
+from varigrad.objectives.reachable_state import Generator, ReachableState
+
+T = TypeVar("T")
 
 LARGEST = 2**20
 """Elements of a tensor outside of modules up to which it gets other memory; larger ones are taken to be data."""
@@ -36,7 +39,7 @@ class _Generators(NamedTuple):
     own: list[Any]
 
 
-class Undisturbed:
+class PreservedState:
     """Everything that runs of some programs may change, as it was.
 
     Args:
@@ -44,7 +47,7 @@ class Undisturbed:
         parameters: unconstrained tensors that are in no module.
     """
 
-    def __init__(self, reached: Reached, parameters: Iterable[Tensor] = ()) -> None:
+    def __init__(self, reached: ReachableState, parameters: Iterable[Tensor] = ()) -> None:
         self.reached = reached
         self._thread = threading.get_ident()
         self._states = _states_of(reached.generators.values())
@@ -72,7 +75,7 @@ class Undisturbed:
     def lend_module(self, module: nn.Module) -> None:
         """The same for a module that has come to light, and for those inside it."""
         for inner in module.modules():
-            if id(inner) not in self._modules:
+            if id(inner) not in self._modules and not isinstance(inner, EstimatorStates):
                 self.reached.modules[id(inner)] = inner
                 buffers, parameters = dict(inner._buffers), dict(inner._parameters)
                 self._modules[id(inner)] = inner, inner.training, buffers, parameters
@@ -169,7 +172,9 @@ class Undisturbed:
 
 
 @contextmanager
-def undisturbing(reached: Reached, parameters: Iterable[Tensor] = (), seed: int | None = None) -> Iterator[Undisturbed]:
+def preserving_programs(
+    reached: ReachableState, parameters: Iterable[Tensor] = (), seed: int | None = None
+) -> Iterator[PreservedState]:
     """Inside, programs may be run; afterwards everything is as it was.
 
     Put back are parameters, their `.grad` and `requires_grad`; buffers and modes of modules; small tensors in closures;
@@ -180,7 +185,7 @@ def undisturbing(reached: Reached, parameters: Iterable[Tensor] = (), seed: int 
         parameters: unconstrained tensors that are in no module.
         seed: what torch's global generators start from inside; None: they go on from where they are.
     """
-    kept = Undisturbed(reached, parameters)
+    kept = PreservedState(reached, parameters)
     hook = register_module_forward_pre_hook(kept.called)
     try:
         kept.lend()
@@ -202,7 +207,7 @@ def seed_beside(source: Source, *numbers: int) -> int:
     return int.from_bytes(digest[:7], "little")
 
 
-def _in_spite_of_interrupts(restore: Any) -> None:
+def _in_spite_of_interrupts(restore: Callable[[], None]) -> None:
     """Call a function until it has come to its end; Ctrl-C is passed on after that."""
     interrupted = False
     while True:
@@ -215,7 +220,7 @@ def _in_spite_of_interrupts(restore: Any) -> None:
         raise KeyboardInterrupt
 
 
-def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+def _put_back(now: MutableMapping[str, T], before: Mapping[str, T]) -> None:
     for key, value in before.items():
         now[key] = value
 
@@ -237,7 +242,7 @@ def _go_back(states: _Generators, generators: Iterable[Generator]) -> None:
             generator.set_state(state)
 
 
-def _state(generator: Generator) -> Any:
+def _state(generator: Generator) -> object:
     if isinstance(generator, random.Random):
         return generator.getstate()
     return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()

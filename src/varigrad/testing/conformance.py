@@ -155,7 +155,7 @@ def check_case(
         _, gradient = gradient_of(bound, case.exact)
     batches = max(2, draws // (100 if bound.side_by_side else 400))
     for stage, (alarm, count) in enumerate(((FIRST_ALARM, batches), (SECOND_ALARM, 10 * batches))):
-        bound.source = Source(torch.Generator().manual_seed(1_000_003 * (stage + 1) + seed))
+        bound.draw_from(Source(torch.Generator().manual_seed(1_000_003 * (stage + 1) + seed)))
         error, limit = sampled_error(bound, case, gradient, count, alarm)
         if error <= limit:
             break

@@ -13,24 +13,25 @@ from varigrad.gradients.moments import (
     FIRST_ALARM,
     SECOND_ALARM,
     Reference,
-    Running,
+    RunningMoments,
     candidate,
     dtype_of,
     exact_bias,
     limit_of,
-    looked_at,
+    measured_bound,
     reference_of,
     rounding_of,
     z_scores,
 )
+from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.gradients import by_name, samples
 
 
 def assert_unbiased(
-    model: object,
-    guide: object,
+    model: Program,
+    guide: Program,
     args: object = (),
     estimators: Mapping[str, Estimator] | None = None,
     *,
@@ -61,7 +62,7 @@ def assert_unbiased(
     """
     check_whole("draws", draws, 2)
     args = args if isinstance(args, tuple) else (args,)
-    with looked_at(model, guide, args, at, seed) as at:
+    with measured_bound(model, guide, args, at, seed) as at:
         config = at.config if objective is None else objective
         sites = tuple(estimators or ()) or ("*",)
         text = ""
@@ -89,7 +90,7 @@ def sampled_complaint(bound: Bound, reference: Reference, args: tuple[object, ..
         draws: how many gradients to draw.
         alarm: the probability of a false alarm.
     """
-    found = Running()
+    found = RunningMoments()
     for start in range(0, draws, 100):
         found.add(samples(bound, min(100, draws - start), args, {}))
     z = z_scores(found, reference, dtype_of(bound))

@@ -15,7 +15,7 @@ from varigrad.distributions.rng import check_seed
 from varigrad.errors import VarigradError
 from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.checks.untrained_leaves import Leaves
+from varigrad.objectives.checks.untrained_leaves import UntrainedLeafCheck
 from varigrad.optim.gradient_layout import downhill
 from varigrad.optim.schedules import Scheduler
 
@@ -34,10 +34,10 @@ class Compiled(nn.Module):
     def __init__(self, bound: Bound, wait: bool, seed: int) -> None:
         super().__init__()
         self.bound = bound
-        bound.source = Noise(seed)
+        bound.draw_from(Noise(seed))
         self.interrupts = Interrupts()
         self._grads: dict[nn.Parameter, Tensor] = {}
-        self.look = Leaves(bound).look
+        self.look = UntrainedLeafCheck(bound).look
         self._frozen: list[nn.Parameter] = []
         self._step_compiler = StepCompiler(self, wait)
 

@@ -23,7 +23,7 @@ from varigrad.compile.trace.traced_function import TracedFunction
 from varigrad.distributions.counter_rng import Kind, Noise, Rows
 from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.elbo import Weight
+from varigrad.objectives.objective import Weight
 from varigrad.optim.schedules import Scheduler
 
 ROWS = 256
@@ -248,7 +248,7 @@ class CompiledStep:
     def _trace(self) -> TracedFunction:
         """Trace one step, under guards for what the program reads from Python."""
         flat_state, bound = self.flat_state, self.host.bound
-        buffers = list({id(b): b for b in bound.buffers() if b.numel()}.values())
+        buffers = [b for b in bound.program_buffers() if b.numel()]
         moments = [m for b in flat_state.buckets for m in (b.flat, *b.moments, b.count)]
         self._targets = [*moments, *flat_state.grads, *flat_state.states, self._alive, self._metrics, self._index]
         given = [a for a in self._arguments if isinstance(a, Tensor)]
@@ -291,13 +291,9 @@ class CompiledStep:
         weights = dict(bound.config.weights)
         for pattern, _ in self._scheduled:
             weights[pattern] = numbers.pop(0).to(like.dtype)
-        bound.__dict__.update(_weights=weights, held=True)  # a recheck of the program would become part of the graph
-        try:
-            with torch.enable_grad():
-                result = bound.estimate(*args, **kwargs)
-                found = torch.autograd.grad(result.surrogate, flat_state.parameters, allow_unused=True)
-        finally:
-            bound.__dict__.update(_weights=bound.config.weights, held=False)
+        with bound.captured(weights), torch.enable_grad():
+            result = bound.estimate(*args, **kwargs)
+            found = torch.autograd.grad(result.surrogate, flat_state.parameters, allow_unused=True)
         if noise.overdrawn:
             raise CaptureError("the program draws more in some runs than in others")
         grads = [-g.detach() for g in found if g is not None]

@@ -74,7 +74,7 @@ class FlatStatePool:
             own.progress = own.progress.forgotten()
         self._current = own.flat_state = found
         found.take(states)
-        bound.install(found.tree())
+        bound.advance(found.tree(), steps=0)
         self._installed = bound.estimator_states
         self._in_use = True
         return found

@@ -277,7 +277,7 @@ class StepCompiler:
         if done and step.flat_state.rule is None:
             host.follow(step.flat_state.parameters, step.flat_state.grads, bad is None)
         own.progress = own.progress.stepped(done)
-        host.bound.__dict__["steps"] += sum(results.taken)
+        host.bound.advance(steps=sum(results.taken))
         noise.measure()
         if before is not None and done < count:
             rows = self._rewind(step, before, done, sum(results.taken))

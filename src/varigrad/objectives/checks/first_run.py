@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +21,12 @@ from varigrad.language.messages import Program, Sample
 from varigrad.language.runtime import signature_of
 from varigrad.objectives.checks.pairs import check_pair
 from varigrad.objectives.checks.sites import check_density, check_device, check_parameters, check_score, check_value
-from varigrad.objectives.execute import Pass
+from varigrad.objectives.run_record import RunRecord
 from varigrad.terms.dependency_tracker import NOT_PATHWISE, Token
 from varigrad.terms.term import Term
 
 
-def check_pass(run: Pass) -> None:
+def check_pass(run: RunRecord) -> None:
     """Everything that can be wrong with the distributions, values and shapes of one run.
 
     Raises:
@@ -70,7 +69,7 @@ def check_pass(run: Pass) -> None:
             )
 
 
-def check_minibatches(run: Pass) -> None:
+def check_minibatches(run: RunRecord) -> None:
     """A plate means the same elements wherever it is entered.
 
     Raises:
@@ -90,7 +89,7 @@ def check_minibatches(run: Pass) -> None:
                 )
 
 
-def check_particles(run: Pass, particles: int) -> None:
+def check_particles(run: RunRecord, particles: int) -> None:
     """An estimator whose draws are the particles, or are coupled across them, has as many as it needs.
 
     Raises:
@@ -118,7 +117,7 @@ def check_particles(run: Pass, particles: int) -> None:
             )
 
 
-def check_smooth(run: Pass, kinked: Container[str]) -> None:
+def check_smooth(run: RunRecord, nondifferentiable: Container[str]) -> None:
     """Every cost of an estimator that needs differentiable ones can be differentiated, as far as can be seen.
 
     Raises:
@@ -129,7 +128,7 @@ def check_smooth(run: Pass, kinked: Container[str]) -> None:
         if not choice.estimator.needs.differentiable:
             continue
         because = None
-        if name in kinked:
+        if name in nondifferentiable:
             because = "its value is compared, rounded, converted or used as an index, which has no derivative"
         elif _reaches(escapes.held | escapes.blocked, name):
             because = (
@@ -161,7 +160,7 @@ def _reaches(provenance: Iterable[Token], site: str) -> bool:
     return any(t.site == site and NOT_PATHWISE not in t.crossed for t in provenance)
 
 
-def check_patterns(run: Pass, options: Mapping[str, Iterable[str]]) -> None:
+def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None:
     """Every name (not glob) in the objective's configuration is that of a site.
 
     Raises:
@@ -192,7 +191,7 @@ def first_bad(terms: Iterable[Term]) -> str | None:
     return None
 
 
-def check_arguments(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_arguments(model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Both programs are called with the same arguments.
 
     Raises:

@@ -10,7 +10,7 @@ from varigrad.distributions.delta import Delta
 from varigrad.errors import ShapeError, SupportError
 from varigrad.language.messages import Sample
 from varigrad.objectives.checks.sites import example_of, in_support, is_unchecked, table_of
-from varigrad.objectives.support_intervals import reach
+from varigrad.objectives.support_intervals import interval_of
 from varigrad.shapes import broadcasts, join
 
 
@@ -78,7 +78,7 @@ def check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str, 
 
 def _check_reach(q: Sample, p: Sample) -> None:
     """What the two supports promise, beyond the values that happened to be drawn."""
-    ours, theirs = reach(q.distribution), reach(p.distribution)
+    ours, theirs = interval_of(q.distribution), interval_of(p.distribution)
     if ours is None or theirs is None:
         return
     families = f"the guide's {type(q.distribution).__name__} and the model's {type(p.distribution).__name__}"

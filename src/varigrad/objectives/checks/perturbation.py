@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from varigrad.objectives.without_side_effects import Undisturbed
+from varigrad.objectives.without_side_effects import PreservedState
 
 
 @contextmanager
-def moved(kept: Undisturbed, generator: torch.Generator, buffers: bool) -> Iterator[None]:
+def moved(kept: PreservedState, generator: torch.Generator, buffers: bool) -> Iterator[None]:
     """Inside, all parameters known so far are moved by noise, and buffers, too, if asked for."""
     shown = [(p, p.data) for p in kept.parameters] + ([(b, b.data) for b in kept.buffers] if buffers else [])
     others = {id(b) for b in kept.buffers}
@@ -33,10 +32,12 @@ def moved(kept: Undisturbed, generator: torch.Generator, buffers: bool) -> Itera
             kept.show(tensor, numbers)
 
 
-def moved_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator) -> tuple[Any, Any]:
+def moved_arguments(
+    args: tuple[object, ...], kwargs: dict[str, object], generator: torch.Generator
+) -> tuple[tuple[object, ...], dict[str, object]]:
     """The same arguments with all their floating-point numbers moved; a program may refuse them (data in a support)."""
 
-    def move(leaf: Any) -> Any:
+    def move(leaf: object) -> object:
         if isinstance(leaf, Tensor):
             return _around(leaf.detach(), generator) if leaf.is_floating_point() and leaf.numel() else leaf
         if type(leaf) is float:
@@ -44,7 +45,7 @@ def moved_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], generator: to
         return leaf
 
     leaves, tree = pytree.tree_flatten((args, kwargs))
-    found: tuple[Any, Any] = pytree.tree_unflatten([move(leaf) for leaf in leaves], tree)
+    found: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_unflatten([move(leaf) for leaf in leaves], tree)
     return found
 
 

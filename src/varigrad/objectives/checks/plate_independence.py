@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from varigrad.language.messages import evolve
-from varigrad.objectives.execute import Layout, Pass
+from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.terms.independence.analysis import Follower, Verdict, follow_dimensions
 from varigrad.terms.term import Term
 
-Crossed = Mapping[str, frozenset[str]]
+MixedPlates = Mapping[str, frozenset[str]]
 
-Followed = Callable[[Layout, Follower, bool], Pass]
+Followed = Callable[[Vectorization, Follower, bool], RunRecord]
 """Runs the programs with somebody who follows dimensions; with plain draws (True), or with lanes side by side."""
 
 UNSEEN = Verdict("unknown", "a run that could not be followed")
@@ -32,9 +32,11 @@ class Structure:
     sentences: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
-def structure_of_plates(perform: Followed, collect: Callable[[Pass, Layout], list[Term]], layout: Layout) -> Structure:
+def structure_of_plates(
+    perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], layout: Vectorization
+) -> Structure:
     """What a plain run proves; nothing, if it cannot be followed."""
-    plain = Layout(plates=layout.plates, order=layout.order, guarded=layout.guarded)
+    plain = Vectorization(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     found = Structure()
     try:
         with follow_dimensions() as follower:
@@ -51,7 +53,9 @@ def structure_of_plates(perform: Followed, collect: Callable[[Pass, Layout], lis
     return found
 
 
-def structure_of_lanes(perform: Followed, collect: Callable[[Pass, Layout], list[Term]], layout: Layout) -> Verdict:
+def structure_of_lanes(
+    perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], layout: Vectorization
+) -> Verdict:
     """Whether a run with particles and alternatives side by side keeps them apart."""
     try:
         with follow_dimensions() as follower:
@@ -61,7 +65,7 @@ def structure_of_lanes(perform: Followed, collect: Callable[[Pass, Layout], list
         return UNSEEN
 
 
-def closed(mixed: Crossed, run: Pass) -> dict[str, frozenset[str]]:
+def with_upstream_sites(mixed: MixedPlates, run: RunRecord) -> dict[str, frozenset[str]]:
     """Mixed plates, with those of every site that a site with mixed plates is drawn from.
 
     If `b` is drawn from `a`, element by element, and something reads several elements of `b`, then it depends on
@@ -77,13 +81,13 @@ def closed(mixed: Crossed, run: Pass) -> dict[str, frozenset[str]]:
     return found
 
 
-def joined_plates(*several: Crossed) -> dict[str, frozenset[str]]:
+def joined_plates(*several: MixedPlates) -> dict[str, frozenset[str]]:
     """The plates of each site in any of them."""
-    sites: Iterable[str] = {site for crossed in several for site in crossed}
+    sites: Iterable[str] = {site for mixed in several for site in mixed}
     return {site: frozenset().union(*(c.get(site, frozenset()) for c in several)) for site in sites}
 
 
-def crossed(terms: list[Term], mixed: Crossed) -> list[Term]:
+def with_mixed_plates(terms: list[Term], mixed: MixedPlates) -> list[Term]:
     """The terms as they would be, had the plates been known to be mixed when the run began."""
     if not mixed:
         return terms

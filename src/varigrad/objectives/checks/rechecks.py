@@ -11,19 +11,18 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from varigrad.language.messages import evolve
-from varigrad.objectives.discovery import POINTS, Finding, branch_of
-from varigrad.objectives.execute import Layout, Pass
+from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
+from varigrad.objectives.parameters import ParameterStore
+from varigrad.objectives.reachable_state import ReachableState
+from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.objectives.vectorization import FAILURES
-
-if TYPE_CHECKING:
-    from varigrad.objectives.bound import Bound
 
 FIRST = 10
 """The first step at which everything is looked at again; then at every tenfold."""
@@ -34,7 +33,7 @@ SHAPES = 8
 BRANCHES = 32
 """How many ways through a program are looked at."""
 
-Situation = tuple[Any, ...]
+Situation = tuple[object, ...]
 
 # Asked of everything before every step: without a loop in Python.
 _TRAINING, _RATE, _REQUIRED, _VERSION = map(attrgetter, ("training", "p", "requires_grad", "_version"))
@@ -42,6 +41,45 @@ _TRAINING, _RATE, _REQUIRED, _VERSION = map(attrgetter, ("training", "p", "requi
 
 class StaleCheckWarning(UserWarning):
     """What the first runs of a program had shown turned out not to hold, and steps may have been wrong."""
+
+
+class Explored(Protocol):
+    """What has been discovered about some programs, and the way to look at them again.
+
+    Attributes:
+        quiet: whether to warn of nothing.
+        discovered: the result of the last look.
+        owner: holds the programs' parameters.
+        steps: how many steps have been taken.
+    """
+
+    quiet: bool
+
+    @property
+    def discovered(self) -> DiscoveryResult | None: ...
+
+    @property
+    def owner(self) -> ParameterStore: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def reach(self) -> ReachableState:
+        """The modules that the programs refer to."""
+
+    def use(self, discovered: DiscoveryResult) -> None:
+        """Take steps by this result."""
+
+    def look(
+        self,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        known: DiscoveryResult | None = None,
+        base: tuple[RunRecord, Vectorization] | None = None,
+        *,
+        points: int = POINTS,
+    ) -> DiscoveryResult:
+        """Look at the programs, in addition to what is known."""
 
 
 class Rechecks:
@@ -54,11 +92,11 @@ class Rechecks:
 
     def __init__(self) -> None:
         self.due, self.since = FIRST, 0
-        self._known: OrderedDict[Situation, Finding] = OrderedDict()
-        self._arguments: set[Any] = set()
-        self._branches: set[tuple[Any, ...]] = set()
+        self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
+        self._arguments: set[object] = set()
+        self._branches: set[tuple[object, ...]] = set()
         self._modules: tuple[nn.Module, ...] = ()
-        self._dropouts: tuple[Any, ...] = ()
+        self._dropouts: tuple[_DropoutNd, ...] = ()
         self._buffers: tuple[Tensor, ...] = ()
         self._versions: list[int] = []
         self._leaves: tuple[Tensor, ...] = ()
@@ -71,12 +109,12 @@ class Rechecks:
         """Whether the situation of the first look is still to be noted."""
         return self._now is None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """When to look again; a copy finds its own modules in its first look."""
         kept = ("due", "since", "_known", "_arguments", "_branches", "_now")
         return {name: self.__dict__[name] for name in kept}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__()  # type: ignore[misc]
         self.__dict__.update(state, _copied=True)
 
@@ -87,12 +125,12 @@ class Rechecks:
         twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
         return twin
 
-    def situation(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
+    def situation(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Situation:
         """What a finding is good for. Asked before every step, so it is cheap."""
-        owner = bound.owner
+        owner = explored.owner
         if self._copied:
             self._copied = False
-            self.reach(bound.reach().modules.values())
+            self.reach(explored.reach().modules.values())
         if owner.version != self._version:
             self._version, self._leaves = owner.version, tuple(p for _, p in owner.named_parameters())
         shapes = tuple(map(_shape, args))
@@ -101,64 +139,64 @@ class Rechecks:
         modes = (tuple(map(_TRAINING, self._modules)), tuple(map(_RATE, self._dropouts)))
         return torch.is_grad_enabled(), shapes, tuple(map(_REQUIRED, self._leaves)), modes
 
-    def calls_for_a_look(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def is_due(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
         if self._now is None:  # the first look has been taken just now, and its step not yet
             return False
-        if bound.steps >= self.due or (self._buffers and self._versions != list(map(_VERSION, self._buffers))):
+        if explored.steps >= self.due or (self._buffers and self._versions != list(map(_VERSION, self._buffers))):
             return True
-        return self._now != self.situation(bound, args, kwargs)
+        return self._now != self.situation(explored, args, kwargs)
 
-    def attend(self, bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def recheck(self, explored: Explored, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Look again where that is called for; whether what was found before no longer holds."""
-        now = self.situation(bound, args, kwargs)
+        now = self.situation(explored, args, kwargs)
         known = self._known.get(now)
-        late = bound.steps >= self.due
+        late = explored.steps >= self.due
         touched = self._buffers and self._versions != list(map(_VERSION, self._buffers))
         if known is not None and not late and not touched:
             self._now = now
-            bound.use(known)
+            explored.use(known)
             return False
         if known is None and not late and self._only_arguments(now):
             self._arguments.add(now[1])
             if len(self._arguments) > SHAPES:
                 self._now = now
-                bound.use(self._most_careful(bound))
-                self.remember(bound)
+                explored.use(self._most_careful(explored))
+                self.remember(explored)
                 return False
         if late:
-            self.due = _tenfold(bound.steps)
+            self.due = _tenfold(explored.steps)
         try:
-            found = bound.look(args, kwargs, known, points=1 if late else POINTS)
+            found = explored.look(args, kwargs, known, points=1 if late else POINTS)
         except FAILURES:
             return False  # the step itself runs into it, too, and says so
-        since, self.since = self.since, bound.steps
+        since, self.since = self.since, explored.steps
         if known is not None:
             found, worse = joined(known, found)
             if worse:
-                self._warn(bound, worse, since)
+                self._warn(explored, worse, since)
         else:
             worse = []
-        bound.use(found)
-        self.settle(bound, args, kwargs)
+        explored.use(found)
+        self.settle(explored, args, kwargs)
         return bool(worse)
 
-    def begin(self, bound: Bound) -> None:
+    def begin(self, explored: Explored) -> None:
         """Everything has been looked at just now, for the first time or from scratch."""
         self._known.clear()
         self._branches.clear()
         self._arguments.clear()
-        self.due, self.since, self._now = _tenfold(bound.steps), bound.steps, None
+        self.due, self.since, self._now = _tenfold(explored.steps), explored.steps, None
 
-    def settle(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def settle(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """The bound's finding is that of the present situation."""
-        self._now = self.situation(bound, args, kwargs)
+        self._now = self.situation(explored, args, kwargs)
         self._arguments.add(self._now[1])
-        self.remember(bound)
+        self.remember(explored)
 
-    def remember(self, bound: Bound) -> None:
+    def remember(self, explored: Explored) -> None:
         """Keep the bound's finding for the present situation."""
-        finding = bound.finding
+        finding = explored.discovered
         if finding is not None and self._now is not None:
             self._known[self._now] = finding
             self._known.move_to_end(self._now)
@@ -179,22 +217,29 @@ class Rechecks:
         if self._buffers:
             self._versions = list(map(_VERSION, self._buffers))
 
-    def meet(self, bound: Bound, run: Pass, layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def note_branch(
+        self,
+        explored: Explored,
+        run: RunRecord,
+        layout: Vectorization,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> bool:
         """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""
         branch = branch_of(run)
         if branch in self._branches or len(self._branches) >= BRANCHES:
             return False
         self._branches.add(branch)
-        known = bound.finding
+        known = explored.discovered
         assert known is not None
         try:
-            found = bound.look(args, kwargs, known, (run, layout))
+            found = explored.look(args, kwargs, known, (run, layout))
         except FAILURES:
             return False
         found, worse = joined(known, found)
         if worse:
-            bound.use(found)
-            self.remember(bound)
+            explored.use(found)
+            self.remember(explored)
         return bool(worse)
 
     def _only_arguments(self, now: Situation) -> bool:
@@ -202,27 +247,27 @@ class Rechecks:
         before = self._now
         return before is not None and (now[0], now[2:]) == (before[0], before[2:])
 
-    def _most_careful(self, bound: Bound) -> Finding:
+    def _most_careful(self, explored: Explored) -> DiscoveryResult:
         """All findings in one: what was mixed in any situation counts as mixed."""
-        found = bound.finding
+        found = explored.discovered
         assert found is not None
         for other in self._known.values():
             found, _ = joined(found, other)
         return found
 
     @staticmethod
-    def _warn(bound: Bound, worse: list[str], since: int) -> None:
-        if not bound.quiet:
-            steps = f"steps {since + 1} to {bound.steps}" if bound.steps > since + 1 else f"step {bound.steps}"
+    def _warn(explored: Explored, worse: list[str], since: int) -> None:
+        if not explored.quiet:
+            steps = f"steps {since + 1} to {explored.steps}" if explored.steps > since + 1 else f"step {explored.steps}"
             warnings.warn(
                 f"{'; '.join(worse)}. That did not show before, so {steps} may have used gradients with a bias. "
                 "From here on it is taken into account: right, and noisier or slower",
                 StaleCheckWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
 
-def joined(known: Finding, found: Finding) -> tuple[Finding, list[str]]:
+def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryResult, list[str]]:
     """An earlier finding with what another adds to it, and a sentence about each thing that it adds."""
     worse: list[str] = []
     mixed = dict(known.layout.mixed)
@@ -238,8 +283,8 @@ def joined(known: Finding, found: Finding) -> tuple[Finding, list[str]]:
     if side and not found.side_by_side:
         side, reason = False, found.reason
         worse.append(f"particles or alternatives cannot run side by side: {reason}")
-    kinked = found.kinked - known.kinked
-    for site in sorted(kinked):
+    nondifferentiable = found.nondifferentiable - known.nondifferentiable
+    for site in sorted(nondifferentiable):
         worse.append(f"{site!r}: its value goes through a comparison, rounding or conversion, or loses its derivative")
     if not worse:
         return known, worse
@@ -248,7 +293,7 @@ def joined(known: Finding, found: Finding) -> tuple[Finding, list[str]]:
         layout=evolve(known.layout, mixed=mixed),
         side_by_side=side,
         reason=reason,
-        kinked=known.kinked | found.kinked,
+        nondifferentiable=known.nondifferentiable | found.nondifferentiable,
         plan=found.plan,
         sentences={**known.sentences, **found.sentences},
     ), worse
@@ -262,7 +307,7 @@ def _tenfold(steps: int) -> int:
     return due
 
 
-def _shape(value: Any) -> Any:
+def _shape(value: object) -> object:
     """What a finding may depend on in an argument, besides the numbers in tensors."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype

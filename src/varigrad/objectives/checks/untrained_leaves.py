@@ -23,7 +23,6 @@ from varigrad.language.messages import Program
 from varigrad.language.runtime import signature_of
 from varigrad.language.visible_tensors import VisibleTensor, visible_tensors
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.gradients import undisturbed
 
 Owned = Callable[[], Collection[int]]
 """The ids of the parameters that somebody trains."""
@@ -51,7 +50,7 @@ def leaves_of(graph: Tensor) -> dict[int, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Stranger:
+class UntrainedLeaf:
     """A leaf that is reached and not owned.
 
     Attributes:
@@ -69,26 +68,26 @@ class Stranger:
 
 
 def _named(
-    leaves: Mapping[int, Tensor], model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> list[Stranger]:
+    leaves: Mapping[int, Tensor], model: Program, guide: Program, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> list[UntrainedLeaf]:
     """Where the programs see these leaves; those that are not seen come last."""
     places: tuple[tuple[str, Sequence[tuple[object, str]]], ...] = (
         ("argument", _arguments(model, args, kwargs)),
         ("guide", [(guide, _called(guide, "guide"))]),
         ("model", [(model, _called(model, "model"))]),
     )
-    found: dict[int, Stranger] = {}
+    found: dict[int, UntrainedLeaf] = {}
     for reader, roots in places:
         for tensor, sight in visible_tensors(roots):
             if id(tensor) in leaves and id(tensor) not in found:
-                found[id(tensor)] = Stranger(tensor, reader, sight)
+                found[id(tensor)] = UntrainedLeaf(tensor, reader, sight)
             elif tensor.grad_fn is not None:
                 for key in leaves_of(tensor).keys() & leaves.keys() - found.keys():
-                    found[key] = Stranger(leaves[key], reader, sight, computed=True)
-    return [*found.values(), *(Stranger(leaf) for key, leaf in leaves.items() if key not in found)]
+                    found[key] = UntrainedLeaf(leaves[key], reader, sight, computed=True)
+    return [*found.values(), *(UntrainedLeaf(leaf) for key, leaf in leaves.items() if key not in found)]
 
 
-def complaint(strangers: Sequence[Stranger]) -> ParameterError:
+def error_about(strangers: Sequence[UntrainedLeaf]) -> ParameterError:
     """The error about the first of them, which names the others."""
     first, *others = strangers
     sight = first.sight
@@ -146,7 +145,7 @@ def complaint(strangers: Sequence[Stranger]) -> ParameterError:
     )
 
 
-class When:
+class LookSchedule:
     """When to look at a graph, told by the number of the step and by how many operations there are in it."""
 
     def __init__(self) -> None:
@@ -174,9 +173,9 @@ class When:
         return self.steps == self._next
 
 
-def strangers_of(
-    bound: Bound, surrogate: Tensor, owned: Owned, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> list[Stranger]:
+def untrained_leaves(
+    bound: Bound, surrogate: Tensor, owned: Owned, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> list[UntrainedLeaf]:
     """The leaves that a bound's surrogate reaches and that are not `owned`, by where the programs see them.
 
     Tensors that the program itself differentiates by are left out, if they are no `nn.Parameter`: coordinates of a
@@ -186,7 +185,7 @@ def strangers_of(
     if not foreign:
         return []
     if not all(isinstance(leaf, nn.Parameter) for leaf in foreign.values()):
-        with undisturbed(bound, 0), torch.enable_grad(), _Inputs() as inputs:
+        with bound.preserved(0), torch.enable_grad(), _Inputs() as inputs:
             again = _foreign(bound.estimate(*args, **kwargs).surrogate, owned)
         used = inputs.leaves.keys()
         # A leaf that the program makes while it runs is another one in each run.
@@ -204,7 +203,7 @@ def _foreign(surrogate: Tensor, owned: Owned) -> dict[int, Tensor]:
     return {key: leaf for key, leaf in leaves_of(surrogate).items() if key not in mine}
 
 
-class Leaves:
+class UntrainedLeafCheck:
     """Refuses leaves that a bound's gradient reaches and the bound does not own.
 
     Where another owner has the parameters, that owner's rules count, and nothing is looked at.
@@ -212,9 +211,9 @@ class Leaves:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
-        self._when = When()
+        self._when = LookSchedule()
 
-    def look(self, surrogate: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def look(self, surrogate: Tensor, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """To be called once a step.
 
         Raises:
@@ -222,9 +221,9 @@ class Leaves:
         """
         bound = self.bound
         if self._when.due(surrogate) and bound.owner is bound:
-            found = strangers_of(bound, surrogate, lambda: {id(p) for p in bound.parameters()}, args, kwargs)
+            found = untrained_leaves(bound, surrogate, lambda: {id(p) for p in bound.parameters()}, args, kwargs)
             if found:
-                raise complaint(found)
+                raise error_about(found)
 
 
 class _Inputs(TorchFunctionMode):
@@ -235,8 +234,12 @@ class _Inputs(TorchFunctionMode):
         self.leaves: dict[int, Tensor] = {}
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Collection[type], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is torch.autograd.grad:
             inputs = kwargs["inputs"] if "inputs" in kwargs else args[1]
@@ -250,7 +253,7 @@ def _called(program: Program, name: str) -> str:
     return name if isinstance(program, (types.FunctionType, functools.partial)) else "self"
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -258,7 +261,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(v)
 
 
-def _arguments(model: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[object, str]]:
+def _arguments(model: Program, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[object, str]]:
     """What the programs are called with, by name where the model's signature says."""
     signature = signature_of(model)
     try:

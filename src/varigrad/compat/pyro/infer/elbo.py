@@ -182,7 +182,7 @@ class ELBO:
         programs = reading.around_model(model), reading.around_guide(guide)
         bound = self.native().bind(*programs, Source(), store)
         if self._bounds:
-            bound.advance(next(reversed(self._bounds.values()))[0]._states)
+            bound.advance(next(reversed(self._bounds.values()))[0].estimator_states)
         self._bounds[model, guide] = bound, reading
         if len(self._bounds) > KEPT:
             self._bounds.popitem(last=False)
@@ -198,11 +198,12 @@ class ELBO:
                 bound.init(*args, **kwargs)  # a graph is made for parameters that exist
             else:
                 bound.explore(*args, **kwargs)
-            assert bound._layout is not None and bound.latest_plan is not None
+            assert bound.discovered is not None and bound.latest_plan is not None
             reading.warn(bound.latest_plan)
-            if bound._layout.plates > self.max_plate_nesting:
+            plates = bound.discovered.layout.plates
+            if plates > self.max_plate_nesting:
                 raise PlateError(
-                    f"plates take {bound._layout.plates} dimensions, and max_plate_nesting is {self.max_plate_nesting}",
+                    f"plates take {plates} dimensions, and max_plate_nesting is {self.max_plate_nesting}",
                     try_="a larger max_plate_nesting, or none: it is found by itself",
                 )
         return bound, reading

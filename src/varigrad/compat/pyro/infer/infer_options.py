@@ -19,7 +19,7 @@ from varigrad.estimators.score import Score
 from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import Handled
 from varigrad.objectives.bound import BiasWarning
-from varigrad.objectives.estimator_selection import KINKED
+from varigrad.objectives.estimator_selection import NONDIFFERENTIABLE
 from varigrad.objectives.plan import Plan
 
 
@@ -74,7 +74,7 @@ class Reading:
                 stacklevel=5,
             )
         for site in plan.sites:
-            if site.why == KINKED.why:
+            if site.why == NONDIFFERENTIABLE.why:
                 warnings.warn(
                     f"{site.name!r}: its value goes through a comparison, rounding or conversion, whose jumps a "
                     "gradient through the value misses, so the score function is used, which is noisier. "

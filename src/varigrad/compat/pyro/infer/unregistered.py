@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.checks.untrained_leaves import Stranger, When, strangers_of
+from varigrad.objectives.checks.untrained_leaves import LookSchedule, UntrainedLeaf, untrained_leaves
 
 
 class Unregistered:
@@ -21,7 +21,7 @@ class Unregistered:
     """
 
     def __init__(self) -> None:
-        self._when = When()
+        self._when = LookSchedule()
         self._told: set[int] = set()
 
     def look(self, bound: Bound, surrogate: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -29,13 +29,13 @@ class Unregistered:
         if not self._when.due(surrogate):
             return
         known = get_param_store().named_parameters()
-        found = strangers_of(bound, surrogate, lambda: {id(p) for _, p in known} | self._told, args, kwargs)
+        found = untrained_leaves(bound, surrogate, lambda: {id(p) for _, p in known} | self._told, args, kwargs)
         self._told.update(id(stranger.leaf) for stranger in found)
         for text in dict.fromkeys(map(_text, found)):
             warnings.warn(text, stacklevel=4)
 
 
-def _text(stranger: Stranger) -> str:
+def _text(stranger: UntrainedLeaf) -> str:
     sight = stranger.sight
     if sight is None or sight.module is None:
         what = f"a tensor of shape {tuple(stranger.leaf.shape)}" if sight is None else repr(sight.name)

@@ -1,0 +1,64 @@
+"""What a comparison measures of an estimator: cost, bias, and variance by parameter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator and one parameter.
+
+    Attributes:
+        site: the site whose distribution the parameter belongs to, "" if there is none or several.
+        bias, z: the mean minus the reference where that is largest in standard errors, and how many.
+        variance, variance_error: summed over the parameter's elements, and its standard error.
+        snr: signal-to-noise, the length of the reference gradient over the root of the variance.
+    """
+
+    parameter: str
+    site: str
+    bias: float
+    z: float
+    variance: float
+    variance_error: float
+    snr: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One estimator at the sites of one glob.
+
+    Attributes:
+        verdict: "unbiased" (as far as the draws can tell), "biased" (found so), "biased by name" (says so itself) or
+            "refused".
+        because: why it was refused, or what was found biased.
+        evaluations: of the model, a step: lanes times particles.
+        microseconds, microseconds_error: for one gradient, median over blocks, and its standard error.
+        variance, variance_error: summed over all parameters, and its standard error.
+        own_variance, own_error: the same of the parameters that belong to these sites alone; NaN if there are none.
+    """
+
+    sites: str
+    estimator: str
+    verdict: str
+    because: str = ""
+    evaluations: int = 0
+    microseconds: float = math.nan
+    microseconds_error: float = math.nan
+    variance: float = math.nan
+    variance_error: float = math.nan
+    rows: tuple[Row, ...] = ()
+    own_variance: float = math.nan
+    own_error: float = math.nan
+
+    @property
+    def work(self) -> float:
+        """Variance times seconds: what a given precision costs."""
+        return self.variance * self.microseconds * 1e-6
+
+    @property
+    def measured(self) -> bool:
+        """Whether it could serve its sites."""
+        return self.verdict != "refused"

@@ -1,0 +1,158 @@
+"""The runs of a model and a guide that make up a step, and the terms that they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.rng import Source
+from varigrad.language.messages import Program, evolve
+from varigrad.objectives.checks.first_run import check_arguments
+from varigrad.objectives.checks.plate_independence import MixedPlates, with_mixed_plates
+from varigrad.objectives.estimate import Estimate, terms_of
+from varigrad.objectives.estimator_selection import Choice, patterns_of
+from varigrad.objectives.estimator_states import EstimatorStates
+from varigrad.objectives.execute import perform
+from varigrad.objectives.objective import Objective, Weight
+from varigrad.objectives.parameters import ParameterStore
+from varigrad.objectives.run_record import Ensemble, RunRecord, RunSettings, Vectorization
+from varigrad.objectives.weights_and_kl import analytic, weighted
+from varigrad.terms.independence.analysis import Follower
+from varigrad.terms.term import Term
+
+MixedIn = Callable[[RunRecord, Vectorization], MixedPlates]
+"""Plates that turn out, in a run, to have elements that depend on each other; they were not known before it."""
+
+
+@dataclass(eq=False)
+class ProgramRuns:
+    """A model and a guide with all that a run of them needs: the objective, the parameters, the randomness, the state.
+
+    Attributes:
+        objective: the configuration.
+        owner: holds the parameters.
+        source: where all draws come from.
+        carried: what the estimators carry from step to step, and the number of steps.
+        weights: the objective's; a captured step has tensors in the place of functions of the step number.
+        decided: the estimators that measuring has led to, by site; None before it.
+    """
+
+    objective: Objective
+    model: Program
+    guide: Program
+    owner: ParameterStore
+    source: Source
+    carried: EstimatorStates
+    weights: Mapping[str, Weight] = field(init=False)
+    decided: Mapping[str, Choice] | None = None
+
+    def __post_init__(self) -> None:
+        self.weights = self.objective.weights
+
+    def settings(
+        self,
+        layout: Vectorization,
+        *,
+        owner: ParameterStore | None = None,
+        nondifferentiable: frozenset[str] = frozenset(),
+        track_all: bool | None = None,
+        explore: bool = False,
+        loop: bool = False,
+        lasting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        follower: Follower | None = None,
+    ) -> RunSettings:
+        """Settings of a run; `track_all` is needed, and by default on, for divergences in closed form."""
+        return RunSettings(
+            self.owner if owner is None else owner,
+            patterns_of(self.objective.estimators),
+            self.source,
+            layout,
+            bool(self.objective.analytic_kl) if track_all is None else track_all,
+            nondifferentiable,
+            explore,
+            loop,
+            self.objective.strict,
+            self.decided,
+            self.carried.trees,
+            lasting,
+            follower,
+        )
+
+    def perform(
+        self,
+        settings: RunSettings,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        cache: dict[str, Tensor] | None = None,
+        forced: Mapping[str, Tensor] | None = None,
+        indices: Mapping[str, Tensor] | None = None,
+    ) -> RunRecord:
+        """One run of guide and model; see `execute.perform`."""
+        constrained = {} if cache is None else cache
+        return perform(settings, self.model, self.guide, args, kwargs, constrained, forced, indices)
+
+    def estimate(
+        self,
+        layout: Vectorization,
+        nondifferentiable: frozenset[str],
+        side_by_side: bool,
+        mixed_in: MixedIn,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> Estimate:
+        """Value, surrogate and next states, from runs of all particles and alternatives."""
+        cache: dict[str, Tensor] = {}
+        torch.clear_autocast_cache()  # 16-bit copies of parameters as they were, or made where gradients were off
+        try:
+            if side_by_side:
+                wide = self.perform(self.settings(layout, nondifferentiable=nondifferentiable), args, kwargs, cache)
+                ensembles = [self._ensemble(wide, layout, mixed_in(wide, layout), {})]
+            else:
+                layout = evolve(layout, particles=1)
+                loop = self.settings(layout, nondifferentiable=nondifferentiable, loop=True)
+                particles = range(self.objective.particles)
+                ensembles = [self._looped(loop, mixed_in, args, kwargs, cache) for _ in particles]
+        except TypeError:
+            check_arguments(self.model, self.guide, args, kwargs)
+            raise
+        return self.objective.combine(ensembles, layout, self.carried.trees)
+
+    def _looped(
+        self,
+        settings: RunSettings,
+        mixed_in: MixedIn,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        cache: dict[str, Tensor],
+    ) -> Ensemble:
+        """One particle: its own run, and one more for every alternative at every site."""
+        layout = settings.layout
+        base = self.perform(settings, args, kwargs, cache)
+        mixed = mixed_in(base, layout)
+        order = list(base.draws)
+        found: dict[str, list[Ensemble]] = {}
+        for site, draw in base.alternatives.items():
+            before = {n: base.draws[n].value for n in order[: order.index(site)]}
+            found[site] = []
+            for row in range(1, len(draw.value)):
+                forced = {**before, site: draw.value[row]}
+                other = self.perform(settings, args, kwargs, cache, forced, base.indices)
+                found[site].append(self._ensemble(other, layout, mixed, {}))
+        return self._ensemble(base, layout, mixed, found)
+
+    def _ensemble(
+        self, run: RunRecord, layout: Vectorization, mixed: MixedPlates, alternatives: Mapping[str, list[Ensemble]]
+    ) -> Ensemble:
+        return Ensemble(run, with_mixed_plates(self.terms(run, layout), mixed), alternatives)
+
+    def terms(self, run: RunRecord, layout: Vectorization) -> list[Term]:
+        """The terms of a run, as the objective sums them."""
+        return terms_of(run, layout, self.adjusted)
+
+    def adjusted(self, run: RunRecord, terms: list[Term]) -> list[Term]:
+        """Terms with divergences in closed form and weights put in."""
+        return weighted(analytic(terms, run, self.objective.analytic_kl), self.weights, self.carried.count)

@@ -1,0 +1,117 @@
+"""What one run of guide and model is given, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from varigrad.distributions.rng import Source
+from varigrad.estimators.base import Draw, Lanes, State
+from varigrad.objectives.checks.density_jumps import Marked
+from varigrad.objectives.estimator_selection import Choice, Patterns
+from varigrad.objectives.parameters import ParameterStore
+from varigrad.terms.dependency_tracker import Statement, Tracker
+from varigrad.terms.independence.analysis import Follower
+from varigrad.terms.term import Term
+
+
+class VectorizationChanged(Exception):
+    """The run met a site or a plate that the layout does not know; discover again."""
+
+
+@dataclass(frozen=True)
+class Vectorization:
+    """How leading dimensions are used: plates rightmost, then particles, then lanes.
+
+    Attributes:
+        plates: how many dimensions the program's plates occupy.
+        particles: how many particles lie along a dimension of their own (1: no such dimension).
+        lanes: for each site with alternatives its lanes, in the order of drawing.
+        order: all latent sites in the order of drawing.
+    """
+
+    plates: int = 0
+    particles: int = 1
+    lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    order: Sequence[str] = ()
+    mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Plates along which something reads a site across elements, though the site and its readers are inside."""
+    guarded: bool = False
+    """Whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees."""
+
+    @property
+    def dims(self) -> int:
+        """Number of plate dimensions, particles included."""
+        return self.plates + (self.particles > 1)
+
+    @property
+    def count(self) -> int:
+        """Number of lanes, lane 0 included."""
+        return 1 + sum(len(rows) for rows in self.lanes.values())
+
+    def lanes_of(self, site: str) -> Lanes | None:
+        """The lanes as this site sees them; None if the program has no alternatives."""
+        if self.count == 1:
+            return None
+        if site not in self.order:
+            raise VectorizationChanged(site)
+        own = self.lanes.get(site, ())
+        before = set(self.order[: self.order.index(site)])
+        mine = {r for s, rows in self.lanes.items() if s in before for r in rows} | set(own)
+        return Lanes(self.count, self.dims, own, tuple(r if r in mine else 0 for r in range(self.count)))
+
+
+@dataclass(slots=True, eq=False)
+class RunRecord:
+    """What one run of guide and model left behind."""
+
+    tracker: Tracker = field(default_factory=Tracker)
+    guide: list[Statement] = field(default_factory=list)
+    model: list[Statement] = field(default_factory=list)
+    draws: dict[str, Draw] = field(default_factory=dict)
+    alternatives: dict[str, Draw] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+    records: dict[str, Tensor] = field(default_factory=dict)
+    indices: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    marked: list[Marked] = field(default_factory=list)
+    """Of an exploring run: the samples of both programs with their marks on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
+
+    base: RunRecord
+    terms: list[Term]
+    alternatives: Mapping[str, Sequence[Ensemble]]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What stays the same for all runs of a step."""
+
+    owner: ParameterStore
+    patterns: Patterns
+    source: Source
+    layout: Vectorization
+    track_all: bool = False
+    nondifferentiable: frozenset[str] = frozenset()
+    explore: bool = False
+    """Draw without lanes, to find out what there is."""
+    loop: bool = False
+    """Alternatives are run one by one: a site's lanes are its own only."""
+    strict: bool = True
+    """Model and guide have to have the same latent sites."""
+    decided: Mapping[str, Choice] | None = None
+    """What measuring has led to, by site."""
+    states: Mapping[str, State] = field(default_factory=dict)
+    """What the estimators carry, by site."""
+    lasting: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Around what a program makes once and keeps, while the run itself is one that leaves nothing behind."""
+    follower: Follower | None = None
+    """Who follows the dimensions of what is drawn through this run; None: nobody."""
