@@ -94,7 +94,7 @@ class Told(Tracker):
         known = next(self.known)
         return Statement(message, known.upstream, known.given, known.opaque)
 
-    def mark(self, value: Tensor, site: Statement, own: bool, severed: bool = False) -> Tensor:
+    def mark(self, value: Tensor, site: Statement, own: bool, pathwise: bool = True) -> Tensor:
         return value
 
 

@@ -24,7 +24,7 @@ OLD = {
 TREES = {
     "a": torch.tensor(1.5),
     "b.c": (torch.tensor([2.0, 3.0]), None),
-    "d_state_0": ((torch.tensor(4.0), (torch.tensor([[5.0]], dtype=torch.float64), ())), 7, 0.5, True),
+    "d_state_0": ((torch.tensor(4.0), (torch.tensor([[5.0]], dtype=torch.float64), ())), None),
     "e%2E": None,
     "f": torch.tensor(3, dtype=torch.int64),
 }

@@ -23,9 +23,6 @@ OLD_NAMES = frozenset(
 BEING_REWRITTEN = {
     "src/varigrad/compile",
     "src/varigrad/inference",
-    "src/varigrad/objectives",
-    "src/varigrad/gradients",
-    "src/varigrad/diagnostics",
     "docs/compiled-steps.md",
 }
 """Parts of the tree that are being rewritten, and may still hold such words. This list only shrinks."""

@@ -12,7 +12,7 @@ NEGLIGIBLE = 1e-12
 """A variance smaller than this part of the largest is rounding."""
 
 NOTABLE = 1.2
-"""A factor worth a word."""
+"""A factor from which on a difference is mentioned."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def advise(sites: str, measured: Sequence[Measured], blocks: int) -> Advice:
 
 
 def _aside(best: Measured, fit: Sequence[Measured], sure: float, undecided: bool) -> str:
-    """A word about the sites' own parameters, where most of the noise is elsewhere and hides what these would like."""
+    """A sentence about the sites' own parameters, where noise elsewhere hides what these would like."""
     known = sorted((m for m in fit if m.own_variance > 0), key=lambda m: m.own_variance * m.microseconds)
     if best not in known or len(known) < 2 or all(m.own_variance == m.variance for m in known):
         return ""
@@ -99,5 +99,5 @@ def _relative(m: Measured) -> float:
 
 
 def _slack(m: Measured) -> float:
-    """Relative standard error of the time."""
+    """The relative standard error of the time."""
     return m.microseconds_error / m.microseconds

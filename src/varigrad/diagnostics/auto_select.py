@@ -135,7 +135,7 @@ def named(choices: Mapping[str, Choice]) -> dict[str, tuple[str, str]]:
 
 
 def from_names(names: Mapping[str, tuple[str, str]]) -> dict[str, Choice]:
-    """What `named` was made of."""
+    """The choices that `named` was made of."""
     known = {shown(estimator): Choice(estimator, "") for estimator in candidates()}
     known[""] = evolve(SCORE, own=True)
     return {site: evolve(known[name], why=why) for site, (name, why) in names.items() if name in known}
@@ -143,7 +143,7 @@ def from_names(names: Mapping[str, tuple[str, str]]) -> dict[str, Choice]:
 
 @dataclass(eq=False)
 class _Contender:
-    """An estimator at some sites.
+    """An estimator that competes for some sites.
 
     Attributes:
         floor: a variance below it is rounding.
@@ -165,13 +165,13 @@ class _Contender:
 
     @property
     def variance(self) -> float:
-        """Of a gradient, summed over all elements; NaN where one is not finite."""
+        """The variance of a gradient, summed over all elements; NaN where one is not finite."""
         squares = self._squares
         return max(float(squares.sum()) / (len(squares) - 1), self.floor)
 
     @property
     def work(self) -> float:
-        """Variance times cost."""
+        """The variance times the cost of a gradient."""
         return self.variance * self.microseconds if math.isfinite(self.variance) else math.inf
 
     @property
@@ -193,7 +193,7 @@ class _Contender:
 
 @dataclass(frozen=True, eq=False)
 class _Pilot:
-    """The contests of all sites, at the parameters of a bound that is undisturbed."""
+    """The contests of all sites, at the parameters of a bound that is preserved."""
 
     at: Bound
     args: tuple[object, ...]
@@ -202,7 +202,7 @@ class _Pilot:
     compiled: bool
 
     def choices(self) -> dict[str, Choice]:
-        """The winners, by site."""
+        """The estimators that win, by site."""
         trace, patterns = self.at.trace_guide(*self.args, **self.kwargs), patterns_of(self.at.config.estimators)
         sites = {n: m for n, m in trace.items() if isinstance(m, Sample) and is_auto(n, patterns)}
         groups: dict[Any, list[Sample]] = {}
@@ -299,7 +299,7 @@ class _Pilot:
 
 @contextmanager
 def _kept(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Afterwards they and their gradients are what they were."""
+    """Preserve some parameters and their gradients."""
     before = [(p, p.detach().clone(), p.grad) for p in parameters]
     try:
         yield
@@ -317,7 +317,7 @@ def _set_floor(contenders: Sequence[_Contender]) -> None:
 
 
 def _reason(best: _Contender, rivals: Sequence[_Contender], count: int, steps: int) -> str:
-    """Why it was chosen among those of the last round."""
+    """Why an estimator was chosen among those of the last round."""
     auto = f"auto at step {steps}" if steps else "auto"
     rest = [c for c in rivals if c is not best]
     if not rest:

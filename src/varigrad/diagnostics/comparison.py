@@ -93,7 +93,7 @@ def compare(
         sizes = [budget // blocks + (b < budget % blocks) for b in range(blocks)]
         serving = [p for p in probes if p.bound is not None]
         for i, size in enumerate(sizes):
-            turn = i % max(1, len(serving))  # nobody always comes after the same one
+            turn = i % max(1, len(serving))  # no estimator always comes after the same other one
             for probe in (*serving[turn:], *serving[:turn]):
                 probe.draw(size, args)
         tests = max(1, len(serving)) * len(reference.mean)
@@ -188,7 +188,7 @@ class _SecondStage:
 
 @dataclass(eq=False)
 class _Probe:
-    """One estimator under measurement."""
+    """One estimator, while its gradients are measured."""
 
     glob: str
     estimator: Estimator
@@ -197,18 +197,18 @@ class _Probe:
     refusal: str = ""
     running: RunningMoments = field(default_factory=RunningMoments)
     variances: list[Tensor] = field(default_factory=list)
-    """Of each block, `[elements]`."""
+    """The variance in each block, `[elements]`."""
     times: list[float] = field(default_factory=list)
 
     def start(self, at: Bound, config: Objective, args: tuple[object, ...], seed: int) -> None:
-        """Make its bound, warm; or note why it cannot serve."""
+        """Make the estimator's bound and warm it up; or note why it cannot serve."""
         try:
             self.bound = candidate(at, config, {self.glob: self.estimator}, args, seed)
         except VarigradError as error:
             self.refusal = str(error)
 
     def draw(self, count: int, args: tuple[object, ...]) -> None:
-        """One block."""
+        """Draw one block of gradients."""
         assert self.bound is not None
         start = time.perf_counter()
         block = samples(self.bound, count, args, {})
@@ -217,7 +217,7 @@ class _Probe:
         self.variances.append(block.double().var(0))
 
     def measured(self, reference: Reference, owners: Mapping[str, str], limit: float, again: _SecondStage) -> Measured:
-        """The findings."""
+        """What the draws say about the estimator."""
         bound = self.bound
         if bound is None:
             return Measured(self.glob, self.name, "refused", self.refusal)

@@ -19,7 +19,7 @@ PER_ELEMENT, PER_FLOP = 3e-4, 2e-5
 
 
 class Counted(TorchDispatchMode):
-    """Counts what is done inside it.
+    """A mode that counts the operations inside it.
 
     Attributes:
         operations, elements, flops: of torch; made by them (views are free); in products and convolutions.
@@ -48,7 +48,7 @@ class Counted(TorchDispatchMode):
 
 
 def microseconds(work: Callable[[], object], compiled: bool = False) -> float:
-    """About what a step takes on one core that is left alone."""
+    """About how long a step takes on one idle core, from its counts."""
     counted = Counted()
     with counted, torch.enable_grad():
         work()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One estimator and one parameter.
+    """The gradient of one parameter by one estimator.
 
     Attributes:
         site: the site whose distribution the parameter belongs to, "" if there is none or several.
@@ -60,5 +60,5 @@ class Measured:
 
     @property
     def measured(self) -> bool:
-        """Whether it could serve its sites."""
+        """Whether the estimator could serve its sites."""
         return self.verdict != "refused"

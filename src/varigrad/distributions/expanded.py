@@ -31,8 +31,13 @@ class Expanded(Wrapper):
         self.base = base
         td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
-    has_rsample = property(lambda self: self.base.has_rsample)
-    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch's families set it, here it is read
+        return self.base.has_rsample
+
+    @property
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]  # torch's families set it, here it is read
+        return self.base.has_enumerate_support
 
     @property
     def mean(self) -> Tensor:

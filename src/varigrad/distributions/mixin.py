@@ -139,8 +139,13 @@ class Masked(Wrapper):
         self.base: td.Distribution = base if shape == base.batch_shape else base.expand(shape)
         td.Distribution.__init__(self, shape, base.event_shape, validate_args=False)
 
-    has_rsample = property(lambda self: self.base.has_rsample)
-    has_enumerate_support = property(lambda self: self.base.has_enumerate_support)
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch's families set it, here it is read
+        return self.base.has_rsample
+
+    @property
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]  # torch's families set it, here it is read
+        return self.base.has_enumerate_support
 
     def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
         return type(self)(self.base.expand(batch_shape), self.density_mask)

@@ -52,11 +52,14 @@ class MaskedMixture(Methods, td.Distribution):
             raise ValueError(f"components have event shapes {shapes}")
         shape = join(mask.shape, component0.batch_shape, component1.batch_shape)
         self.density_mask: Tensor = mask.expand(shape)
-        self.component0, self.component1 = component0.expand(shape), component1.expand(shape)
+        self.component0: td.Distribution = component0.expand(shape)
+        self.component1: td.Distribution = component1.expand(shape)
         td.Distribution.__init__(self, shape, component0.event_shape, validate_args=False)
         self._said(validate_args)
 
-    has_rsample = property(lambda self: self.component0.has_rsample and self.component1.has_rsample)
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch's families set it, here it is read
+        return self.component0.has_rsample and self.component1.has_rsample
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:

@@ -129,7 +129,9 @@ class Rejector(Methods, td.Distribution):
         event = propose.event_shape if event_shape is None else torch.Size(event_shape)
         td.Distribution.__init__(self, shape, event, validate_args=False)
 
-    has_rsample = property(lambda self: self.propose.has_rsample)
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch's families set it, here it is read
+        return self.propose.has_rsample
 
     @property
     def support(self) -> constraints.Constraint | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class ZeroInflated(Methods, td.Distribution):
         logits = torch.as_tensor(gate_logits) if gate is None else torch.logit(torch.as_tensor(gate))
         shape = join(logits.shape, base.batch_shape)
         self.gate_logits: Tensor = logits.expand(shape)
-        self.base = base.expand(shape)
+        self.base: Any = base.expand(shape)  # of the family of counts, whose parameters subclasses read
         td.Distribution.__init__(self, shape, validate_args=False)
         self._said(validate_args)
 

@@ -1,1 +1,1 @@
-"""Gradients as numbers to compare: exact by enumeration, or moments of many draws."""
+"""Gradients as numbers to compare: exact ones by enumeration, and moments of many draws."""

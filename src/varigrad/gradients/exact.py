@@ -34,13 +34,13 @@ from varigrad.objectives.bound import Bound
 from varigrad.shapes import join
 
 LIMIT = 100_000
-"""So many outcomes are run through, if nobody says how many."""
+"""How many outcomes are run through at most, unless a limit is given."""
 
 Gradient = dict[str, Tensor]
 
 
 class NotEnumerable(VarigradError):
-    """There is no list of the outcomes, or it is too long."""
+    """A program's outcomes cannot be listed, or there are too many."""
 
 
 class Outcomes(Source):
@@ -75,7 +75,7 @@ class Outcomes(Source):
             count, name = count_of(distribution), type(distribution).__name__
             if count is None:
                 raise NotEnumerable(f"{name} has no finite support to enumerate")
-            self._refuse([count], f"a {name} has {count} values,")
+            self._check_count([count], f"a {name} has {count} values,")
             if isinstance(distribution, td.Categorical):
                 return self.index(distribution.probs, lanes=lanes)
             if isinstance(distribution, td.OneHotCategorical):
@@ -95,7 +95,7 @@ class Outcomes(Source):
         leading = probs.shape[0] if probs.dim() > 1 else 1
         size = len(flat) // leading
         free = [lanes is None or i // size in lanes for i in range(len(flat))]
-        self._refuse((flat > 0).sum(-1)[torch.tensor(free)].tolist(), "a draw has")
+        self._check_count((flat > 0).sum(-1)[torch.tensor(free)].tolist(), "a draw has")
         chosen = [
             self._choose(row.tolist()) if choice else int(row.argmax()) for row, choice in zip(flat, free, strict=True)
         ]
@@ -126,11 +126,11 @@ class Outcomes(Source):
         sets = 1
         for i in range(1, min(count, size - count) + 1):
             sets = sets * (size - min(count, size - count) + i) // i
-            self._refuse([sets], f"a minibatch of {count} of {size} has")
+            self._check_count([sets], f"a minibatch of {count} of {size} has")
         chosen = self._choose([1 / sets] * sets)
         return torch.tensor(next(itertools.islice(itertools.combinations(range(size), count), chosen, None)))
 
-    def _refuse(self, options: Iterable[int], what: str) -> None:
+    def _check_count(self, options: Iterable[int], what: str) -> None:
         """Raise if independent choices with so many options each have too many outcomes together."""
         product = 1
         for number in options:

@@ -52,7 +52,7 @@ class RunningMoments:
     """Sum of squared deviations from the mean."""
 
     def add(self, block: Tensor) -> None:
-        """Take in more draws."""
+        """Add a block of draws, `[n, elements]`."""
         block = block.double()
         mean, squares = block.mean(0), (block - block.mean(0)).square().sum(0)
         if self.count:
@@ -64,12 +64,12 @@ class RunningMoments:
 
     @property
     def variance(self) -> Tensor:
-        """Of one draw, unbiased."""
+        """The unbiased variance of one draw."""
         return self.squares / (self.count - 1)
 
     @property
     def error(self) -> Tensor:
-        """Standard error of the mean."""
+        """The standard error of the mean."""
         return (self.variance / self.count).sqrt()
 
 
@@ -88,7 +88,7 @@ class Reference:
 def measured_bound(
     model: Program, guide: Program, args: tuple[object, ...], at: Bound | None, seed: int
 ) -> Iterator[Bound]:
-    """A bound whose parameters are to be looked at: `at`, or a new one. Afterwards all generators, averages and buffers
+    """A bound whose gradient is to be measured: `at`, or a new one. Afterwards all generators, averages and buffers
     are what they were.
     """
     if at is not None and not isinstance(at, Bound):
@@ -204,7 +204,7 @@ def z_scores(found: RunningMoments, reference: Reference, dtype: torch.dtype) ->
 
 
 def rounding_of(reference: Reference, dtype: torch.dtype) -> Tensor:
-    """What a gradient may be off by in this precision, `[elements]`."""
+    """How far a gradient may be off by rounding in this precision, `[elements]`."""
     return (1e-9 if dtype == torch.float64 else 1e-5) * (1 + reference.mean.abs())
 
 
@@ -228,7 +228,7 @@ def exact_bias(bound: Bound, reference: Reference, args: tuple[object, ...], out
 
 
 def limit_of(alarm: float, tests: int) -> float:
-    """What |z| exceeds by chance in any of so many tests with at most this probability."""
+    """The limit that |z| exceeds by chance in any of so many tests with at most this probability."""
     return float(torch.special.ndtri(torch.tensor(1 - alarm / (2 * tests), dtype=torch.float64)))
 
 

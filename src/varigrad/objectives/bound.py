@@ -38,7 +38,7 @@ from varigrad.objectives.without_side_effects import preserving_programs
 
 
 class Bound(Parameters):
-    """What `ELBO()(model, guide)` returns.
+    """An objective of a model and a guide, such as `ELBO()(model, guide)` returns.
 
     Calling it with the programs' arguments gives minus the bound, a scalar whose gradient is the estimators'.
     Parameters exist once the programs have run, so call `init(*args)` first (programs without arguments: done at
@@ -97,12 +97,12 @@ class Bound(Parameters):
 
     @property
     def model_program(self) -> Program:
-        """The model, as given."""
+        """The model, as it was given."""
         return self.runs.model
 
     @property
     def guide_program(self) -> Program:
-        """The guide, as given."""
+        """The guide, as it was given."""
         return self.runs.guide
 
     @property
@@ -204,7 +204,7 @@ class Bound(Parameters):
             steps: how many steps have led to them; 0: it is no step that changes them.
 
         Raises:
-            VarigradError: an estimator carries something besides nested tuples of tensors, None and numbers.
+            VarigradError: an estimator carries something besides nested tuples of tensors and None.
         """
         carried = self.runs.carried
         carried.advance(carried.trees if states is None else states, steps)
@@ -301,7 +301,7 @@ class Bound(Parameters):
         return Trace(recorder.messages, result)
 
     def _alone(self, message: Message, forward: Forward) -> Message:
-        """Parameters and randomness for a program that runs outside a step."""
+        """Answer messages of a program that runs outside a step: parameters, draws and minibatches."""
         if isinstance(message, Param) and message.value is None:
             message = evolve(message, value=self.owner.constrained(message, {}))
         elif isinstance(message, Sample) and message.value is None:
@@ -387,7 +387,7 @@ class Bound(Parameters):
         return self.exploration.first_problem(args, kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """States of versions up to 0.1 keep the estimators' part as one dictionary, under `_extra_state`."""
+        """Load a state; up to version 0.1 its estimators' part was one dictionary, under `_extra_state`."""
         old = state_dict.pop(f"{prefix}_extra_state", None)
         if old is not None:
             entries = entries_of(old["estimators"], old["steps"])

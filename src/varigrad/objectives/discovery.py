@@ -1,4 +1,4 @@
-"""What runs of two programs show about them: sites, layout, mixing inside plates, and how particles and lanes can run.
+"""Discovery: what runs of two programs show about their sites, plates, and how particles and lanes can run.
 
 Nothing that is found here is believed for ever (`rechecks.py`), and nothing is left behind (`without_side_effects.py`).
 """
@@ -62,13 +62,13 @@ _NAME = attrgetter("message.name")
 
 @dataclass(frozen=True, eq=False)
 class DiscoveryResult:
-    """What a look at the programs has found.
+    """What is known about two programs after a look at them.
 
     Attributes:
         layout: how leading dimensions are used, with the plates whose elements are mixed.
         side_by_side: whether particles and alternatives run along dimensions of their own; else in a loop.
         reason: why in a loop; empty otherwise.
-        kinked: sites whose values go through a step, or lose their derivative.
+        nondifferentiable: sites whose values go through a step, or lose their derivative.
         plan: what to tell about it.
         branch: the statements and plates that were met.
         sentences: how plates are mixed, by site and plate, as far as it is known.
@@ -90,7 +90,7 @@ class DiscoveryResult:
 
 
 class InitializingStore:
-    """An owner whose new parameters stay, and whose initial values count as drawn, though the run is only a look."""
+    """A store for the first run: new parameters stay and their initial values count as drawn, though it is undone."""
 
     def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
         self.owner, self.kept = owner, kept
@@ -100,13 +100,13 @@ class InitializingStore:
         self.version = owner.version
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
-        """The owner's value."""
+        """The owner's value; initial values are drawn as if no look were taken."""
         with self.kept.lasting() if callable(message.init) else nullcontext():
             return self.owner.constrained(message, cache)
 
 
 def branch_of(run: RunRecord) -> tuple[object, ...]:
-    """Which way a run has gone, as far as its statements and plates show it."""
+    """The branch that a run took, as far as its statements and plates tell it."""
     return (*map(_NAME, run.guide), None, *map(_NAME, run.model), *run.sizes.items())
 
 
@@ -142,7 +142,7 @@ class Discovery:
     _proven: bool = True
 
     def run(self) -> DiscoveryResult:
-        """Look."""
+        """Run the programs as often as it takes, and conclude what they show."""
         runs = self.runs
         differentiable = torch.is_grad_enabled()
         self._owner = InitializingStore(runs.owner, self.kept) if self.lasting else shadow_of(runs.owner)
@@ -210,7 +210,7 @@ class Discovery:
         return self.kept.lasting()
 
     def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
-        """One more run: like another (its minibatches), with some values forced."""
+        """Run the programs again, with some values forced, on the minibatches of another run."""
         runs = self.runs
         settings = runs.settings(
             layout, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
@@ -219,7 +219,7 @@ class Discovery:
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
     def _followed(self, layout: Vectorization, follower: Follower, plain: bool) -> RunRecord:
-        """A run whose dimensions are followed: with plain draws, or as it is taken."""
+        """Run the programs while a follower follows dimensions: with plain draws, or as steps run them."""
         runs = self.runs
         settings = runs.settings(
             layout,
@@ -235,7 +235,7 @@ class Discovery:
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
     def _structure(self, seen: RunRecord, wide: Vectorization) -> None:
-        """What the operations of a run prove about its plates."""
+        """Note what the operations of a run prove about its plates."""
         if not open_plates(seen, self._mixed):
             return
         self._proof = structure_of_plates(self._followed, self.runs.terms, wide)
@@ -298,7 +298,7 @@ class Discovery:
         return failure or ""
 
     def _unproven(self, seen: RunRecord, wide: Vectorization, reason: str, points: int) -> tuple[str, ...]:
-        """What only numbers speak for: that plates, or lanes and particles, are kept apart."""
+        """Sentences about independence that only numbers speak for: of plates, or of lanes and particles."""
         compared = f"compared at {1 + points} point(s): no operation that was seen proves it"
         plates = sorted({f"{m.name!r} in plate {p.name!r}" for m, p in open_plates(seen, self._settled)})
         found = [f"the elements of {', '.join(plates)} being kept apart, {compared}"] if plates else []
@@ -345,7 +345,10 @@ class Discovery:
         return reason, said
 
     def _there(self, wide: Vectorization, reason: str) -> tuple[str, bool]:
-        """What a point says of a loop, and whether it says anything: mixed plates are noted."""
+        """Compare at one other point: the reason for a loop that it gives, and whether it says anything.
+
+        Mixed plates are noted.
+        """
         runs = self.runs
         self.base, base = None, self.base
         try:

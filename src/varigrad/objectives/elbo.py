@@ -58,21 +58,21 @@ class ELBO:
         return self.bind(model, guide, None)
 
     def bind(self, model: Program, guide: Program, source: Source | None, owner: ParameterStore | None = None) -> Bound:
-        """As calling it, with a source for all draws, and with parameters that live elsewhere."""
+        """The bound of this model and guide, with a source for all draws, and another owner of the parameters."""
         return Bound(self, model, guide, source, owner)
 
     def check(self, run: RunRecord) -> None:
-        """Whether the objective can serve these programs: always."""
+        """Accept the programs, whatever their estimators are."""
 
     def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
-        """From the terms of all particles to value and surrogate."""
+        """Value and surrogate from the terms of all particles."""
         return estimate(ensembles, layout, state)
 
 
 def check_particles_and_estimators(
     particles: object, estimators: Mapping[str, Asked] | Literal["auto"] | None, at_least: int = 1
 ) -> None:
-    """What every objective's configuration has to be.
+    """Check what every objective's configuration has to be.
 
     Raises:
         VarigradError: particles is not a whole number of at least `at_least`, or an estimator is none.

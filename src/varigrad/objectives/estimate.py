@@ -1,4 +1,4 @@
-"""From the runs of one step to a value, a surrogate, and the next state of the baselines."""
+"""The value, the surrogate and the next states of estimators, computed from the runs of one step."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SurrogateParts:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What one step computes.
+    """The result of one step's runs.
 
     Attributes:
         value: the bound, a scalar; differentiating it gives only the part that flows through the terms.
@@ -167,7 +167,7 @@ def _share(
 def site_surrogate(
     estimator: Estimator, site: str, draw: Draw, costs: Tensor, states: dict[str, State], losses: list[Tensor]
 ) -> Share:
-    """What the estimator answers, summed; its next state and its baseline's loss are put into the last two."""
+    """Sum a site's surrogate; its next state and its baseline's loss go to `states` and `losses`."""
     baseline = getattr(estimator, "baseline", None)
     if isinstance(baseline, Baseline) and draw.values is not None and baseline.given():
         check_independent(baseline, site, draw.values)
@@ -181,7 +181,7 @@ def site_surrogate(
 
 
 def _cut(state: State) -> State:
-    """Without a graph: one that grew from step to step would never be freed."""
+    """Detach a state: an autograd graph that grew from step to step would never be freed."""
     if isinstance(state, tuple):
         return tuple(_cut(part) for part in state)
     return state.detach() if isinstance(state, Tensor) and state.requires_grad else state

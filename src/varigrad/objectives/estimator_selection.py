@@ -38,7 +38,7 @@ class Choice:
 
     @property
     def key(self) -> object:
-        """The same for the same estimator."""
+        """A key that is equal for equal estimators."""
         return "own" if self.own else self.estimator
 
 
@@ -52,7 +52,7 @@ NONDIFFERENTIABLE = Choice(
 
 
 def patterns_of(estimators: Mapping[str, Asked] | Literal["auto"] | None) -> Patterns:
-    """What an objective asks for, in order: the first match counts."""
+    """The estimators that an objective asks for, by glob, in order: the first match counts."""
     return (("*", "auto"),) if estimators == "auto" else tuple((estimators or {}).items())
 
 

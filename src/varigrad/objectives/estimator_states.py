@@ -6,7 +6,7 @@ by whatever saves tensors. A buffer's name says where in the tree it lies:
 
     `z_state`         the state of site `z` is this tensor
     `z_state_0_1`     it is a tuple, whose first part is a tuple, whose second part is this tensor
-    `z_state_1_none`  its second part is None (in `state_dict()` only; `_int`, `_float`, `_bool`, `_empty` likewise)
+    `z_state_1_none`  its second part is None (in `state_dict()` only; `_empty` likewise)
     `steps`           how many steps have been taken
 
 A dot in a site's name is written `%2E`, because torch allows none in the name of a buffer.
@@ -18,7 +18,7 @@ Random generators are not among the buffers: a broadcast would give every proces
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from varigrad.errors import VarigradError
 from varigrad.estimators.base import State
 
-_NAME = re.compile(r"(?P<site>.*)_state(?P<path>(_\d+)*)(_(?P<kind>none|int|float|bool|empty))?", re.DOTALL)
+_NAME = re.compile(r"(?P<site>.*)_state(?P<path>(_\d+)*)(_(?P<kind>none|empty))?", re.DOTALL)
 
 
 class EstimatorStates(nn.Module):
@@ -97,7 +97,7 @@ class EstimatorStates(nn.Module):
     def _rebuilt(self, name: str, tree: State) -> State:
         if isinstance(tree, Tensor):
             return self._buffers[name]
-        if isinstance(tree, (tuple, list)):
+        if isinstance(tree, tuple):
             return _like(tree, [self._rebuilt(f"{name}_{i}", part) for i, part in enumerate(tree)])
         return tree
 
@@ -138,7 +138,7 @@ class EstimatorStates(nn.Module):
 
 
 def entries_of(trees: Mapping[str, State], steps: int) -> dict[str, Tensor]:
-    """The same as an `EstimatorStates` would have in its `state_dict()`."""
+    """The entries that an `EstimatorStates` with these states has in its `state_dict()`."""
     made = EstimatorStates()
     made.advance(trees, steps)
     return dict(made.state_dict())
@@ -170,36 +170,32 @@ def _owned(name: str, tree: State, leaves: dict[str, Tensor], memory: set[int]) 
             memory.add(storage.data_ptr())
         leaves[name] = tree
         return tree
-    if isinstance(tree, (tuple, list)):
+    if isinstance(tree, tuple):
         return _like(tree, [_owned(f"{name}_{i}", part, leaves, memory) for i, part in enumerate(tree)])
-    if tree is None or isinstance(tree, (bool, int, float)):
-        return tree
+    if tree is None:
+        return None
     raise VarigradError(
         f"an estimator carries {type(tree).__name__} from step to step ({name})",
         because="a state is saved, moved and broadcast as tensors",
-        try_="nested tuples of tensors, None and numbers",
+        try_="nested tuples of tensors and None: torch.tensor(x) for a number",
     )
 
 
-def _like(tree: Any, parts: list[State]) -> Any:
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+def _like(tree: tuple[State, ...], parts: Iterable[State]) -> State:
+    """A tuple of these parts; a named one, where the tree is one."""
+    made: State = getattr(tree, "_make", tuple)(parts)
+    return made
 
 
 def _marks(name: str, tree: State) -> Iterator[tuple[str, Tensor]]:
-    """What a tree has besides tensors, as tensors."""
+    """Tensors without elements that stand for None and for empty tuples in a tree."""
     if tree is None:
         yield f"{name}_none", torch.empty(0, dtype=torch.uint8)
-    elif isinstance(tree, (tuple, list)):
+    elif isinstance(tree, tuple):
         if not tree:
             yield f"{name}_empty", torch.empty(0, dtype=torch.uint8)
         for i, part in enumerate(tree):
             yield from _marks(f"{name}_{i}", part)
-    elif not isinstance(tree, Tensor):
-        kind, dtype = next((k.__name__, d) for k, d in _NUMBERS.items() if isinstance(tree, k))
-        yield f"{name}_{kind}", torch.tensor(tree, dtype=dtype)
-
-
-_NUMBERS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}  # a bool is an int, too
 
 
 def _trees_of(entries: Mapping[str, tuple[re.Match[str], Tensor]], device: torch.device) -> dict[str, State]:
@@ -214,10 +210,10 @@ def _trees_of(entries: Mapping[str, tuple[re.Match[str], Tensor]], device: torch
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} is no tensor")
         kind = match["kind"]
-        leaf: State = value.detach().to(device, copy=True)
+        here = value.device if device.type == "cpu" else device  # where `.to()` has brought the module
+        leaf: State = value.detach().to(here, copy=True)
         if kind is not None:
-            # A number is a state of an estimator of the user's own: ours carry tensors.
-            leaf = None if kind == "none" else () if kind == "empty" else value.item()  # type: ignore[assignment]
+            leaf = None if kind == "none" else ()
         path = tuple(int(i) for i in match["path"].split("_")[1:])
         sites.setdefault(_site(match["site"]), {})[path] = leaf
     return {site: _tree_of(leaves, site) for site, leaves in sites.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import assert_never
 
 from torch import Tensor
 from torch import distributions as td
@@ -15,6 +15,7 @@ from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameE
 from varigrad.estimators.base import Draw, Estimator, Lanes
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import (
+    Extension,
     Factor,
     Forward,
     Indices,
@@ -26,6 +27,7 @@ from varigrad.language.messages import (
     Program,
     Record,
     Sample,
+    Subsample,
     evolve,
 )
 from varigrad.language.plates import InPlate, same_minibatch
@@ -60,7 +62,7 @@ def perform(
     layout = settings.layout
     record = RunRecord(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
     record.indices.update(indices or {})
-    outer: tuple[Any, ...] = ()
+    outer: tuple[InPlate, ...] = ()
     if layout.particles > 1:
         outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
     drawing = _Guide(settings, record, cache, forced or {})
@@ -93,7 +95,7 @@ def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
 
 
 class _Program:
-    """What guide and model have in common as handlers."""
+    """What the handlers of guide and model have in common."""
 
     takes_modules = True
     """A `Module` message says enough; its parameters need no messages of their own."""
@@ -128,8 +130,10 @@ class _Program:
             case Record():
                 self._once(message.name)
                 self.record.records[message.name] = message.value
+            case Subsample() | Extension():
+                pass  # plates answer the former, other libraries the latter
             case _:
-                pass  # `Subsample`, which plates answer, and messages of other libraries
+                assert_never(message)
         return forward(message)
 
     statements: list[Statement]
@@ -242,7 +246,7 @@ class _Guide(_Program):
         return estimator.draw(distribution, None, self._source(estimator, distribution), state)
 
     def _source(self, estimator: Estimator, distribution: td.Distribution) -> Source:
-        """Where a draw's numbers come from: coupled across particles, where the estimator asks for it."""
+        """The source of a draw's numbers: coupled across particles, where the estimator asks for it."""
         settings = self.settings
         if estimator.drawing.coupling is None:
             return settings.source
@@ -257,7 +261,7 @@ class _Guide(_Program):
         return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.layout.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
-        """Lane 0 goes on; the alternatives wait in `draw` for their own runs."""
+        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for runs of their own."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
         if count == 1:
@@ -312,7 +316,7 @@ class _Model(_Program):
 
 
 def with_fresh_distribution(message: Sample) -> Sample:
-    """The message with a distribution that keeps nothing of what was computed before."""
+    """The message with a copy of its distribution that remembers nothing computed before."""
     distribution = fresh(message.distribution)
     return message if distribution is message.distribution else evolve(message, distribution=distribution)
 

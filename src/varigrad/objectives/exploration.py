@@ -28,11 +28,11 @@ class BiasWarning(UserWarning):
 
 
 class StepInvalidated(Exception):
-    """A step was taken by what has turned out not to hold: take it again."""
+    """A step relied on a discovery that does not hold any more: the step has to be taken again."""
 
 
 class Exploration:
-    """What runs of some programs have shown, for the steps that are taken by it.
+    """What a bound knows about its programs, and the looks by which it comes to know it.
 
     Args:
         runs: the programs, with all that their runs need.
@@ -40,7 +40,7 @@ class Exploration:
     Attributes:
         discovered: the result of the last look; None before the first.
         rechecks: when to look again.
-        quiet: whether nobody is to be warned: somebody is measuring.
+        quiet: whether warnings are left out, because the runs are measurements.
         held: whether what was discovered is used as it is, without looks: in a step that is captured, and in a twin.
     """
 
@@ -79,7 +79,7 @@ class Exploration:
         self.held = self.quiet = True
 
     def begin(self, args: tuple[object, ...], kwargs: dict[str, object], *, lasting: bool) -> None:
-        """Look for the first time, or from scratch.
+        """Look at the programs for the first time, or from scratch.
 
         Args:
             lasting: parameters that come into being stay; else they come into being again with the first step.
@@ -196,7 +196,7 @@ class Exploration:
 
     @contextmanager
     def _preserved(self, seed: int = 0) -> Iterator[PreservedState]:
-        """Inside, programs may be run on other random numbers; afterwards they are as they were."""
+        """Inside, programs may be run on other random numbers; afterwards all that the runs changed is put back."""
         runs, source = self.runs, self.runs.source
         parameters = [p for _, p in self.owner.named_parameters()]
         with preserving_programs(self.reach(), parameters, seed) as kept:

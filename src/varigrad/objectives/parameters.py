@@ -1,4 +1,4 @@
-"""Who owns a program's parameters: by default the objective itself, which is a module."""
+"""Parameters and their holder: by default the bound itself, which is a module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from varigrad.language.parameter_transforms import initial_value, to_constrained
 
 @dataclass(frozen=True)
 class Declaration:
-    """How a parameter was declared first."""
+    """A parameter as it was declared the first time."""
 
     shape: torch.Size
     constraint: constraints.Constraint
@@ -29,12 +29,12 @@ class Declaration:
 
     @property
     def leaf(self) -> Tensor:
-        """The unconstrained tensor."""
+        """The unconstrained leaf tensor that is trained."""
         return self.owner._parameters[self.key]  # type: ignore[return-value]
 
 
 class ParameterStore(Protocol):
-    """What an engine asks of whoever holds the parameters.
+    """What runs of programs need of the holder of their parameters.
 
     Attributes:
         version: changes whenever a parameter comes or goes.
@@ -52,10 +52,10 @@ class ParameterStore(Protocol):
         """Own the network of a site's baseline."""
 
     def check_names(self, sites: Iterable[str]) -> None:
-        """Raise if a site may not be called what it is."""
+        """Raise if the name of a site is taken by a parameter."""
 
     def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """The unconstrained tensors."""
+        """The unconstrained tensors, with their names."""
 
     def constrained_leaves(self) -> dict[str, Tensor]:
         """The constrained value of every parameter, by name; differentiable."""
@@ -164,7 +164,7 @@ class Parameters(Group):
         return {name: value.detach() for name, value in self.constrained_leaves().items()}
 
     def check_names(self, sites: Iterable[str]) -> None:
-        """No site has the name of a `param`.
+        """Check that no site has the name of a `param`.
 
         Raises:
             SiteNameError: one has.

@@ -12,7 +12,7 @@ from varigrad.terms.term import Term
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One latent site.
+    """One latent site: its estimator, and why.
 
     Attributes:
         downstream: names of the terms in its cost, `q(...)` for the guide's.
@@ -38,7 +38,7 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the objective is going to do; `print` it.
+    """The estimators of all sites, and how particles and alternatives run; `print` it.
 
     Attributes:
         sites: the latent sites, in the order of drawing.
@@ -67,7 +67,7 @@ class Plan:
         )
 
     def _answer(self, site: SitePlan) -> str:
-        """Whether the site's estimator is unbiased, in a word or two."""
+        """Whether a site's estimator is unbiased, in a word or two."""
         if site.suspect:
             return "suspect"
         if not site.unbiased:

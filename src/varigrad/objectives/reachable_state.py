@@ -1,4 +1,4 @@
-"""What programs can see without being handed it: modules, tensors and random generators in closures and globals."""
+"""Reachable state: modules, tensors and random generators that programs see in closures and globals."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _of_library(kind: type) -> bool:
 
 
 def _is_generator(value: object) -> TypeGuard[Generator]:
-    """Whether it is a generator of random numbers. numpy's are asked for only where a program has loaded them."""
+    """Whether a value is a generator of random numbers. numpy's are asked for only where a program has loaded them."""
     if isinstance(value, (random.Random, torch.Generator)):
         return True
     loaded = sys.modules.get("numpy.random")

@@ -87,18 +87,18 @@ class Renyi:
         return self.bind(model, guide, None)
 
     def bind(self, model: Program, guide: Program, source: Source | None, owner: ParameterStore | None = None) -> Bound:
-        """As calling it, with a source for all draws, and with parameters that live elsewhere."""
+        """The bound of this model and guide, with a source for all draws, and another owner of the parameters."""
         return Bound(self, model, guide, source, owner)
 
     def check(self, run: RunRecord) -> None:
-        """Whether the objective can serve these programs.
+        """Check that the objective can serve these programs.
 
         Raises:
             SiteError: an estimator presumes that the objective is a sum of terms.
         """
         for site, choice in run.choices.items():
             estimator = choice.estimator
-            reason = _refusal(estimator, estimator.alternatives(run.draws[site].distribution))
+            reason = _why_unfit(estimator, estimator.alternatives(run.draws[site].distribution))
             if reason is not None:
                 because, try_ = reason
                 raise SiteError(
@@ -120,7 +120,7 @@ class Renyi:
                     return
 
     def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
-        """From the terms of all particles to value and surrogate."""
+        """Value and surrogate from the terms of all particles."""
         log_w = torch.cat([_log_weights(e.terms, layout) for e in ensembles])
         bound = self._bound(log_w)
         states = dict(state)  # every particle's baseline is that of the last step: this step's costs know all draws
@@ -192,7 +192,7 @@ def _by_particle(term: Term, layout: Vectorization) -> Tensor:
     return value.reshape(layout.particles, -1).sum(-1)
 
 
-def _refusal(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:
+def _why_unfit(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:
     if alternatives or estimator.needs.per_element:
         return (
             "it compares costs that are sums of terms, and here they are inside a logarithm",

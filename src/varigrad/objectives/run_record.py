@@ -19,7 +19,7 @@ from varigrad.terms.term import Term
 
 
 class VectorizationChanged(Exception):
-    """The run met a site or a plate that the layout does not know; discover again."""
+    """A run met a site or a plate that the vectorization does not know: the programs have to be discovered again."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Vectorization:
         particles: how many particles lie along a dimension of their own (1: no such dimension).
         lanes: for each site with alternatives its lanes, in the order of drawing.
         order: all latent sites in the order of drawing.
+        mixed: plates along which something reads a site across elements, though the site and its readers are inside.
+        guarded: whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees.
     """
 
     plates: int = 0
@@ -38,9 +40,7 @@ class Vectorization:
     lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     order: Sequence[str] = ()
     mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Plates along which something reads a site across elements, though the site and its readers are inside."""
     guarded: bool = False
-    """Whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees."""
 
     @property
     def dims(self) -> int:
@@ -66,7 +66,20 @@ class Vectorization:
 
 @dataclass(slots=True, eq=False)
 class RunRecord:
-    """What one run of guide and model left behind."""
+    """What one run of guide and model leaves behind.
+
+    Attributes:
+        tracker: follows what depends on which draw.
+        guide, model: the statements of both programs, in order.
+        draws: what estimators drew, by site.
+        alternatives: in a loop, the draws whose alternatives wait for runs of their own.
+        choices: the estimators, by site.
+        values: the values of latent sites, marked for tracking.
+        records: values of deterministic sites.
+        indices: minibatches, by plate.
+        sizes: size and dimension of each plate.
+        marked: of an exploring run, the samples of both programs with their marks on.
+    """
 
     tracker: Tracker = field(default_factory=Tracker)
     guide: list[Statement] = field(default_factory=list)
@@ -79,7 +92,6 @@ class RunRecord:
     indices: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     marked: list[Marked] = field(default_factory=list)
-    """Of an exploring run: the samples of both programs with their marks on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +105,23 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What stays the same for all runs of a step."""
+    """What stays the same for all runs of a step.
+
+    Attributes:
+        owner: holds the parameters.
+        patterns: the estimators that the objective asks for, by glob.
+        source: where all draws come from.
+        layout: how leading dimensions are used.
+        track_all: follow the draws of all sites, also where no estimator needs it.
+        nondifferentiable: sites through whose values no derivative can be taken.
+        explore: draw without lanes, to find out what there is.
+        loop: alternatives are run one by one: a site's lanes are its own only.
+        strict: model and guide have to have the same latent sites.
+        decided: the estimators that measuring has led to, by site.
+        states: what the estimators carry, by site.
+        lasting: a context around what a program makes once and keeps, while the run leaves nothing else behind.
+        follower: follows the dimensions of what is drawn through this run; None: they are not followed.
+    """
 
     owner: ParameterStore
     patterns: Patterns
@@ -102,16 +130,9 @@ class RunSettings:
     track_all: bool = False
     nondifferentiable: frozenset[str] = frozenset()
     explore: bool = False
-    """Draw without lanes, to find out what there is."""
     loop: bool = False
-    """Alternatives are run one by one: a site's lanes are its own only."""
     strict: bool = True
-    """Model and guide have to have the same latent sites."""
     decided: Mapping[str, Choice] | None = None
-    """What measuring has led to, by site."""
     states: Mapping[str, State] = field(default_factory=dict)
-    """What the estimators carry, by site."""
     lasting: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Around what a program makes once and keeps, while the run itself is one that leaves nothing behind."""
     follower: Follower | None = None
-    """Who follows the dimensions of what is drawn through this run; None: nobody."""

@@ -1,4 +1,4 @@
-"""Another owner's parameters, to be read and never changed: what a program adds meanwhile is kept aside."""
+"""Shadow parameters: another owner's, read and never changed; what a program adds meanwhile is kept aside."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class ShadowParameters:
         return owner.constrained(message, cache)
 
     def adopt(self, message: Module) -> None:
-        """Note a module aside unless the owner has all its parameters."""
+        """Keep a module aside unless the owner has all its parameters."""
         known = {id(p) for _, p in self.owner.named_parameters()}
         if not all(id(p) in known for p in message.value.parameters()):
             self.own.adopt(message)
 
     def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
-        """Own a baseline's network, aside."""
+        """Keep the network of a baseline aside."""
         self.own.adopt_baseline(site, part, module)
 
     def check_names(self, sites: Iterable[str]) -> None:
-        """As the owner."""
+        """Check the names of sites against the owner's parameters, and those kept aside."""
         sites = list(sites)
         self.owner.check_names(sites)
         self.own.check_names(sites)

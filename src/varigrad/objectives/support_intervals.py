@@ -14,7 +14,7 @@ from varigrad.distributions.independent_utils import inner_of
 
 
 class Interval(NamedTuple):
-    """Lowest and highest value, or the tensors of them, and whether only whole numbers count."""
+    """The lowest and highest value (numbers or tensors), and whether only whole numbers are between them."""
 
     low: Tensor
     high: Tensor

@@ -92,7 +92,7 @@ def failure_side_by_side(
 
 
 def _as_reason(error: Exception) -> str:
-    """What an error in a run side by side says.
+    """The reason for a loop that an error in a run side by side gives.
 
     Raises:
         Exception: the error itself, where it is none of those that a program's shapes lead to.
@@ -134,7 +134,7 @@ def _mixed_density(
 
 
 def _key(term: Term) -> tuple[str, int, bool]:
-    """What tells a term from others: a divergence in closed form has the name and sign of its site's density."""
+    """A key that tells a term from others: a divergence in closed form has the name and sign of its site's density."""
     return term.name, term.sign, term.latent
 
 
@@ -261,7 +261,7 @@ SINGLY = 8
 
 
 def _patterns(size: int) -> Iterable[Tensor]:
-    """Which elements to change, `[size]`: for any two, some pattern changes the first and leaves the second alone."""
+    """Masks `[size]` of elements to change: for any two elements, some mask changes the first and leaves the second."""
     index = torch.arange(size)
     if size <= SINGLY:
         return [index == i for i in range(size)]

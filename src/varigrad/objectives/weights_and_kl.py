@@ -65,7 +65,7 @@ def analytic(terms: list[Term], run: RunRecord, wanted: bool | Sequence[str]) ->
 
 
 def _divergence(name: str, q: Statement, p: Statement) -> Term | str:
-    """The term, or why there is none."""
+    """The term with the closed-form divergence of a site, or why there is none."""
     left, right = q.message, p.message
     if not isinstance(left, Sample) or not isinstance(right, Sample):
         return "it is a factor, not a choice"

@@ -31,7 +31,7 @@ LARGEST = 2**20
 
 
 class _Generators(NamedTuple):
-    """Where all random generators stand."""
+    """The states of all random generators."""
 
     torch: Any
     python: Any
@@ -40,7 +40,7 @@ class _Generators(NamedTuple):
 
 
 class PreservedState:
-    """Everything that runs of some programs may change, as it was.
+    """The state that runs of some programs may change, as it was: `restore` puts it back.
 
     Args:
         reached: what the programs refer to; modules that they call besides are added when they are called.
@@ -57,7 +57,7 @@ class PreservedState:
         self._given = list(parameters)
 
     def know(self, parameters: Iterable[Tensor]) -> None:
-        """These are parameters, too."""
+        """Preserve these parameters, too."""
         for parameter in parameters:
             self._note(parameter)
 
@@ -73,7 +73,7 @@ class PreservedState:
                 self._copy(tensor)
 
     def lend_module(self, module: nn.Module) -> None:
-        """The same for a module that has come to light, and for those inside it."""
+        """Preserve a module that has come to light, and those inside it."""
         for inner in module.modules():
             if id(inner) not in self._modules and not isinstance(inner, EstimatorStates):
                 self.reached.modules[id(inner)] = inner
@@ -103,7 +103,7 @@ class PreservedState:
         return tensor.data if known is None else known[1]
 
     def show(self, tensor: Tensor, numbers: Tensor) -> None:
-        """Have a tensor show other numbers until everything is put back."""
+        """Give a tensor other numbers until everything is put back."""
         self._memory.setdefault(id(tensor), (tensor, tensor.data))
         tensor.data = numbers
 
@@ -132,7 +132,7 @@ class PreservedState:
 
     @contextmanager
     def lasting(self) -> Iterator[None]:
-        """Inside, generators stand where they will when all is put back, and what is drawn or registered stays.
+        """Inside, what is drawn or registered stays: generators start where they will be when all is put back.
 
         For initial values: they are kept, so their draws have been made.
         """
@@ -149,7 +149,7 @@ class PreservedState:
                 before.update({key: value for key, value in now.items() if key not in names})
 
     def called(self, module: nn.Module, _: object) -> None:
-        """A hook of torch's: a module is about to be called."""
+        """Preserve a module that is about to be called; a forward pre-hook of torch."""
         if threading.get_ident() == self._thread and id(module) not in self._modules:
             self.lend_module(module)
 

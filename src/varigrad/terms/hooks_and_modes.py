@@ -6,7 +6,7 @@ saves, and the levels of a `torch.func` transform then see values that carry not
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 transform = torch._C._functorch.peek_interpreter_stack
 """The innermost transform of `torch.func` that is at work, or None."""
-dispatch_modes = torch._C._len_torch_dispatch_stack
-function_modes = torch._C._len_torch_function_stack
+dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 

@@ -22,7 +22,7 @@ from varigrad.terms.provenance import Escapes, get_blocked, get_provenance, untr
 
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """A statement with the marks still on.
+    """A sample of an exploring run whose tensors still carry their marks.
 
     Attributes:
         message: with its value.
@@ -111,7 +111,7 @@ def _look_inside(statement: Marked, escapes: Escapes) -> None:
 
 @contextmanager
 def _unheard(escapes: Escapes) -> Iterator[None]:
-    """Meanwhile nothing is noted: it is we who ask for values."""
+    """Inside, nothing is noted: the checks ask for values, not the program."""
     before = escapes.active, escapes.watch
     escapes.active = escapes.watch = False
     try:

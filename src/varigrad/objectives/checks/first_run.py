@@ -27,7 +27,7 @@ from varigrad.terms.term import Term
 
 
 def check_pass(run: RunRecord) -> None:
-    """Everything that can be wrong with the distributions, values and shapes of one run.
+    """Check the distributions, values and shapes of one run.
 
     Raises:
         ConstraintError: a distribution's parameter is NaN, infinite or outside its domain.
@@ -70,7 +70,7 @@ def check_pass(run: RunRecord) -> None:
 
 
 def check_minibatches(run: RunRecord) -> None:
-    """A plate means the same elements wherever it is entered.
+    """Check that a plate has the same minibatch wherever it is entered.
 
     Raises:
         PlateError: it has other indices in the guide than in the model.
@@ -90,7 +90,7 @@ def check_minibatches(run: RunRecord) -> None:
 
 
 def check_particles(run: RunRecord, particles: int) -> None:
-    """An estimator whose draws are the particles, or are coupled across them, has as many as it needs.
+    """Check that there are enough particles for estimators that compare or couple them.
 
     Raises:
         SiteError: it has not.
@@ -118,7 +118,7 @@ def check_particles(run: RunRecord, particles: int) -> None:
 
 
 def check_smooth(run: RunRecord, nondifferentiable: Container[str]) -> None:
-    """Every cost of an estimator that needs differentiable ones can be differentiated, as far as can be seen.
+    """Check that costs can be differentiated, as far as can be seen, where an estimator needs that.
 
     Raises:
         SiteError: the value is stepped, detached or taken out of torch, or a draw below has half a derivative.
@@ -161,7 +161,7 @@ def _reaches(provenance: Iterable[Token], site: str) -> bool:
 
 
 def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None:
-    """Every name (not glob) in the objective's configuration is that of a site.
+    """Check that every name (not glob) in the objective's configuration is that of a site.
 
     Raises:
         SiteError: there is no such site.
@@ -192,7 +192,7 @@ def first_bad(terms: Iterable[Term]) -> str | None:
 
 
 def check_arguments(model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-    """Both programs are called with the same arguments.
+    """Check that both programs take the arguments that they are called with.
 
     Raises:
         ArgumentError: one of them does not take these.

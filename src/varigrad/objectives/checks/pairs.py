@@ -1,4 +1,4 @@
-"""What can be wrong between a site of the guide and the same site of the model."""
+"""Checks of a site of the guide against the same site of the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _without_leading_ones(shape: Sequence[int]) -> Sequence[int]:
 
 
 def check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
-    """A site has the same shapes and plates in the guide and in the model, and what the one draws the other allows."""
+    """Check that a site has equal shapes and plates in guide and model, and that the model allows the guide's draws."""
     name = q.name
     q_event, p_event = tuple(q.distribution.event_shape), tuple(p.distribution.event_shape)
     if len(q_event) != len(p_event):
@@ -77,7 +77,7 @@ def check_pair(q: Sample, p: Sample, guide: dict[str, Sample], model: dict[str, 
 
 
 def _check_reach(q: Sample, p: Sample) -> None:
-    """What the two supports promise, beyond the values that happened to be drawn."""
+    """Compare the two supports, beyond the values that happened to be drawn."""
     ours, theirs = interval_of(q.distribution), interval_of(p.distribution)
     if ours is None or theirs is None:
         return

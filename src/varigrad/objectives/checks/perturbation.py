@@ -1,4 +1,4 @@
-"""Parameters, buffers and arguments moved away from where they happen to be: from zeros, ties and other coincidences.
+"""Perturbation: parameters, buffers and arguments moved away from zeros, ties and other coincidences.
 
 What a check finds at one point may be an accident of that point: a gate at zero, a last layer of zeros, a covariate
 that is zero in the first minibatch. Near it, such accidents do not happen.
@@ -54,7 +54,7 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _nearby(numbers: Tensor, generator: torch.Generator) -> Tensor:
-    """A parameter: weights by as much as keeps a layer's output of the order of one."""
+    """Move a parameter: weights by as much as keeps a layer's output of the order of one."""
     scale = 0.5
     if numbers.dim() > 1:
         scale = max(0.02, scale / max(1, numbers[0].numel()) ** 0.5)
@@ -62,7 +62,7 @@ def _nearby(numbers: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _around(numbers: Tensor, generator: torch.Generator) -> Tensor:
-    """Data and buffers: by their spread, or their size where they are all alike; what is nowhere negative stays so."""
+    """Move data or buffers by their spread, or by their size where all are equal; what is nowhere negative stays so."""
     finite = numbers[numbers.isfinite()]
     if not finite.numel():
         return numbers

@@ -1,4 +1,4 @@
-"""What the operations of a run prove about plates and lanes, whatever the numbers are: `terms/independence`."""
+"""What the operations of a run prove about plates and lanes, whatever the numbers are (by `terms/independence`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from varigrad.terms.independence.analysis import Follower, Verdict, follow_dimen
 from varigrad.terms.term import Term
 
 MixedPlates = Mapping[str, frozenset[str]]
+"""`site -> plates` along which a reader of the site combines elements: the density of one depends on others."""
 
 Followed = Callable[[Vectorization, Follower, bool], RunRecord]
-"""Runs the programs with somebody who follows dimensions; with plain draws (True), or with lanes side by side."""
+"""Runs the programs while a `Follower` follows dimensions; with plain draws (True), or with lanes side by side."""
 
 UNSEEN = Verdict("unknown", "a run that could not be followed")
 
@@ -35,7 +36,7 @@ class Structure:
 def structure_of_plates(
     perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], layout: Vectorization
 ) -> Structure:
-    """What a plain run proves; nothing, if it cannot be followed."""
+    """What the operations of a run with plain draws prove about plates; nothing, if they cannot be followed."""
     plain = Vectorization(plates=layout.plates, order=layout.order, guarded=layout.guarded)
     found = Structure()
     try:
@@ -66,7 +67,7 @@ def structure_of_lanes(
 
 
 def with_upstream_sites(mixed: MixedPlates, run: RunRecord) -> dict[str, frozenset[str]]:
-    """Mixed plates, with those of every site that a site with mixed plates is drawn from.
+    """Add mixed plates to every site from which a site with mixed plates is drawn.
 
     If `b` is drawn from `a`, element by element, and something reads several elements of `b`, then it depends on
     several elements of `a`.
@@ -82,13 +83,13 @@ def with_upstream_sites(mixed: MixedPlates, run: RunRecord) -> dict[str, frozens
 
 
 def joined_plates(*several: MixedPlates) -> dict[str, frozenset[str]]:
-    """The plates of each site in any of them."""
+    """Unite several `site -> plates`."""
     sites: Iterable[str] = {site for mixed in several for site in mixed}
     return {site: frozenset().union(*(c.get(site, frozenset()) for c in several)) for site in sites}
 
 
 def with_mixed_plates(terms: list[Term], mixed: MixedPlates) -> list[Term]:
-    """The terms as they would be, had the plates been known to be mixed when the run began."""
+    """Terms with the dependencies that they would have, had the plates been known to be mixed when the run began."""
     if not mixed:
         return terms
     nothing: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""When a bound looks again at what it has found out about its programs, and what it says when it was wrong.
+"""Rechecks: when programs are looked at again, and the warning where an earlier look was wrong.
 
 Looks are taken at steps 10, 100, 1000, ..., and whenever something changes that may matter: the mode of a module, a
 buffer (from outside), the shapes of arguments, `requires_grad`, or the statements of a run. What a look finds to be
@@ -83,7 +83,7 @@ class Explored(Protocol):
 
 
 class Rechecks:
-    """What a bound remembers of its looks.
+    """When programs have to be looked at again, and what earlier looks have found in which situation.
 
     Attributes:
         due: how many steps have to have been taken for the next look that nothing but time calls for.
@@ -119,14 +119,14 @@ class Rechecks:
         self.__dict__.update(state, _copied=True)
 
     def copy(self) -> Rechecks:
-        """The same memory, to go its own way."""
+        """A copy that may change without changing this one."""
         twin = Rechecks()
         twin.__dict__.update(self.__dict__)
         twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
         return twin
 
     def situation(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Situation:
-        """What a finding is good for. Asked before every step, so it is cheap."""
+        """All that discovery depends on: modes, shapes, gradients. Computed before every step, so it is cheap."""
         owner = explored.owner
         if self._copied:
             self._copied = False
@@ -148,7 +148,11 @@ class Rechecks:
         return self._now != self.situation(explored, args, kwargs)
 
     def recheck(self, explored: Explored, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
-        """Look again where that is called for; whether what was found before no longer holds."""
+        """Look again, or take what an earlier look found in this situation.
+
+        Returns:
+            Whether what was known before does not hold.
+        """
         now = self.situation(explored, args, kwargs)
         known = self._known.get(now)
         late = explored.steps >= self.due
@@ -182,20 +186,20 @@ class Rechecks:
         return bool(worse)
 
     def begin(self, explored: Explored) -> None:
-        """Everything has been looked at just now, for the first time or from scratch."""
+        """Start anew: everything has been looked at just now."""
         self._known.clear()
         self._branches.clear()
         self._arguments.clear()
         self.due, self.since, self._now = _tenfold(explored.steps), explored.steps, None
 
     def settle(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        """The bound's finding is that of the present situation."""
+        """Note that what is discovered belongs to the present situation."""
         self._now = self.situation(explored, args, kwargs)
         self._arguments.add(self._now[1])
         self.remember(explored)
 
     def remember(self, explored: Explored) -> None:
-        """Keep the bound's finding for the present situation."""
+        """Keep what is discovered for the present situation."""
         finding = explored.discovered
         if finding is not None and self._now is not None:
             self._known[self._now] = finding
@@ -205,7 +209,7 @@ class Rechecks:
                 self._known.popitem(last=False)
 
     def reach(self, modules: Iterable[nn.Module]) -> None:
-        """The modules whose modes and buffers matter."""
+        """Watch the modes and buffers of these modules."""
         self._modules = tuple(modules)
         self._dropouts = tuple(m for m in self._modules if isinstance(m, _DropoutNd))
         buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}
@@ -213,7 +217,7 @@ class Rechecks:
         self.note_buffers()
 
     def note_buffers(self) -> None:
-        """What is written to buffers up to now is the programs' own doing."""
+        """Take what was written to buffers up to now for the programs' own doing."""
         if self._buffers:
             self._versions = list(map(_VERSION, self._buffers))
 
@@ -225,7 +229,11 @@ class Rechecks:
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> bool:
-        """A run has been taken: look again if it went a way that no look has seen; whether that changes anything."""
+        """Look again if a run took a branch that no look has seen.
+
+        Returns:
+            Whether that changes what is known.
+        """
         branch = branch_of(run)
         if branch in self._branches or len(self._branches) >= BRANCHES:
             return False
@@ -248,7 +256,7 @@ class Rechecks:
         return before is not None and (now[0], now[2:]) == (before[0], before[2:])
 
     def _most_careful(self, explored: Explored) -> DiscoveryResult:
-        """All findings in one: what was mixed in any situation counts as mixed."""
+        """All results in one: what was mixed in any situation counts as mixed."""
         found = explored.discovered
         assert found is not None
         for other in self._known.values():
@@ -268,7 +276,7 @@ class Rechecks:
 
 
 def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryResult, list[str]]:
-    """An earlier finding with what another adds to it, and a sentence about each thing that it adds."""
+    """An earlier result with what a later one adds to it, and a sentence about each thing that it adds."""
     worse: list[str] = []
     mixed = dict(known.layout.mixed)
     for site, plates in found.layout.mixed.items():
@@ -300,7 +308,7 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
 
 
 def _tenfold(steps: int) -> int:
-    """The next power of ten."""
+    """The smallest power of ten above a number of steps."""
     due = FIRST
     while due <= steps:
         due *= 10
@@ -308,7 +316,7 @@ def _tenfold(steps: int) -> int:
 
 
 def _shape(value: object) -> object:
-    """What a finding may depend on in an argument, besides the numbers in tensors."""
+    """What discovery may depend on in an argument, besides the numbers in tensors."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype
     if isinstance(value, (bool, int, str)):

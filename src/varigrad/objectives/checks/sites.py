@@ -24,7 +24,7 @@ from varigrad.terms.term import check_batch
 
 
 def check_device(message: Sample) -> None:
-    """A site's distribution and value are on one device (scalars on the CPU go with any)."""
+    """Check that a site's distribution and value are on one device (scalars on the CPU go with any)."""
     assert message.value is not None
     tensors, _ = tensors_of(message.distribution)
     there = next((t for t in tensors if t.dim() or t.device.type != "cpu"), None)
@@ -40,7 +40,7 @@ def check_device(message: Sample) -> None:
 
 
 def check_density(message: Sample | Factor, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
-    """The shapes of a site's distribution, value and plates fit together, and its log-density can be computed."""
+    """Check that a site's distribution, value and plates fit in shape, and that its log-density can be computed."""
     if isinstance(message, Factor):
         _check_real(message.log_factor, "its log-factor", message.name)
         check_batch(message, message.log_factor.shape, plate_shape(message), message.log_factor.dim())
@@ -85,7 +85,7 @@ def _check_real(value: Tensor, what: str, site: str) -> None:
 
 
 def check_parameters(message: Sample) -> None:
-    """Every parameter of the distribution is finite and inside its domain."""
+    """Check that every parameter of the distribution is finite and inside its domain."""
     unchecked = is_unchecked(message.distribution)
     for owner in _layers(message.distribution):
         try:
@@ -120,7 +120,7 @@ def check_parameters(message: Sample) -> None:
 
 
 def check_score(message: Sample, estimator: Estimator) -> None:
-    """A score function is asked of a density whose support stays where it is.
+    """Check that the support of a density whose score is taken does not move with a parameter.
 
     The derivative of an integral whose ends move has a part that no score contains: the integrand at the ends.
 
@@ -143,7 +143,7 @@ def check_score(message: Sample, estimator: Estimator) -> None:
 
 
 def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Sample]) -> None:
-    """An observed value has the distribution's shape and lies in its support; masked elements are exempt."""
+    """Check that an observed value has the distribution's shape and lies in its support; masked elements are exempt."""
     distribution, value, name = message.distribution, message.value, message.name
     assert value is not None
     if is_known(distribution):  # a class of the user's may have complex values
@@ -187,7 +187,7 @@ def is_unchecked(distribution: td.Distribution) -> bool:
 
 
 def _switched_by_dynamo() -> bool:
-    """Whether `torch.compile` has been used: it switches the validation of all distributions off, and nobody asked."""
+    """Whether `torch.compile` has been used: it switches the validation of all distributions off, unasked."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return dynamo is not None and dynamo.TorchPatcher.patch.cache_info().currsize > 0
 

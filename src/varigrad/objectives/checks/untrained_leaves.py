@@ -1,6 +1,6 @@
 """Leaves that a loss reaches and no optimiser moves: found in its graph, and named as the programs call them.
 
-A network that a guide uses from its enclosing scope, without `vg.module`, belongs to nobody who trains it. The graph of
+A network that a guide uses from its enclosing scope, without `vg.module`, belongs to no optimiser. The graph of
 the loss has it all the same, so it is looked for there: at the first two steps, at steps 10, 100, 1000, ..., and
 whenever the graph has another number of operations than in all steps before.
 """
@@ -25,7 +25,7 @@ from varigrad.language.visible_tensors import VisibleTensor, visible_tensors
 from varigrad.objectives.bound import Bound
 
 Owned = Callable[[], Collection[int]]
-"""The ids of the parameters that somebody trains."""
+"""Returns the ids of the parameters that are trained."""
 
 SIZES = 16
 """After so many different sizes of the graph, it is looked at by the number of the step only."""
@@ -51,7 +51,7 @@ def leaves_of(graph: Tensor) -> dict[int, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class UntrainedLeaf:
-    """A leaf that is reached and not owned.
+    """A leaf that the gradient reaches and no optimiser trains.
 
     Attributes:
         leaf: the tensor.
@@ -88,7 +88,7 @@ def _named(
 
 
 def error_about(strangers: Sequence[UntrainedLeaf]) -> ParameterError:
-    """The error about the first of them, which names the others."""
+    """The error about the first of some untrained leaves; it names the others."""
     first, *others = strangers
     sight = first.sight
     mine = None if sight is None else sight.name
@@ -146,7 +146,7 @@ def error_about(strangers: Sequence[UntrainedLeaf]) -> ParameterError:
 
 
 class LookSchedule:
-    """When to look at a graph, told by the number of the step and by how many operations there are in it."""
+    """When to look at a graph, decided by the number of the step and by how many operations there are in it."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -214,7 +214,7 @@ class UntrainedLeafCheck:
         self._when = LookSchedule()
 
     def look(self, surrogate: Tensor, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        """To be called once a step.
+        """Check a step's graph where that is due; to be called once a step.
 
         Raises:
             ParameterError: a leaf is reached and not owned.
@@ -227,7 +227,7 @@ class UntrainedLeafCheck:
 
 
 class _Inputs(TorchFunctionMode):
-    """Inside, notes the leaves behind every tensor that a gradient is taken by."""
+    """A mode that notes the leaves behind every tensor by which the program itself differentiates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class _Inputs(TorchFunctionMode):
 
 
 def _called(program: Program, name: str) -> str:
-    """What a program calls itself."""
+    """The name by which a program refers to itself: "self" in a method or module."""
     return name if isinstance(program, (types.FunctionType, functools.partial)) else "self"
 
 
@@ -262,7 +262,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _arguments(model: Program, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[object, str]]:
-    """What the programs are called with, by name where the model's signature says."""
+    """The programs' arguments, with their names where the model's signature tells them."""
     signature = signature_of(model)
     try:
         bound = None if signature is None else signature.bind(*args, **kwargs)
