@@ -272,7 +272,7 @@ def test_the_budget_is_kept(monkeypatch):
         return NoiseSnapshot(self.bound.steps, {"z": (1.0, 1.0, 1.0)}, {"p": (1.0, 1.0)}, {})
 
     monkeypatch.setattr(monitor, "time", types.SimpleNamespace(process_time=lambda: now[0]))
-    monkeypatch.setattr(monitor.Monitor, "_look", look)
+    monkeypatch.setattr(monitor.Monitor, "_snapshot", look)
     svi = mixed_svi()
     advance = svi._advance
 
