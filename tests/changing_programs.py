@@ -1,6 +1,7 @@
 """Programs in which something changes in the middle of a run, so that a first look does not tell all of it."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,7 +171,14 @@ def number_in_a_closure():
 def branch_on_a_number():
     state = {"on": False}
     mean = coins(lambda z: z + z.sum(-1, keepdim=True) if state["on"] else z)
-    return Changing(mean, lambda bound: state.update(on=True), seen=False)
+    return Changing(mean, lambda bound: state.update(on=True))
+
+
+def option_of_an_operation():
+    """The same operations, and as many, before and after."""
+    along = ContextVar("along", default=-1)
+    mean = coins(lambda z: z.unsqueeze(-1).sum(along.get(), keepdim=True).expand(*z.shape, 1).squeeze(-1))
+    return Changing(mean, lambda bound: along.set(-2), seen=False)
 
 
 def through_another_site():
@@ -203,6 +211,6 @@ CASES = {
     for build in (
         gate, layer_scale, last_layer_of_zeros, eval_to_train, eval_to_train_without_averages, bland_minibatch,
         other_shape, other_number, branch_with_a_site, frozen_gate, dropout_that_opens, buffer_that_is_overwritten,
-        number_in_a_closure, branch_on_a_number, through_another_site,
+        number_in_a_closure, branch_on_a_number, option_of_an_operation, through_another_site,
     )
 }  # fmt: skip

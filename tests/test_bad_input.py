@@ -9,6 +9,7 @@ import sys
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -244,7 +245,7 @@ def undeclared_batch_at_a_later_step():
 
 
 # Plates.
-for label, size in {"zero": 0, "negative": -2, "float": 2.0, "bool": True, "tensor": torch.tensor(2)}.items():
+for label, size in {"zero": 0, "negative": -2, "float": 2.0, "bool": True}.items():
     simple(f"plate_size_{label}", PlateError, "'d': size must be a positive whole number, got", "d", vg.plate, "d", size)  # fmt: skip
 simple("plate_without_name", PlateError, "a plate's name is a non-empty string, got 3", None, vg.plate, 3)
 simple("plate_subsample_larger", PlateError, "'d': subsample_size 5 is larger than size 3", "d", vg.plate, "d", 3, 5)
@@ -349,6 +350,32 @@ simple("mask_not_bool", SiteError, r"mask must be a bool tensor, got torch.float
 simple("scale_handler_negative", SiteError, "scale must be a tensor or a finite number of at least 0, got -1", None, vg.handlers.scale, latent, scale=-1.0)  # fmt: skip
 simple("obs_mask_without_obs", SiteError, "'z': obs_mask needs obs", "z", latent, obs_mask=torch.tensor(True))
 simple("obs_mask_not_bool", SiteError, "'z': obs_mask must be a bool tensor", "z", latent, obs=torch.zeros(()), obs_mask=torch.ones(()))  # fmt: skip
+
+
+MASKED = np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
+LOST = "is a masked array of numpy with 1 masked elements; because a tensor has no mask.*Try: obs=.* obs_mask="
+simple("observation_masked_by_numpy", SiteError, f"'x': obs {LOST}", "x", lambda: observing(dist.Normal(torch.zeros(3), 1.0).to_event(1), MASKED)())  # fmt: skip
+simple("observation_masked_twice", SiteError, f"obs {LOST}", "z_observed", lambda: latent(dist.Normal(torch.zeros(3), 1.0).to_event(1), obs=MASKED, obs_mask=torch.tensor(True)))  # fmt: skip
+simple("factor_masked_by_numpy", SiteError, f"'f': log_factor {LOST}", "f", vg.factor, "f", MASKED)
+simple("subsample_masked_by_numpy", SiteError, f"what subsample is given {LOST}", None, vg.subsample, MASKED)
+simple("param_masked_by_numpy", SiteError, f"'p': the initial value {LOST}", "p", lambda: step(latent, lambda: vg.sample("z", dist.Normal(vg.param("p", MASKED).sum(), 1.0))))  # fmt: skip
+simple("posterior_samples_masked_by_numpy", SiteError, f"'z': posterior samples {LOST}", "z", vg.Predictive, latent, posterior_samples={"z": MASKED})  # fmt: skip
+
+
+for label, number in {"true": True, "float": 5.0, "numpy_bool": np.bool_(True), "bool_tensor": torch.tensor(True), "vector": torch.tensor([5]), "numpy_vector": np.array([5]), "float_tensor": torch.tensor(5.0)}.items():  # fmt: skip
+    simple(f"steps_{label}", VarigradError, "steps must be a whole number of at least 1, got", None, lambda number=number: vg.SVI(latent, guide, vg.optim.Adam()).run(number))  # fmt: skip
+    simple(f"plate_size_{label}", PlateError, "'a': size must be a positive whole number, got", "a", vg.plate, "a", number)  # fmt: skip
+
+
+simple("compare_a_list", VarigradError, r"estimators must be a dictionary of lists by site, got list\. Try: \{", None, lambda: vg.compare(latent, guide, (), [Score()]))  # fmt: skip
+DENSE = partial(observing, dist.Normal(torch.zeros(3), 1.0).to_event(1))
+simple("observation_sparse", SiteError, r"'x': obs is a sparse tensor \(torch.sparse_coo\).*Try: obs.to_dense\(\)", "x", step, DENSE(torch.ones(3).to_sparse()))  # fmt: skip
+simple("observation_nested", SiteError, "'x': obs is a nested tensor .*Try: torch.nested.to_padded_tensor", "x", step, DENSE(torch.nested.nested_tensor([torch.ones(3)], layout=torch.jagged)))  # fmt: skip
+simple("observation_without_values", SiteError, "'x': the observation is on the meta device, and has no values", "x", step, observing(dist.Normal(0.0, 1.0), torch.zeros((), device="meta")))  # fmt: skip
+simple("factor_infinite_at_first", NonFiniteError, r"step 1: the loss is -inf; .* of site 'f' is inf in 1 of 1 entries\. Try: finite data, factors", None, step, after(latent, lambda: vg.factor("f", inf)))  # fmt: skip
+FORGOTTEN = r"Try: vg\.subsample\(data\) inside plate 'd', whose 5 of 20 elements are this run's minibatch"
+simple("subsample_forgotten_in_data", PlateError, FORGOTTEN, "d", step, after(latent, inside(partial(vg.sample, "x", dist.Normal(0.0, 1.0), obs=torch.zeros(20)), ("d", 20, 5))))  # fmt: skip
+simple("subsample_forgotten_in_parameters", PlateError, FORGOTTEN, "d", step, after(latent, inside(partial(vg.sample, "x", dist.Normal(torch.zeros(20), 1.0), obs=torch.zeros(5)), ("d", 20, 5))))  # fmt: skip
 
 
 @case(ParameterError, "there is nothing to optimise")
@@ -512,3 +539,86 @@ for family in (dist.Beta, torch.distributions.Beta):
 def test_compiling_something_switches_no_checks_off():
     ran = subprocess.run([sys.executable, "-c", COMPILED_BEFORE], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["refused"] * 2
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+@pytest.mark.parametrize("steps", [1, 15])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda x: x.to(torch.complex64), r"'x': the observation is complex \(torch.complex64\)"),
+        (lambda x: x > 0, r"'x': Normal.log_prob failed on a value of shape \(4,\) and dtype torch.bool.*data.float"),
+        (lambda x: x[:3], r"'d': site 'x' has size 3 at dim -1, the plate has 4"),
+        (lambda x: x.to("meta"), r"'x': its distribution is on cpu .*its value on meta"),
+    ],
+)
+def test_observations_of_a_later_minibatch_are_refused_as_those_of_the_first(change, text, steps, compile):
+    def model(x):
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        with vg.plate("d", 4):
+            vg.sample("x", dist.Normal(z.expand(4), 1.0), obs=x)
+
+    def guide(x):
+        vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0))
+
+    data = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.1), seed=0, compile=compile)
+    svi.run(steps, data, progress=False)
+    before = svi.bound.get_parameter("m").item()
+    for _ in range(2):
+        with pytest.raises(SiteError, match=text):
+            svi.run(3, change(data), progress=False)
+    assert svi.bound.get_parameter("m").item() == before
+    svi.run(3, data, progress=False)
+    loss = vg.ELBO()(model, guide).init(data)
+    with pytest.raises(SiteError, match=text):
+        loss(change(data))
+
+
+def test_an_error_of_the_program_itself_stays():
+    calls = []
+
+    def model():
+        latent()
+        calls.append(1)
+        if len(calls) > 30:
+            raise RuntimeError("mine")
+
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.1), seed=0)
+    with pytest.raises(RuntimeError, match=r"^mine$"):
+        svi.run(100, progress=False)
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.uint8, torch.tensor, lambda n: torch.tensor(n, dtype=torch.int32)])
+def test_whole_numbers_of_numpy_and_torch_are_whole_numbers(whole):
+    plate = vg.plate("a", whole(4), subsample_size=whole(2), dim=whole(-3) if whole is np.int64 else None)
+    assert (type(plate.size), plate.size) == (int, 4) and (type(plate.subsample_size), plate.subsample_size) == (int, 2)
+    assert plate.dim == (-3 if whole is np.int64 else None) and len(list(vg.plate("b", whole(3)))) == 3
+
+    def model():
+        with vg.plate("a", whole(3)):
+            vg.sample("z", dist.Normal(0.0, 1.0))
+
+    def here():
+        with vg.plate("a", whole(3)):
+            vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0))
+
+    svi = vg.SVI(model, here, vg.optim.Adam(lr=0.1), seed=0)
+    fit = svi.run(whole(5), progress=False, every=whole(2), callback=lambda metrics: None)
+    assert len(fit.losses) == 5 and fit.sample(whole(2))["z"].shape == (2, 3)
+    assert isinstance(svi.evaluate(particles=whole(2)), float)
+    assert vg.Predictive(model, num_samples=whole(2))()["z"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("what", "because", "text"),
+    [
+        ("how many?", "", "how many? Try: one"),
+        ("is wrong", "torch says no.", "is wrong; because torch says no. Try: one"),
+        ("is wrong", "torch says no. ", "is wrong; because torch says no. Try: one"),
+        ("is wrong", "it is lambda: ...", "is wrong; because it is lambda: .... Try: one"),
+        ("is wrong", "", "is wrong. Try: one"),
+    ],
+)
+def test_sentences_end_once(what, because, text):
+    assert str(VarigradError(what, because=because, try_="one")) == text

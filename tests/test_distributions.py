@@ -1,8 +1,10 @@
 """Distributions: torch's densities under our methods, and draws that follow them from a generator of their own."""
 
 import copy
+import math
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,55 @@ def test_logistic():
     assert np.isclose(d.entropy(), law.entropy())
     assert np.allclose([d.mean, d.variance], law.stats())
     assert d.log_prob(t([1e4, -1e4])).isfinite().all()
+
+
+def continuous_bernoulli(logits, x):
+    """Log-density, distribution function and its inverse, each with its derivative by the logits, in fifty digits."""
+    with mpmath.workdps(50):
+        logits, x, step = mpmath.mpf(logits), mpmath.mpf(x), mpmath.mpf(10) ** -15
+        functions = (
+            lambda a: a * x + (mpmath.log(a / mpmath.expm1(a)) if a else 0),
+            lambda a: mpmath.expm1(a * x) / mpmath.expm1(a) if a else x,
+            lambda a: mpmath.log1p(x * mpmath.expm1(a)) / a if a else x,
+        )
+        return [(float(f(logits)), float((f(logits + step) - f(logits - step)) / (2 * step))) for f in functions]
+
+
+@pytest.mark.parametrize(
+    "logits", [0.0, 1e-9, -1e-4, 0.003, 0.0041, -0.02, 0.0499, -0.0499, 0.0501, -0.0501, 0.3, -4, 30]
+)
+@pytest.mark.parametrize("x", [0.01, 0.3, 0.5, 0.99])
+def test_continuous_bernoulli_near_the_uniform_distribution(logits, x):
+    """Numbers and derivatives, inside and outside the window where series count."""
+    value = t(x, dtype=torch.float64)
+    for name, (number, slope) in zip(("log_prob", "cdf", "icdf"), continuous_bernoulli(logits, x), strict=True):
+        parameter = t(logits, dtype=torch.float64, requires_grad=True)
+        got = getattr(dist.ContinuousBernoulli(logits=parameter), name)(value)
+        (derivative,) = torch.autograd.grad(got, parameter)
+        assert got.item() == pytest.approx(number, rel=1e-10, abs=1e-12), name
+        assert derivative.item() == pytest.approx(slope, rel=1e-9, abs=1e-12), name
+
+
+@pytest.mark.parametrize("logits", [0.0, 0.002, 0.05])
+@pytest.mark.parametrize(
+    "family",
+    [
+        dist.ContinuousBernoulli,
+        td.ContinuousBernoulli,
+        lambda logits: td.TransformedDistribution(
+            td.ContinuousBernoulli(logits=logits), [td.AffineTransform(0.0, 1.0)]
+        ),
+        lambda logits: td.Independent(td.ContinuousBernoulli(logits=logits.expand(1)), 1),
+    ],
+)
+def test_draws_of_a_continuous_bernoulli_carry_its_derivative(family, logits):
+    """torch's own draws have none where the distribution is nearly uniform."""
+    parameter = t(logits, dtype=torch.float64, requires_grad=True)
+    value = Source(torch.Generator().manual_seed(0)).draw(family(logits=parameter), reparameterised=True)
+    (derivative,) = torch.autograd.grad(value.sum(), parameter)
+    # Of the inverse at F(x): the derivative by the logits of F at x, over the density there.
+    (log_p, _), (_, slope), _ = continuous_bernoulli(logits, value.item())
+    assert derivative.item() == pytest.approx(-slope / math.exp(log_p), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", [n for n in OWN if n.startswith("ZeroInflated")])

@@ -131,3 +131,21 @@ def test_names_that_cannot_be_kept_apart_are_refused(name, text):
     with pytest.raises(ParameterError) as caught:
         vg.SVI(model, guide, vg.optim.Adam(lr=0.01), seed=0).step(X)
     assert text in str(caught.value)
+
+
+def test_a_module_that_is_called_like_an_attribute_of_torchs_modules():
+    net = torch.nn.Linear(1, 1)
+
+    def model():
+        vg.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide():
+        vg.sample("z", dist.Normal(vg.module("training", net)(torch.ones(1))[0], 1.0))
+
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), seed=0)
+    before = net.weight.item()
+    svi.bound.eval()
+    assert svi.bound.training is False
+    svi.bound.train()
+    svi.run(3, progress=False)
+    assert net.weight.item() != before and "training.weight" in svi.bound.state_dict()

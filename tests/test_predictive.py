@@ -1,11 +1,21 @@
 """Predictions: right in distribution, side by side or one by one, never from a prior by mistake."""
 
+import numpy as np
 import pytest
 import torch
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.errors import GuideMismatchError, ParameterError, PlateError, ShapeError, SiteError, VarigradError
+from varigrad.errors import (
+    ConstraintError,
+    GuideMismatchError,
+    ParameterError,
+    PlateError,
+    ShapeError,
+    SiteError,
+    SupportError,
+    VarigradError,
+)
 from varigrad.guides import AutoMultivariateNormal, AutoNormal
 
 t = torch.tensor
@@ -297,3 +307,68 @@ def test_stored_draws_of_missing_values_are_used_where_they_are_still_missing():
         ShapeError, match=r"'y_unobserved': posterior samples have shape \(3,\) each, the site has \(4,\)"
     ):
         vg.Predictive(partly_seen, posterior_samples=samples)(torch.zeros(4), torch.ones(4), torch.arange(4) > 1)
+
+
+def scaled():
+    b = vg.sample("b", dist.Normal(0.0, 1.0))
+    s = vg.sample("s", dist.LogNormal(0.0, 1.0))
+    vg.deterministic("three", 3.0)
+    vg.deterministic("twice", b * 2)
+    with vg.plate("rows", 2):
+        vg.sample("y", dist.Normal(b, s))
+
+
+@pytest.mark.parametrize("vectorize", [None, False, True])
+@pytest.mark.parametrize(
+    ("site", "value"), [("b", float("nan")), ("b", float("inf")), ("s", -1.0), ("s", 0.0), ("s", float("nan"))]
+)
+@pytest.mark.parametrize("row", [0, 2])
+def test_impossible_posterior_samples_are_refused_by_their_site(site, value, row, vectorize):
+    samples = {"b": torch.zeros(4), "s": torch.ones(4)}
+    samples[site][row] = value
+    family = {"b": "Normal", "s": "LogNormal"}[site]
+    text = rf"'{site}': its posterior samples have values outside the support of {family}: {value:g}"
+    with pytest.raises(VarigradError if vectorize and row else SupportError, match=text):
+        vg.Predictive(scaled, posterior_samples=samples, vectorize=vectorize)()
+
+
+@pytest.mark.parametrize("vectorize", [None, False])
+def test_a_parameter_that_posterior_samples_make_impossible_is_refused_by_its_site(vectorize):
+    def model():
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.sample("y", dist.Poisson(z))
+
+    with pytest.raises(ConstraintError, match=r"'y': parameter 'rate' of Poisson is -1, outside"):
+        vg.Predictive(model, posterior_samples={"z": torch.tensor([1.0, -1.0])}, vectorize=vectorize)()
+
+
+def test_masked_and_unchecked_values_may_be_anything():
+    def model():
+        with vg.plate("rows", 2):
+            vg.sample("z", dist.LogNormal(0.0, 1.0).mask(torch.tensor([True, False])))
+            vg.sample("w", dist.LogNormal(0.0, 1.0, validate_args=False))
+        vg.sample("y", dist.Normal(0.0, 1.0))
+
+    samples = {"z": torch.tensor([[1.0, -1.0]] * 3), "w": -torch.ones(3, 2)}
+    assert vg.Predictive(model, posterior_samples=samples, return_sites=["y"])()["y"].shape == (3,)
+
+
+@pytest.mark.parametrize("vectorize", [None, False, True])
+def test_lists_are_posterior_samples_and_numbers_are_computed_values(vectorize):
+    found = vg.Predictive(scaled, posterior_samples={"b": [1.0, 2.0, 3.0], "s": np.ones(3)}, vectorize=vectorize)()
+    assert found["three"].tolist() == [3.0, 3.0, 3.0] and found["twice"].tolist() == [2.0, 4.0, 6.0]
+    assert found["y"].shape == (3, 2)
+    with pytest.raises(SiteError, match="'b': posterior samples must be a tensor or a number, got str"):
+        vg.Predictive(scaled, posterior_samples={"b": "abc"})
+
+
+def test_what_is_no_number_may_be_computed_and_not_predicted():
+    def model():
+        vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.deterministic("text", "abc")
+        vg.sample("y", dist.Normal(0.0, 1.0))
+
+    options = {"posterior_samples": {"z": torch.zeros(3)}, "strict": False}
+    assert vg.Predictive(model, return_sites=["y"], **options)()["y"].shape == (3,)
+    with pytest.raises(SiteError, match="'text': the value must be a tensor or a number, got str"):
+        vg.Predictive(model, **options)()

@@ -10,8 +10,9 @@ import pytest
 import torch
 from graph_harness import InC, by_graph, same, specializations, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
-from registry import UNBIASED
+from registry import ESTIMATORS, UNBIASED
 from resuming import (
+    SCHEDULED,
     SVIS,
     a_state_is_not_changed_by_later_steps,
     a_state_that_does_not_fit_changes_nothing,
@@ -25,7 +26,7 @@ from resuming import (
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.compile.step.step_compiler import CaptureWarning
-from varigrad.errors import ParameterError
+from varigrad.errors import ParameterError, SiteError
 from varigrad.testing import PROGRAMS
 
 
@@ -42,6 +43,60 @@ def test_every_estimator(name):
     with warnings.catch_warnings(action="ignore", category=CaptureWarning), by_graph():
         for cut in (1, 4):
             check(make, cut, 7, *case.args)
+
+
+class Declared(torch.nn.Module):
+    """Both programs; all parameters are there before they have run."""
+
+    def __init__(self, family):
+        super().__init__()
+        self.net, self.family = torch.nn.Linear(2, 1), family
+        torch.nn.init.constant_(self.net.weight, 0.3), torch.nn.init.constant_(self.net.bias, -0.1)
+
+    def model(self, data):
+        with vg.plate("rows", len(data), subsample_size=2):
+            z = vg.sample("z", self.family(torch.tensor(0.1)))
+            vg.sample("x", dist.Normal(z, 1.0), obs=vg.subsample(data, 1)[:, 0])
+
+    def guide(self, data):
+        vg.module("net", self.net)
+        with vg.plate("rows", len(data), subsample_size=2):
+            out = self.net(vg.subsample(data, 1)).squeeze(-1)
+            vg.sample("z", self.family(out))
+
+
+FAMILIES = (
+    lambda logits: dist.Bernoulli(logits=logits),
+    lambda loc: dist.Normal(loc, 0.5),
+    lambda rate: dist.Gamma(2.0, rate.exp()),
+)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("compiled", ["wait", False])
+def test_a_state_for_programs_that_have_not_run(name, compiled):
+    """All parameters are those of a declared module, so no `init` is needed before `load_state`."""
+    data = DATA.reshape(3, 2)
+    config = ESTIMATORS[name].elbo()
+
+    def make(seed, family):
+        both = Declared(family)
+        optim = vg.optim.Adam(lr=0.02)
+        return vg.SVI(both.model, both.guide, optim, config, seed=seed, compile=compiled)
+
+    served = 0
+    for family in FAMILIES:
+        with warnings.catch_warnings(action="error", category=CaptureWarning), by_graph():
+            one, other = make(0, family), make(7, family)
+            try:
+                one.run(5, data)
+            except SiteError:
+                continue
+            served += 1
+            other.load_state(through_a_file(one.state()))
+            assert torch.equal(one.run(6, data).losses, other.run(6, data).losses)
+            assert same(tree(one), tree(other))
+    assert served
 
 
 def annealed(data, temper):
@@ -140,6 +195,51 @@ def test_states_of_the_other_kind(compiled):
 
 def test_a_state_that_does_not_fit_changes_nothing():
     a_state_that_does_not_fit_changes_nothing()
+
+
+DAMAGES = {
+    "no generator": (lambda s: s.pop("generator"), "the state has no 'generator'; because it is damaged"),
+    "no bound": (lambda s: s.pop("bound"), "the state has no 'bound'"),
+    "no optimizer": (lambda s: s.pop("optimizer"), "the state has no 'optimizer'"),
+    "a number for bound": (lambda s: s.update(bound=5), "the state does not fit these programs"),
+    "a number for optimizer": (lambda s: s.update(optimizer=5), "the state's 'optimizer' cannot be loaded"),
+    "another optimizer": (lambda s: s["optimizer"]["param_groups"].clear(), "the state's 'optimizer' cannot be loaded"),
+    "a number for scheduler": (lambda s: s.update(scheduler=5), "the state's 'scheduler' cannot be loaded"),
+    "a number for metrics": (lambda s: s.update(metrics=5), "the state's 'metrics' cannot be read"),
+    "unknown metrics": (lambda s: s["metrics"].update(other=1), "the state's 'metrics' cannot be read"),
+    "a number for looks": (lambda s: s.update(looks=5), "the state's 'looks' cannot be read"),
+}
+
+
+@pytest.mark.parametrize("compiled", ["wait", False])
+@pytest.mark.parametrize("name", [*DAMAGES, "half a generator"])
+def test_a_damaged_state_changes_nothing(name, compiled):
+    def make(seed):
+        svi = vg.SVI(normal_model, normal_guide, SCHEDULED, seed=seed, compile=compiled)
+        svi.run(5, DATA)
+        return svi
+
+    def halve(state):
+        half = torch.zeros(3, dtype=torch.uint8)
+        state["generator"] = {**state["generator"], "global": half} if compiled else half
+
+    damage, text = DAMAGES.get(name, (halve, "the state's 'generator' cannot be loaded"))
+    with by_graph():
+        one, other = make(0), make(3)
+        state = through_a_file(one.state())
+        damage(state)
+        before = other.state()
+        with pytest.raises(ParameterError, match=text):
+            other.load_state(state)
+        assert same(other.state(), before) and other.metrics.step == 5
+        other.load_state(one.state())
+        assert torch.equal(one.run(5, DATA).losses, other.run(5, DATA).losses)
+
+
+@pytest.mark.parametrize("state", [None, 5, [], {}])
+def test_what_is_no_state_at_all(state):
+    with pytest.raises(ParameterError, match="the state has no 'bound'; because it is damaged, or no state of an SVI"):
+        vg.SVI(normal_model, normal_guide, vg.optim.Adam(), seed=0).load_state(state)
 
 
 def test_states_of_older_versions():

@@ -421,6 +421,11 @@ def test_a_parameter_that_is_cut_short():
         "a graph that begins anew",
         "from compiled steps to eager ones",
         "clipped adam leaves gradients",
+        "groups that change, adam",
+        "groups that change, sgd",
+        "groups that change, rmsprop",
+        "hooks of parameters in loops of ones own",
+        "a compiled gradient is what hooks leave of it",
     ],
 )
 def test_laws_of_the_step(name):

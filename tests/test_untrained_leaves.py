@@ -336,6 +336,85 @@ def test_a_network_that_comes_into_play_later_is_found_then(compile):
     assert all(torch.equal(v, before[k]) for k, v in svi.bound.constrained_values().items())
 
 
+@pytest.mark.parametrize("compile", [False, "wait"])
+@pytest.mark.parametrize("begin", ["step", "init"])
+def test_where_there_is_nothing_else_to_optimise_the_network_is_named_too(begin, compile):
+    net, weight = linear(), torch.zeros(2, requires_grad=True)
+
+    def begun(guide):
+        svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), seed=0, compile=compile)
+        getattr(svi, begin)()
+
+    def rest():
+        vg.sample("w", dist.Normal(0.0, 1.0))
+
+    nothing = (
+        "there is nothing to optimise; because neither model nor guide declares a parameter that requires a gradient"
+    )
+    with pytest.raises(ParameterError) as error:
+        begun(lambda: (rest(), draw(net(ONE))))
+    assert str(error.value) == (
+        f"{nothing} ('net.weight' does, and the guide uses the module 'net' without declaring it). Try: "
+        "vg.module('net', net) in the guide to train it, or net.requires_grad_(False) if it is to stay as it is"
+    )
+    with pytest.raises(
+        ParameterError, match=r"\('weight' does, and the guide .* vg\.param\('weight', lambda: \.\.\.\)"
+    ):
+        begun(lambda: (rest(), draw(weight)))
+    with pytest.raises(ParameterError, match=rf"{nothing}\. Try: param\(name, init\)"):
+        begun(lambda: (rest(), draw(torch.zeros(2))))
+
+
+def net_in_a_closure(net):
+    return lambda *_: draw(net(ONE))
+
+
+def net_in_an_object(net):
+    holder = type("Holder", (), {})()
+    holder.nets = [net]
+    return lambda *_: draw(holder.nets[0](ONE))
+
+
+def tensor_in_a_closure(net):
+    weight = net.weight  # a parameter without its module
+    return lambda *_: draw(weight[:, 0])
+
+
+def no_operation_more(net):
+    weight = net.bias
+    return lambda *_: draw(vg.param("shift", torch.zeros(2)) + weight)
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+@pytest.mark.parametrize("steps", [1, 15, 30])
+@pytest.mark.parametrize("seen", [net_in_a_closure, net_in_an_object, tensor_in_a_closure, no_operation_more])
+def test_a_network_that_is_thawed_later_is_found_at_once(seen, steps, compile):
+    net = linear().requires_grad_(False)
+    svi = vg.SVI(model, with_param(seen(net)), vg.optim.Adam(lr=0.05), seed=0, compile=compile)
+    svi.run(steps, progress=False)
+    before = {k: v.clone() for k, v in svi.bound.constrained_values().items()}
+    net.requires_grad_(True)
+    for _ in range(2):
+        with pytest.raises(ParameterError, match=r"weight': requires a gradient and gets none"):
+            svi.run(50, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in svi.bound.constrained_values().items())
+    net.requires_grad_(False)
+    svi.run(10, progress=False)  # frozen again: it may go on
+    if compile:
+        (form,) = svi._step_compiler.specializations.values()
+        assert form.graph_steps > 0 and not form.refusal
+
+
+def test_compiled_gradients_notice_a_network_that_is_thawed_later():
+    net = linear().requires_grad_(False)
+    loss = vg.compiled(vg.ELBO()(model, with_param(lambda *_: draw(net(ONE)))), wait=True, seed=0)
+    for _ in range(15):
+        loss().backward()
+    net.requires_grad_(True)
+    with pytest.raises(ParameterError, match=r"'net\.weight': requires a gradient and gets none"):
+        loss()
+
+
 def test_when_a_graph_is_looked_at():
     x = torch.ones(3, requires_grad=True)
     when = LookSchedule()

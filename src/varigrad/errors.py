@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_TRUTHS = ("bool", "torch.bool")
 
 
 class VarigradError(ValueError):
@@ -25,7 +28,9 @@ class VarigradError(ValueError):
         if because:
             message += f"; because {because}"
         if try_:
-            message += f". Try: {try_}"
+            told = message.rstrip(" ")
+            ended = told.endswith(("?", "!")) or (told.endswith(".") and not told.endswith(".."))
+            message = f"{told}{' ' if ended else '. '}Try: {try_}"
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -97,6 +102,28 @@ def is_whole(value: object, least: int = 1, most: int | None = None) -> bool:
     if isinstance(value, bool) or not isinstance(value, int):
         return False
     return value >= least and (most is None or value <= most)
+
+
+def as_whole(value: object) -> int | None:
+    """The whole number that a value is, of Python, numpy or a tensor without dimensions; None if it is none."""
+    if isinstance(value, bool) or getattr(value, "shape", ()) != () or str(getattr(value, "dtype", "")) in _TRUTHS:
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def whole(name: str, value: object, least: int = 1) -> int:
+    """The whole number of at least `least` that a value is; see `as_whole`.
+
+    Raises:
+        VarigradError: it is none.
+    """
+    number = as_whole(value)
+    check_whole(name, value if number is None else number, least)
+    assert number is not None
+    return number
 
 
 def check_whole(

@@ -433,3 +433,31 @@ def test_a_network_is_trained_by_the_sum_over_the_plate():
     assert network.bias.grad is not None
     # d/db of sum (f - b)^2 with b far above every f: about 2 b a plate element.
     assert abs(network.bias.grad.item() / (2 * 4 * 1000.0) - 1) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["method", "function", "of two inputs"])
+def test_a_baseline_may_be_any_function(kind):
+    """Pyro calls it, and trains the parameters of registered modules that it uses."""
+    network = nn.Linear(1, 1)
+    functions = {
+        "method": network.forward,
+        "function": lambda x: network(x) * 2,
+        "of two inputs": lambda both: network(both[0]) + both[1],
+    }
+
+    def guide():
+        pyro.module("baseline", network)
+        p = pyro.param("p", torch.full((4,), 0.3), constraint=dist.constraints.unit_interval)
+        x = torch.zeros(4, 1)
+        given = {"nn_baseline": functions[kind], "nn_baseline_input": (x, x) if kind == "of two inputs" else x}
+        with pyro.plate("d", 4):
+            pyro.sample("z", dist.Bernoulli(p), infer={"baseline": given})
+
+    def model():
+        with pyro.plate("d", 4):
+            pyro.sample("z", dist.Bernoulli(torch.full((4,), 0.5)))
+
+    network.bias.data.fill_(1000.0)
+    pyro.infer.TraceGraph_ELBO().loss_and_grads(model, guide)
+    factor = 4 if kind == "function" else 1
+    assert abs(network.bias.grad.item() / (2 * 4 * 1000.0 * factor) - 1) < 0.01

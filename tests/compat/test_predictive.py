@@ -139,3 +139,14 @@ def test_computed_values_have_the_plates_around_them(parallel):
             n: SHAPES[n] for n in SHAPES if n in found
         }
         assert SHAPES.keys() - found.keys() <= {"m"}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_computed_values_may_be_numbers(parallel):
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.deterministic("three", 3.0)
+        pyro.sample("y", dist.Normal(z, 1.0))
+
+    found = Predictive(model, posterior_samples={"z": torch.zeros(4)}, parallel=parallel)()
+    assert found["three"].tolist() == [3.0] * 4 and found["y"].shape == (4,)

@@ -59,9 +59,9 @@ def test_observing_where_nobody_listens_is_told():
         ),
         ({"baseline": {"baseline_beta": 1.0}}, BaselineError, r"'z': baseline_beta must be in \[0, 1\), got 1.0"),
         (
-            {"baseline": {"nn_baseline": lambda x: x, "nn_baseline_input": t(1.0)}},
+            {"baseline": {"nn_baseline": 3, "nn_baseline_input": t(1.0)}},
             BaselineError,
-            "'z': nn_baseline must be a torch.nn.Module, got function",
+            "'z': nn_baseline must be a network or a function, got int",
         ),
         (
             {"baseline": {"nn_baseline": nn.Linear(1, 1)}},

@@ -1,6 +1,7 @@
 """Memory reached by its address."""
 
 import ctypes
+import struct
 import warnings
 
 import numpy as np
@@ -13,6 +14,16 @@ from leaks.base import POINTERS, number, way
 def data_ptr(z):
     kind = ctypes.c_double if z.dtype is torch.float64 else ctypes.c_float
     return number(kind.from_address(z.data_ptr()).value)
+
+
+@way(POINTERS)
+def bytes_of_the_storage(z):
+    return number(max(z.untyped_storage().tolist()[: z.element_size()]) / 100)
+
+
+@way(POINTERS)
+def packed_bytes(z):
+    return number(struct.unpack("d", struct.pack("d", z))[0])
 
 
 @way(POINTERS)

@@ -26,4 +26,5 @@ MUTANTS = (
     M("another seed for streams that begin later", "distributions/counter_rng.py", 'self.seed = state.get("seed", self.seed)', "pass", "a run that is cut"),
     M("a resumed form begins anew", "compile/step/specialization.py", "        self.progress = self.progress.resumed(\n            saved[\"taken\"],", "        self.progress.resumed(\n            saved[\"taken\"],", "a run that is cut"),
     M("half of a state that does not fit is loaded", "inference/run_state.py", "bound.load_state_dict(before)", "pass", "a run that is cut"),
+    M("programs that have not run are recorded", "inference/svi.py", "        if self.bound.is_empty:  # at the beginning", "        if self._eager_steps.current_optimizer is None and self.bound.is_empty:  # at the beginning", "test_resume.py::test_a_state_for_programs_that_have_not_run[wait-moving_average]"),
 )  # fmt: skip

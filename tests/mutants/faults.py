@@ -49,6 +49,20 @@ MUTANTS = (
         f"{LEAVES}::test_when_a_graph_is_looked_at",
     ),
     M(
+        "a thawed network is found by the number of operations only",
+        "objectives/checks/untrained_leaves.py",
+        "(due or flags != self._flags)",
+        "due",
+        f"{LEAVES}::test_a_network_that_is_thawed_later_is_found_at_once[no_operation_more-15-False]",
+    ),
+    M(
+        "a graph goes on with a thawed network",
+        "compile/step/step_compiler.py",
+        "if own.undeclared != self.host.bound.undeclared_flags:",
+        "if False:",
+        f"{LEAVES}::test_a_network_that_is_thawed_later_is_found_at_once[net_in_a_closure-15-wait]",
+    ),
+    M(
         "all tensors count as owned",
         "objectives/checks/untrained_leaves.py",
         "if key not in mine}",

@@ -36,6 +36,8 @@ MUTANTS = (
     M("moments start anew", "compile/step/flat_state.py", "kept[i].copy_(old)", "kept[i].zero_()", "compiled steps by adam"),
     M("the count starts anew", "compile/step/flat_state.py", "bucket.count.fill_(age)", "bucket.count.fill_(0)", "compiled steps by adam"),
     M("the count not given back", "compile/step/flat_state.py", "fill_(bucket.count.item())", "fill_(1.0)", "from compiled steps to eager ones"),
+    M("members of groups are not compared", "optim/functional.py", "(_hooks(optimizer), *groups, *members)", "(_hooks(optimizer), *groups)", "groups that change, adam"),
+    M("hooks are run before backward as well", "compile/step/compiled_loss.py", "        p._backward_hooks = None\n", "        pass\n", "hooks of parameters in loops of ones own"),
     M("compiled clipping scales up", "compile/step/compiled_step.py", "(limit / (norm + 1e-6)).clamp(max=1.0)", "(limit / (norm + 1e-6))", "clipping scales once"),
     M("compiled gradients handed on as they are", "inference/eager_step.py", "id(p): laid_out_like(g, p) for", "id(p): g for", "a user may keep gradients"),
     M("a compiled bound climbs", "compile/step/compiled_loss.py", "found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)", "found = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)", "loops of one's own"),

@@ -106,6 +106,11 @@ def compare(
 def _checked(estimators: Mapping[str, Sequence[Estimator]] | None) -> dict[str, dict[str, Estimator]]:
     """`glob -> name -> estimator`."""
     found: dict[str, dict[str, Estimator]] = {}
+    if estimators is not None and not isinstance(estimators, Mapping):
+        raise VarigradError(
+            f"estimators must be a dictionary of lists by site, got {type(estimators).__name__}",
+            try_='{"z*": [Score(MovingAverage()), LeaveOneOut(4)]}',
+        )
     for glob, some in (estimators or {}).items():
         several = list(some) if isinstance(some, (list, tuple)) else [some]
         found[glob] = {}

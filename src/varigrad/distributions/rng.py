@@ -16,7 +16,7 @@ from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 from torch.quasirandom import SobolEngine
 
-from varigrad.distributions import families
+from varigrad.distributions import continuous_bernoulli, families
 from varigrad.distributions.fresh_copies import fresh
 from varigrad.errors import VarigradError
 
@@ -87,6 +87,11 @@ class Source:
         if reparameterised:
             if isinstance(distribution, td.Independent):
                 return self.draw(distribution.base_dist, reparameterised=True)
+            if isinstance(distribution, td.TransformedDistribution) and _is_torchs_continuous_bernoulli(distribution):
+                value = self.draw(distribution.base_dist, reparameterised=True)
+                for transform in distribution.transforms:
+                    value = transform(value)
+                return value
             return self._call(distribution.rsample)
         with torch.no_grad():
             if isinstance(distribution, td.Independent):
@@ -282,6 +287,19 @@ def _lkj(source: Source, d: td.LKJCholesky) -> Tensor:
     return source._call(ours.sample)
 
 
+def _continuous_bernoulli(source: Source, d: Any) -> Tensor:
+    # torch's own draws have no derivative where the density is nearly uniform.
+    return continuous_bernoulli.inverse_cdf(d.logits, source.uniform(d.logits.shape, d.logits))
+
+
+def _is_torchs_continuous_bernoulli(d: td.TransformedDistribution) -> bool:
+    """Whether the numbers that are transformed are drawn by torch's class, in torch's own way."""
+    base = d.base_dist
+    while isinstance(base, td.Independent):
+        base = base.base_dist
+    return type(base) is td.ContinuousBernoulli and type(d).rsample is td.TransformedDistribution.rsample
+
+
 Draws = Callable[[Source, Any], Tensor]
 """A way to draw from one family of distributions."""
 
@@ -301,9 +319,17 @@ _SHORT: Mapping[type, Draws] = {
     families.Dirichlet: _dirichlet,
     td.Wishart: _wishart,
     td.LKJCholesky: _lkj,
+    td.ContinuousBernoulli: _continuous_bernoulli,
 }
 
-_REPARAMETERISED: tuple[Draws, ...] = (_normal, _lean_normal, _log_normal, _lean_log_normal, _wishart)
+_REPARAMETERISED: tuple[Draws, ...] = (
+    _normal,
+    _lean_normal,
+    _log_normal,
+    _lean_log_normal,
+    _wishart,
+    _continuous_bernoulli,
+)
 
 
 @lru_cache(maxsize=1024)

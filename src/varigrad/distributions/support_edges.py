@@ -226,8 +226,9 @@ def _image(transform: td.Transform, end: Tensor | None, infinity: float) -> Tens
     if end is not None and _constant(end):
         if isinstance(transform, td.AffineTransform) and bool((end == 0).all()):
             return _finite(transform.loc)  # not `loc + scale * 0`, which a scale would seem to move
-        if isinstance(transform, td.transforms.PowerTransform) and bool((end == 0).all()):
-            return end if bool((torch.as_tensor(transform.exponent) > 0).all()) else None
+        forward = _forward(transform)
+        if isinstance(forward, td.transforms.PowerTransform) and bool((end == 0).all()):
+            return end if bool((torch.as_tensor(forward.exponent) > 0).all()) else None  # an inverse has its sign
         inverse = _forward(transform) is not transform
         if inverse and isinstance(transform.inv, td.SigmoidTransform) and bool(((end == 0) | (end == 1)).all()):
             return None  # torch's inverse stops short of infinity

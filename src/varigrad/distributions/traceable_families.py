@@ -14,6 +14,7 @@ from torch import distributions as td
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical as _ExpRelaxedCategorical
 from torch.distributions.utils import broadcast_all
 
+from varigrad.distributions import continuous_bernoulli
 from varigrad.distributions.fast_families import Beta, Categorical
 from varigrad.distributions.mixin import Methods
 from varigrad.shapes import Shape, join
@@ -44,6 +45,19 @@ class ContinuousBernoulli(Methods, td.ContinuousBernoulli):
         # Not `bool(validate_args)`: torch looks at the values unless it is None.
         td.ContinuousBernoulli.__init__(self, probs, logits, lims, validate_args=validate_args)
         self._said(validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return continuous_bernoulli.log_density(self.logits, value)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return continuous_bernoulli.cdf(self.logits, value)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return continuous_bernoulli.inverse_cdf(self.logits, value)
 
 
 class FisherSnedecor(Methods, td.FisherSnedecor):

@@ -11,6 +11,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import count_of, inner_of
 from varigrad.distributions.rng import Source
+from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.traits import Needs
 
@@ -50,6 +51,14 @@ class Enumerate(Estimator):
         value = lanes.begin(distribution, source)
         support = distribution.enumerate_support(expand=False)
         event = len(distribution.event_shape)
+        if support.numel() != len(support) * distribution.event_shape.numel():
+            raise SiteError(
+                "Enumerate cannot serve this site",
+                site=source.site,
+                because=f"{type(distribution).__name__}.enumerate_support(expand=False) lists values of shape "
+                f"{tuple(support.shape)}, which differ between elements of a batch",
+                try_="values that are the same for all elements, [values, *(1,) * batch, *event]; or LeaveOneOut(4)",
+            )
         support = support.reshape(support.shape[0], *(1,) * lanes.dims, *support.shape[support.dim() - event :])
         value[list(lanes.own)] = support.expand(len(lanes.own), *value.shape[1:])
         return Draw(distribution, value, lanes)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from varigrad.distributions.rng import check_seed
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, whole
 from varigrad.inference.monitor import Gradients
 from varigrad.objectives.bound import Bound
 
@@ -49,20 +49,18 @@ def check_compile(compile: object) -> None:
 
 
 def check_run(
-    steps: object, every: object, callback: object, compile: object, monitor: object, recheck: object
-) -> None:
-    """Check the arguments of `SVI.run`.
+    steps: int, every: int, callback: object, compile: object, monitor: object, recheck: int | None
+) -> tuple[int, int, int | None]:
+    """Check the arguments of `SVI.run`; returns `steps`, `every` and `recheck` as whole numbers of Python.
 
     Raises:
         VarigradError: one is of a wrong kind; the error says which one, and what to write.
     """
-    check_whole("steps", steps)
-    check_whole("every", every)
+    steps, every = whole("steps", steps), whole("every", every)
     if callback is not None and not callable(callback):
         raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
     if compile is not None:
         check_compile(compile)
     if monitor is not None and not isinstance(monitor, Gradients):
         raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
-    if recheck is not None:
-        check_whole("recheck", recheck)
+    return steps, every, None if recheck is None else whole("recheck", recheck)

@@ -16,7 +16,7 @@ from varigrad.errors import ParameterError
 from varigrad.estimators.base import State
 from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.checks.untrained_leaves import UntrainedLeafCheck
+from varigrad.objectives.checks.untrained_leaves import UntrainedLeafCheck, undeclared
 from varigrad.optim.config import Optimizer
 from varigrad.optim.fused_adam import FusedAdam
 from varigrad.optim.gradient_layout import check_writable, downhill, laid_out_like, prepare_kernels
@@ -180,10 +180,12 @@ class EagerSteps:
         every = list(self.bound.named_parameters())
         named = [(n, p) for n, p in every if p.requires_grad]
         if not named:
+            other = undeclared(self.bound)
+            but = "" if other is None else f" ({other.site!r} does, and {other.because})"
             raise ParameterError(
                 "there is nothing to optimise",
-                because="neither model nor guide declares a parameter that requires a gradient",
-                try_="param(name, init) or module(name, net) in the guide",
+                because=f"neither model nor guide declares a parameter that requires a gradient{but}",
+                try_="param(name, init) or module(name, net) in the guide" if other is None else other.try_,
             )
         check_writable(named)
         known = {id(p) for p in self._offered}

@@ -15,8 +15,8 @@ from varigrad.errors import (
     ShapeError,
     SiteError,
     VarigradError,
-    check_whole,
     did_you_mean,
+    whole,
 )
 from varigrad.inference.predictive_run import PredictiveHandler, PredictiveRun, drawn, minibatch
 from varigrad.language.messages import Names, Plate, Program, Record, Sample
@@ -24,6 +24,7 @@ from varigrad.language.plates import InPlate
 from varigrad.language.primitives import UNOBSERVED
 from varigrad.language.runtime import expanded, run
 from varigrad.language.trace import Recorder
+from varigrad.language.values import as_numbers
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.vectorization import FAILURES, same
 from varigrad.terms.dependency_tracker import Tracker
@@ -57,6 +58,7 @@ class Predictive:
     Raises:
         VarigradError: arguments that do not go together.
         ShapeError: posterior samples of different lengths.
+        SiteError: posterior samples that are no numbers.
 
     Example:
         >>> import torch, varigrad as vg
@@ -84,7 +86,8 @@ class Predictive:
     ) -> None:
         if guide is not None and posterior_samples is not None:
             raise VarigradError("Predictive takes a guide or posterior_samples, not both")
-        lengths = {name: len(v) if v.dim() else 0 for name, v in (posterior_samples or {}).items()}
+        samples = {n: as_numbers(n, v, "posterior samples") for n, v in (posterior_samples or {}).items()}
+        lengths = {name: len(v) if v.dim() else 0 for name, v in samples.items()}
         if len(set(lengths.values())) > 1 or 0 in lengths.values():
             raise ShapeError(
                 f"posterior samples have different numbers of draws: {lengths}",
@@ -92,16 +95,16 @@ class Predictive:
             )
         given = next(iter(lengths.values()), None)
         if num_samples is None and given is None:
-            raise VarigradError("how many predictions?", try_="Predictive(..., num_samples=1000)")
+            raise VarigradError("it is not said how many predictions to make", try_="Predictive(..., num_samples=1000)")
         if num_samples is not None:
-            check_whole("num_samples", num_samples)
+            num_samples = whole("num_samples", num_samples)
         if num_samples is not None and given is not None and num_samples != given:
             raise ShapeError(
                 f"num_samples is {num_samples}, and there are {given} posterior samples",
                 try_="num_samples left out, or samples[:num_samples]",
             )
         self.model, self.guide = model, guide
-        self.posterior_samples = dict(posterior_samples or {})
+        self.posterior_samples = samples
         self.num_samples: int = num_samples or given or 0
         self.return_sites = _names(return_sites)
         self.vectorize = vectorize
@@ -115,7 +118,9 @@ class Predictive:
         Raises:
             GuideMismatchError: a latent value is given for a site that the model does not have, or a site of the model
                 is drawn from its prior without having been asked for.
-            SiteError: a site to return is not there or observed, or there is nothing to return.
+            SiteError: a site to return is not there, observed or no number, or there is nothing to return.
+            SupportError: a posterior sample is NaN, infinite or outside its site's support.
+            ConstraintError: a distribution's parameter is NaN, infinite or outside its domain.
             PlateError: posterior samples are of a minibatch, and it is not known of which.
             ParameterError: the programs have parameters, and no owner was named.
         """
@@ -139,7 +144,7 @@ class Predictive:
                         because="the model has other sites in other runs, and they cannot be stacked",
                         try_="return_sites without it",
                     )
-            return {name: torch.stack([one.values[name] for one in runs]) for name in wanted}
+            return {n: torch.stack([as_numbers(n, one.values[n], "the value") for one in runs]) for n in wanted}
 
     def _row(self, index: int) -> dict[str, Tensor]:
         return {name: value[index] for name, value in self.posterior_samples.items()}
@@ -185,7 +190,7 @@ class Predictive:
         finally:
             tracker.finish()
         found.values.update(drawn(recorder.messages))
-        found.values.update({n: untracked(m.value) for n, m in recorder.messages.items() if type(m) is Record})
+        found.values.update({n: _number(m) for n, m in recorder.messages.items() if type(m) is Record})
         return found
 
     def _check(self, first: PredictiveRun) -> None:
@@ -270,8 +275,9 @@ class Predictive:
         try:
             wide = program(given, width=(count, dims))
             failure = self._disagreement(program, wide, first)
-            found = {name: _stacked(wide.values[name], first.values[name].shape, count) for name in wanted}
-        except (*FAILURES, KeyError) as error:
+            numbers = {name: as_numbers(name, wide.values[name], "the value") for name in wanted}
+            found = {name: _stacked(value, first.values[name].shape, count) for name, value in numbers.items()}
+        except FAILURES as error:
             failure = error
         if failure is None:
             return found
@@ -301,7 +307,7 @@ class Predictive:
                 for name, m in together.items():
                     if type(m) in (Sample, Record):
                         one = _figure(single[name])
-                        if not same(one, _stacked(_figure(m), one.shape, count)[row]):
+                        if isinstance(one, Tensor) and not same(one, _stacked(_figure(m), one.shape, count)[row]):
                             return f"{name!r} mixes predictions"
         return None
 
@@ -309,9 +315,17 @@ class Predictive:
 def _figure(message: Sample | Record) -> Tensor:
     """The value that has to be the same however a program is run: a density, or a computed value."""
     if isinstance(message, Record):
-        return message.value
+        return _number(message)
     assert message.value is not None
     return expanded(message).log_prob(message.value)
+
+
+def _number(message: Record) -> Tensor:
+    """A computed value as a tensor, if it can be one: programs may record what they like."""
+    try:
+        return as_numbers(message.name, untracked(message.value), "the value")
+    except SiteError:
+        return message.value
 
 
 def _stacked(value: Tensor, shape: torch.Size, count: int) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import ParameterError, PlateError, ShapeError
+from varigrad.errors import ParameterError, PlateError, ShapeError, SupportError
 from varigrad.language.messages import Forward, Indices, Param, Sample, evolve
 from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded
+from varigrad.objectives.checks.sites import check_parameters, example_of, in_support
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.terms.dependency_tracker import Tracker
 from varigrad.terms.provenance import untracked
@@ -75,10 +76,14 @@ class PredictiveHandler:
 
     def _sample(self, message: Sample) -> Sample:
         name, tracker = message.name, self.tracker
+        if tracker is None:
+            check_parameters(message)
         if message.observed:
             return message
         if tracker is None:
             value = self.values.get(name)
+            if value is not None and name in self.given:
+                refuse_impossible(message, value)
             return evolve(message, value=self._draw(message) if value is None else value)
         if name in self.given:
             event = len(message.distribution.event_shape)
@@ -86,10 +91,15 @@ class PredictiveHandler:
             if name in self.stored:
                 value = minibatch(name, value, message, self.indices, 0)
             refuse_shape(name, value, message, event)
-            return evolve(message, value=tracker.mark(value, tracker.examine(message), True))
+            statement = tracker.examine(message)
+            assert isinstance(statement.message, Sample)
+            check_parameters(statement.message)
+            refuse_impossible(statement.message, value)
+            return evolve(message, value=tracker.mark(value, statement, True))
         statement = tracker.examine(message)
         plain = statement.message
         assert isinstance(plain, Sample)
+        check_parameters(plain)
         if not statement.upstream and not statement.opaque:
             self.found.untouched.append(name)
         return evolve(message, value=tracker.mark(untracked(self._draw(plain)), statement, False))
@@ -128,6 +138,24 @@ def refuse_shape(name: str, value: Tensor, message: Sample, event: int) -> None:
             f"posterior samples have shape {tuple(value.shape)} each, the site has {wanted}",
             site=name,
             try_="samples of shape [num_samples, *site]",
+        )
+
+
+def refuse_impossible(message: Sample, value: Tensor) -> None:
+    """Raise unless the site's distribution can have these values; masked elements are exempt."""
+    ok = in_support(message.distribution, value)
+    if ok is None:
+        return
+    if message.mask is not None:
+        ok = ok | ~message.mask
+    if not bool(ok.all()):
+        bad = ~ok
+        raise SupportError(
+            f"its posterior samples have values outside the support of {type(message.distribution).__name__}: "
+            f"{example_of(value, bad)}",
+            site=message.name,
+            because="NaN, infinite and impossible values have no density",
+            try_="samples of this site in the model's own space, such as fit.sample(...)",
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +12,8 @@ from torch import Tensor
 from varigrad.errors import ParameterError
 from varigrad.inference.eager_step import EagerSteps
 from varigrad.objectives.bound import Bound
+
+_KEPT = ("bound", "optimizer", "scheduler", "generator")
 
 
 def state_of(bound: Bound, eager_steps: EagerSteps) -> dict[str, Any]:
@@ -27,8 +31,15 @@ def check_kind(state: Mapping[str, Any], compiled: bool) -> None:
     """Check that a state is of compiled steps exactly if this run's are compiled: they draw other random numbers.
 
     Raises:
-        ParameterError: it is not.
+        ParameterError: it is not, or the state is not whole.
     """
+    missing = [k for k in _KEPT if k not in state] if isinstance(state, Mapping) else list(_KEPT)
+    if missing:
+        raise ParameterError(
+            f"the state has no {missing[0]!r}",
+            because="it is damaged, or no state of an SVI",
+            try_="the state of this run, as svi.state() gave it",
+        )
     generator = state["generator"]
     if (isinstance(generator, Mapping) and "global" in generator) == compiled:
         return
@@ -44,24 +55,53 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
     """Go back to where `state_of` was called.
 
     Raises:
-        ParameterError: the state does not fit these programs; nothing has been changed.
+        ParameterError: the state does not fit these programs, or is damaged; nothing has been changed.
     """
-    before = copied(dict(bound.state_dict()))
+    before, generator = copied(dict(bound.state_dict())), bound.source.get_state()
+    followers: list[tuple[Any, Any]] = []
+    part = "the state does not fit these programs"
     try:
         bound.load_state_dict(copied(state["bound"]))
-    except RuntimeError as error:
+        eager_steps.follow_parameters()
+        optimizer, scheduler = eager_steps.current_optimizer, eager_steps.scheduler
+        assert optimizer is not None
+        followers = [(f, copied(f.state_dict())) for f in (optimizer, scheduler) if f is not None]
+        for name, follower in (("optimizer", optimizer), ("scheduler", scheduler)):
+            part = f"the state's {name!r} cannot be loaded"
+            if follower is not None and state[name] is not None:
+                follower.load_state_dict(copied(state[name]))
+        part = "the state's 'generator' cannot be loaded"
+        bound.source.set_state(state["generator"])
+    except Exception as error:
         bound.load_state_dict(before)  # torch loads whatever fits
+        for follower, own in followers:
+            follower.load_state_dict(own)
+        bound.source.set_state(generator)
+        if isinstance(error, ParameterError):
+            raise
+        init = part.startswith("the state does")
         raise ParameterError(
-            f"the state does not fit these programs: {error}", try_="svi.init(*args) before load_state"
+            f"{part}: {error or type(error).__name__}",
+            because="" if init else "it belongs to another run, or is damaged",
+            try_="svi.init(*args) before load_state" if init else "the state of this run, as svi.state() gave it",
         ) from error
-    eager_steps.follow_parameters()
-    optimizer = eager_steps.current_optimizer
-    assert optimizer is not None
-    if state["optimizer"] is not None:
-        optimizer.load_state_dict(copied(state["optimizer"]))
-    if eager_steps.scheduler is not None and state["scheduler"] is not None:
-        eager_steps.scheduler.load_state_dict(copied(state["scheduler"]))
-    bound.source.set_state(state["generator"])
+
+
+@contextmanager
+def whole(part: str) -> Iterator[None]:
+    """Inside, a part of a state is read; what goes wrong is an error about that part.
+
+    Raises:
+        ParameterError: something does.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ParameterError(
+            f"the state's {part!r} cannot be read: {error or type(error).__name__}",
+            because="it is damaged",
+            try_="the state of this run, as svi.state() gave it",
+        ) from error
 
 
 def copied(tree: Any) -> Any:
@@ -74,3 +114,10 @@ def copied(tree: Any) -> Any:
         parts = [copied(v) for v in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
     return tree
+
+
+def auto_select() -> ModuleType:
+    """The module that chooses estimators; it takes time to import, and only sites that are "auto" need it."""
+    from varigrad.diagnostics import auto_select
+
+    return auto_select

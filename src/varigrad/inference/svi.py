@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -149,7 +148,7 @@ class SVI:
         """Run the programs for the first time. Nothing has been learnt yet: Ctrl-C may come at any time."""
         if self.bound.undecided:
             decide = partial(
-                _auto_select().decide, self.bound, *args, compiled=self._step_compiler is not None, **kwargs
+                run_state.auto_select().decide, self.bound, *args, compiled=self._step_compiler is not None, **kwargs
             )
             self._eager_steps.interrupts.at_once(decide)
         else:
@@ -173,7 +172,7 @@ class SVI:
         if self.bound.undecided:
             return self.plan(*args, **kwargs)
         before = self.bound.decided
-        plan = _auto_select().decide(self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
+        plan = run_state.auto_select().decide(self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
         now = self.bound.decided
         changed = {s: c.key for s, c in before.items()} != {s: c.key for s, c in now.items()}
         if self._step_compiler is not None and changed:
@@ -237,7 +236,7 @@ class SVI:
         Raises:
             VarigradError: `steps` is not a whole number of at least 1, the loader is empty, or `monitor` is none.
         """
-        check_run(steps, every, callback, compile, monitor, recheck)
+        steps, every, recheck = check_run(steps, every, callback, compile, monitor, recheck)
         if compile is not None:
             if bool(compile) != (self._step_compiler is not None):
                 self._use(compile, self.bound.source.fresh_seed())
@@ -325,7 +324,7 @@ class SVI:
         return {
             **run_state.state_of(self.bound, self._eager_steps),
             "looks": None if self._looks is None else self._looks.state(),
-            "decided": _auto_select().named(self.bound.decided) if self.bound.decided else None,
+            "decided": run_state.auto_select().named(self.bound.decided) if self.bound.decided else None,
             "compiled": None if self._step_compiler is None else self._step_compiler.state(),
             "metrics": None if metrics is None else asdict(metrics),
         }
@@ -344,27 +343,31 @@ class SVI:
         """
         self._publish()
         run_state.check_kind(state, compiled=self._step_compiler is not None)
+        looks, metrics = state.get("looks"), state.get("metrics")  # states of older versions have neither of these
+        with run_state.whole("looks"):
+            looks = None if looks is None else NoiseHistory.from_state(looks)
+        with run_state.whole("metrics"):
+            metrics = None if metrics is None else Metrics(**metrics)
         decided = self.bound.decided
-        if state.get("decided"):
-            self.bound.decide({**decided, **_auto_select().from_names(state["decided"])})
+        with run_state.whole("decided"):
+            choices = run_state.auto_select().from_names(state["decided"]) if state.get("decided") else {}
+        if choices:
+            self.bound.decide({**decided, **choices})
         try:
             run_state.load(state, self.bound, self._eager_steps)
         except ParameterError:
-            if state.get("decided"):
+            if choices:
                 self.bound.decide(decided or None)
             raise
-        looks = state.get("looks")  # states of older versions have neither of these
-        self._looks = None if looks is None else NoiseHistory.from_state(looks)
-        metrics = state.get("metrics")
-        self.metrics = None if metrics is None else Metrics(**metrics)
+        self._looks, self.metrics = looks, metrics
         if self._step_compiler is not None:
             self._step_compiler.load_state(cast(SavedSteps, state.get("compiled") or {}))
 
     def _advance(self, limit: int, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
         """Take at least one step and at most `limit`, with the same arguments."""
+        if self.bound.is_empty:  # at the beginning, and after a state was loaded into an SVI that has not run
+            self._begin(args, kwargs)
         if self._eager_steps.current_optimizer is None:
-            if self.bound.is_empty:
-                self._begin(args, kwargs)
             self._eager_steps.follow_parameters()
         if self._step_compiler is None or self._eager_steps.by_line_search:
             results = self._eager_steps.by_python(args, kwargs)
@@ -382,16 +385,11 @@ class SVI:
             raise NonFiniteError(
                 f"step {number}: {what} is {loss if not math.isfinite(loss) else norm}",
                 because=self.bound.diagnose(*args, **kwargs),
-                try_="a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
+                try_="finite data, factors and initial values, or SVI(..., skip_nonfinite=True)"
+                if self.bound.steps == 0
+                else "a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
             )
         if self._eager_steps.late is not None:
             late, self._eager_steps.late = self._eager_steps.late, None
             raise late
         return results
-
-
-def _auto_select() -> ModuleType:
-    """The module that chooses estimators; it takes time to import, and only sites that are "auto" need it."""
-    from varigrad.diagnostics import auto_select
-
-    return auto_select

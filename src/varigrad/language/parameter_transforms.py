@@ -8,6 +8,7 @@ from torch.distributions import ExpTransform, Transform, constraints, transform_
 
 from varigrad.errors import ConstraintError, ParameterError
 from varigrad.language.messages import Param
+from varigrad.language.values import check_unmasked
 
 
 def initial_value(message: Param) -> Tensor:
@@ -23,6 +24,7 @@ def initial_value(message: Param) -> Tensor:
             "has no initial value and was never declared before", site=name, try_="param(name, init_value)"
         )
     value = init() if callable(init) else init
+    check_unmasked(name, value, "the initial value")
     try:
         value = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError) as error:

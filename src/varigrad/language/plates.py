@@ -9,7 +9,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from varigrad.errors import PlateError, is_whole
+from varigrad.errors import PlateError, as_whole, is_whole
 from varigrad.language.messages import (
     Extension,
     Factor,
@@ -104,6 +104,7 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         subsample: Tensor | None = None,
         dim: int | None = None,
     ) -> None:
+        size, subsample_size, dim = map(_number, (size, subsample_size, dim))
         _check(name, size, subsample_size, subsample, dim)
         self.name: str = name
         self.size: int | None = size
@@ -173,6 +174,12 @@ def same_minibatch(message: Indices, known: Tensor) -> Tensor:
             try_="the same subsample_size in both, or another name for another plate",
         )
     return known
+
+
+def _number(value: int | None) -> int | None:
+    """A whole number of numpy or torch as one of Python; anything else as it is."""
+    number = as_whole(value)
+    return value if number is None else number
 
 
 def _check(name: str, size: object, subsample_size: object, subsample: object, dim: object) -> None:

@@ -25,7 +25,7 @@ from varigrad.language.messages import (
     evolve,
 )
 from varigrad.language.runtime import Scope, apply
-from varigrad.language.values import as_numbers
+from varigrad.language.values import as_numbers, check_unmasked
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -88,6 +88,13 @@ def sample(
         distribution = distribution.base
     if obs is not None and not isinstance(obs, Tensor):
         obs = as_numbers(name, float(obs) if isinstance(obs, int) else obs, "obs")  # a density wants floating point
+    if obs is not None and (obs.layout is not torch.strided or obs.is_nested):
+        raise SiteError(
+            f"obs is a {'nested' if obs.is_nested else 'sparse'} tensor ({obs.layout})",
+            site=name,
+            because="a log-density is computed for each element of a dense tensor",
+            try_="torch.nested.to_padded_tensor(obs, 0.0) with obs_mask=" if obs.is_nested else "obs.to_dense()",
+        )
     message = Sample(name, distribution, obs, obs is not None, (), mask, 1.0, estimator, notes or {}, auxiliary)
     return value_of(message)
 
@@ -187,6 +194,7 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
         event_dim: number of rightmost dimensions that are no plates.
     """
     if not isinstance(data, Tensor):
+        check_unmasked(None, data, "what subsample is given")
         raise ShapeError(f"subsample needs a tensor, got {type(data).__name__}")
     return apply(Subsample(data, event_dim)).value
 

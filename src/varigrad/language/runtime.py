@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from functools import partial
@@ -123,8 +123,22 @@ def expanded(message: Sample) -> td.Distribution:
         raise PlateError(
             f"{type(distribution).__name__} has batch shape {tuple(batch)}, its plates are {plates}",
             site=message.name,
-            try_="parameters of the plates' sizes (or 1), or .to_event(n) for dimensions that are no plates",
+            try_=full_size(message, batch)
+            or "parameters of the plates' sizes (or 1), or .to_event(n) for dimensions that are no plates",
         ) from error
+
+
+def full_size(message: Sample | Factor, batch: Sequence[int]) -> str:
+    """The advice where a subsampled plate meets values of its full size; empty where that is not what is wrong."""
+    for plate in message.plates:
+        if plate.dim is None or plate.subsample is None or len(batch) < -plate.dim:
+            continue
+        if batch[plate.dim] == plate.size != plate.batch:
+            return (
+                f"vg.subsample(data) inside plate {plate.name!r}, whose {plate.batch} of {plate.size} elements are "
+                "this run's minibatch"
+            )
+    return ""
 
 
 def plate_shape(message: Sample | Factor) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, whole
 from varigrad.estimators.base import State
 from varigrad.language.messages import Forward, Indices, Message, Param, Program, Sample, evolve
 from varigrad.language.runtime import (
@@ -186,7 +186,14 @@ class Bound(Parameters):
                 exploration.settle(args, kwargs)
             except StepInvalidated:
                 pass
+            except VarigradError:
+                raise
+            except Exception as error:
+                exploration.check_after(error, args, kwargs)
+                raise
             else:
+                if result.value.is_complex():
+                    exploration.check_after(None, args, kwargs)
                 if exploration.rechecks.unsettled:
                     exploration.settle(args, kwargs)
                 exploration.rechecks.note_buffers()
@@ -285,6 +292,15 @@ class Bound(Parameters):
         self.exploration.rechecks.note_buffers()  # a graph writes to them
         return self.exploration.look_again(args, kwargs)
 
+    def expect_changes(self) -> None:
+        """Look at the programs before the next step: what was recorded of them and what they do are not the same."""
+        self.exploration.rechecks.hasten(self.exploration)
+
+    @property
+    def undeclared_flags(self) -> object:
+        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
+        return self.exploration.rechecks.undeclared
+
     def decide(self, choices: Mapping[str, Choice] | None) -> None:
         """Use these estimators from now on, before all that is said elsewhere (None: measure); call `init` after it."""
         old, new = ({s: c.key for s, c in (m or {}).items()} for m in (self.runs.decided, choices))
@@ -360,7 +376,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: particles is not a whole number of at least 1.
         """
-        check_whole("particles", particles)
+        particles = whole("particles", particles)
         if self.is_empty:
             self.init(*args, **kwargs)
         with self.preserved(self.exploration.fresh_seed()), torch.no_grad():
@@ -376,7 +392,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: n is not a whole number of at least 1, or there are no parameters.
         """
-        check_whole("n", n)
+        n = whole("n", n)
         if self.is_empty:
             self.init(*args, **kwargs)
         with self.preserved(seed), torch.enable_grad():

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from torch import Tensor
 from torch import distributions as td
+from torch._C._autograd import _get_sequence_nr
 
 from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.fresh_copies import fresh
@@ -69,8 +70,10 @@ def perform(
     scoring = _Model(settings, record, cache, drawing)
     try:
         with record.tracker.guard():
+            noted = _get_sequence_nr()
             run(guide, (drawing, *outer), args, kwargs)
             run(model, (scoring, *outer), args, kwargs)
+            record.operations = _get_sequence_nr() - noted, record.tracker.escapes.way
             if settings.explore:
                 note_jumps(record.marked, record.tracker.escapes)
     finally:
@@ -275,7 +278,7 @@ class _Guide(_Program):
         if estimator.needs.slope is not None and not values.requires_grad:
             values = values.detach().requires_grad_()
         self.record.alternatives[message.name] = evolve(wide, value=values, plates=message.plates)
-        return Draw(distribution, values[0])
+        return Draw(distribution, values[0].clone())
 
 
 class _Model(_Program):

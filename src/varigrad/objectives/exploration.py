@@ -97,7 +97,7 @@ class Exploration:
         self.use(found)
         self.rechecks.begin(self)
         assert self._reachable is not None
-        self.rechecks.reach(self._reachable.modules.values())
+        self.rechecks.reach(self.owner, self._reachable)
         for name in found.suspects:
             warnings.warn(
                 f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
@@ -168,6 +168,22 @@ class Exploration:
             check_pass(found)
             sentence = first_bad(self.runs.terms(found, Vectorization(plates=layout_of(found, 1).plates)))
         return sentence or "every term is finite in a fresh run; the gradient is not"
+
+    def check_after(self, error: Exception | None, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Make the checks of a first run on the arguments of a step that has gone wrong; `error` is what torch says.
+
+        Raises:
+            VarigradError: one of them has failed, so this is what is wrong.
+        """
+        if self.held:  # an error while a step is recorded is reported by the recorder
+            return
+        try:
+            with self._preserved() as kept, torch.no_grad():
+                check_pass(Discovery(self.runs, args, kwargs, kept).explore())
+        except VarigradError as known:
+            raise known from error
+        except Exception:  # the program's own error, which torch's would be replaced by
+            return
 
     def reach(self) -> ReachableState:
         """The modules, tensors and generators that the programs refer to, as they are now."""

@@ -69,8 +69,8 @@ class Group(nn.Module):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # torch refuses `module.training = True` where `training` is a parameter.
-        if name in self._parameters and not isinstance(value, nn.Parameter):
+        # torch refuses `module.training = True` where `training` is a parameter or a module.
+        if name in self._parameters.keys() | self._modules.keys() and not isinstance(value, (nn.Parameter, nn.Module)):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)

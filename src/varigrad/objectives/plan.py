@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from varigrad.language.messages import Sample
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.shapes import table
+from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.term import Term
 
 
@@ -45,6 +46,7 @@ class Plan:
         particles, lanes: how many of each.
         side_by_side: whether they run along dimensions of their own.
         reason: why in a loop; empty otherwise.
+        poles: divisions of what a pathwise gradient goes through, whose denominator is not known to keep its sign.
         unproven: what no operation proves though "unbiased: yes" relies on it, with the numbers that speak for it.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     side_by_side: bool
     reason: str
     unproven: tuple[str, ...] = ()
+    poles: tuple[str, ...] = ()
 
     @property
     def relies_on(self) -> tuple[str, ...]:
@@ -64,6 +67,7 @@ class Plan:
             "the operations seen so far (looked at again when statements, modes or shapes change, and at steps "
             "10, 100, ...)",
             *self.unproven,
+            *self.poles,
         )
 
     def _answer(self, site: SitePlan) -> str:
@@ -170,4 +174,19 @@ def plan_of(
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
             )
         )
-    return Plan(tuple(sites), particles, layout.count, side_by_side, reason, unproven)
+    return Plan(
+        tuple(sites), particles, layout.count, side_by_side, reason, unproven, _poles_of(run, nondifferentiable)
+    )
+
+
+def _poles_of(run: RunRecord, nondifferentiable: frozenset[str]) -> tuple[str, ...]:
+    """What has to stay away from poles for pathwise gradients to be right, in sentences."""
+    found = {
+        f"{token.site!r}: {'div' if 'div' in name else name} at {line} never divides by zero (or reaches another pole)"
+        for provenance, name, line in run.tracker.escapes.poles
+        for token in provenance
+        if NOT_PATHWISE not in token.crossed
+        and token.site not in nondifferentiable
+        and run.choices[token.site].estimator.drawing.pathwise
+    }
+    return tuple(sorted(found))

@@ -139,7 +139,7 @@ class ProgramRuns:
             before = {n: base.draws[n].value for n in order[: order.index(site)]}
             found[site] = []
             for row in range(1, len(draw.value)):
-                forced = {**before, site: draw.value[row]}
+                forced = {**before, site: draw.value[row].clone()}
                 other = self.perform(settings, args, kwargs, cache, forced, base.indices)
                 found[site].append(self._ensemble(other, layout, mixed, {}))
         return self._ensemble(base, layout, mixed, found)

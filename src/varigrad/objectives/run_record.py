@@ -78,6 +78,7 @@ class RunRecord:
         records: values of deterministic sites.
         indices: minibatches, by plate.
         sizes: size and dimension of each plate.
+        operations: how many operations autograd has noted, and a number for those on tracked tensors.
         marked: of an exploring run, the samples of both programs with their marks on.
     """
 
@@ -91,6 +92,7 @@ class RunRecord:
     records: dict[str, Tensor] = field(default_factory=dict)
     indices: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    operations: tuple[int, int] = (0, 0)
     marked: list[Marked] = field(default_factory=list)
 
 

@@ -20,17 +20,8 @@ Again = Callable[[Vectorization, RunRecord | None, dict[str, Tensor]], RunRecord
 
 Collect = Callable[[RunRecord, Vectorization], list[Term]]
 
-FAILURES = (
-    VectorizationChanged,
-    VarigradError,
-    RuntimeError,
-    ValueError,
-    IndexError,
-    TypeError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What a program may raise at values, or in shapes, that it was not made for."""
+FAILURES = (Exception,)
+"""What a program may raise at values, or in shapes, that it was not made for: any error, its own classes included."""
 
 
 def layout_of(run: RunRecord, particles: int) -> Vectorization:
@@ -92,18 +83,12 @@ def failure_side_by_side(
 
 
 def _as_reason(error: Exception) -> str:
-    """The reason for a loop that an error in a run side by side gives.
-
-    Raises:
-        Exception: the error itself, where it is none of those that a program's shapes lead to.
-    """
+    """The reason for a loop in what an error says; a program's own error comes again where it runs by itself."""
     if isinstance(error, VectorizationChanged):
         return f"the sites or plates change from run to run ({error})"
     if isinstance(error, VarigradError):
         return str(error)
-    if isinstance(error, FAILURES):
-        return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
-    raise error
+    return f"the program does not broadcast over leading dimensions: {type(error).__name__}: {error}"
 
 
 def _mixed_density(
@@ -326,7 +311,8 @@ def _slice(run: RunRecord, name: str, layout: Vectorization, lane: int, particle
     message = next(s.message for s in run.guide if s.message.name == name)
     assert isinstance(message, Sample)
     value = run.draws[name].value.detach()
-    return _entry(value, layout, lane, particle, len(message.distribution.event_shape))
+    # In memory of its own, as it is where it runs by itself: a program may read the whole storage.
+    return _entry(value, layout, lane, particle, len(message.distribution.event_shape)).clone()
 
 
 def _entry(value: Tensor, layout: Vectorization, lane: int, particle: int, event: int = 0) -> Tensor:

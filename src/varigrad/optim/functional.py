@@ -45,10 +45,11 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
 
 
 def traits_of(optimizer: torch.optim.Optimizer) -> tuple[object, ...]:
-    """The settings that a rule was made for and that are no inputs of a step: other ones need another rule."""
+    """The settings that a rule was made for and that are no inputs of a step, and the members of each group."""
     flags = (*_ODD, *_ALIKE, "weight_decay")
     groups = [tuple(bool(group.get(flag)) for flag in flags) for group in optimizer.param_groups]
-    return (_hooks(optimizer), *groups)
+    members = [tuple(map(id, group["params"])) for group in optimizer.param_groups]
+    return (_hooks(optimizer), *groups, *members)
 
 
 def _hooks(optimizer: torch.optim.Optimizer) -> bool:

@@ -22,6 +22,7 @@ from varigrad.language.runtime import Handled, Scope
 from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.data_assignment import Guard
 from varigrad.terms.force_eager import FORCE_EAGER
+from varigrad.terms.poles import sign_of_draws
 from varigrad.terms.provenance import (
     NOTHING,
     Escapes,
@@ -164,7 +165,10 @@ class Tracker:
             self._eager = self._eager or FORCE_EAGER.enter()
         if not provenance:
             return value
-        return track_provenance(value, provenance, self.escapes)
+        marked = track_provenance(value, provenance, self.escapes)
+        if self.escapes.watch and isinstance(site.message, Sample) and type(marked) is Tracked:
+            marked._sign = sign_of_draws(site.message.distribution)
+        return marked
 
     def check(self) -> None:
         """Refuse a program that wrote into a value it was given.

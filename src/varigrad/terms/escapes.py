@@ -24,6 +24,8 @@ class Escapes:
     """What was held constant: by `detach`, `.data` or a copy."""
     blocked: Provenance = NOTHING
     """What a density depends on without a gradient: by `detach`, `no_grad`, the indices of `sort` and others."""
+    way = 0
+    """A number for the operations on tracked tensors and their order, the same for the same ones."""
     swapped = False
     """Whether the memory of a plain tensor was replaced by that of a tracked one (`w.data = z`)."""
 
@@ -32,6 +34,8 @@ class Escapes:
         """Whether to note functions without a useful derivative, as while a program is explored."""
         self.with_gradients: bool = watch and torch.is_grad_enabled()
         """Whether a block under `no_grad` inside the program is its own, and blocks gradients."""
+        self.poles: set[tuple[Provenance, str, str]] = set()
+        """Functions with poles that what depends on choices may reach: where it comes from, the function, the line."""
 
     def add(self, provenance: Provenance) -> None:
         """Note that a value with this provenance has left torch."""

@@ -19,6 +19,7 @@ References:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -39,8 +40,9 @@ from varigrad.terms.hooks_and_modes import (
     saved_hooks,
     transform,
 )
+from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
-from varigrad.terms.step_functions import is_step, users_choice
+from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
 
 _without_functions = torch._C.DisableTorchFunctionSubclass
 _without_dispatch = torch._C._DisableTorchDispatch
@@ -59,6 +61,8 @@ class Tracked(Tensor):
     _escapes: Escapes | None
     _blocked: Provenance = NOTHING
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
+    _sign = 0
+    """What is known of the signs of its numbers (`poles.py`), likewise."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
         """Return the tensor itself, as a `torch.Tensor`; torch has no hook for this method.
@@ -101,6 +105,8 @@ class Tracked(Tensor):
             if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):
                 return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
+            if escapes is not None:
+                escapes.way = hash((escapes.way, effect.name))
             if escapes is not None and (
                 effect.leaves
                 or (effect.changes is not None and effect.changes(args, kwargs or {}))
@@ -114,15 +120,22 @@ class Tracked(Tensor):
                 or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
-            blocked = NOTHING
+            blocked, sign = NOTHING, 0
             if escapes is not None and escapes.watch:
-                blocked = get_blocked(*inputs)
-                if is_step(effect.name, plain_args, result, effect.silent) or (kwargs and kwargs.get("rounding_mode")):
+                blocked, sign = get_blocked(*inputs), sign_after(effect.name, args, kwargs or {})
+                below = denominator(effect.name, args)
+                if type(below) is Tracked and below._plain.requires_grad and (line := place_of(sys._getframe())):
+                    escapes.poles.add((below._provenance, effect.name, line))
+                if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
+                    kwargs and kwargs.get("rounding_mode")
+                ):
                     escapes.nondifferentiable |= provenance
                 if effect.name == "detach" or func == _DATA:
                     escapes.held |= provenance
                     blocked |= provenance
-                elif escapes.with_gradients and not torch.is_grad_enabled() and users_choice():
+                elif escapes.with_gradients and not torch.is_grad_enabled():
+                    blocked |= provenance if users_choice() else NOTHING
+                elif has_no_derivative(effect.name, [i._plain for i in inputs], result):
                     blocked |= provenance
             if type(result) is Tensor:
                 for given, plain in zip(args, plain_args, strict=True):
@@ -131,10 +144,10 @@ class Tracked(Tensor):
                             given._provenance |= provenance
                             given._blocked |= blocked
                         return given
-                return _shell(result, provenance, escapes, blocked)
+                return _shell(result, provenance, escapes, blocked, sign)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _block(marked, blocked, provenance)
+                _block(marked, blocked, provenance, jumping_parts(effect.name))
             if marked is result and escapes is not None:
                 escapes.add(provenance)
             return marked
@@ -164,11 +177,15 @@ class Tracked(Tensor):
             effect = effect_of(func)
             if escapes is not None and escapes.watch and func is torch.ops.aten.detach.default:
                 escapes.held |= provenance  # a copy by torch.tensor(t), say
-            if escapes is not None and escapes.watch and is_step(effect.name, args, result, effect.silent):
+            if (
+                escapes is not None
+                and escapes.watch
+                and is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds)
+            ):
                 escapes.nondifferentiable |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
-                _block(marked, get_blocked(*inputs), NOTHING)
+                _block(marked, get_blocked(*inputs), provenance, jumping_parts(effect.name))
             if escapes is not None and (
                 effect.leaves
                 or marked is result
@@ -261,7 +278,9 @@ def _plain(tensor: Tracked) -> Tensor:
         return Tensor.as_subclass(tensor, Tensor)
 
 
-def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, blocked: Provenance = NOTHING) -> Tensor:
+def _shell(
+    plain: Tensor, provenance: Provenance, escapes: Escapes | None, blocked: Provenance = NOTHING, sign: int = 0
+) -> Tensor:
     try:
         shell = plain.as_subclass(Tracked)
     except RuntimeError as error:  # NotImplementedError among them
@@ -273,6 +292,8 @@ def _shell(plain: Tensor, provenance: Provenance, escapes: Escapes | None, block
     shell._escapes = escapes
     if blocked:
         shell._blocked = blocked
+    if sign:
+        shell._sign = sign
     return shell
 
 
@@ -425,11 +446,11 @@ def _marked(result: object, provenance: Provenance, escapes: Escapes | None) -> 
     return result
 
 
-def _block(marked: object, blocked: Provenance, provenance: Provenance) -> None:
-    """Note that no gradient goes through results: for indices beside values (`sort`, `max`) to any of their sources."""
+def _block(marked: object, blocked: Provenance, provenance: Provenance, jumping: tuple[int, ...] = ()) -> None:
+    """Note that no gradient goes through results: to any source for indices (`sort`, `max`) and parts that jump."""
     parts = marked if isinstance(marked, (tuple, list)) else (marked,)
     values = any(isinstance(p, Tensor) and p.is_floating_point() for p in parts)
-    for part in parts:
+    for place, part in enumerate(parts):
         if type(part) is Tracked:
-            index = values and not part._plain.is_floating_point()
-            part._blocked |= blocked | provenance if index else blocked
+            whole = (values and not part._plain.is_floating_point()) or place in jumping
+            part._blocked |= blocked | provenance if whole else blocked

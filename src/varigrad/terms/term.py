@@ -15,7 +15,7 @@ from varigrad.distributions.multilinear_extension import continued_log_prob
 from varigrad.distributions.tensor_walk import replace_tensors
 from varigrad.errors import PlateError, ShapeError
 from varigrad.language.messages import Factor, Plate, Sample
-from varigrad.language.runtime import plate_shape
+from varigrad.language.runtime import full_size, plate_shape
 from varigrad.shapes import join
 from varigrad.terms.dependency_tracker import Statement, by_site
 from varigrad.terms.provenance import NOTHING, Escapes, Provenance, get_provenance, untracked
@@ -163,7 +163,7 @@ def check_batch(message: Sample | Factor, batch: torch.Size, plates: tuple[int, 
             raise PlateError(
                 f"site {message.name!r} has size {size} at dim {dim}, the plate has {plate.batch}",
                 site=plate.name,
-                try_=f"data and parameters of size {plate.batch} (or 1) at dim {dim}",
+                try_=full_size(message, batch) or f"data and parameters of size {plate.batch} (or 1) at dim {dim}",
             )
     if len(batch) > dims + 1:
         raise ShapeError(

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from torch import nn
-
 from varigrad.errors import BaselineError, SiteError
 
 _KNOWN = ("baseline", "enumerate", "expand", "is_auxiliary", "num_samples", "tmc")
@@ -70,8 +68,8 @@ def _check_baseline(name: str, options: Any) -> None:
         raise BaselineError(
             "has both nn_baseline and baseline_value", site=name, try_="one of them, or their sum as baseline_value"
         )
-    if network is not None and not isinstance(network, nn.Module):
-        raise BaselineError(f"nn_baseline must be a torch.nn.Module, got {type(network).__name__}", site=name)
+    if network is not None and not callable(network):
+        raise BaselineError(f"nn_baseline must be a network or a function, got {type(network).__name__}", site=name)
     if (network is None) != (options.get("nn_baseline_input") is None):
         has, lacks = ("nn_baseline", "nn_baseline_input")[:: 1 if network is not None else -1]
         raise BaselineError(f"has {has} and no {lacks}", site=name, try_=f"both {has} and {lacks}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -45,15 +47,16 @@ class Compiled(nn.Module):
         """Minus the bound, `[]`; its gradient is the estimators'."""
         if not torch.is_grad_enabled():
             return cast(Tensor, self.bound(*args, **kwargs))
-        loss, grads = self.gradient(*args, **kwargs)
+        loss, grads = self.interrupts.whole(self._gradient, args, kwargs)
         first = next(iter(grads))
         number = first.new_tensor(loss, dtype=first.dtype.to_real())
         found = _Attach.apply(number, tuple(grads.values()), *grads)
         return cast(Tensor, found)
 
     def gradient(self, *args: object, **kwargs: object) -> tuple[float, dict[nn.Parameter, Tensor]]:
-        """The loss, and its gradient by parameter (tensors that the next call overwrites)."""
-        return self.interrupts.whole(self._gradient, args, kwargs)
+        """The loss, and its gradient by parameter after its hooks (tensors that the next call overwrites)."""
+        loss, grads = self.interrupts.whole(self._gradient, args, kwargs)
+        return loss, {p: _hooked(p, g) for p, g in grads.items()}
 
     def _gradient(
         self, args: tuple[object, ...], kwargs: dict[str, object]
@@ -61,11 +64,10 @@ class Compiled(nn.Module):
         if self.bound.is_empty:
             self.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
         if self.interrupts.on_second(self.bound.look_again, args, kwargs):
-            self._step_compiler.leave()
-            self._step_compiler = StepCompiler(
-                self, self._step_compiler.wait
-            )  # what the graphs took for granted does not hold any more
-        results = self._step_compiler.advance(1, args, kwargs)
+            self._step_compiler.leave()  # what the graphs take for granted does not hold any more
+            self._step_compiler = StepCompiler(self, self._step_compiler.wait)
+        with _without_hooks([p for _, p in self.bound.owner.named_parameters()]):
+            results = self._step_compiler.advance(1, args, kwargs)
         return results.losses[0], self._grads
 
     def explain(self) -> str:
@@ -98,6 +100,27 @@ class Compiled(nn.Module):
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
         """Keep the gradients for `gradient` to return."""
         self._grads = dict(zip(parameters, grads, strict=True))
+
+
+@contextmanager
+def _without_hooks(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, hooks of `register_hook` are off: they are for `backward()`, which runs them on what is attached here."""
+    off = [(p, p._backward_hooks) for p in parameters if p._backward_hooks is not None]
+    for p, _ in off:
+        p._backward_hooks = None
+    try:
+        yield
+    finally:
+        for p, hooks in off:
+            p._backward_hooks = hooks
+
+
+def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient as the parameter's hooks leave it."""
+    for hook in tuple((parameter._backward_hooks or {}).values()):
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient
 
 
 class _Attach(torch.autograd.Function):

@@ -126,10 +126,13 @@ class FlatState:
         reached = {id(p) for p in self.parameters}
         owned = [p for group in optimizer.param_groups for p in group["params"]]
         _refuse_overlap(owned)
-        shared = _shared(owned)
+        held = set(map(id, owned))
+        loose = [p for p in self.parameters if id(p) not in held]  # the optimiser leaves these alone
+        shared = _shared([*owned, *loose])
         if shared:  # perhaps by garbage only: steps that were given up, another run
             gc.collect()
-            shared = _shared(owned)
+            shared = _shared([*owned, *loose])
+        _give_own_memory([p for p in loose if id(p) not in shared])
         if any(id(p) in shared and not p.is_contiguous() for p in self.parameters):
             raise CaptureError(
                 "a parameter is not contiguous, and another tensor looks at its memory",
@@ -141,6 +144,8 @@ class FlatState:
                     stays = id(p) if id(p) in shared else None
                     key = _Key(number, p.dtype, p.device, _age(optimizer.state.get(p, {})), stays)
                     found.setdefault(key, []).append(p)
+        if not found:
+            raise CaptureError("the optimiser holds none of the parameters that the gradient reaches")
         self.buckets = [Bucket(k.group, ps, len(rule.moments), k.age, k.alone is None) for k, ps in found.items()]
         self._layouts = [[(v.data_ptr(), v.shape, v.stride()) for v in b.views(b.flat)] for b in self.buckets]
 
@@ -244,6 +249,13 @@ def flattened(states: object) -> tuple[list[Tensor], TreeForm]:
     leaves, tree = pytree.tree_flatten(states)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     return tensors, (tree, [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+
+
+def _give_own_memory(parameters: Sequence[nn.Parameter]) -> None:
+    """To parameters that are still views of a flat tensor: they were in the optimiser before."""
+    for p in parameters:
+        if p.untyped_storage().nbytes() > p.nbytes:
+            p.data = p.detach().clone()
 
 
 def _age(state: Mapping[str, Any]) -> float:

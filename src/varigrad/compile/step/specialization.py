@@ -51,6 +51,7 @@ class Specialization:
         rows: the random numbers of the last step in Python.
         parameters: those that the last gradient in Python reached.
         frozen: those that required no gradient in the last step in Python.
+        undeclared: `requires_grad` of the tensors that the programs did not declare then; None: not known.
         structure: of the estimators' state after the last step in Python; a text if a saved state said so.
         flat_state: where parameters and moments are kept while the graph takes the steps.
         waits: whether steps wait for the compiler, because the library was there when the state that this run goes on
@@ -68,6 +69,7 @@ class Specialization:
     rows: Rows | None = None
     parameters: tuple[nn.Parameter, ...] = ()
     frozen: tuple[nn.Parameter, ...] = ()
+    undeclared: object = None
     structure: TreeForm | str | None = None
     flat_state: FlatState | None = None
     waits: bool = False
@@ -135,7 +137,7 @@ class Specialization:
         self.demand = dict(saved["demand"])
         self.parameters = tuple(named[name] for name in saved["reached"])
         self.frozen = tuple(named[name] for name in saved["frozen"])
-        self.structure = saved["carried"]
+        self.structure, self.undeclared = saved["carried"], None
         self.waits = self.graph_steps > 1
         before = noise.get_state()
         self.rows = {kind: rows[0] for kind, rows in noise.rows(self.demand, 1).items()}
@@ -151,13 +153,17 @@ class Specialization:
         """Whether the estimators' state has the structure that it had after the last step in Python."""
         return str(structure) == self.structure if isinstance(self.structure, str) else structure == self.structure
 
-    def note_eager_step(self, states: object, reached: list[nn.Parameter], frozen: list[nn.Parameter]) -> None:
+    def note_eager_step(
+        self, states: object, reached: list[nn.Parameter], frozen: list[nn.Parameter], undeclared: object
+    ) -> None:
         """Keep what a step in Python shows: the next graph takes it for granted.
 
         Args:
             states: of the estimators, after the step.
             reached, frozen: the parameters that the gradient reached, and those that required none.
+            undeclared: `requires_grad` of the tensors that the programs did not declare.
         """
         self.structure = flattened(states)[1]
         self.parameters, self.frozen = tuple(reached), tuple(frozen)
+        self.undeclared = undeclared
         self.eager_steps += 1

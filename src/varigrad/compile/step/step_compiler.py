@@ -183,6 +183,11 @@ class StepCompiler:
             return False
         if any(p.requires_grad for p in own.frozen):
             return False  # no longer frozen: to the graph it is a constant
+        if own.undeclared is None:  # a saved state does not know them
+            own.undeclared = self.host.bound.undeclared_flags
+        if own.undeclared != self.host.bound.undeclared_flags:
+            own.progress = own.progress.forgotten()
+            return False  # a tensor that is not declared requires a gradient: Python says what that means
         states = self.host.bound.estimator_states
         if not self._flat_states.has_installed(states) and not own.fits_structure(flattened(states)[1]):
             return False  # a state from before the first step: Python makes what is carried on
@@ -235,6 +240,7 @@ class StepCompiler:
         if not change:
             return False
         own.progress = own.progress.forgotten()
+        self.host.bound.expect_changes()
         self._restarts += 1
         if self._restarts > RESTARTS:
             self._refuse(own, f"what the program reads changes again and again: {change}")
@@ -333,6 +339,8 @@ class StepCompiler:
     def _judge(self, own: Specialization, difference: str) -> None:
         """Note whether the graph agreed with Python; a graph that did not for the second time is refused."""
         own.progress = own.progress.checked(agrees=not difference)
+        if difference:
+            self.host.bound.expect_changes()
         if own.progress.is_wrong:
             self._refuse(
                 own,
@@ -358,7 +366,8 @@ class StepCompiler:
         elif noise.overdrawn and own.stage is not Stage.REFUSED:
             self._refuse(own, "the program draws more in some runs than in others")
         noise.measure()
-        own.note_eager_step(self.host.bound.estimator_states, self.host.reached(), self.host.frozen())
+        bound = self.host.bound
+        own.note_eager_step(bound.estimator_states, self.host.reached(), self.host.frozen(), bound.undeclared_flags)
         return results
 
     def _refuse(self, own: Specialization, reason: str) -> None:

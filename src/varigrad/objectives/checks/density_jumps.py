@@ -16,6 +16,7 @@ from torch import Tensor
 from varigrad.distributions.support_edges import Edges, edges_of, of_support, within
 from varigrad.distributions.tensor_walk import is_known
 from varigrad.language.messages import Sample
+from varigrad.objectives.checks.own_families import draw_steps
 from varigrad.objectives.checks.sites import is_unchecked
 from varigrad.terms.provenance import Escapes, get_blocked, get_provenance, untracked
 
@@ -93,6 +94,11 @@ def _look_inside(statement: Marked, escapes: Escapes) -> None:
     assert value is not None
     if statement.guide and not statement.pathwise:
         value = untracked(value)
+    if statement.guide and statement.pathwise and not hasattr(message.distribution, "score_part"):
+        with _unheard(escapes):
+            if draw_steps(message.distribution, value):
+                own = frozenset(t for t in get_provenance(value) if t.site == message.name)
+                escapes.nondifferentiable |= own
     with _unheard(escapes):
         try:
             edges = of_support(message.distribution)

@@ -19,6 +19,7 @@ from varigrad.estimators.baselines import NoBaseline
 from varigrad.estimators.pathwise import Pathwise, is_partial
 from varigrad.language.messages import Program, Sample
 from varigrad.language.runtime import signature_of
+from varigrad.objectives.checks.own_families import check_own_family
 from varigrad.objectives.checks.pairs import check_pair
 from varigrad.objectives.checks.sites import check_density, check_device, check_parameters, check_score, check_value
 from varigrad.objectives.run_record import RunRecord
@@ -59,6 +60,8 @@ def check_pass(run: RunRecord) -> None:
     for name, choice in run.choices.items():
         estimator = choice.estimator
         check_score(guide[name], estimator)
+        if run.tracker.escapes.with_gradients:
+            check_own_family(guide[name], estimator)
         idle = isinstance(estimator, Pathwise) and not isinstance(estimator.baseline, NoBaseline)
         if idle and not is_partial(guide[name].distribution):
             raise SiteError(

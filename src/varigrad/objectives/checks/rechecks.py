@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Protocol
 
@@ -31,7 +31,9 @@ KEPT = 64
 SHAPES = 8
 """and how many of these are looked at only because arguments differ: a loader may have no two batches of one shape."""
 BRANCHES = 32
-"""How many ways through a program are looked at."""
+"""How many ways through a program are looked at that differ in statements,"""
+OPERATIONS = 8
+"""and how many that differ in their operations: random control flow may have no two runs of one number."""
 
 Situation = tuple[object, ...]
 
@@ -95,11 +97,14 @@ class Rechecks:
         self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
         self._arguments: set[object] = set()
         self._branches: set[tuple[object, ...]] = set()
+        self._operations: set[tuple[int, int]] = set()
+        self._looked = True
         self._modules: tuple[nn.Module, ...] = ()
         self._dropouts: tuple[_DropoutNd, ...] = ()
         self._buffers: tuple[Tensor, ...] = ()
         self._versions: list[int] = []
         self._leaves: tuple[Tensor, ...] = ()
+        self._undeclared: tuple[Tensor, ...] = ()
         self._version = -1
         self._now: Situation | None = None
         self._copied = False
@@ -123,6 +128,7 @@ class Rechecks:
         twin = Rechecks()
         twin.__dict__.update(self.__dict__)
         twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
+        twin._operations = set(self._operations)
         return twin
 
     def situation(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Situation:
@@ -130,14 +136,23 @@ class Rechecks:
         owner = explored.owner
         if self._copied:
             self._copied = False
-            self.reach(explored.reach().modules.values())
+            self.reach(explored.owner, explored.reach())
+            flags = tuple(map(_REQUIRED, self._undeclared))  # a copy may see fewer tensors than were seen
+            self._known = OrderedDict(((*known[:-1], flags), found) for known, found in self._known.items())
+            self._now = None if self._now is None else (*self._now[:-1], flags)
         if owner.version != self._version:
             self._version, self._leaves = owner.version, tuple(p for _, p in owner.named_parameters())
         shapes = tuple(map(_shape, args))
         if kwargs:
             shapes = (*shapes, *((key, _shape(a)) for key, a in kwargs.items()))
         modes = (tuple(map(_TRAINING, self._modules)), tuple(map(_RATE, self._dropouts)))
-        return torch.is_grad_enabled(), shapes, tuple(map(_REQUIRED, self._leaves)), modes
+        own, undeclared = tuple(map(_REQUIRED, self._leaves)), tuple(map(_REQUIRED, self._undeclared))
+        return torch.is_grad_enabled(), shapes, own, modes, undeclared
+
+    @property
+    def undeclared(self) -> object:
+        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
+        return () if self._now is None else self._now[-1]
 
     def is_due(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
@@ -185,16 +200,22 @@ class Rechecks:
         self.settle(explored, args, kwargs)
         return bool(worse)
 
+    def hasten(self, explored: Explored) -> None:
+        """Look before the next step: something besides time has shown that the programs may have changed."""
+        self.due = min(self.due, explored.steps)
+
     def begin(self, explored: Explored) -> None:
         """Start anew: everything has been looked at just now."""
         self._known.clear()
         self._branches.clear()
         self._arguments.clear()
+        self._operations.clear()
+        self._looked = True
         self.due, self.since, self._now = _tenfold(explored.steps), explored.steps, None
 
     def settle(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Note that what is discovered belongs to the present situation."""
-        self._now = self.situation(explored, args, kwargs)
+        self._now, self._looked = self.situation(explored, args, kwargs), True
         self._arguments.add(self._now[1])
         self.remember(explored)
 
@@ -208,9 +229,13 @@ class Rechecks:
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
 
-    def reach(self, modules: Iterable[nn.Module]) -> None:
-        """Watch the modes and buffers of these modules."""
-        self._modules = tuple(modules)
+    def reach(self, owner: ParameterStore, reached: ReachableState) -> None:
+        """Watch the modes and buffers of these modules, and the tensors that may require a gradient later."""
+        self._modules = tuple(reached.modules.values())
+        own = {id(p) for _, p in owner.named_parameters()}
+        held = [p for m in self._modules for p in m._parameters.values() if p is not None]
+        seen = {id(p): p for p in (*held, *reached.tensors.values()) if id(p) not in own}
+        self._undeclared = tuple(p for p in seen.values() if p.is_floating_point() or p.is_complex())
         self._dropouts = tuple(m for m in self._modules if isinstance(m, _DropoutNd))
         buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}
         self._buffers = tuple(b for b in buffers.values() if not b.is_inference())
@@ -235,13 +260,19 @@ class Rechecks:
             Whether that changes what is known.
         """
         branch = branch_of(run)
-        if branch in self._branches or len(self._branches) >= BRANCHES:
+        other = branch not in self._branches and len(self._branches) < BRANCHES
+        if self._looked:  # the look that has just been taken went this way, too
+            self._looked = False
+            self._operations.add(run.operations)
+        unlike = run.operations not in self._operations and len(self._operations) < OPERATIONS
+        if not (other or unlike):
             return False
         self._branches.add(branch)
+        self._operations.add(run.operations)
         known = explored.discovered
         assert known is not None
         try:
-            found = explored.look(args, kwargs, known, (run, layout))
+            found = explored.look(args, kwargs, known, (run, layout), points=POINTS if other else 1)
         except FAILURES:
             return False
         found, worse = joined(known, found)

@@ -148,6 +148,8 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
     assert value is not None
     if is_known(distribution):  # a class of the user's may have complex values
         _check_real(value, "the observation", name)
+    if value.is_meta:
+        raise SiteError("the observation is on the meta device, and has no values", site=name, try_="data on a device")
     event = distribution.event_shape
     shape = tuple(value.shape)
     if value.dim() < len(event) or (event and not broadcasts(value.shape[value.dim() - len(event) :], event)):

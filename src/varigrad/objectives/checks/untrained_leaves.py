@@ -1,8 +1,9 @@
 """Leaves that a loss reaches and no optimiser moves: found in its graph, and named as the programs call them.
 
 A network that a guide uses from its enclosing scope, without `vg.module`, belongs to no optimiser. The graph of
-the loss has it all the same, so it is looked for there: at the first two steps, at steps 10, 100, 1000, ..., and
-whenever the graph has another number of operations than in all steps before.
+the loss has it all the same, so it is looked for there: at the first two steps, at steps 10, 100, 1000, ..., whenever
+the graph has another number of operations than in all steps before, and whenever `requires_grad` has changed of a
+tensor that the programs see and do not declare.
 """
 
 from __future__ import annotations
@@ -203,6 +204,17 @@ def _foreign(surrogate: Tensor, owned: Owned) -> dict[int, Tensor]:
     return {key: leaf for key, leaf in leaves_of(surrogate).items() if key not in mine}
 
 
+def undeclared(bound: Bound) -> ParameterError | None:
+    """What is wrong with the first leaf that the programs see, that requires a gradient and that the bound lacks."""
+    mine = {id(p) for p in bound.parameters()}
+    programs = {"guide": bound.guide_program, "model": bound.model_program}
+    for reader, program in programs.items():
+        for tensor, sight in visible_tensors([(program, _called(program, reader))]):
+            if tensor.requires_grad and tensor.is_leaf and id(tensor) not in mine:
+                return error_about([UntrainedLeaf(tensor, reader, sight)])
+    return None
+
+
 class UntrainedLeafCheck:
     """Refuses leaves that a bound's gradient reaches and the bound does not own.
 
@@ -212,6 +224,8 @@ class UntrainedLeafCheck:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self._when = LookSchedule()
+        self._flags: object = ()
+        """`requires_grad` of undeclared tensors at the last look; None: something was found, so look again."""
 
     def look(self, surrogate: Tensor, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Check a step's graph where that is due; to be called once a step.
@@ -220,10 +234,13 @@ class UntrainedLeafCheck:
             ParameterError: a leaf is reached and not owned.
         """
         bound = self.bound
-        if self._when.due(surrogate) and bound.owner is bound:
+        due, flags = self._when.due(surrogate), bound.undeclared_flags
+        if bound.owner is bound and (due or flags != self._flags):
+            self._flags = None
             found = untrained_leaves(bound, surrogate, lambda: {id(p) for p in bound.parameters()}, args, kwargs)
             if found:
                 raise error_about(found)
+            self._flags = flags
 
 
 class _Inputs(TorchFunctionMode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ def baseline_of(options: Mapping[str, Any], regressions: list[Tensor] | None = N
     if network is not None:
         given = options["nn_baseline_input"]
         one = isinstance(given, Tensor)
+        if not isinstance(network, nn.Module):
+            network = _Called(network)
         parts.append(NeuralBaseline(network, given) if one else NeuralBaseline(_OneArgument(network), tuple(given)))
     if value is not None:
         parts.append(ValueBaseline(torch.as_tensor(value), learn=True))
@@ -40,6 +42,17 @@ def baseline_of(options: Mapping[str, Any], regressions: list[Tensor] | None = N
 def learns(options: Mapping[str, Any]) -> bool:
     """Whether the baseline may have parameters."""
     return options.get("nn_baseline") is not None or options.get("baseline_value") is not None
+
+
+class _Called(nn.Module):
+    """A function of the inputs; what it learns belongs to modules that the program registers."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = (function,)  # in a tuple: a module would become a part of this one
+
+    def forward(self, inputs: Any) -> Tensor:
+        return self.function[0](inputs)
 
 
 class _OneArgument(nn.Module):

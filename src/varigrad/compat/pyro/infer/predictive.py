@@ -18,6 +18,7 @@ from varigrad.language import handlers
 from varigrad.language.messages import Record, Sample
 from varigrad.language.primitives import deterministic
 from varigrad.language.trace import Trace
+from varigrad.language.values import as_numbers
 
 _RETURN = "_RETURN"
 
@@ -48,7 +49,7 @@ class Predictive(nn.Module):
         parallel: bool = False,
     ) -> None:
         super().__init__()
-        samples = dict(posterior_samples or {})
+        samples = {n: as_numbers(n, v, "posterior samples") for n, v in (posterior_samples or {}).items()}
         if guide is not None and samples:
             raise VarigradError("Predictive takes posterior_samples or a guide, not both")
         if num_samples is None and not samples:
@@ -94,7 +95,8 @@ class Predictive(nn.Module):
             for name in wanted:
                 if name in first and name not in found:
                     recorded: Any = first[name]
-                    found[name] = recorded.value.expand(count, *recorded.value.shape)
+                    value = as_numbers(name, recorded.value, "the value")
+                    found[name] = value.expand(count, *value.shape)
             return {n: found[n] if n == _RETURN else _padded(found[n], first[n], depth) for n in wanted}
 
     call = forward

@@ -1,0 +1,138 @@
+"""Divisions whose denominator may vanish: noted while a program is explored, and said in the plan.
+
+Where a denominator changes its sign the quotient jumps, and a pathwise gradient misses that. It does not count as a
+step, or most models would lose their pathwise gradients. What is known to be positive is followed from operation to
+operation.
+"""
+
+# ruff: noqa: SIM905 - a list of words reads better as words
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+NONE, NOT_NEGATIVE, POSITIVE = 0, 1, 2
+
+_ABOVE = (
+    type(constraints.positive), type(constraints.nonnegative), type(constraints.unit_interval),
+    type(constraints.half_open_interval(0.0, 1.0)),
+)  # fmt: skip
+_POSITIVE = frozenset("exp exp2 softplus sigmoid softmax cosh expit special_expit".split())
+_NOT_NEGATIVE = frozenset("abs absolute square relu norm linalg_norm linalg_vector_norm var std".split())
+_KEPT = frozenset(
+    """sum mean prod amax amin max min maximum sqrt clone contiguous reshape view expand expand_as unsqueeze squeeze
+    transpose permute flatten __getitem__ select index_select gather stack cat to float double log1p expm1 cumsum
+    cumprod mT T diagonal flip roll repeat broadcast_to mul __mul__ __rmul__ multiply div __truediv__ __rdiv__
+    true_divide divide reciprocal""".split()
+)
+"""Functions of which the result is as positive as the least positive argument."""
+_SUMS = frozenset("add __add__ __radd__ hypot".split())
+
+_DENOMINATORS: Mapping[str, int] = {
+    **dict.fromkeys("div __truediv__ true_divide divide".split(), 1),
+    **dict.fromkeys("reciprocal rsqrt digamma lgamma normalize cosine_similarity __rdiv__ __rtruediv__".split(), 0),
+    "polygamma": 1,
+}
+"""Functions with a pole at zero or below, and which of their arguments may reach it."""
+_WHATEVER_THE_SIGN = frozenset("tan inverse linalg_inv pinverse linalg_pinv linalg_solve linalg_tensorinv".split())
+"""Functions of their first argument that have poles at positive numbers, or matrices of positive numbers, too."""
+
+
+def sign_of(value: Any) -> int:
+    """What is known of a number, or of all entries of a tensor."""
+    known = getattr(value, "_sign", None)
+    if known is not None:
+        return int(known)
+    if isinstance(value, Tensor):
+        if value.requires_grad or value.is_complex():
+            return NONE
+        try:
+            value = value.min().item() if value.numel() else 1.0
+        except RuntimeError:  # inside vmap and its like a tensor has no numbers
+            return NONE
+    if not isinstance(value, (int, float)):
+        return POSITIVE if value is None else NONE
+    return POSITIVE if value > 0 else NOT_NEGATIVE if value == 0 else NONE
+
+
+def sign_after(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """What is known of a function's result."""
+    if name in _POSITIVE:
+        return POSITIVE
+    if name in _NOT_NEGATIVE:
+        whole = args[0] if args else None
+        return POSITIVE if name != "norm" and sign_of(whole) == POSITIVE else NOT_NEGATIVE
+    if name in ("pow", "__pow__"):
+        base = sign_of(args[0])
+        even = len(args) > 1 and isinstance(args[1], (int, float)) and args[1] % 2 == 0
+        return POSITIVE if base == POSITIVE else NOT_NEGATIVE if even or base else NONE
+    if name in ("clamp", "clamp_min", "clip"):
+        low = args[1] if len(args) > 1 else kwargs.get("min")
+        return max(sign_of(args[0]), NONE if low is None else sign_of(low))
+    if name not in _SUMS and name not in _KEPT:
+        return NONE
+    tensors = [part for a in args for part in (a if isinstance(a, (list, tuple)) else (a,)) if _counts(name, part)]
+    signs = [sign_of(part) for part in tensors]
+    if name in _SUMS:
+        return NONE if NONE in signs else max(signs, default=NONE)
+    return min(signs, default=NONE)
+
+
+def _counts(name: str, part: Any) -> bool:
+    """Whether an argument is a number of the computation, not a size or a place."""
+    arithmetic = name in _SUMS or name in (
+        "mul",
+        "__mul__",
+        "__rmul__",
+        "div",
+        "__truediv__",
+        "__rdiv__",
+        "true_divide",
+    )
+    return (isinstance(part, Tensor) and (part.is_floating_point() or arithmetic)) or (
+        arithmetic and isinstance(part, (int, float))
+    )
+
+
+def denominator(name: str, args: Sequence[Any]) -> Any:
+    """The argument that must not reach a pole, if a function has one and it is not known to be positive."""
+    if name in _WHATEVER_THE_SIGN:
+        return args[0] if args else None
+    place = _DENOMINATORS.get(name)
+    if name in ("pow", "__pow__") and len(args) > 1 and isinstance(args[1], (int, float)) and args[1] < 0:
+        place = 0
+    if place is None or place >= len(args) or sign_of(args[place]) == POSITIVE:
+        return None
+    return args[place]
+
+
+def place_of(frame: FrameType | None) -> str | None:
+    """The line of the program that calls; None where a family divides, whose parameters are checked."""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith("torch.distributions."):
+            return None
+        if not module.startswith(("varigrad.terms.", "torch.")):
+            break
+        frame = frame.f_back
+    if frame is None or str(frame.f_globals.get("__name__")).startswith("varigrad."):
+        return None
+    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+
+
+def sign_of_draws(distribution: td.Distribution) -> int:
+    """What the support of a family says of its draws; those of a family on [0, 1] are zero with probability zero."""
+    try:
+        support = distribution.support
+    except (NotImplementedError, AttributeError):
+        return NONE
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if isinstance(support, _ABOVE):
+        return POSITIVE if sign_of(support.lower_bound) != NONE else NONE
+    return POSITIVE if support is constraints.simplex else NONE
