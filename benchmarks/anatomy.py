@@ -24,11 +24,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.systems import svi_of
 from benchmarks.workloads import WORKLOADS
-from varigrad.compile.backends import compiler, worker
-from varigrad.compile.backends.c.codegen import written
-from varigrad.compile.backends.c.fusion import Writer
-from varigrad.compile.step.compiled_step import ROWS, Step
-from varigrad.compile.trace.traced_function import Recorded
+from varigrad.compile.backends import inductor, worker
+from varigrad.compile.backends.c.codegen import emit
+from varigrad.compile.backends.c.fusion import LoopWriter
+from varigrad.compile.backends.c.library import CLibrary
+from varigrad.compile.step.compiled_step import ROWS, CompiledStep
+from varigrad.compile.trace.traced_function import TracedFunction
 
 NAMES = ("coin", "gaussian_mixture", "vae", "belief_net")
 KERNELS = 4
@@ -90,24 +91,26 @@ def dissect(name: str, threads: int, seconds: float) -> Anatomy:
     """Take the step of a workload apart, in this process."""
     torch.set_num_threads(threads)
     svi, step, args = _compiled_step(name)
-    noise, inputs = svi._session.noise, len(step.recorded.inputs)
-    products, flop = _products(step.recorded)
-    whole = 20 * step.rows if step.rows == ROWS else step.rows  # small steps: so many that a call costs nothing
-    library = step.recorded.compile().library
+    noise, inputs = svi._step_compiler.noise, len(step.traced.inputs)
+    products, flop = _products(step.traced)
+    whole = (
+        20 * step.capacity if step.capacity == ROWS else step.capacity
+    )  # small steps: so many that a call costs nothing
+    library = step.traced.compile().library
     assert library is not None
-    call = _timed(_nothing(inputs, step.rows), seconds) / step.rows
+    call = _timed(_nothing(inputs, step.capacity), seconds) / step.capacity
     return Anatomy(
         name,
         threads,
         _timed(lambda: svi.run(whole, *args, progress=False), seconds) / whole,
-        _timed(lambda: noise.rows(step.demand, step.rows), seconds) / step.rows,
-        _timed(lambda: _all_rows(step), seconds) / step.rows,
+        _timed(lambda: noise.rows(step.demand, step.capacity), seconds) / step.capacity,
+        _timed(lambda: _all_rows(step), seconds) / step.capacity,
         call,
         _timed(products, seconds) if flop else 0.0,
-        max(0.0, _timed(_optimiser(step), seconds) / step.rows - call),
+        max(0.0, _timed(_optimiser(step), seconds) / step.capacity - call),
         flop,
         inputs,
-        sum(p.numel() for p in step.memory.parameters),
+        sum(p.numel() for p in step.flat_state.parameters),
         library.maker,
         _loops(step) if library.maker == "C" else _kernels(name),
     )
@@ -120,64 +123,64 @@ def peak_rate(threads: int) -> float:
     return 2 * 1024**3 / (_timed(lambda: torch.mm(a, b), 1.0) * 1e-6)
 
 
-def _compiled_step(name: str) -> tuple[Any, Step, tuple[Any, ...]]:
+def _compiled_step(name: str) -> tuple[Any, CompiledStep, tuple[Any, ...]]:
     """A workload's `SVI` after some steps, its captured step, and the arguments."""
     workload = WORKLOADS[name]
     programs = workload.varigrad()
     svi = svi_of(programs, workload.adam, 0, compile="wait")
     svi.run(400, *programs.args, progress=False)
-    step = next(iter(svi._session.forms.values())).step
-    if step is None or step.recorded.compilation.library is None:
+    step = next(iter(svi._step_compiler.specializations.values())).step
+    if step is None or step.traced.compilation.library is None:
         raise RuntimeError(f"{name} is not compiled:\n{svi.explain()}")
     return svi, step, programs.args
 
 
-def _all_rows(step: Step) -> None:
+def _all_rows(step: CompiledStep) -> None:
     """The graph alone, for every row of its random numbers."""
     step._index.zero_()
-    step.recorded.run(step.rows)
+    step.traced.run(step.capacity)
 
 
 def _kernels(name: str) -> dict[str, float]:
     marks = {"cpp.enable_kernel_profile": True, "cpp.descriptive_names": "original_aten"}
-    compiler.OPTIONS.update(marks)
+    inductor.OPTIONS.update(marks)
     try:
         _, step, _ = _compiled_step(name)
     finally:
         for mark in marks:
-            compiler.OPTIONS.pop(mark)
+            inductor.OPTIONS.pop(mark)
     _all_rows(step)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         _all_rows(step)
-    times = {e.key: e.self_cpu_time_total / step.rows for e in found.key_averages()}
+    times = {e.key: e.self_cpu_time_total / step.capacity for e in found.key_averages()}
     slowest = sorted(times, key=lambda key: -times[key])[:KERNELS]
     return {key.removeprefix("graph_0_cpp_"): round(times[key], 2) for key in slowest}
 
 
-def _loops(step: Step) -> dict[str, float]:
+def _loops(step: CompiledStep) -> dict[str, float]:
     """What the loops of a step in C take, alike ones together."""
-    graph = step.recorded.graph.operations
-    whole = Writer.functions
-    Writer.functions = lambda self, kept: [b for p in self._pieces for b in p.bodies(self, self.loaded | kept)]  # type: ignore[method-assign]
+    graph = step.traced.graph.operations
+    whole = LoopWriter.functions
+    LoopWriter.functions = lambda self, kept: [b for p in self._pieces for b in p.emit(self, self.loaded | kept)]  # type: ignore[method-assign]
     try:
-        program = written(graph, parts=torch.get_num_threads())
+        program = emit(graph, threads=torch.get_num_threads())
     finally:
-        Writer.functions = whole  # type: ignore[method-assign]
+        LoopWriter.functions = whole  # type: ignore[method-assign]
     text = program.text.replace("int run(char *own", _CLOCK + "int run(char *own")
     text = re.sub(r"(f(\d+)\(own, x, &bad\)|share\(f(\d+), own, x\));", _clocked, text)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "step.c").write_text(text)
-        library = compiler.InC(folder / worker.build_c(folder)["library"], program)
+        library = CLibrary(folder / worker.build_c(folder)["library"], program)
         spent = ctypes.CDLL(str(folder / "step.so")).spent_on
         spent.restype = ctypes.c_double
         step._index.zero_()
-        library.run(step.recorded.inputs, step.rows)
+        library.run(step.traced.inputs, step.capacity)
     found: dict[str, float] = {}
     for number, body in re.findall(r"void f(\d+)\(.*?\)\n\{\n(.*?)\n\}\nstatic|\Z", text, re.DOTALL):
         if number:
             label = _label(body)
-            found[label] = found.get(label, 0.0) + spent(int(number)) / step.rows
+            found[label] = found.get(label, 0.0) + spent(int(number)) / step.capacity
     slowest = sorted(found, key=lambda label: -found[label])[:KERNELS]
     return {label: round(found[label], 2) for label in slowest}
 
@@ -209,8 +212,8 @@ def _timed(function: Callable[[], object], seconds: float) -> float:
     return 1e6 * statistics.median(found)
 
 
-def _compiled(function: Callable[[], list[Tensor]], inputs: list[Tensor], targets: list[Tensor]) -> Recorded:
-    recorded = Recorded(function, inputs, targets, {})
+def _compiled(function: Callable[[], list[Tensor]], inputs: list[Tensor], targets: list[Tensor]) -> TracedFunction:
+    recorded = TracedFunction(function, inputs, targets, {})
     if not recorded.compile().ready(wait=True) or recorded.compile().library is None:
         raise RuntimeError(recorded.compile().failure)
     return recorded
@@ -224,9 +227,9 @@ def _nothing(inputs: int, rows: int) -> Callable[[], None]:
     return lambda: recorded.run(rows)
 
 
-def _optimiser(step: Step) -> Callable[[], None]:
+def _optimiser(step: CompiledStep) -> Callable[[], None]:
     """The optimiser's rule on a gradient that is there."""
-    memory, rule = step.memory, step.memory.rule
+    memory, rule = step.flat_state, step.flat_state.rule
     assert rule is not None
     functions = []
     for bucket in memory.buckets:
@@ -239,7 +242,7 @@ def _optimiser(step: Step) -> Callable[[], None]:
             return [value, *moments, kept[-1] + 1]
 
         functions.append(_compiled(update, [*kept, numbers, grad], kept))
-    return lambda: [function.run(step.rows) for function in functions]  # type: ignore[return-value]
+    return lambda: [function.run(step.capacity) for function in functions]  # type: ignore[return-value]
 
 
 class _Products(fx.Interpreter):
@@ -255,7 +258,7 @@ class _Products(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-def _products(recorded: Recorded) -> tuple[Callable[[], None], int]:
+def _products(recorded: TracedFunction) -> tuple[Callable[[], None], int]:
     """All matrix products of a graph, one after the other; and how many operations they are."""
     watching = _Products(recorded.graph.module)
     watching.run(*[i.clone() for i in recorded.inputs])

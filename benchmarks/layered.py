@@ -24,7 +24,7 @@ from tqdm import tqdm
 import varigrad as vg
 from benchmarks.report import context
 from varigrad import distributions as dist
-from varigrad.compile.backends import compiler
+from varigrad.compile.backends.c import library
 from varigrad.distributions import constraints
 from varigrad.shapes import table
 
@@ -190,15 +190,15 @@ def prepared(make: Callable[[], Programs], how: str) -> tuple[Callable[[int], ob
     """A run of so many steps, and the seconds that its first twenty took."""
     torch.manual_seed(0)
     model, guide, args = make()
-    room = compiler.ROOM
-    compiler.ROOM = 0 if how == "Inductor" else room  # nothing has room in C
+    room = library.ROOM
+    library.ROOM = 0 if how == "Inductor" else room  # nothing has room in C
     try:
         start = time.perf_counter()
         svi = vg.SVI(model, guide, vg.optim.Adam(lr=1e-3), seed=0, compile=False if how == "eager" else "wait")
         svi.run(20, *args, progress=False)
         return lambda count: svi.run(count, *args, progress=False), time.perf_counter() - start
     finally:
-        compiler.ROOM = room
+        library.ROOM = room
 
 
 def measure(name: str, rounds: int = 9) -> dict[str, Any]:

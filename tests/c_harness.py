@@ -3,8 +3,8 @@
 import torch
 from graph_harness import assert_close
 
-from varigrad.compile.backends.c.codegen import written
-from varigrad.compile.trace.traced_function import Recorded
+from varigrad.compile.backends.c.codegen import emit
+from varigrad.compile.trace.traced_function import TracedFunction
 
 
 def recorded(functions, inputs):
@@ -15,7 +15,7 @@ def recorded(functions, inputs):
 
     expected = results()
     targets = [torch.zeros_like(e, memory_format=torch.contiguous_format) for e in expected]
-    return Recorded(results, [*inputs, *targets], targets, {}), expected, targets
+    return TracedFunction(results, [*inputs, *targets], targets, {}), expected, targets
 
 
 def listed(result):
@@ -24,7 +24,7 @@ def listed(result):
 
 def check(functions, inputs, calls=False):
     step, expected, found = recorded(functions, inputs)
-    made = written(step.graph.operations).calls
+    made = emit(step.graph.operations).calls
     assert calls or not made, made
     compilation = step.compile()
     compilation.ready(wait=True)

@@ -1,15 +1,18 @@
 """Compiled steps that fail or are wrong in one number, and what the user has to be told."""
 
+from dataclasses import replace
+
 import torch
-from graph_harness import assert_close, by_graph, by_python, forms, heard, svi_of
+from graph_harness import assert_close, by_graph, by_python, heard, specializations, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.backends import compiler
-from varigrad.compile.backends.c import codegen
+from varigrad.compile.backends import compilation, inductor
+from varigrad.compile.backends.c import codegen, library
 from varigrad.compile.backends.c.codegen import RULES
-from varigrad.compile.step import compiled_step, flat_state
+from varigrad.compile.backends.worker import CompilerError
+from varigrad.compile.step import compiled_step, flat_state, stages
 from varigrad.compile.trace import traced_function, tracer
 
 t = torch.tensor
@@ -21,21 +24,21 @@ def broken(*given, **options):
 
 def in_a_rule(patch):
     patch.setitem(RULES, "exp", broken)
-    patch.setattr(compiler, "cxx_compiler", no_compiler)
+    patch.setattr(inductor, "cxx_compiler", no_compiler)
 
 
 def no_compiler():
-    raise compiler.CompilerError("there is no C++ compiler (install g++)")
+    raise CompilerError("there is no C++ compiler (install g++)")
 
 
 def in_c(patch):
     patch.setattr(codegen._Translation, "program", broken)
-    patch.setattr(compiler, "cxx_compiler", no_compiler)
+    patch.setattr(inductor, "cxx_compiler", no_compiler)
 
 
 PLACES = {
     "recording": (
-        lambda patch: patch.setattr(tracer, "rewritten", broken),
+        lambda patch: patch.setattr(tracer, "decomposed", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "memory": (
@@ -43,11 +46,11 @@ PLACES = {
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "taking over": (
-        lambda patch: patch.setattr(flat_state.Memory, "take", broken),
+        lambda patch: patch.setattr(flat_state.FlatState, "take", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "watching": (
-        lambda patch: patch.setattr(compiled_step, "Watch", broken),
+        lambda patch: patch.setattr(compiled_step, "Guards", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "writing over": (
@@ -57,15 +60,15 @@ PLACES = {
     "a rule": (in_a_rule, "C cannot be written: RuntimeError: aten.exp.default ("),
     "writing C": (in_c, "C cannot be written: ZeroDivisionError: integer modulo by zero"),
     "compiling": (
-        lambda patch: patch.setattr(compiler.Compilation, "_begin", broken),
+        lambda patch: patch.setattr(compilation, "CompilerProcess", broken),
         "the graph cannot be handed to the compiler: ZeroDivisionError: integer modulo by zero",
     ),
     "loading": (
-        lambda patch: patch.setattr(compiler, "InC", broken),
+        lambda patch: patch.setattr(library, "CLibrary", broken),
         "because ZeroDivisionError: integer modulo by zero",
     ),
     "the first call": (
-        lambda patch: patch.setattr(compiler.InC, "run", broken),
+        lambda patch: patch.setattr(library.CLibrary, "run", broken),
         "the graph fails where the program does not: ZeroDivisionError: integer modulo by zero",
     ),
 }
@@ -118,7 +121,7 @@ def every_quantity_has_a_name(target, entry, text):
     with by_graph(), heard() as said:
         svi = svi_of(normal_model, normal_guide, config)
         svi.run(4, DATA)
-        recorded_step = forms(svi)[0].step.recorded
+        recorded_step = specializations(svi)[0].step.traced
         real = recorded_step.run
 
         def wrong(count=1):
@@ -127,7 +130,8 @@ def every_quantity_has_a_name(target, entry, text):
             tensor[entry] = not tensor[entry] if tensor.dtype == torch.bool else tensor[entry] + 7
 
         recorded_step.run, recorded_step._loose = wrong, {}
-        forms(svi)[0].check = forms(svi)[0].taken
+        (own,) = specializations(svi)
+        own.progress = replace(own.progress, stage=stages.Stage.CHECKING, next_check=own.graph_steps)
         svi.run(2, DATA)
     assert len(said) == 1 and f"do not agree: {text}" in said[0], said
     assert "another number" not in said[0]

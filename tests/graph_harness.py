@@ -10,7 +10,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 import varigrad as vg
-from varigrad.compile.backends import compiler
+from varigrad.compile.backends import compilation, process
+from varigrad.compile.backends.c import library
 from varigrad.compile.step import step_compiler
 from varigrad.compile.trace import traced_function
 
@@ -38,11 +39,11 @@ class InC(Uncompiled):
 
     def __init__(self, graph, inputs):
         super().__init__(graph, inputs)
-        if compiler._in_c(graph) is not None:
-            compilation = compiler.Compilation(graph, inputs)
-            assert compilation.ready(wait=True)
-            assert compilation.library.maker == "C", compilation.failure
-            self.library = compilation.library
+        if library.translate(graph) is not None:
+            own = compilation.Compilation(graph, inputs)
+            assert own.ready(wait=True)
+            assert own.library.maker == "C", own.failure
+            self.library = own.library
 
 
 @contextlib.contextmanager
@@ -83,14 +84,16 @@ def steps(count, *args, **kwargs):
     return lambda svi: [svi.step(*args, **kwargs) for _ in range(count)]
 
 
-def forms(svi):
-    return list(svi._session.forms.values())
+def specializations(svi):
+    return list(svi._step_compiler.specializations.values())
 
 
 def taken(svi):
     """How many steps were taken by graph, after making sure that all checks agreed and nothing was refused."""
-    assert all(not f.disagreed and not f.refusal for f in forms(svi)), [(f.disagreed, f.refusal) for f in forms(svi)]
-    return sum(f.taken for f in forms(svi))
+    assert all(not f.progress.disagreed and not f.refusal for f in specializations(svi)), [
+        (f.progress.disagreed, f.refusal) for f in specializations(svi)
+    ]
+    return sum(f.graph_steps for f in specializations(svi))
 
 
 def quietly():
@@ -130,12 +133,12 @@ def worker(script):
     def begin(command, **options):
         return subprocess.Popen([sys.executable, "-S", "-c", script, *command[3:]], **options)
 
-    before = compiler.subprocess
-    compiler.subprocess = types.SimpleNamespace(Popen=begin, DEVNULL=subprocess.DEVNULL)
+    before = process.subprocess
+    process.subprocess = types.SimpleNamespace(Popen=begin, DEVNULL=subprocess.DEVNULL)
     try:
         yield
     finally:
-        compiler.subprocess = before
+        process.subprocess = before
 
 
 @contextlib.contextmanager

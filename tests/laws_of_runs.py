@@ -19,7 +19,7 @@ from laws import LAWS as LAWS
 from laws import law
 
 from varigrad.compile.backends import cache
-from varigrad.compile.backends.compiler import _DAMAGED
+from varigrad.compile.backends.compilation import DAMAGED
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def what_is_not_whole_or_not_ours_is_not_loaded():
             attack(folder)
             try:
                 cache.loaded(folder, lambda *_: None)
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 assert "link" in name or text in str(error), (name, error)
             else:
                 raise AssertionError(name)

@@ -147,8 +147,8 @@ def _compiled(title, name):
         expected = followed(loss, parameters, plain, WAIT)
         loss, parameters, names = together(COMPILED, torch.float64)
         found, svi = stepped(loss, parameters, ours, WAIT, compile="wait")
-        (form,) = svi._session.forms.values()
-        assert form.taken == WAIT - 2 and not form.refusal
+        (form,) = svi._step_compiler.specializations.values()
+        assert form.graph_steps == WAIT - 2 and not form.refusal
         for layout, a, b in zip(names, found, expected, strict=True):
             assert_close([a], [b], WAIT, name=layout)
 
@@ -176,12 +176,12 @@ def a_graph_that_begins_anew():
     start = svi.state()
     svi.run(WAIT, progress=False)
     assert_close([p.detach() for p in parameters], expected, WAIT)
-    later, by_graph = svi.state(), next(iter(svi._session.forms.values())).taken
+    later, by_graph = svi.state(), next(iter(svi._step_compiler.specializations.values())).graph_steps
     svi.load_state({**later, "bound": start["bound"], "optimizer": start["optimizer"]})
     svi.run(WAIT, progress=False)
     assert_close([p.detach() for p in parameters], expected, WAIT)
-    (form,) = svi._session.forms.values()
-    assert form.taken == by_graph + WAIT  # the very first step was the graph's, too
+    (form,) = svi._step_compiler.specializations.values()
+    assert form.graph_steps == by_graph + WAIT  # the very first step was the graph's, too
 
 
 @law
@@ -252,8 +252,8 @@ def hooks_of_parameters_in_loops_of_ones_own():
             with torch.no_grad():
                 w -= 0.01 * w.grad
         if by_graph:
-            (form,) = objective._session.forms.values()
-            assert form.taken == WAIT - 2 and not form.refusal
+            (form,) = objective._step_compiler.specializations.values()
+            assert form.graph_steps == WAIT - 2 and not form.refusal
         return [*found, torch.tensor(len(calls)), *calls]
 
     for kind in ("changes", "looks", "after accumulation"):
@@ -398,9 +398,9 @@ def _regrouped(title, name):
                         loss(*twins).backward()
                         own.step()
                     assert_close([p.detach() for p in parameters], [p.detach() for p in twins], 3 * WAIT, changed)
-            (form,) = svi._session.forms.values()
+            (form,) = svi._step_compiler.specializations.values()
             nothing = changed == "no members at all" and name != "RMSprop"  # which runs as it is
-            assert (form.taken > 0) != nothing, (changed, form.refusal)
+            assert (form.graph_steps > 0) != nothing, (changed, form.refusal)
 
     LAWS[f"groups that change, {title}"] = holds
 

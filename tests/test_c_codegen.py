@@ -9,19 +9,29 @@ import pytest
 import torch
 from benchmarks.layered import MODELS
 from c_harness import check, recorded
-from graph_harness import InC, Uncompiled, assert_close, both, by_graph, by_python, forms, steps, svi_of, taken
+from graph_harness import (
+    InC,
+    Uncompiled,
+    assert_close,
+    both,
+    by_graph,
+    by_python,
+    specializations,
+    steps,
+    svi_of,
+    taken,
+)
 from registry import UNBIASED
 from torch.nn import functional as F
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.backends import compiler
-from varigrad.compile.backends.c import fusion, ops_pointwise
-from varigrad.compile.backends.c.codegen import RULES, written
-from varigrad.compile.backends.c.fusion import Writer
+from varigrad.compile.backends.c import blas, fusion, library, ops_pointwise
+from varigrad.compile.backends.c.codegen import RULES, emit
+from varigrad.compile.backends.c.fusion import LoopWriter
 from varigrad.compile.graph.errors import Unsupported
 from varigrad.compile.step.step_compiler import CaptureWarning
-from varigrad.compile.trace.traced_function import Recorded
+from varigrad.compile.trace.traced_function import TracedFunction
 from varigrad.testing import PROGRAMS
 
 aten = torch.ops.aten
@@ -270,7 +280,7 @@ def test_as_torch_has_it(case, kind):
 @pytest.fixture
 def threads(monkeypatch):
     """Three of them, for whom no loop is too short."""
-    if compiler.team() is None:
+    if blas.team() is None:
         pytest.skip("torch does not show its threads")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(fusion, "SHARED", 1)
@@ -338,7 +348,7 @@ def test_put_together(kind):
     with by_default(KINDS[kind]):
         functions, inputs = put_together(kind)
         check(functions, inputs)
-        text = written(recorded(functions[:1], inputs)[0].graph.operations).text
+        text = emit(recorded(functions[:1], inputs)[0].graph.operations).text
         assert len(re.findall(r"#define b\d+ \(b\d+ \+ \d+\)", text)) == 4
         assert len(re.findall(r"product\(.*, -1, 0, ", text)) == 2
 
@@ -375,35 +385,35 @@ def test_numbers_that_never_change(kind):
 
 def shared(step):
     """How many functions of its program are."""
-    return written(step.graph.operations, parts=3).text.count("int part)\n{")
+    return emit(step.graph.operations, threads=3).text.count("int part)\n{")
 
 
 def test_what_does_not_show_its_threads_gets_one(monkeypatch):
     """A large graph is then left to Inductor, which brings its own."""
-    monkeypatch.setattr(compiler, "team", lambda: None)
+    monkeypatch.setattr(blas, "team", lambda: None)
     x, target = torch.randn(300, 300), torch.zeros(300, 300)
-    product = Recorded(lambda: [x @ x], [x, target], [target], {}).graph
-    total = Recorded(lambda: [x + x], [x, target], [target], {}).graph
-    assert compiler._in_c(product) is not None
+    product = TracedFunction(lambda: [x @ x], [x, target], [target], {}).graph
+    total = TracedFunction(lambda: [x + x], [x, target], [target], {}).graph
+    assert library.translate(product) is not None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert compiler._in_c(product) is None
-    assert compiler._in_c(total) is not None and "PARTS 1" in compiler._in_c(total).text
+    assert library.translate(product) is None
+    assert library.translate(total) is not None and "PARTS 1" in library.translate(total).text
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda f: f.__name__)
 def test_every_statement_says_what_it_names(case, monkeypatch):
     """Or what it names might be used again too early."""
-    before = Writer.layout
+    before = LoopWriter.layout
 
     def layout(self):
         for piece in self._pieces:
-            text = "\n".join(line for body in piece.bodies(self, self.loaded) for line in body.lines)
-            assert set(re.findall(r"\bb\d+\b", text)) <= self.seen(piece.reads | piece.writes), text
+            text = "\n".join(line for body in piece.emit(self, self.loaded) for line in body.lines)
+            assert set(re.findall(r"\bb\d+\b", text)) <= self.with_aliases(piece.reads | piece.writes), text
         return before(self)
 
-    monkeypatch.setattr(Writer, "layout", layout)
+    monkeypatch.setattr(LoopWriter, "layout", layout)
     functions, inputs = case(torch.float32)
-    written(recorded(functions, inputs)[0].graph.operations)
+    emit(recorded(functions, inputs)[0].graph.operations)
 
 
 def test_memory_is_used_again():
@@ -416,7 +426,7 @@ def test_memory_is_used_again():
 
     x, y = torch.randn(2, 6, 5)
     check([chain], [x, y])
-    text = written(recorded([chain], [x, y])[0].graph.operations).text
+    text = emit(recorded([chain], [x, y])[0].graph.operations).text
     starts = re.findall(r"\(own \+ (\d+)\)", text)
     assert 0 < len(set(starts)) < len(starts) / 2
 
@@ -451,7 +461,7 @@ def test_an_entry_that_is_not_there():
     """Fails before anything is overwritten."""
     table, index = torch.randn(20), torch.tensor([3, 19])
     target = torch.zeros(2)
-    step = Recorded(lambda: [table.index_select(0, index) * 2], [table, index, target], [target], {})
+    step = TracedFunction(lambda: [table.index_select(0, index) * 2], [table, index, target], [target], {})
     step.compile().ready(wait=True)
     step.run()
     before = target.clone()
@@ -558,7 +568,7 @@ def test_models_with_layers(name):
             return svi, losses, moved, {k: v.clone() for k, v in svi.bound.named_buffers()}
 
     svi, losses, moved, buffers = go(InC)
-    library = forms(svi)[0].step.recorded.compilation.library
+    library = specializations(svi)[0].step.traced.compilation.library
     assert taken(svi) == 4 and library.maker == "C"
     assert bool(library.calls) == (name not in ("recurrent", "attention")) == ("left to torch: aten::" in svi.explain())
     _, expected, by_steps, averages = go(None)
@@ -571,7 +581,7 @@ def test_models_with_layers(name):
 def test_inputs_of_what_is_left_to_torch():
     """Found anew where others come; parts of them too."""
     x, kernel, target = torch.randn(4, 3, 9), torch.randn(2, 3, 3), torch.zeros(3, 2, 7)
-    step = Recorded(lambda: [F.conv1d(x[1:], kernel) + 1], [x, kernel, target], [target], {})
+    step = TracedFunction(lambda: [F.conv1d(x[1:], kernel) + 1], [x, kernel, target], [target], {})
     step.compile().ready(wait=True)
     library, place = step.compilation.library, step.position(x)
     assert library.calls == ("aten::convolution",)
@@ -594,7 +604,7 @@ def test_draws_of_torchs_own():
         second = torch.poisson(x * 3) + torch.randn(50)
         return [second, first * 2, torch.bernoulli(x / 2), torch.empty(50).exponential_()]
 
-    step = Recorded(draw, [x, *targets], targets, {})
+    step = TracedFunction(draw, [x, *targets], targets, {})
     step.compile().ready(wait=True)
     assert step.compilation.library.maker == "C" and step.graph.random
     for seed in range(3):
@@ -609,7 +619,7 @@ def test_what_torch_raises():
     """Reaches whoever runs the step, before anything is overwritten; the next step is as good as ever."""
     x, index, count, target = torch.zeros(2, 4), torch.tensor([0, 3]), torch.zeros(()), torch.zeros(())
     results = lambda: [count + 1, F.cross_entropy(x, index)]  # noqa: E731
-    step = Recorded(results, [x, index, count, target], [count, target], {})
+    step = TracedFunction(results, [x, index, count, target], [count, target], {})
     step.compile().ready(wait=True)
     step.run(3)
     assert count == 3 and target > 1.3
@@ -669,7 +679,7 @@ def test_an_interruption_while_torch_is_called():
 
     with by_graph(kind=InC):
         whole, cut = svi(), svi()
-        call = forms(cut)[0].step.recorded.compilation.library._caller._calls[0]
+        call = specializations(cut)[0].step.traced.compilation.library._caller._calls[0]
         operation, made = call._operation, []
 
         def interrupted(*args, **kwargs):
@@ -689,7 +699,7 @@ def test_an_interruption_while_torch_is_called():
 def test_what_c_cannot_hold_is_left_to_inductor():
     """Complex numbers; a program that is too large."""
     x, target = torch.randn(8), torch.zeros(5)
-    step = Recorded(lambda: [torch.fft.rfft(x).abs()], [x, target], [target], {})
+    step = TracedFunction(lambda: [torch.fft.rfft(x).abs()], [x, target], [target], {})
     with pytest.raises(Unsupported, match="complex"):
-        written(step.graph.operations)
-    assert compiler._in_c(step.graph) is None
+        emit(step.graph.operations)
+    assert library.translate(step.graph) is None

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from cache_attacks import ATTACKS, content, entry, loads_a_copy, refuses_what_is_anothers
-from graph_harness import by_python, forms, heard, svi_of
+from graph_harness import by_python, heard, specializations, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
 
 import varigrad as vg
-from varigrad.compile.backends import cache, compiler, worker
+from varigrad.compile.backends import cache, compilation, process, worker
 from varigrad.compile.backends.cache import Untrusted
 from varigrad.compile.backends.worker import CompilerError
 
@@ -38,7 +38,7 @@ def test_what_is_not_ours_or_not_whole_is_not_loaded(name, home):
     folder = entry(cache.made(home))
     attack(folder)
     loaded = []
-    with pytest.raises(compiler._DAMAGED) as error:
+    with pytest.raises(compilation.DAMAGED) as error:
         cache.loaded(folder, lambda *given: loaded.append(given))
     assert not loaded
     if text and "link" not in name:
@@ -71,7 +71,7 @@ def test_the_place_is_for_this_user_only(home):
         place = cache.place()
     finally:
         os.umask(before)
-    assert place == cache.Place(home, "")
+    assert place == cache.CacheFolder(home, "")
     assert stat.S_IMODE(home.stat().st_mode) == stat.S_IMODE(home.parent.stat().st_mode) == 0o700
 
 
@@ -141,8 +141,8 @@ def test_a_place_that_is_no_good_is_replaced_by_one_for_this_process(how, home, 
         svi.run(6, DATA)
         vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait")
     assert len(said) == 1 and ELSEWHERE[how] in said[0] and "set VARIGRAD_CACHE to a folder that is yours" in said[0]
-    assert forms(svi)[0].taken == 4
-    final = forms(svi)[0].step.recorded.compilation._final
+    assert specializations(svi)[0].graph_steps == 4
+    final = specializations(svi)[0].step.traced.compilation.entry
     assert final.parent == cache.private(os.getpid()) and stat.S_IMODE(final.parent.stat().st_mode) == 0o700
 
 
@@ -188,10 +188,10 @@ def test_a_damaged_library_is_built_again(damage, home):
     with heard() as said:
         svi, again = waiting()
     assert torch.equal(losses, again) and not said
-    assert not forms(svi)[0].step.recorded.compilation.library.found
+    assert not specializations(svi)[0].step.traced.compilation.library.found
     assert len((folder / "step.so").read_bytes()) == len(whole)
     svi, again = waiting()
-    assert torch.equal(losses, again) and forms(svi)[0].step.recorded.compilation.library.found
+    assert torch.equal(losses, again) and specializations(svi)[0].step.traced.compilation.library.found
 
 
 def test_a_library_that_is_cut_short_while_it_is_in_use(home):
@@ -209,21 +209,21 @@ def test_a_library_that_is_cut_short_while_it_is_in_use(home):
 def test_another_process_was_quicker_and_left_rubbish(home):
     """What this one has made is used all the same."""
     svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
-    svi._session.wait = True
-    real = compiler.Compilation._finish
+    svi._step_compiler.wait = True
+    real = compilation.Compilation._finish
 
     def finish(self, code):
-        self._final.mkdir()
-        (self._final / "step.so").write_bytes(b"rubbish")
+        self.entry.mkdir()
+        (self.entry / "step.so").write_bytes(b"rubbish")
         real(self, code)
 
-    compiler.Compilation._finish = finish
+    compilation.Compilation._finish = finish
     try:
         with heard() as said:
             svi.run(10, DATA)
     finally:
-        compiler.Compilation._finish = real
-    assert not said and forms(svi)[0].taken == 8
+        compilation.Compilation._finish = real
+    assert not said and specializations(svi)[0].graph_steps == 8
 
 
 # Compilers
@@ -247,7 +247,7 @@ def test_without_a_compiler_it_says_so_at_once(home, tmp_path, monkeypatch):
     def started(*given, **options):
         raise AssertionError("a process is started")
 
-    monkeypatch.setattr(compiler.subprocess, "Popen", started)
+    monkeypatch.setattr(process.subprocess, "Popen", started)
     with heard() as said:
         waiting()
     text = "there is no C compiler (install gcc, or set CC). there is no C++ compiler (install g++)"
@@ -275,7 +275,7 @@ def test_a_compiler_with_arguments(home, monkeypatch):
     monkeypatch.setenv("CC", "gcc -DUNUSED='a b'")
     assert worker.c_compiler() == ["gcc", "-DUNUSED=a b"]
     svi, _ = waiting()
-    assert forms(svi)[0].step.recorded.compilation.library.maker == "C"
+    assert specializations(svi)[0].step.traced.compilation.library.maker == "C"
 
 
 BROKEN = "echo 'note: x' >&2; echo 'step.c:1: error: no such header' >&2; exit 1"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from families import FAMILIES, everything
 from families import reparameterised as ways
-from graph_harness import NEVER, assert_close, both, by_graph, by_python, forms, same, steps, svi_of, taken
+from graph_harness import NEVER, assert_close, both, by_graph, by_python, same, specializations, steps, svi_of, taken
 from laws import dependencies as leaks
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 from registry import BRANCHING, ESTIMATORS, network
@@ -26,7 +26,7 @@ from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.graph.graph import reached
 from varigrad.compile.step import step_compiler
 from varigrad.compile.step.step_compiler import CaptureWarning
-from varigrad.compile.trace.tracer import record
+from varigrad.compile.trace.tracer import trace
 from varigrad.distributions.counter_rng import Noise
 from varigrad.errors import NonFiniteError, VarigradError
 from varigrad.estimators import (
@@ -75,8 +75,8 @@ def test_the_graph_is_the_program(program, estimator, vectorize):
     assert_close(found, expected)
     if program in BRANCHING:
         assert {w.category for w in seen} == {CaptureWarning}
-        assert forms(svi)[0].refusal
-        assert not sum(f.taken for f in forms(svi))
+        assert specializations(svi)[0].refusal
+        assert not sum(f.graph_steps for f in specializations(svi))
     else:
         assert not seen
         assert taken(svi) == 7
@@ -292,7 +292,7 @@ def test_a_run_that_is_compiled_half_way():
         number = svi.metrics.step
         svi.run(10, DATA, compile=False)
         assert svi.metrics.step == number + 10
-        assert svi._session is None
+        assert svi._step_compiler is None
         with pytest.raises(VarigradError, match="compile must be"):
             svi.run(1, DATA, compile="now")
 
@@ -402,7 +402,7 @@ def test_numbers_that_change_become_inputs():
     go = lambda svi: [svi.step(DATA, weight=w) for w in weights]  # noqa: E731
     expected, found, svi = both(lambda: svi_of(scaled, any_guide), go)
     assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert len(forms(svi)) <= 3
+    assert len(specializations(svi)) <= 3
     assert taken(svi) > 30
 
 
@@ -425,7 +425,7 @@ def test_flags_and_shapes_are_forms():
     go = lambda svi: [svi.step(*calls[i % 4]) for i in range(40)]  # noqa: E731
     expected, found, svi = both(lambda: svi_of(scaled, any_guide), go)
     assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert len(forms(svi)) == 4
+    assert len(specializations(svi)) == 4
     assert taken(svi) == 32
 
 
@@ -497,7 +497,7 @@ def test_loaders():
 
     expected, found, svi = both(lambda: svi_of(normal_model, normal_guide), go)
     assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert len(forms(svi)) == 2  # the last batch is smaller
+    assert len(specializations(svi)) == 2  # the last batch is smaller
     assert taken(svi) == 56
 
 
@@ -549,7 +549,7 @@ def test_compiled_objectives():
     with by_graph():
         found, loss = go()
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert sum(f.taken for f in loss._session.forms.values()) > 15
+    assert sum(f.graph_steps for f in loss._step_compiler.specializations.values()) > 15
 
 
 # What is captured of torch, and what is not
@@ -581,7 +581,7 @@ def test_families_are_captured(name):
     draw()
     rows = {kind: row[0].clone() for kind, row in noise.rows(noise.demand, 1).items()}
     noise.use(rows)
-    graph = record(draw, [*leaves, *rows.values()])
+    graph = trace(draw, [*leaves, *rows.values()])
     for kind, row in noise.rows(noise.demand, 1).items():
         rows[kind].copy_(row[0])
     noise.use(rows)
@@ -616,7 +616,7 @@ INDICES = {
 @pytest.mark.parametrize("index", INDICES.values(), ids=INDICES.keys())
 def test_an_index_without_dimensions(index):
     x, i = torch.arange(27.0).reshape(3, 3, 3), t(0)
-    graph = record(lambda: [index(x, i)], [x, i])
+    graph = trace(lambda: [index(x, i)], [x, i])
     for number in (0, 1, 2):
         i.fill_(number)
         (found,) = graph.module(x, i, *graph.constants)
@@ -685,11 +685,11 @@ def test_nothing_is_frozen(name, how):
     function = how(FROZEN[name] if name in FROZEN else FOLLOWED[name.removeprefix("followed ")])
     if name in FROZEN:
         with pytest.raises(CaptureError) as error:
-            record(lambda: [function(z)], [z])
+            trace(lambda: [function(z)], [z])
         assert "test_capture.py:" in str(error.value) or name == "deepcopy"
         assert "Try: " in str(error.value)
         return
-    graph = record(lambda: [function(z)], [z])
+    graph = trace(lambda: [function(z)], [z])
     for value in (1.0, 0.0, 1.0):
         z.fill_(value)
         assert torch.equal(graph.module(z, *graph.constants)[0], function(z))
@@ -752,7 +752,7 @@ def test_explain_tells_what_there_is():
         assert "eager so far (1 steps of 2 before it is recorded)" in svi.explain()
         svi.run(20, DATA)
     text = svi.explain()
-    operations = forms(svi)[0].step.recorded.graph.size
+    operations = specializations(svi)[0].step.traced.graph.size
     for words in ("kernels", f"{operations} operations in", "normal", "uniform", "subset", "2 + 19"):
         assert words in text, text
     latent = ", ".join(site.name for site in svi.plan(DATA).sites)
@@ -762,7 +762,7 @@ def test_explain_tells_what_there_is():
 def test_a_short_run_is_never_recorded():
     svi = svi_of(normal_model, normal_guide)
     svi.run(step_compiler.PATIENCE - 1, DATA)
-    assert forms(svi)[0].step is None and forms(svi)[0].taken == 0
+    assert specializations(svi)[0].step is None and specializations(svi)[0].graph_steps == 0
 
 
 # Reproducible
@@ -817,7 +817,7 @@ def dependencies(model, guide, args=()):
     run()
     rows = {kind: row[0] for kind, row in noise.rows(noise.demand, 1).items()}
     noise.use(rows)
-    graph = record(run, [*bound.parameters(), *rows.values()]).operations
+    graph = trace(run, [*bound.parameters(), *rows.values()]).operations
     outputs = list(graph.nodes)[-1].args[0]
     sites = seen["sites"]
     known = reached(graph, outputs[: len(sites)])

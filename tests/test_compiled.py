@@ -15,17 +15,17 @@ import pytest
 import torch
 from families import everything
 from families import reparameterised as ways
-from graph_harness import assert_close, by_python, forms, same, taken
+from graph_harness import assert_close, by_python, same, specializations, taken
 from programs_for_svi import DATA, MixedGuide, mixed_model, normal_guide, normal_model
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.backends import compiler
-from varigrad.compile.backends.compiler import Compilation
+from varigrad.compile.backends.c import library
+from varigrad.compile.backends.compilation import Compilation
 from varigrad.compile.step import step_compiler
-from varigrad.compile.trace.tracer import record
+from varigrad.compile.trace.tracer import trace
 from varigrad.distributions.counter_rng import Noise
 from varigrad.errors import NonFiniteError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Score
@@ -116,7 +116,7 @@ def test_numbers_that_change_are_inputs():
     found = mixture_run(svi)
     assert_close(found, of_python(mixture, mixture_run), rtol=1e-6, atol=1e-6)
     assert taken(svi) > 70
-    assert len({form.step.recorded.compilation._final for form in forms(svi) if form.step}) == 1
+    assert len({form.step.traced.compilation.entry for form in specializations(svi) if form.step}) == 1
 
 
 def test_the_next_process_finds_it(tmp_path):
@@ -195,7 +195,7 @@ def test_the_first_result_comes_at_once():
     """In the background: Python until the library is there, and the same numbers on both sides."""
     svi = coin(True)
     losses = [svi.run(step_compiler.PATIENCE, DATA).losses]
-    assert forms(svi)[0].step is None
+    assert specializations(svi)[0].step is None
     deadline = time.monotonic() + 120
     while not taken(svi) > 20 and time.monotonic() < deadline:
         losses.append(svi.run(20, DATA).losses)
@@ -262,14 +262,14 @@ def test_loaders_with_a_smaller_last_batch(optim):
 
     svi = make("wait")
     assert_close(go(svi), of_python(make, go), rtol=2e-3, atol=2e-3)
-    assert len(forms(svi)) == 2 and taken(svi) == 56
+    assert len(specializations(svi)) == 2 and taken(svi) == 56
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("maker", ["C", "Inductor"])
 def test_a_mixed_program(maker, monkeypatch):
     if maker == "Inductor":
-        monkeypatch.setattr(compiler, "ROOM", 0)
+        monkeypatch.setattr(library, "ROOM", 0)
 
     def make(compile):
         return vg.SVI(mixed_model, MixedGuide(), vg.optim.Adam(lr=0.02), seed=0, compile=compile)
@@ -277,7 +277,7 @@ def test_a_mixed_program(maker, monkeypatch):
     go = lambda svi: [svi.run(80, DATA).losses, svi.state()]  # noqa: E731
     svi = make("wait")
     assert_close(go(svi), of_python(make, go), rtol=1e-3, atol=1e-3)
-    assert taken(svi) == 78 and forms(svi)[0].step.recorded.compilation.library.maker == maker
+    assert taken(svi) == 78 and specializations(svi)[0].step.traced.compilation.library.maker == maker
 
 
 def poisoned(data, limit):
@@ -444,7 +444,7 @@ def test_all_families_in_one_library():
     rows = {kind: row[0].clone() for kind, row in noise.rows(demand, 1).items()}
     noise.use(rows)
     with noise.lent():
-        graph = record(draw, list(rows.values()))
+        graph = trace(draw, list(rows.values()))
     inputs = [*rows.values(), *graph.constants]
     compilation = Compilation(graph, inputs)
     compilation.ready(wait=True)
@@ -487,7 +487,7 @@ def test_a_damaged_library_is_built_again(cache, tmp_path, monkeypatch):
     """In another process, and in a cache that no other test builds in."""
     svi = coin()
     losses = svi.run(50, DATA).losses
-    folder = forms(svi)[0].step.recorded.compilation._final
+    folder = specializations(svi)[0].step.traced.compilation.entry
     shutil.copytree(folder, tmp_path / folder.name)
     (tmp_path / folder.name / "step.so").write_bytes(b"rubbish")
     monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path))

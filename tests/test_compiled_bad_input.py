@@ -28,17 +28,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graph_harness import Uncompiled, assert_close, by_graph, by_python, forms, heard, same, svi_of, taken, worker
+from graph_harness import (
+    Uncompiled,
+    assert_close,
+    by_graph,
+    by_python,
+    heard,
+    same,
+    specializations,
+    svi_of,
+    taken,
+    worker,
+)
 from programs_for_svi import DATA, normal_guide, normal_model
 from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.backends import compiler
+from varigrad.compile.backends import inductor
+from varigrad.compile.backends.c import library
 from varigrad.compile.backends.cache import cache_folder
-from varigrad.compile.step import step_compiler
+from varigrad.compile.step import stages, step_compiler
 from varigrad.compile.step.step_compiler import CaptureWarning
-from varigrad.compile.trace.tracer import record
+from varigrad.compile.trace.tracer import trace
 from varigrad.errors import ParameterError, VarigradError
 
 t = torch.tensor
@@ -390,7 +402,7 @@ def test_what_changes_is_noticed(name):
     found, said, svi = run(by_graph())
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert not said
-    assert forms(svi)[0].seen <= 5 and taken(svi) > 10  # recorded before, and again after
+    assert specializations(svi)[0].eager_steps <= 5 and taken(svi) > 10  # recorded before, and again after
 
 
 def test_what_changes_again_and_again_runs_eagerly():
@@ -409,7 +421,7 @@ def test_what_changes_again_and_again_runs_eagerly():
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert len(said) == 1
     assert "what the program reads changes again and again" in said[0] and "scale was " in said[0]
-    assert forms(svi)[0].refusal in svi.explain()
+    assert specializations(svi)[0].refusal in svi.explain()
 
 
 # State that the program itself changes
@@ -463,7 +475,7 @@ def test_pythons_and_numpys_generators(draw):
     _, found, said, svi = compared(lambda: svi_of(model, guide).init(), go)
     assert len(said) == 1 and "the program draws from " in said[0]
     assert found.diff().abs().min() > 1e-6  # other numbers at every step
-    assert not sum(f.taken for f in forms(svi))
+    assert not sum(f.graph_steps for f in specializations(svi))
 
 
 @pytest.mark.parametrize("kind", ["generator", "iterator", "clock"])
@@ -486,7 +498,7 @@ def test_what_nobody_can_watch(kind):
         svi = svi_of(model, guide)
         losses = svi.run(40).losses
     assert len(said) == 1
-    assert sum(f.taken for f in forms(svi)) <= step_compiler.CHECKS
+    assert sum(f.graph_steps for f in specializations(svi)) <= stages.CHECKS
     assert losses.isfinite().all()
 
 
@@ -531,7 +543,7 @@ def test_shapes_that_vary_every_call():
     go = lambda svi: [svi.step(data[: 1 + i % 40]) for i in range(160)]  # noqa: E731
     expected, found, said, svi = compared(lambda: svi_of(normal_model, normal_guide), go)
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert len(forms(svi)) <= step_compiler.FORMS
+    assert len(specializations(svi)) <= step_compiler.MOST
     assert len(said) == 1
     assert "forms of arguments" in said[0] and "Try: batches of one size" in said[0]
 
@@ -551,7 +563,7 @@ def test_an_object_as_argument():
 
     expected, found, _, svi = compared(lambda: svi_of(model, guide), go)
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert len(forms(svi)) <= step_compiler.FORMS
+    assert len(specializations(svi)) <= step_compiler.MOST
 
 
 @pytest.mark.parametrize("convert", [torch.tensor, torch.as_tensor, torch.from_numpy], ids=lambda f: f.__name__)
@@ -853,7 +865,7 @@ def test_another_tensor_over_a_parameters_memory(look, when):
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert taken(svi) == 30 and not torch.equal(found[0], found[1])
     # Only what somebody looks at is kept apart from the rest.
-    assert len(forms(svi)[0].memory.buckets) == (2 if when == "before" else 1)
+    assert len(specializations(svi)[0].flat_state.buckets) == (2 if when == "before" else 1)
 
 
 def test_a_parameter_that_is_given_a_users_memory():
@@ -875,7 +887,7 @@ def test_a_parameter_that_is_given_a_users_memory():
     expected, _ = run(by_python())
     found, svi = run(by_graph())
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert sorted(len(b.parameters) for b in forms(svi)[0].memory.buckets) == [1, 2]
+    assert sorted(len(b.parameters) for b in specializations(svi)[0].flat_state.buckets) == [1, 2]
 
 
 def test_memory_that_only_parameters_hold_is_left():
@@ -886,7 +898,7 @@ def test_memory_that_only_parameters_hold_is_left():
         make().run(10)
         svi = make()
         svi.run(10)
-    assert taken(svi) == 8 and len(forms(svi)[0].memory.buckets) == 1
+    assert taken(svi) == 8 and len(specializations(svi)[0].flat_state.buckets) == 1
 
 
 def overlapping():
@@ -988,7 +1000,7 @@ def test_what_torch_does_otherwise():
     finally:
         torch.set_default_dtype(torch.float32)
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert not said and len(forms(svi)) == 3 and taken(svi) > 35
+    assert not said and len(specializations(svi)) == 3 and taken(svi) > 35
 
 
 # Copies, interruptions
@@ -1188,11 +1200,11 @@ def test_a_compiler_killed_half_way(cache):
     with worker("import time; time.sleep(600)"), heard() as said:
         svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
         svi.run(step_compiler.PATIENCE + 5, DATA)
-        compilation = forms(svi)[0].step.recorded.compilation
-        assert compilation._process.poll() is None
+        compilation = specializations(svi)[0].step.traced.compilation
+        assert compilation._process.popen.poll() is None
         assert not said
-        compilation._process.kill()
-        compilation._process.wait()
+        compilation._process.popen.kill()
+        compilation._process.popen.wait()
         losses = svi.run(300, DATA).losses
     assert len(said) == 1 and "the compiler was killed" in said[0]
     assert losses.isfinite().all()
@@ -1208,11 +1220,11 @@ def test_a_fork_while_it_compiles(cache):
     with worker(script), heard() as said:
         svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)
         svi.run(step_compiler.PATIENCE + 5, DATA)
-        compilation = forms(svi)[0].step.recorded.compilation
-        fork = os.fork()
+        compilation = specializations(svi)[0].step.traced.compilation
+        stop, fork = compilation._process.stop, os.fork()
         if not fork:
             forked = compilation.ready() and "forked" in compilation.failure
-            compilation._give_up()
+            stop()
             os._exit(not forked)
         assert os.waitpid(fork, 0)[1] == 0
         compilation.ready(wait=True)
@@ -1226,7 +1238,7 @@ def test_nobodys_home(monkeypatch):
 
     monkeypatch.delenv("VARIGRAD_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setattr(compiler.Path, "home", home)
+    monkeypatch.setattr(Path, "home", home)
     with heard() as said:
         losses = waiting().run(20, DATA).losses
     assert_close(losses, python_run(), rtol=1e-4, atol=1e-5)
@@ -1249,7 +1261,7 @@ def test_validation_is_the_processs():
             barrier.wait(0.2)
         return [torch.ones(()) + 1]
 
-    threads = [threading.Thread(target=record, args=(function, [])) for _ in range(2)]
+    threads = [threading.Thread(target=trace, args=(function, [])) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -1272,7 +1284,7 @@ def test_a_process_that_ends_while_it_compiles(cache, slow):
         "import torch, programs_for_svi as p, varigrad as vg\n"
         "svi = vg.SVI(p.normal_model, p.normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)\n"
         "svi.run(150, p.DATA)\n"
-        "print(list(svi._session.forms.values())[0].step.recorded.compilation._process.pid)\n"
+        "print(list(svi._step_compiler.specializations.values())[0].step.traced.compilation._process.popen.pid)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="tests", timeout=120)
     assert not done.stderr, done.stderr
@@ -1297,7 +1309,8 @@ def test_a_process_that_is_killed_while_it_compiles(cache, slow):
         "import os, signal, torch, programs_for_svi as p, varigrad as vg\n"
         "svi = vg.SVI(p.normal_model, p.normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile=True)\n"
         "svi.run(150, p.DATA)\n"
-        "print(list(svi._session.forms.values())[0].step.recorded.compilation._process.pid, flush=True)\n"
+        "own = list(svi._step_compiler.specializations.values())[0]\n"
+        "print(own.step.traced.compilation._process.popen.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="tests", timeout=120)
@@ -1349,7 +1362,7 @@ def test_a_full_disk(cache, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compiler.Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with heard() as said:
         losses = waiting().run(20, DATA).losses
     assert_close(losses, python_run(), rtol=1e-4, atol=1e-5)
@@ -1361,8 +1374,8 @@ def test_a_graph_that_does_not_pickle(cache, monkeypatch):
     def impossible(*args):
         raise TypeError("cannot pickle 'thing'")
 
-    monkeypatch.setattr(compiler, "_in_c", lambda graph: None)
-    monkeypatch.setattr(compiler, "pickle", types.SimpleNamespace(dumps=impossible))
+    monkeypatch.setattr(library, "translate", lambda graph: None)
+    monkeypatch.setattr(inductor, "pickle", types.SimpleNamespace(dumps=impossible))
     with heard() as said:
         losses = waiting().run(20, DATA).losses
     monkeypatch.undo()
@@ -1377,7 +1390,7 @@ def test_a_damaged_entry_is_built_again(damage, cache):
         svi.run(3, DATA)
         with by_graph():
             recorded = _recorded()
-    entry = cache / compiler._key(recorded.graph, recorded.inputs, compiler._in_c(recorded.graph))
+    entry = cache / library.CRecipe(library.translate(recorded.graph)).key()
     if damage == "a file":
         entry.write_text("rubbish")
     else:
@@ -1404,7 +1417,7 @@ def test_a_damaged_entry_is_built_again(damage, cache):
 def _recorded():
     svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait")
     svi.run(3, DATA)
-    return forms(svi)[0].step.recorded
+    return specializations(svi)[0].step.traced
 
 
 def test_without_a_compiler(cache, tmp_path, monkeypatch):

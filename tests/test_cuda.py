@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_device import PLACE, elsewhere, moved
-from graph_harness import assert_close, by_graph, by_python, forms, same, svi_of, taken
+from graph_harness import assert_close, by_graph, by_python, same, specializations, svi_of, taken
 from registry import BRANCHING, ESTIMATORS
 
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.compat import pyro
 from varigrad.compile.backends import cuda_graphs
-from varigrad.compile.backends.cuda_graphs import Replayed
+from varigrad.compile.backends.cuda_graphs import CudaGraph
 from varigrad.compile.step import compiled_step, step_compiler
 from varigrad.compile.step.step_compiler import CaptureWarning
 from varigrad.compile.trace import traced_function
@@ -199,11 +199,11 @@ def test_captured_steps_mix_no_devices(name, program, captures, monkeypatch):
     entry, case = ESTIMATORS[name], PROGRAMS[program]
     if program in BRANCHING:
         return  # these run eagerly, here as there
-    with elsewhere(), by_graph(2, Replayed):
+    with elsewhere(), by_graph(2, CudaGraph):
         svi = svi_of(case.model, case.guide, _there(entry))
         svi.run(8, *case.args)
         assert taken(svi) == 6
-        note = forms(svi)[0].step.recorded.compilation.note
+        note = specializations(svi)[0].step.traced.compilation.note
     if program in ("poisson", "binomial", "negative_binomial"):
         assert note == "it draws from torch's global generator"
     else:
@@ -223,7 +223,7 @@ def test_another_tensor_is_copied_to_where_the_graph_reads(captures):
     with by_python():
         svi = svi_of(_mean, AutoNormal(_mean))
         expected = [svi.step(x) for x in batches]
-    with by_graph(2, Replayed):
+    with by_graph(2, CudaGraph):
         svi = svi_of(_mean, AutoNormal(_mean))
         found = [svi.step(x) for x in batches]
     assert_close(found, expected)
@@ -239,7 +239,7 @@ def test_what_cannot_be_captured_runs_operation_by_operation(monkeypatch):
     monkeypatch.setattr(cuda_graphs, "aside", lambda run: run())
     monkeypatch.setattr(cuda_graphs, "captured", refuse)
     x = torch.randn(4)
-    with by_graph(2, Replayed):
+    with by_graph(2, CudaGraph):
         svi = svi_of(_mean, AutoNormal(_mean))
         svi.run(10, x)
     assert taken(svi) == 8
@@ -253,7 +253,7 @@ def test_a_graph_with_randomness_of_its_own_is_not_replayed(captures):
     def guide():
         vg.sample("z", dist.Poisson(vg.param("rate", 2.0, dist.constraints.positive)))
 
-    with by_graph(2, Replayed):
+    with by_graph(2, CudaGraph):
         svi = svi_of(model, guide)
         svi.run(8)
     assert taken(svi) == 6
@@ -270,7 +270,7 @@ def test_steps_on_two_devices_run_eagerly():
         vg.sample("a", dist.Normal(vg.param("here", 0.0), 1.0))
         vg.sample("b", dist.Normal(vg.param("there", lambda: torch.zeros(())), 1.0))
 
-    with elsewhere(), by_graph(2, Replayed):
+    with elsewhere(), by_graph(2, CudaGraph):
         svi = svi_of(model, guide)
         with pytest.warns(CaptureWarning, match="one parameter or argument lies on"):
             svi.run(4)
@@ -295,7 +295,7 @@ def place(request, monkeypatch):
             yield request.param
         return
     monkeypatch.setattr(compiled_step, "_device_of", lambda tensors: tensors[0].device)
-    monkeypatch.setattr(traced_function, "Compilation", Replayed)
+    monkeypatch.setattr(traced_function, "Compilation", CudaGraph)
     monkeypatch.setattr(cuda_graphs, "aside", lambda run: run())
     monkeypatch.setattr(cuda_graphs, "captured", lambda run: run)
     monkeypatch.setattr(step_compiler, "PATIENCE", 2)

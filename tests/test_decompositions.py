@@ -8,7 +8,7 @@ from torch.testing import assert_close
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.compile.trace.decompositions import SHORT
-from varigrad.compile.trace.tracer import record
+from varigrad.compile.trace.tracer import trace
 from varigrad.errors import SupportError
 
 aten = torch.ops.aten
@@ -81,7 +81,7 @@ def operations(graph):
 @pytest.mark.parametrize("name", CASES)
 def test_results_are_the_same(name):
     gone, function, tensors = CASES[name]
-    graph = record(lambda: [function(*tensors)], tensors)
+    graph = trace(lambda: [function(*tensors)], tensors)
     assert gone not in operations(graph)
     assert_close(graph.module(*tensors)[0], function(*tensors), rtol=1e-12, atol=1e-12)
 
@@ -89,7 +89,7 @@ def test_results_are_the_same(name):
 @pytest.mark.parametrize("name", KEPT)
 def test_what_would_not_be_faster_stays(name):
     kept, function, tensors = KEPT[name]
-    graph = record(lambda: [function(*tensors)], tensors)
+    graph = trace(lambda: [function(*tensors)], tensors)
     assert kept in operations(graph)
     assert_close(graph.module(*tensors)[0], function(*tensors))
 
@@ -97,7 +97,7 @@ def test_what_would_not_be_faster_stays(name):
 @pytest.mark.parametrize("look", [lambda x, i: x.gather(0, i), lambda x, i: x[i]])
 def test_what_is_not_there_is_nan(look):
     x, index = some(3), t([1])
-    graph = record(lambda: [look(x, index)], (x, index))
+    graph = trace(lambda: [look(x, index)], (x, index))
     for wrong in (3, -4):
         assert graph.module(x, t([wrong]))[0].isnan().all()
 

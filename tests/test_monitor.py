@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.trace.tracer import record
+from varigrad.compile.trace.tracer import trace
 from varigrad.errors import NonFiniteError, VarigradError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Pathwise, Score, ValueBaseline
 from varigrad.inference import monitor
-from varigrad.inference.gradient_noise import KEPT, Look, Looks
+from varigrad.inference.gradient_noise import KEPT, NoiseHistory, NoiseSnapshot
 from varigrad.objectives.gradients import by_site, leaves_of
 from varigrad.testing import PROGRAMS
 
@@ -232,8 +232,8 @@ def test_looks_beside_steps_in_a_row():
         alone, watched = (svi_of(normal_model, normal_guide) for _ in range(2))
         losses = alone.run(300, DATA, progress=False).losses
         seen = []
-        advance = watched._session.advance
-        watched._session.advance = lambda limit, *rest: seen.append(limit) or advance(limit, *rest)
+        advance = watched._step_compiler.advance
+        watched._step_compiler.advance = lambda limit, *rest: seen.append(limit) or advance(limit, *rest)
         fit = watched.run(300, DATA, progress=False, monitor=vg.Gradients(every=100))
         assert torch.equal(fit.losses, losses) and [look.step for look in fit.gradients.looks] == [100, 200, 300]
         assert max(seen) == 100
@@ -253,7 +253,7 @@ def test_networks_of_baselines_and_grads_are_left_alone():
     svi = mixed_svi()
     svi.run(2, DATA, progress=False)
     grads = [p.grad.clone() for p in svi.bound.parameters()]
-    looks = Looks()
+    looks = NoiseHistory()
     state = svi.state()
     monitor.Monitor(vg.Gradients(), svi.bound, looks).look((DATA,), {})
     assert same(grads, [p.grad for p in svi.bound.parameters()]) and same(state, svi.state())
@@ -270,10 +270,10 @@ def test_the_budget_is_kept(monkeypatch):
     def look(self, twin, args, kwargs):
         now[0] += 5.0 if at else 40.0
         at.append(self.bound.steps)
-        return Look(self.bound.steps, {"z": (1.0, 1.0, 1.0)}, {"p": (1.0, 1.0)}, {})
+        return NoiseSnapshot(self.bound.steps, {"z": (1.0, 1.0, 1.0)}, {"p": (1.0, 1.0)}, {})
 
     monkeypatch.setattr(monitor, "time", types.SimpleNamespace(process_time=lambda: now[0]))
-    monkeypatch.setattr(monitor.Monitor, "_look", look)
+    monkeypatch.setattr(monitor.Monitor, "_snapshot", look)
     svi = mixed_svi()
     advance = svi._advance
 
@@ -324,7 +324,7 @@ def test_errors_in_a_look_are_none_of_the_runs():
 
     svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=1e-3), seed=0)
     svi.run(1, DATA)
-    looks = Looks()
+    looks = NoiseHistory()
     watch = monitor.Monitor(vg.Gradients(), svi.bound, looks)
     watch.look((DATA,), {})
     svi.bound.runs.model = model
@@ -362,9 +362,9 @@ def test_runs_go_on_with_what_was_seen(tmp_path):
 
 
 def test_many_looks_are_thinned():
-    looks = Looks()
+    looks = NoiseHistory()
     for step in range(3 * KEPT):
-        looks.add(Look(step, {"z": (1.0, 2.0, 2.0)}, {"p": (1.0, 2.0)}, {}))
+        looks.add(NoiseSnapshot(step, {"z": (1.0, 2.0, 2.0)}, {"p": (1.0, 2.0)}, {}))
     steps = [look.step for look in looks.looks]
     assert len(steps) <= KEPT and steps[0] == 0 and steps[-400:] == list(range(3 * KEPT - 400, 3 * KEPT))
     assert abs(looks.snr - 0.5**0.5) < 1e-9
@@ -392,22 +392,22 @@ def test_reports(monkeypatch):
 
 def test_a_monitor_in_a_captured_step_is_refused():
     svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=1e-3), seed=0).init(DATA)
-    watch = monitor.Monitor(vg.Gradients(), svi.bound, Looks())
+    watch = monitor.Monitor(vg.Gradients(), svi.bound, NoiseHistory())
 
     def step():
         watch.look((DATA,), {})
         return [DATA + 1]
 
     with pytest.raises(VarigradError, match="cannot look at a gradient inside a step that is being captured"):
-        record(step, [DATA])
+        trace(step, [DATA])
     watch.look((DATA,), {})
     assert len(watch.looks.looks) == 1
 
 
 def test_nothing_seen_yet():
-    looks = Looks()
+    looks = NoiseHistory()
     assert "no look" in str(looks) and math.isnan(looks.snr) and looks.sites == () and len(looks.plot().axes) == 2
-    looks.add(Look(1, {"z": (1.0, 2.0, 2.0)}, {"p": (1.0, 2.0)}, {}))
+    looks.add(NoiseSnapshot(1, {"z": (1.0, 2.0, 2.0)}, {"p": (1.0, 2.0)}, {}))
     assert math.isnan(looks.sites[0].share_error) and "100 % ± -" in str(looks)
 
 
@@ -418,7 +418,7 @@ def test_nothing_seen_yet():
         (lambda: vg.Gradients(reach=1.5), "reach must be a whole number of at least 1, got 1.5"),
         (lambda: vg.Gradients(budget=1.0), "budget must be a number between 0 and 1, got 1.0"),
         (lambda: mixed_svi().run(1, DATA, monitor=vg.Gradients), r"monitor must be a Gradients.*Try: monitor=vg\.Gr"),
-        (lambda: mixed_svi().run(1, DATA, progress=False).plot("gradients"), r"nobody has looked.*monitor=vg\.Gradi"),
+        (lambda: mixed_svi().run(1, DATA, progress=False).plot("gradients"), r"was not monitored.*monitor=vg\.Gradi"),
         (lambda: mixed_svi().run(1, DATA, progress=False).plot("loss"), "no picture of 'loss'"),
     ],
 )

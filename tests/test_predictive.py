@@ -105,7 +105,7 @@ def test_parameters_come_from_their_owner(vectorize):
     bound = vg.ELBO()(program, guide)
     found = vg.Predictive(program, guide, num_samples=10, owner=bound, vectorize=vectorize)()
     assert (found["x"] - 7).abs().max() < 0.2
-    with pytest.raises(ParameterError, match=r"'q': is a parameter, and nobody says .*owner=fit.bound"):
+    with pytest.raises(ParameterError, match=r"'q': is a parameter, and there is no value for it.*owner=fit.bound"):
         vg.Predictive(program, guide, num_samples=10)()
     with torch.no_grad():
         bound.q.fill_(9.0)

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from graph_harness import InC, by_graph, forms, same, svi_of
+from graph_harness import InC, by_graph, same, specializations, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
 from registry import ESTIMATORS, UNBIASED
 from resuming import (
@@ -120,7 +120,7 @@ def test_wherever_it_is_cut(name, kind, tmp_path, monkeypatch):
     with by_graph(kind=kind) if kind else by_graph():
         for cut in (0, 1, 2, 3, 12, 31):
             whole = check(SVIS[name], cut, 35, *args)
-        assert forms(whole)[0].taken == 33 and not forms(whole)[0].refusal
+        assert specializations(whole)[0].graph_steps == 33 and not specializations(whole)[0].refusal
 
 
 @pytest.mark.parametrize("name", SVIS)
@@ -163,7 +163,7 @@ def test_in_the_background_once_the_library_is_there(tmp_path, monkeypatch):
         other = moved(svi_of(normal_model, normal_guide, seed=4), (DATA,))
         other.load_state(state)
         assert torch.equal(one.run(20, DATA).losses, other.run(20, DATA).losses)
-        assert same(tree(one), tree(other)) and forms(other)[0].taken == 35
+        assert same(tree(one), tree(other)) and specializations(other)[0].graph_steps == 35
 
 
 def test_what_was_refused_stays_so():

@@ -13,13 +13,13 @@ from failing_steps import (
     no_compiler,
     the_quantity_that_differs_is_named,
 )
-from graph_harness import InC, assert_close, by_graph, by_python, forms, heard, svi_of
+from graph_harness import InC, assert_close, by_graph, by_python, heard, specializations, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
 from small_tensors import c_agrees_with_torch
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.backends import compiler
+from varigrad.compile.backends import inductor
 from varigrad.compile.backends.c import ops_pointwise
 from varigrad.compile.trace import traced_function
 
@@ -58,7 +58,7 @@ def test_parameters_without_dimensions(name, tmp_path, monkeypatch):
     with by_graph(kind=InC), heard() as said:
         svi = make()
         assert_close(svi.run(30, DATA).losses, expected, rtol=1e-4, atol=1e-5)
-    assert not said and forms(svi)[0].taken == 28
+    assert not said and specializations(svi)[0].graph_steps == 28
 
 
 # Where a rule fails
@@ -84,7 +84,7 @@ def test_a_mistake_names_the_users_line(tmp_path, monkeypatch):
 
     real = ops_pointwise.special
     monkeypatch.setattr(ops_pointwise, "special", failing)
-    monkeypatch.setattr(compiler, "cxx_compiler", no_compiler)
+    monkeypatch.setattr(inductor, "cxx_compiler", no_compiler)
     with heard() as said:
         vg.SVI(model, normal_guide, vg.optim.Adam(lr=0.05), seed=0, compile="wait").run(6, DATA)
     line = "scale = torch.sinh(z.cosh())  # this line"
@@ -132,11 +132,11 @@ def test_gradients_and_buffers_have_names_too():
     with by_graph():
         svi = svi_of(model, guide, optim=optim).init(DATA)
         svi.run(4, DATA)
-        told = forms(svi)[0].step._quantities.told
-        count = len(forms(svi)[0].step.recorded.targets)
+        told = specializations(svi)[0].step._output_names.in_words
+        count = len(specializations(svi)[0].step.traced.targets)
     difference = traced_function.Difference(0, 0, 1.0, 2.0, True)
     assert told(difference) == "the gradient of 'net.weight' is 1 by graph and 2 by Python" or "loc" in told(difference)
-    assert "the buffer 'net.running_" in told(difference._replace(place=count))
+    assert "the buffer 'net.running_" in told(difference._replace(target=count))
 
 
 def test_a_wrong_graph_costs_no_number():
@@ -149,7 +149,9 @@ def test_a_wrong_graph_costs_no_number():
         svi = make()
         expected = [svi.run(12, DATA).losses, svi.state()["bound"]]
     with by_graph(), heard() as said, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(traced_function.Recorded, "agrees", lambda self: (_ for _ in ()).throw(RuntimeError("boom")))
+        patch.setattr(
+            traced_function.TracedFunction, "agrees", lambda self: (_ for _ in ()).throw(RuntimeError("boom"))
+        )
         svi = make()
         found = [svi.run(12, DATA).losses, svi.state()["bound"]]
     assert_close(found, expected, rtol=0, atol=0)

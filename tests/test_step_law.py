@@ -22,7 +22,7 @@ from step_programs import (
 from torch import nn
 
 import varigrad as vg
-from varigrad.compile.backends import compiler
+from varigrad.compile.backends.c import library
 from varigrad.errors import ParameterError
 from varigrad.inference.eager_step import GradientWarning
 
@@ -92,10 +92,10 @@ WAIT = 12
 
 
 def _assert_compiled(svi, maker):
-    form, *others = svi._session.forms.values()
+    form, *others = svi._step_compiler.specializations.values()
     assert not others and not form.refusal, form.refusal
-    assert (form.seen, form.taken) == (2, WAIT - 2) and form.disagreed == 0
-    assert form.step.recorded.compilation.library.maker == maker
+    assert (form.eager_steps, form.graph_steps) == (2, WAIT - 2) and form.progress.disagreed == 0
+    assert form.step.traced.compilation.library.maker == maker
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -145,7 +145,7 @@ def test_compiled_steps_of_each_layout(layout, optimizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_steps_by_inductor(dtype, monkeypatch):
     if dtype is torch.float32:
-        monkeypatch.setattr(compiler, "ROOM", 0)  # nothing is small enough for C
+        monkeypatch.setattr(library, "ROOM", 0)  # nothing is small enough for C
     chosen = ("sum", "transpose", "channels-last parameter", "strided parameter", "broadcast", "a number", "empty")
     cases = {name: LAYOUTS[name] for name in chosen}
     loss, parameters, names = together(cases, dtype)
@@ -195,8 +195,8 @@ def test_loops_of_ones_own(by_graph, optimizer):
         objective().backward()
         own.step()
     if by_graph:
-        (form,) = objective._session.forms.values()
-        assert not form.refusal and form.taken == WAIT - 2
+        (form,) = objective._step_compiler.specializations.values()
+        assert not form.refusal and form.graph_steps == WAIT - 2
     for name, a, b in zip(names, parameters, expected, strict=True):
         assert_close([a.detach()], [b], WAIT, name=name)
 
@@ -308,8 +308,8 @@ def test_freezing_and_unfreezing_in_the_middle_of_a_run(optimizer, compile):
     assert found[2].equal(found[0]) and not found[4].equal(found[2]) and found[6].equal(found[4])
     assert_close(found, expected, 4 * WAIT)
     if compile:
-        (form,) = svi._session.forms.values()
-        assert not form.refusal and form.taken > 0
+        (form,) = svi._step_compiler.specializations.values()
+        assert not form.refusal and form.graph_steps > 0
 
 
 @pytest.mark.parametrize("compile", [False, "wait"])
@@ -396,8 +396,8 @@ def test_a_parameter_whose_memory_is_read_in_another_order(compile):
     svi = vg.SVI(*program(loss, [v]), vg.optim.SGD(lr=0.01), seed=0, compile=compile)
     assert_close([turned(lambda: svi.run(WAIT, progress=False), v)], [expected], 2 * WAIT)
     if compile:
-        (form,) = svi._session.forms.values()
-        assert not form.refusal and form.taken >= WAIT - 2
+        (form,) = svi._step_compiler.specializations.values()
+        assert not form.refusal and form.graph_steps >= WAIT - 2
 
 
 @pytest.mark.filterwarnings("ignore:steps run eagerly. a parameter of shape ..,. has become one of shape ..,.")

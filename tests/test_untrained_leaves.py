@@ -401,8 +401,8 @@ def test_a_network_that_is_thawed_later_is_found_at_once(seen, steps, compile):
     net.requires_grad_(False)
     svi.run(10, progress=False)  # frozen again: it may go on
     if compile:
-        (form,) = svi._session.forms.values()
-        assert form.taken > 0 and not form.refusal
+        (form,) = svi._step_compiler.specializations.values()
+        assert form.graph_steps > 0 and not form.refusal
 
 
 def test_compiled_gradients_notice_a_network_that_is_thawed_later():

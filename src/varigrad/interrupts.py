@@ -16,7 +16,7 @@ import math
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -24,24 +24,24 @@ _ALL = math.inf
 
 
 class Interrupts:
-    """Holds SIGINT back while a call runs.
+    """Holds Ctrl-C (SIGINT) back while a call runs.
 
     Copies hold nothing back: the original does.
     """
 
     def __init__(self) -> None:
         self._held = 0.0
-        """How many signals in a row are only noted."""
+        """How many signals in a row are noted before one is delivered."""
         self._noted = 0
         self._last: tuple[int, FrameType | None] = (_signal.SIGINT, None)
-        self._handler: Callable[[int, FrameType | None], Any] | None = None
-        """What they are handed to in the end."""
+        self._handler: Callable[[int, FrameType | None], object] | None = None
+        """The handler that noted signals are delivered to."""
         self._installed = False
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[Interrupts], tuple[()]]:
         return type(self), ()
 
-    def whole(self, call: Callable[..., Result], *given: Any, quiet: bool = False) -> Result:
+    def whole(self, call: Callable[..., Result], *given: object, quiet: bool = False) -> Result:
         """`call(*given)`, with signals held back; they are delivered at its end.
 
         Args:
@@ -59,16 +59,16 @@ class Interrupts:
             if not (quiet and self._handler is _signal.default_int_handler):
                 self._deliver_if_more_than(held)
 
-    def at_once(self, call: Callable[..., Result], *given: Any) -> Result:
+    def at_once(self, call: Callable[..., Result], *given: object) -> Result:
         """`call(*given)`, inside `whole`, where a signal is delivered at once, and one that has been noted first."""
         return self._until(0, call, given)
 
-    def on_second(self, call: Callable[..., Result], *given: Any) -> Result:
+    def on_second(self, call: Callable[..., Result], *given: object) -> Result:
         """`call(*given)`, inside `whole`, where the second signal is delivered at once."""
         return self._until(1, call, given)
 
     def deliver(self) -> None:
-        """Now is a good time: hand over what has been noted.
+        """Deliver signals that have been noted, inside `whole`, where it does no harm.
 
         Raises:
             KeyboardInterrupt: as Python's own handler does.
@@ -77,7 +77,7 @@ class Interrupts:
             self._deliver_if_more_than(0)
 
     def forget(self) -> bool:
-        """Whether a signal has been noted that Python's own handler was to get; it is delivered no more."""
+        """Drop a signal that has been noted for Python's own handler; returns whether there was one."""
         if self._handler is not _signal.default_int_handler or not self._noted:
             return False
         self._noted = 0
@@ -87,8 +87,8 @@ class Interrupts:
         """Inside `whole`: hold signals back again, after one has been raised."""
         self._held = _ALL
 
-    def _until(self, count: int, call: Callable[..., Result], given: tuple[Any, ...]) -> Result:
-        """`call(*given)`, with at most so many signals held back."""
+    def _until(self, count: int, call: Callable[..., Result], given: tuple[object, ...]) -> Result:
+        """`call(*given)`, with at most `count` signals held back."""
         held = self._held
         try:
             if count < held and self._installed:

@@ -43,7 +43,7 @@ MUTANTS = (
     M("a compiled bound climbs", "compile/step/compiled_loss.py", "found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)", "found = torch.autograd.grad(result.surrogate, leaves, allow_unused=True)", "loops of one's own"),
     M("a frozen parameter keeps its gradient", "inference/eager_step.py", "            p.grad = None  # an optimiser", "            pass  # an optimiser", "frozen parameters"),
     M("an unfrozen parameter not noticed", "inference/eager_step.py", "or any(map(_REQUIRED, self._frozen))", "", "frozen parameters"),
-    M("a graph with what is no longer frozen", "compile/step/step_compiler.py", "if any(p.requires_grad for p in form.frozen):", "if False:", "frozen parameters, compiled"),
+    M("a graph with what is no longer frozen", "compile/step/step_compiler.py", "if any(p.requires_grad for p in own.frozen):", "if False:", "frozen parameters, compiled"),
     M("an optimiser of others kept", "inference/eager_step.py", "        _check_foreign(optimizer,", "        self.current_optimizer = optimizer\n        _check_foreign(optimizer,", "an optimiser of others"),
     M("autocast's copies kept", "objectives/program_runs.py", "torch.clear_autocast_cache()", "pass", "autocast around a loop"),
     M("compat: gradients shared", "compat/pyro/optim/optim.py", "p.grad = laid_out_like(p.grad, p)", "pass", "compat follows"),

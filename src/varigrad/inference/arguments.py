@@ -1,23 +1,24 @@
-"""What `SVI` may be made of: wrong kinds of arguments are named before anything runs."""
+"""Checks of `SVI`'s arguments: wrong kinds are named before anything runs."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from varigrad.distributions.rng import check_seed
-from varigrad.errors import VarigradError
+from varigrad.errors import VarigradError, whole
+from varigrad.inference.monitor import Gradients
 from varigrad.objectives.bound import Bound
 
 Compile = bool | Literal["wait"]
 
 
-def check_arguments(optim: Any, objective: Any, seed: Any, skip_nonfinite: Any) -> None:
-    """Raise where one is not what it has to be.
+def check_arguments(optim: object, objective: object, seed: object, skip_nonfinite: object) -> None:
+    """Check the kinds of `SVI`'s arguments.
 
     Raises:
-        VarigradError: it says which one, and what to write.
+        VarigradError: one is of a wrong kind; the error says which one, and what to write.
     """
     if isinstance(optim, (torch.optim.Optimizer, type)):
         raise VarigradError(
@@ -37,11 +38,29 @@ def check_arguments(optim: Any, objective: Any, seed: Any, skip_nonfinite: Any) 
         raise VarigradError(f"skip_nonfinite must be True or False, got {skip_nonfinite!r}")
 
 
-def check_compile(compile: Any) -> None:
-    """Raise unless it is one of the three.
+def check_compile(compile: object) -> None:
+    """Check the argument `compile`.
 
     Raises:
-        VarigradError: it is not.
+        VarigradError: it is none of True, False and "wait".
     """
     if not (isinstance(compile, bool) or (isinstance(compile, str) and compile == "wait")):
         raise VarigradError(f'compile must be False, True or "wait", got {compile!r}')
+
+
+def check_run(
+    steps: int, every: int, callback: object, compile: object, monitor: object, recheck: int | None
+) -> tuple[int, int, int | None]:
+    """Check the arguments of `SVI.run`; returns `steps`, `every` and `recheck` as whole numbers of Python.
+
+    Raises:
+        VarigradError: one is of a wrong kind; the error says which one, and what to write.
+    """
+    steps, every = whole("steps", steps), whole("every", every)
+    if callback is not None and not callable(callback):
+        raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
+    if compile is not None:
+        check_compile(compile)
+    if monitor is not None and not isinstance(monitor, Gradients):
+        raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
+    return steps, every, None if recheck is None else whole("recheck", recheck)

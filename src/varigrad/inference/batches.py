@@ -1,22 +1,28 @@
-"""What the steps of a run are called with: the same arguments for ever, or a loader's batches, round and round."""
+"""Arguments of a run's steps: the same for ever, or a loader's batches, again and again."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from varigrad.errors import VarigradError
 
 
-def batches(args: tuple[Any, ...]) -> tuple[Iterator[tuple[Any, ...]], bool]:
-    """The arguments of one step after the other, and whether each serves one step only."""
+def batches(args: tuple[object, ...]) -> tuple[Iterator[tuple[object, ...]], bool]:
+    """The arguments of one step after the other, and whether each tuple of them is for one step only."""
     if len(args) != 1 or not (hasattr(args[0], "dataset") and hasattr(args[0], "batch_sampler")):
         return itertools.repeat(args), False
-    return _loaded(args[0]), True
+    loader = args[0]
+    assert isinstance(loader, Iterable)
+    return _loaded(loader), True
 
 
-def _loaded(loader: Any) -> Iterator[tuple[Any, ...]]:
+def _loaded(loader: Iterable[object]) -> Iterator[tuple[object, ...]]:
+    """The batches of a loader, for ever.
+
+    Raises:
+        VarigradError: the loader is empty.
+    """
     while True:
         empty = True
         for batch in loader:

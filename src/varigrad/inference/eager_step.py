@@ -1,25 +1,26 @@
-"""Steps down the gradient in Python: torch's optimiser, and the parameters that it follows."""
+"""Eager steps: gradient descent in Python by an optimiser of torch's, and the parameters that it updates."""
 
 from __future__ import annotations
 
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from varigrad.compile.step.step_results import Outcomes
+from varigrad.compile.step.step_results import StepResults
 from varigrad.errors import ParameterError
+from varigrad.estimators.base import State
 from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.checks.untrained_leaves import UntrainedLeafCheck, undeclared
 from varigrad.optim.config import Optimizer
 from varigrad.optim.fused_adam import FusedAdam
 from varigrad.optim.gradient_layout import check_writable, downhill, laid_out_like, prepare_kernels
+from varigrad.optim.schedules import Scheduler
 
 # Asked of every parameter in every step: without a loop in Python.
 _REQUIRED, _ON_CUDA = attrgetter("requires_grad"), attrgetter("is_cuda")
@@ -29,8 +30,8 @@ class GradientWarning(UserWarning):
     """A parameter is not reached by any gradient."""
 
 
-class Descent:
-    """Gradient steps of a run: whoever captures them does as this does.
+class EagerSteps:
+    """Takes the gradient steps of a run in Python; compiled steps do the same.
 
     Args:
         bound: the objective.
@@ -51,7 +52,7 @@ class Descent:
     ) -> None:
         self.bound, self.optim, self.skip_nonfinite = bound, optim, skip_nonfinite
         self.current_optimizer: torch.optim.Optimizer | None = None
-        self.scheduler: Any = None
+        self.scheduler: Scheduler | None = None
         self.interrupts = Interrupts()
         self.late: Exception | None = None
         self._leaves: list[nn.Parameter] = []
@@ -60,15 +61,15 @@ class Descent:
         self._unreached: list[nn.Parameter] | None = None
         self._version = -1
         self._foreign = UntrainedLeafCheck(bound)
-        self._new_states: Any = None
+        self._new_states: Mapping[str, State] = {}
 
     @property
     def by_line_search(self) -> bool:
         """Whether a step evaluates the objective several times."""
         return isinstance(self.current_optimizer, torch.optim.LBFGS)
 
-    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
-        """One step; parameters are left alone if loss or gradient is not finite."""
+    def by_python(self, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
+        """Take one step; parameters are left alone if loss or gradient is not finite."""
         assert self.current_optimizer is not None
         if self.by_line_search:
             return self._by_closure(args, kwargs)
@@ -77,7 +78,7 @@ class Descent:
         if finite:
             self._update()
             self._accept()
-        return Outcomes([loss], [norm], [finite])
+        return StepResults([loss], [norm], [finite])
 
     def _update(self) -> None:
         assert self.current_optimizer is not None
@@ -85,8 +86,8 @@ class Descent:
             prepare_kernels(self.current_optimizer)
         self.current_optimizer.step()
 
-    def _by_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
-        """Line-search optimisers evaluate several times: always on the same random numbers."""
+    def _by_closure(self, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
+        """Take a step by line search, which evaluates several times, always on the same random numbers."""
         assert self.current_optimizer is not None
         source = self.bound.source
         before = source.get_state()
@@ -114,10 +115,10 @@ class Descent:
                 self.current_optimizer.load_state_dict(state)
         if finite:
             self._accept()
-        return Outcomes([loss], [norm], [finite])
+        return StepResults([loss], [norm], [finite])
 
-    def _differentiate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
-        """Leave the gradient in `.grad` of the leaves; returns the loss and the gradient's norm."""
+    def _differentiate(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[float, float]:
+        """Put the gradient into `.grad` of the leaves; returns the loss and the gradient's norm."""
         result = self.bound.estimate(*args, **kwargs)
         if self._is_stale():
             self.follow_parameters()
@@ -146,7 +147,7 @@ class Descent:
 
     @property
     def clip_norm(self) -> float | None:
-        """Limit of the gradient's norm."""
+        """The limit of the gradient's norm; None if there is none."""
         return self.optim.clip_norm if isinstance(self.optim, Optimizer) else None
 
     def reached(self) -> list[nn.Parameter]:
@@ -168,13 +169,14 @@ class Descent:
 
     def tick(self) -> None:
         """Move the schedule on by one step; an error of its own does not undo the step, and is kept in `late`."""
+        assert self.scheduler is not None
         try:
             self.scheduler.step()
         except Exception as error:
             self.late = error
 
     def follow_parameters(self) -> None:
-        """Give the optimiser the parameters that have come into being."""
+        """Give the optimiser the parameters that have come into being since."""
         every = list(self.bound.named_parameters())
         named = [(n, p) for n, p in every if p.requires_grad]
         if not named:
@@ -202,7 +204,7 @@ class Descent:
         self._version = self.bound.version
 
     def _build(self, named: list[tuple[str, nn.Parameter]]) -> None:
-        """Make the optimiser and its schedule: both, or an error and neither."""
+        """Make the optimiser and its schedule; on an error neither."""
         if isinstance(self.optim, Optimizer):
             optimizer = self.optim.build(named)
         else:
@@ -231,10 +233,10 @@ class Descent:
         return self._frozen
 
     def _note_unreached(self, unreached: list[nn.Parameter]) -> None:
-        """Say which parameters the gradient does not reach, when that has changed.
+        """Warn of parameters that the gradient does not reach, at the first step.
 
         Raises:
-            ParameterError: because another parameter is in their place.
+            ParameterError: another parameter has been put in the place of one of them.
         """
         if self._unreached is not None and list(map(id, unreached)) == list(map(id, self._unreached)):
             return
@@ -259,7 +261,7 @@ def _warn(text: str) -> None:
 
 
 def _norm(grads: list[Tensor]) -> float:
-    """The norm of the whole gradient."""
+    """The norm of the whole gradient, over all parameters."""
     grads = [g.values() if g.is_sparse else g for g in grads]
     if len(grads) < 8 and not any(map(_ON_CUDA, grads)):  # reading a few numbers is cheaper than an operation
         norms = [torch.linalg.vector_norm(g).item() if g.dim() else abs(g.item()) for g in grads]
@@ -267,7 +269,7 @@ def _norm(grads: list[Tensor]) -> float:
         # That of inf and NaN is inf; torch says NaN.
         return math.nan if norm == math.inf and any(map(math.isnan, norms)) else norm
     parts = torch._foreach_norm(grads)
-    return torch.stack([n.to(parts[0]) for n in parts]).norm().item()
+    return float(torch.stack([n.to(parts[0]) for n in parts]).norm())
 
 
 def _check_dense(grads: list[Tensor | None]) -> None:

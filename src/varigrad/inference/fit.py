@@ -1,4 +1,4 @@
-"""What a run leaves behind: parameters, losses, and draws from the fitted guide."""
+"""The outcome of a run: parameters, losses, and draws from the fitted guide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad import plots
 from varigrad.errors import VarigradError, whole
-from varigrad.inference.gradient_noise import Looks
+from varigrad.inference.gradient_noise import NoiseHistory
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
 from varigrad.language.trace import Trace
@@ -40,7 +40,7 @@ class Fit:
     skipped: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    gradients: Looks | None = None
+    gradients: NoiseHistory | None = None
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ class Fit:
         found = {name: p.detach() for name, p in self.bound.named_parameters()}
         return {**found, **self.bound.constrained_values()}
 
-    def sample(self, n: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def sample(self, n: int, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """`n` draws of every latent site from the guide, `[n, *site]`; arguments default to the run's last ones."""
         n = whole("n", n)
         args, kwargs = (args, kwargs) if args or kwargs else (self.args, self.kwargs)
@@ -60,7 +60,7 @@ class Fit:
         return {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
 
     def predict(
-        self, n: int, *args: Any, return_sites: Names | None = None, vectorize: bool | None = None, **kwargs: Any
+        self, n: int, *args: object, return_sites: Names | None = None, vectorize: bool | None = None, **kwargs: object
     ) -> dict[str, Tensor]:
         """`n` draws from the model given draws from the guide: see `Predictive`. Arguments are those of the model."""
         bound = self.bound
@@ -79,7 +79,7 @@ class Fit:
         (`pip install 'varigrad[plots]'`).
 
         Raises:
-            VarigradError: there is no picture of that name, or nobody has looked at the gradient.
+            VarigradError: there is no picture of that name, or the run had no monitor.
         """
         if what == "losses":
             return plots.losses(self.losses)
@@ -87,7 +87,7 @@ class Fit:
             raise VarigradError(f"there is no picture of {what!r}", try_='fit.plot(), or fit.plot("gradients")')
         if self.gradients is None:
             raise VarigradError(
-                "nobody has looked at the gradient's noise in this run", try_="svi.run(..., monitor=vg.Gradients())"
+                "the gradient's noise was not monitored in this run", try_="svi.run(..., monitor=vg.Gradients())"
             )
         return self.gradients.plot()
 

@@ -1,4 +1,4 @@
-r"""What looks at a gradient's noise have shown: signal-to-noise, shares by site, how good baselines are.
+r"""The history of looks at a gradient's noise: signal-to-noise, shares by site, how good baselines are.
 
 Each look has two independent gradients :math:`g, g'` at the same parameters, so :math:`\langle g, g' \rangle` and
 :math:`|g - g'|^2 / 2` have the squared length of the mean gradient and its variance for means: what the parameters did
@@ -30,8 +30,8 @@ LINES = 8
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look.
+class NoiseSnapshot:
+    """The figures of one look at the gradient's noise.
 
     Attributes:
         step: how many steps had been taken.
@@ -47,7 +47,7 @@ class Look:
 
     @property
     def finite(self) -> bool:
-        """Whether all its numbers are."""
+        """Whether all numbers of the look are finite."""
         return all(
             math.isfinite(x) for kind in (self.sites, self.parameters, self.costs) for v in kind.values() for x in v
         )
@@ -75,7 +75,7 @@ class NoiseOf:
 
 
 @dataclass
-class Looks:
+class NoiseHistory:
     """All looks of a run (and of those that it resumes); `print` it, `.plot()` it, `.to_dict()` it.
 
     Attributes:
@@ -85,13 +85,13 @@ class Looks:
     """
 
     reach: int = 10
-    looks: list[Look] = field(default_factory=list)
+    looks: list[NoiseSnapshot] = field(default_factory=list)
     failed: int = 0
     reason: str = ""
     cost: float = math.nan
 
-    def add(self, look: Look) -> None:
-        """Keep it, or count it as failed."""
+    def add(self, look: NoiseSnapshot) -> None:
+        """Keep a look; count it as failed if it is not finite."""
         if not look.finite:
             self.fail("a gradient or a cost was not finite")
             return
@@ -100,19 +100,19 @@ class Looks:
             del self.looks[1 : KEPT // 2 : 2]
 
     def fail(self, reason: str) -> None:
-        """A look found nothing to keep."""
+        """Count a look as failed."""
         self.failed += 1
         self.reason = reason
 
     @property
     def snr(self) -> float:
-        """Signal-to-noise of the whole gradient."""
+        """The signal-to-noise ratio of the whole gradient."""
         whole = self._whole()
         return _ratio_of_lengths(self._mean(whole[:, 0]), self._mean(whole[:, 1]))
 
     @property
     def sites(self) -> tuple[NoiseOf, ...]:
-        """By site, most noise first; `""` stands for what the terms have at fixed draws."""
+        """The noise by site, most first; `""` stands for what the terms have at fixed draws."""
         whole = self._whole()[:, 1]
         found = []
         for name in self._names("sites"):
@@ -128,7 +128,7 @@ class Looks:
 
     @property
     def parameters(self) -> tuple[NoiseOf, ...]:
-        """By parameter, most noise first."""
+        """The noise by parameter, most first."""
         whole = self._whole()[:, 1]
         found = []
         for name in self._names("parameters"):
@@ -139,7 +139,7 @@ class Looks:
 
     @property
     def note(self) -> str:
-        """In a few words, for a progress bar."""
+        """The figures in a few words, for a progress bar."""
         if not self.looks:
             return "no look at the noise" if not self.failed else "no finite look at the noise"
         top = self.sites[0] if self.sites else None
@@ -178,13 +178,15 @@ class Looks:
         return plots.gradient_noise(steps, shares, snrs)
 
     def state(self) -> dict[str, Any]:
-        """All that is to be kept for a run that goes on later."""
+        """The history as plain data, for a run that goes on later."""
         return {"looks": [asdict(look) for look in self.looks], "failed": self.failed, "reason": self.reason}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Looks:
-        """What `state` gave."""
-        return cls(looks=[Look(**look) for look in state["looks"]], failed=state["failed"], reason=state["reason"])
+    def from_state(cls, state: Mapping[str, Any]) -> NoiseHistory:
+        """The history that `state` was called of."""
+        return cls(
+            looks=[NoiseSnapshot(**look) for look in state["looks"]], failed=state["failed"], reason=state["reason"]
+        )
 
     def _tables(self) -> list[tuple[Sequence[str], list[tuple[str, ...]]]]:
         if not self.looks:
@@ -228,7 +230,7 @@ class Looks:
         return list(dict.fromkeys(name for look in self.looks for name in getattr(look, kind)))
 
     def _columns(self, kind: str, name: str, width: int) -> Tensor:
-        """Numbers of one site or parameter, `[width, looks]`; zero where a look has not met it."""
+        """The numbers of one site or parameter, `[width, looks]`; zero where a look has not met it."""
         rows = [getattr(look, kind).get(name, (0.0,) * width) for look in self.looks]
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, width).T
 
@@ -239,7 +241,7 @@ class Looks:
 
     @property
     def _weights(self) -> Tensor:
-        """Of the looks, `[looks]`; they sum to one."""
+        """The weights of the looks, `[looks]`; they sum to one."""
         age = torch.arange(len(self.looks) - 1, -1, -1, dtype=torch.float64)
         weights = (1 - 1 / self.reach) ** age
         return weights / weights.sum()
@@ -270,7 +272,7 @@ class Looks:
 
 
 def shown_site(name: str) -> str:
-    """A site's name as it is printed."""
+    """The name of a site as it is printed."""
     return "(terms at fixed draws)" if name == DIRECT else name
 
 

@@ -1,4 +1,4 @@
-"""Looking at the gradient's noise while a run goes on, beside its steps: never a part of them."""
+"""Monitors the gradient's noise while a run goes on, beside its steps: never a part of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from varigrad.compile.trace.tracer import recording
+from varigrad.compile.trace.tracer import is_tracing
 from varigrad.errors import VarigradError, check_whole
-from varigrad.inference.gradient_noise import Look, Looks
+from varigrad.inference.gradient_noise import NoiseHistory, NoiseSnapshot
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import SurrogateParts
 from varigrad.objectives.gradients import by_site, leaves_of
@@ -54,41 +53,41 @@ class Gradients:
 
 
 class Monitor:
-    """One run's looks.
+    """Takes a run's looks at the gradient's noise.
 
     Args:
         config: when to look.
-        bound: whose gradient.
-        looks: where to put what is found.
+        bound: the objective whose gradient is looked at.
+        looks: the history to add to.
     """
 
-    def __init__(self, config: Gradients, bound: Bound, looks: Looks) -> None:
+    def __init__(self, config: Gradients, bound: Bound, looks: NoiseHistory) -> None:
         self.config, self.bound, self.looks = config, bound, looks
         looks.reach, looks.cost = config.reach, math.nan
         self.note = ""
         self._twin: Bound | None = None
-        self._made_for: tuple[int, Mapping[str, Any]] = (-1, {})
+        self._made_for: tuple[int, Mapping[str, object]] = (-1, {})
         self._start = time.process_time()
         self._spent = 0.0
 
     def room(self, done: int) -> int | None:
-        """How many steps may be taken at once after so many; None: as many as there are."""
+        """The number of steps that may be taken in a row after `done` steps; None: as many as there are."""
         every = self.config.every
         return None if every is None else every - done % every
 
     def due(self, done: int) -> bool:
-        """Whether it is time to look, after so many steps of the run."""
+        """Whether it is time to look, after `done` steps of the run."""
         if self.config.every is not None:
             return done % self.config.every == 0
         return self._spent <= self.config.budget * (time.process_time() - self._start)
 
-    def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take a look. What goes wrong in it is counted, and no matter of the run.
+    def look(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Take a look. An error in it is counted, and does not end the run.
 
         Raises:
             VarigradError: a step is being captured, and the look would become part of it.
         """
-        if recording():
+        if is_tracing():
             raise VarigradError(
                 "a monitor cannot look at a gradient inside a step that is being captured",
                 because="the graph would look once, at tensors of the recording, and never again",
@@ -101,7 +100,7 @@ class Monitor:
             if self._twin is None or self._made_for != made_for:
                 self._twin, self._made_for = self._twin_of(self.bound), made_for
             with self.bound.preserved(seed), torch.enable_grad():
-                self.looks.add(self._look(self._twin, args, kwargs))
+                self.looks.add(self._snapshot(self._twin, args, kwargs))
         except (ValueError, RuntimeError, ArithmeticError) as error:
             self.looks.fail(str(error) or type(error).__name__)
         now = time.process_time()
@@ -109,13 +108,13 @@ class Monitor:
         self.looks.cost = self._spent / max(now - self._start, 1e-9)
         self.note = self.looks.note
 
-    def _look(self, twin: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look:
+    def _snapshot(self, twin: Bound, args: tuple[object, ...], kwargs: dict[str, object]) -> NoiseSnapshot:
         bound, leaves = self.bound, leaves_of(self.bound)
         twin.mirror(bound)
         pair = [twin.estimate(*args, **kwargs).parts() for _ in range(2)]
         grads = [by_site(parts, list(leaves.values())) for parts in pair]
         sites, parameters = _moments(grads[0], grads[1], list(leaves))
-        return Look(bound.steps, sites, parameters, _costs(pair))
+        return NoiseSnapshot(bound.steps, sites, parameters, _costs(pair))
 
     @staticmethod
     def _twin_of(bound: Bound) -> Bound:
@@ -128,7 +127,7 @@ class Monitor:
 def _moments(
     first: Grads, second: Grads, names: Sequence[str]
 ) -> tuple[dict[str, tuple[float, float, float]], dict[str, tuple[float, float]]]:
-    """Signals and noises from two independent gradients, by site and by parameter."""
+    """Signals and noises from two independent gradients, by site and by parameter: see `NoiseSnapshot`."""
     sites = list(dict.fromkeys([*first, *second]))
     absent = [None] * len(names)
     wholes = [[_sum([parts[s][i] for s in parts]) for i in range(len(names))] for parts in (first, second)]

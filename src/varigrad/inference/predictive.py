@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from varigrad.errors import (
     did_you_mean,
     whole,
 )
-from varigrad.inference.predictive_run import Drawing, Once, drawn, minibatch
+from varigrad.inference.predictive_run import PredictiveHandler, PredictiveRun, drawn, minibatch
 from varigrad.language.messages import Names, Plate, Program, Record, Sample
 from varigrad.language.plates import InPlate
 from varigrad.language.primitives import UNOBSERVED
@@ -113,7 +112,7 @@ class Predictive:
         self.source = Source() if source is None else source
         self.strict = strict
 
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Run the model on these arguments; returns `[num_samples, *site]` by site.
 
         Raises:
@@ -127,7 +126,7 @@ class Predictive:
         """
         with torch.no_grad():
             indices: dict[str, Tensor] = {}
-            program = partial(self._once, args, kwargs, indices)
+            program = partial(self._run_once, args, kwargs, indices)
             first = program(self._row(0), track=True)
             if self.strict:
                 self._check(first)
@@ -150,23 +149,29 @@ class Predictive:
     def _row(self, index: int) -> dict[str, Tensor]:
         return {name: value[index] for name, value in self.posterior_samples.items()}
 
-    def _once(
+    def _run_once(
         self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         indices: dict[str, Tensor],
         given: Mapping[str, Tensor],
         width: tuple[int, int] | None = None,
         track: bool = False,
         forced: Mapping[str, Tensor] | None = None,
-    ) -> Once:
+    ) -> PredictiveRun:
         """Run guide and model; with `width`, `(how many, dim)`, side by side."""
         outer = () if width is None else (InPlate(Plate(PREDICTIONS, width[0], -width[1])),)
         tracker = Tracker()
-        found = Once({}, {}, dict(given))
+        found = PredictiveRun({}, {}, dict(given))
         cache: dict[str, Tensor] = {}
         drawing = partial(
-            Drawing, self.owner, self.source, indices, cache, stored=frozenset(self.posterior_samples), found=found
+            PredictiveHandler,
+            self.owner,
+            self.source,
+            indices,
+            cache,
+            stored=frozenset(self.posterior_samples),
+            found=found,
         )
         forced = forced or {}
         try:
@@ -188,7 +193,7 @@ class Predictive:
         found.values.update({n: _number(m) for n, m in recorder.messages.items() if type(m) is Record})
         return found
 
-    def _check(self, first: Once) -> None:
+    def _check(self, first: PredictiveRun) -> None:
         latent = {n: m for n, m in first.model.items() if type(m) is Sample and not m.observed}
         auxiliary = {n for n, m in first.guide.items() if type(m) is Sample and m.auxiliary}
         given = {n for n, m in first.guide.items() if type(m) is Sample} - auxiliary | self.posterior_samples.keys()
@@ -214,7 +219,7 @@ class Predictive:
                 try_=f"posterior samples of it, or return_sites=[{forgotten[0]!r}, ...] if that is what you want",
             )
 
-    def _wanted(self, first: Once) -> list[str]:
+    def _wanted(self, first: PredictiveRun) -> list[str]:
         """The sites to return."""
         there = list(first.values)
         if self.return_sites is None:
@@ -245,13 +250,17 @@ class Predictive:
         return [n for n in there if _matches(n, self.return_sites)]
 
     def _cut(
-        self, given: Mapping[str, Tensor], first: Once, indices: Mapping[str, Tensor], lead: int = 0
+        self, given: Mapping[str, Tensor], first: PredictiveRun, indices: Mapping[str, Tensor], lead: int = 0
     ) -> dict[str, Tensor]:
         """Posterior samples, cut down to the minibatches of this call; `lead` dimensions are of the samples."""
         return {n: minibatch(n, v, first.model[n], indices, lead) for n, v in given.items() if n in first.model}
 
     def _side_by_side(
-        self, program: Any, first: Once, wanted: list[str], indices: Mapping[str, Tensor]
+        self,
+        program: Callable[..., PredictiveRun],
+        first: PredictiveRun,
+        wanted: list[str],
+        indices: Mapping[str, Tensor],
     ) -> dict[str, Tensor] | None:
         """All predictions in one run; None if the programs do not broadcast."""
         count = self.num_samples
@@ -280,8 +289,10 @@ class Predictive:
             )
         return None
 
-    def _disagreement(self, program: Any, wide: Once, first: Once) -> str | None:
-        """What comes out otherwise when single predictions are run again by themselves, on the same values."""
+    def _disagreement(
+        self, program: Callable[..., PredictiveRun], wide: PredictiveRun, first: PredictiveRun
+    ) -> str | None:
+        """Run single predictions again by themselves, on the same values; the first difference, None without one."""
         count = self.num_samples
         for row in sorted({0, count - 1}):
             values = {
@@ -302,7 +313,7 @@ class Predictive:
 
 
 def _figure(message: Sample | Record) -> Tensor:
-    """What has to be the same however it is run: a density, or a computed value."""
+    """The value that has to be the same however a program is run: a density, or a computed value."""
     if isinstance(message, Record):
         return _number(message)
     assert message.value is not None

@@ -1,4 +1,4 @@
-"""One run of a guide and a model for predictions: what is given, what is drawn, and what the given has touched."""
+"""One run of guide and model for predictions: given values, draws, and the sites that depend on given values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from varigrad.terms.provenance import untracked
 
 
 @dataclass(eq=False)
-class Once:
-    """One run of guide and model: what they sent, and which sites nothing that was learnt has touched."""
+class PredictiveRun:
+    """The messages and values of one run of guide and model, and the sites that depend on nothing that was learnt."""
 
     guide: Mapping[str, Any]
     model: Mapping[str, Any]
@@ -30,7 +30,7 @@ class Once:
 
 
 @dataclass(eq=False)
-class Drawing:
+class PredictiveHandler:
     """The handler of both programs: parameters, minibatches, and a value for every site.
 
     Attributes:
@@ -42,7 +42,7 @@ class Drawing:
         stored: sites whose posterior draws were handed over, of all elements of subsampled plates perhaps.
         found: where it is noted what nothing given has touched.
         given: sites that take posterior draws.
-        tracker: follows what these touch; None: nobody does.
+        tracker: follows what depends on these; None: dependence is not followed.
     """
 
     owner: ParameterStore | None
@@ -51,7 +51,7 @@ class Drawing:
     cache: dict[str, Tensor]
     values: Mapping[str, Tensor]
     stored: frozenset[str]
-    found: Once
+    found: PredictiveRun
     given: frozenset[str] = frozenset()
     tracker: Tracker | None = None
 
@@ -64,7 +64,7 @@ class Drawing:
                 message = evolve(message, value=self.owner.constrained(message, self.cache))
             elif message.fallback is None:
                 raise ParameterError(
-                    "is a parameter, and nobody says what its value is",
+                    "is a parameter, and there is no value for it",
                     site=message.name,
                     try_="Predictive(..., owner=fit.bound)",
                 )

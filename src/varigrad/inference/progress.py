@@ -1,4 +1,4 @@
-"""The progress bar of a run: quiet when nobody watches, refreshed by the clock and not by the step."""
+"""The progress bar of a run: quiet unless it is on a terminal, refreshed by the clock and not by the step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Progress:
     """Shows loss, smoothed loss and gradient norm.
 
     Args:
-        steps: how many are to come.
-        shown: True or False; None: only on a terminal.
+        steps: how many steps are to come.
+        shown: whether there is a bar; None: only on a terminal.
     """
 
     def __init__(self, steps: int, shown: bool | None) -> None:
@@ -25,7 +25,13 @@ class Progress:
         self._waiting = 0
 
     def update(self, loss: float, norm: float, steps: int = 1, note: str = "") -> None:
-        """So many steps are done; the figures are the last one's, and a note goes with them."""
+        """Note that steps are done.
+
+        Args:
+            loss, norm: of the last step.
+            steps: how many.
+            note: a text to be shown with the figures.
+        """
         if self._bar.disable:
             return
         if math.isfinite(loss):
@@ -40,6 +46,6 @@ class Progress:
             self._waiting = 0
 
     def close(self) -> None:
-        """No more steps."""
+        """End the bar: there are no more steps."""
         self._bar.update(self._waiting)
         self._bar.close()

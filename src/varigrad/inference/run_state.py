@@ -1,23 +1,24 @@
-"""The state of a run as one tree of tensors and plain values, and the way back to it."""
+"""The state of a run as one tree of tensors and plain values: saving and loading."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
 from varigrad.errors import ParameterError
-from varigrad.inference.eager_step import Descent
+from varigrad.inference.eager_step import EagerSteps
 from varigrad.objectives.bound import Bound
 
 _KEPT = ("bound", "optimizer", "scheduler", "generator")
 
 
-def state_of(bound: Bound, descent: Descent) -> dict[str, Any]:
-    """Parameters, baselines, optimiser, schedule and generator; copies, which no later step changes."""
-    optimizer, scheduler = descent.current_optimizer, descent.scheduler
+def state_of(bound: Bound, eager_steps: EagerSteps) -> dict[str, Any]:
+    """Copies of parameters, baselines, optimiser, schedule and generator, which no later step changes."""
+    optimizer, scheduler = eager_steps.current_optimizer, eager_steps.scheduler
     return {
         "bound": copied(dict(bound.state_dict())),
         "optimizer": None if optimizer is None else copied(optimizer.state_dict()),
@@ -27,10 +28,10 @@ def state_of(bound: Bound, descent: Descent) -> dict[str, Any]:
 
 
 def check_kind(state: Mapping[str, Any], compiled: bool) -> None:
-    """Raise where random numbers of compiled steps are to go on in others, or the other way round.
+    """Check that a state is of compiled steps exactly if this run's are compiled: they draw other random numbers.
 
     Raises:
-        ParameterError: they are, or the state is not whole.
+        ParameterError: it is not, or the state is not whole.
     """
     missing = [k for k in _KEPT if k not in state] if isinstance(state, Mapping) else list(_KEPT)
     if missing:
@@ -50,19 +51,19 @@ def check_kind(state: Mapping[str, Any], compiled: bool) -> None:
     )
 
 
-def load(state: Mapping[str, Any], bound: Bound, descent: Descent) -> None:
+def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> None:
     """Go back to where `state_of` was called.
 
     Raises:
-        ParameterError: it does not fit, or is damaged; nothing has been changed.
+        ParameterError: the state does not fit these programs, or is damaged; nothing has been changed.
     """
     before, generator = copied(dict(bound.state_dict())), bound.source.get_state()
     followers: list[tuple[Any, Any]] = []
     part = "the state does not fit these programs"
     try:
         bound.load_state_dict(copied(state["bound"]))
-        descent.follow_parameters()
-        optimizer, scheduler = descent.current_optimizer, descent.scheduler
+        eager_steps.follow_parameters()
+        optimizer, scheduler = eager_steps.current_optimizer, eager_steps.scheduler
         assert optimizer is not None
         followers = [(f, copied(f.state_dict())) for f in (optimizer, scheduler) if f is not None]
         for name, follower in (("optimizer", optimizer), ("scheduler", scheduler)):
@@ -104,7 +105,7 @@ def whole(part: str) -> Iterator[None]:
 
 
 def copied(tree: Any) -> Any:
-    """A tree with tensors of its own."""
+    """A copy of a tree, with tensors of its own."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):
@@ -113,3 +114,10 @@ def copied(tree: Any) -> Any:
         parts = [copied(v) for v in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
     return tree
+
+
+def auto_select() -> ModuleType:
+    """The module that chooses estimators; it takes time to import, and only sites that are "auto" need it."""
+    from varigrad.diagnostics import auto_select
+
+    return auto_select

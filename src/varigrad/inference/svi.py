@@ -9,22 +9,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from varigrad.compile.step.step_compiler import Session
-from varigrad.compile.step.step_results import Metrics, Outcomes
+from varigrad.compile.step.step_compiler import SavedSteps, StepCompiler
+from varigrad.compile.step.step_results import Metrics, StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source
-from varigrad.errors import NonFiniteError, ParameterError, VarigradError, whole
+from varigrad.errors import NonFiniteError, ParameterError, VarigradError
 from varigrad.inference import run_state
-from varigrad.inference.arguments import Compile, check_arguments, check_compile
+from varigrad.inference.arguments import Compile, check_arguments, check_compile, check_run
 from varigrad.inference.batches import batches
-from varigrad.inference.eager_step import Descent
+from varigrad.inference.eager_step import EagerSteps
 from varigrad.inference.fit import Fit
-from varigrad.inference.gradient_noise import Looks
+from varigrad.inference.gradient_noise import NoiseHistory
 from varigrad.inference.monitor import Gradients, Monitor
 from varigrad.inference.progress import Progress
 from varigrad.language.messages import Program
@@ -32,6 +32,7 @@ from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
 from varigrad.optim.config import Optimizer
+from varigrad.optim.schedules import Scheduler
 
 
 class SVI:
@@ -81,83 +82,89 @@ class SVI:
         else:
             self.bound = objective.bind(model, guide, None)
         self.metrics: Metrics | None = None
-        self._descent = Descent(self.bound, optim, skip_nonfinite)
-        self._session: Session | None = None
-        self._looks: Looks | None = None
+        self._eager_steps = EagerSteps(self.bound, optim, skip_nonfinite)
+        self._step_compiler: StepCompiler | None = None
+        self._looks: NoiseHistory | None = None
         self._use(compile, seed)
 
     def _use(self, compile: Compile, seed: int) -> None:
-        """Compile from now on, or not, with new generators."""
+        """Compile steps from now on, or not, with new generators."""
         check_compile(compile)
         self._publish()
         if not compile:
-            self._session = None
+            self._step_compiler = None
             self.bound.draw_from(Source(torch.Generator().manual_seed(seed)))
             return
-        self._session = Session(self._descent, compile == "wait")
+        self._step_compiler = StepCompiler(self._eager_steps, compile == "wait")
         self.bound.draw_from(Noise(seed))
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The optimiser of torch, with its state up to date; None before the first step."""
         self._publish()
-        return self._descent.current_optimizer
+        return self._eager_steps.current_optimizer
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> Scheduler | None:
         """The optimiser's scheduler; None if it has none, or before the first step."""
-        return self._descent.scheduler
+        return self._eager_steps.scheduler
 
     @property
     def skip_nonfinite(self) -> bool:
         """Whether steps that are not finite are left out; may be set."""
-        return self._descent.skip_nonfinite
+        return self._eager_steps.skip_nonfinite
 
     @skip_nonfinite.setter
     def skip_nonfinite(self, skip: bool) -> None:
-        self._descent.skip_nonfinite = skip
+        self._eager_steps.skip_nonfinite = skip
 
     @property
     def clip_norm(self) -> float | None:
-        """Limit of the gradient's norm; None if there is none."""
-        return self._descent.clip_norm
+        """The limit of the gradient's norm; None if there is none."""
+        return self._eager_steps.clip_norm
 
     def explain(self) -> str:
-        """What is compiled and what is not, and why: a row for each form of the arguments."""
-        return "steps are not compiled: SVI(..., compile=True)" if self._session is None else self._session.explain()
+        """Say what is compiled and what is not, and why, with a row for each signature of the arguments."""
+        return (
+            "steps are not compiled: SVI(..., compile=True)"
+            if self._step_compiler is None
+            else self._step_compiler.explain()
+        )
 
     def _publish(self) -> None:
-        """State that a compiled step keeps elsewhere comes to where everybody looks for it."""
-        if self._session is not None:
-            self._session.leave()
+        """Write state that a compiled step keeps in flat tensors back to where users look for it."""
+        if self._step_compiler is not None:
+            self._step_compiler.leave()
 
-    def init(self, *args: Any, **kwargs: Any) -> SVI:
+    def init(self, *args: object, **kwargs: object) -> SVI:
         """Run both programs once, so that all parameters exist, and find out which estimators serve sites that are
         "auto"; called by the first step if you do not.
         """
         self._begin(args, kwargs)
-        self._descent.follow_parameters()
+        self._eager_steps.follow_parameters()
         return self
 
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Nothing has been learnt yet: Ctrl-C may come at any time."""
+    def _begin(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Run the programs for the first time. Nothing has been learnt yet: Ctrl-C may come at any time."""
         if self.bound.undecided:
-            decide = partial(_doctor().decide, self.bound, *args, compiled=self._session is not None, **kwargs)
-            self._descent.interrupts.at_once(decide)
+            decide = partial(
+                run_state.auto_select().decide, self.bound, *args, compiled=self._step_compiler is not None, **kwargs
+            )
+            self._eager_steps.interrupts.at_once(decide)
         else:
-            self._descent.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
+            self._eager_steps.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
-        """Which estimator serves which site, and why."""
+    def plan(self, *args: object, **kwargs: object) -> Plan:
+        """Say which estimator serves which site, and why."""
         if self.bound.undecided:
             self._begin(args, kwargs)
         return self.bound.plan(*args, **kwargs)
 
-    def recheck(self, *args: Any, **kwargs: Any) -> Plan:
+    def recheck(self, *args: object, **kwargs: object) -> Plan:
         """Measure again which estimators serve the sites that are "auto", at the parameters as they are now.
 
         A site changes its estimator only for one that needs 1.2 times less variance x cost; where none does, the run
-        goes on bit for bit as if nobody had looked.
+        goes on bit for bit as if there had been no recheck.
 
         Raises:
             VarigradError: no estimator is "auto".
@@ -165,15 +172,15 @@ class SVI:
         if self.bound.undecided:
             return self.plan(*args, **kwargs)
         before = self.bound.decided
-        plan = _doctor().decide(self.bound, *args, compiled=self._session is not None, **kwargs)
+        plan = run_state.auto_select().decide(self.bound, *args, compiled=self._step_compiler is not None, **kwargs)
         now = self.bound.decided
         changed = {s: c.key for s, c in before.items()} != {s: c.key for s, c in now.items()}
-        if self._session is not None and changed:
+        if self._step_compiler is not None and changed:
             self._publish()
-            self._session = Session(self._descent, self._session.wait)
-        return plan
+            self._step_compiler = StepCompiler(self._eager_steps, self._step_compiler.wait)
+        return cast(Plan, plan)
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: object, **kwargs: object) -> float:
         """One gradient step; returns the loss before it. More figures are in `metrics`.
 
         Ctrl-C does not cut it in two: `KeyboardInterrupt` comes when the step is whole, and `metrics` tell of it. A
@@ -189,9 +196,9 @@ class SVI:
                 because="the call is inside torch.no_grad() or torch.inference_mode()",
                 try_="svi.evaluate(...) to measure without learning",
             )
-        return self._descent.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
+        return self._eager_steps.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
 
-    def evaluate(self, *args: Any, particles: int = 1, **kwargs: Any) -> float:
+    def evaluate(self, *args: object, particles: int = 1, **kwargs: object) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated, no generator either."""
         if self.bound.undecided:
             self._begin(args, kwargs)
@@ -200,14 +207,14 @@ class SVI:
     def run(
         self,
         steps: int,
-        *args: Any,
+        *args: object,
         progress: bool | None = None,
         callback: Callable[[Metrics], object] | None = None,
         every: int = 1,
         compile: Compile | None = None,
         monitor: Gradients | None = None,
         recheck: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Fit:
         """Take `steps` steps.
 
@@ -229,38 +236,31 @@ class SVI:
         Raises:
             VarigradError: `steps` is not a whole number of at least 1, the loader is empty, or `monitor` is none.
         """
-        steps, every = whole("steps", steps), whole("every", every)
-        if callback is not None and not callable(callback):
-            raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
+        steps, every, recheck = check_run(steps, every, callback, compile, monitor, recheck)
         if compile is not None:
-            check_compile(compile)
-            if bool(compile) != (self._session is not None):
+            if bool(compile) != (self._step_compiler is not None):
                 self._use(compile, self.bound.source.fresh_seed())
-            elif self._session is not None:
-                self._session.wait = compile == "wait"
-        if monitor is not None and not isinstance(monitor, Gradients):
-            raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
-        if recheck is not None:
-            recheck = whole("recheck", recheck)
+            elif self._step_compiler is not None:
+                self._step_compiler.wait = compile == "wait"
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
-        fit, interrupted = self._descent.interrupts.whole(begin, quiet=True)
-        if self._descent.interrupts.forget() or interrupted:
+        fit, interrupted = self._eager_steps.interrupts.whole(begin, quiet=True)
+        if self._eager_steps.interrupts.forget() or interrupted:
             warnings.warn(f"interrupted after {len(fit.losses)} of {steps} steps", stacklevel=2)
         return fit
 
     def _run(
         self,
         steps: int,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         progress: bool | None,
         callback: Callable[[Metrics], object] | None,
         every: int,
         monitor: Gradients | None,
         recheck: int | None,
     ) -> tuple[Fit, bool]:
-        """The steps, and whether they were interrupted."""
-        interrupts = self._descent.interrupts
+        """Take the steps; returns what they came to, and whether they were interrupted."""
+        interrupts = self._eager_steps.interrupts
         losses: list[float] = []
         skipped, interrupted = 0, False
         watch = None if monitor is None else self._monitor(monitor)
@@ -277,9 +277,9 @@ class SVI:
                     limit = min(limit, watch.room(len(losses)) or limit)
                 if recheck is not None:
                     limit = min(limit, recheck - len(losses) % recheck)
-                outcomes = self._advance(limit, args, kwargs)
-                losses += outcomes.losses if all(outcomes.taken) else _blanked(outcomes)
-                skipped += outcomes.taken.count(False)
+                results = self._advance(limit, args, kwargs)
+                losses += results.losses_taken()
+                skipped += results.taken.count(False)
                 metrics = self.metrics
                 assert metrics is not None
                 if watch is not None and watch.due(len(losses)):
@@ -287,7 +287,7 @@ class SVI:
                 if recheck is not None and len(losses) % recheck == 0 and len(losses) < steps:
                     self.recheck(*args, **kwargs)
                 note = "" if watch is None else watch.note
-                bar.update(metrics.loss, metrics.gradient_norm, len(outcomes.losses), note)
+                bar.update(metrics.loss, metrics.gradient_norm, len(results.losses), note)
                 self._stop_if_asked()
                 if callback is not None and len(losses) % every == 0 and interrupts.at_once(callback, metrics) is True:
                     break
@@ -303,15 +303,15 @@ class SVI:
         return fit, interrupted
 
     def _stop_if_asked(self) -> None:
-        """Between two steps: all that was taken is on record."""
-        self._descent.interrupts.deliver()
-        if self._session is not None and self._session.stopped is not None:
-            stopped, self._session.stopped = self._session.stopped, None
+        """Raise what has ended the last steps early; between two steps, when all that was taken is on record."""
+        self._eager_steps.interrupts.deliver()
+        if self._step_compiler is not None and self._step_compiler.stopped is not None:
+            stopped, self._step_compiler.stopped = self._step_compiler.stopped, None
             raise stopped
 
     def _monitor(self, config: Gradients) -> Monitor:
-        """Looks at this run, which go on from those at the run before."""
-        self._looks = Looks() if self._looks is None else copy.copy(self._looks)
+        """The monitor of this run, whose history goes on from that of the run before."""
+        self._looks = NoiseHistory() if self._looks is None else copy.copy(self._looks)
         self._looks.looks = list(self._looks.looks)
         return Monitor(config, self.bound, self._looks)
 
@@ -322,10 +322,10 @@ class SVI:
         self._publish()
         metrics = self.metrics
         return {
-            **run_state.state_of(self.bound, self._descent),
+            **run_state.state_of(self.bound, self._eager_steps),
             "looks": None if self._looks is None else self._looks.state(),
-            "decided": _doctor().named(self.bound.decided) if self.bound.decided else None,
-            "compiled": None if self._session is None else self._session.standing(),
+            "decided": run_state.auto_select().named(self.bound.decided) if self.bound.decided else None,
+            "compiled": None if self._step_compiler is None else self._step_compiler.state(),
             "metrics": None if metrics is None else asdict(metrics),
         }
 
@@ -342,43 +342,43 @@ class SVI:
                 the other way round), or parameters do not exist yet (call `init` first). Nothing has been changed.
         """
         self._publish()
-        run_state.check_kind(state, compiled=self._session is not None)
+        run_state.check_kind(state, compiled=self._step_compiler is not None)
         looks, metrics = state.get("looks"), state.get("metrics")  # states of older versions have neither of these
         with run_state.whole("looks"):
-            looks = None if looks is None else Looks.from_state(looks)
+            looks = None if looks is None else NoiseHistory.from_state(looks)
         with run_state.whole("metrics"):
             metrics = None if metrics is None else Metrics(**metrics)
         decided = self.bound.decided
         with run_state.whole("decided"):
-            choices = _doctor().from_names(state["decided"]) if state.get("decided") else {}
+            choices = run_state.auto_select().from_names(state["decided"]) if state.get("decided") else {}
         if choices:
             self.bound.decide({**decided, **choices})
         try:
-            run_state.load(state, self.bound, self._descent)
+            run_state.load(state, self.bound, self._eager_steps)
         except ParameterError:
             if choices:
                 self.bound.decide(decided or None)
             raise
         self._looks, self.metrics = looks, metrics
-        if self._session is not None:
-            self._session.stand(state.get("compiled") or {})
+        if self._step_compiler is not None:
+            self._step_compiler.load_state(cast(SavedSteps, state.get("compiled") or {}))
 
-    def _advance(self, limit: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
-        """At least one step and at most `limit`, with the same arguments."""
+    def _advance(self, limit: int, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
+        """Take at least one step and at most `limit`, with the same arguments."""
         if self.bound.is_empty:  # at the beginning, and after a state was loaded into an SVI that has not run
             self._begin(args, kwargs)
-        if self._descent.current_optimizer is None:
-            self._descent.follow_parameters()
-        if self._session is None or self._descent.by_line_search:
-            outcomes = self._descent.by_python(args, kwargs)
+        if self._eager_steps.current_optimizer is None:
+            self._eager_steps.follow_parameters()
+        if self._step_compiler is None or self._eager_steps.by_line_search:
+            results = self._eager_steps.by_python(args, kwargs)
         else:
             if self.bound.look_again(args, kwargs):
-                self._publish()
-                self._session = Session(self._descent, self._session.wait)  # forms were recorded by what does not hold
-            outcomes = self._session.advance(min(limit, self.bound.steps_to_look), args, kwargs)
+                self._publish()  # what the graphs take for granted does not hold any more
+                self._step_compiler = StepCompiler(self._eager_steps, self._step_compiler.wait)
+            results = self._step_compiler.advance(min(limit, self.bound.steps_to_look), args, kwargs)
         torch.clear_autocast_cache()  # its copies are of the parameters as they were
-        loss, norm, taken = outcomes.losses[-1], outcomes.norms[-1], outcomes.taken[-1]
-        number = (0 if self.metrics is None else self.metrics.step) + len(outcomes.losses)
+        loss, norm, taken = results.losses[-1], results.norms[-1], results.taken[-1]
+        number = (0 if self.metrics is None else self.metrics.step) + len(results.losses)
         self.metrics = Metrics(number, loss, norm, not taken)
         if not taken and not self.skip_nonfinite:
             what = "the loss" if not math.isfinite(loss) else "the gradient"
@@ -389,18 +389,7 @@ class SVI:
                 if self.bound.steps == 0
                 else "a smaller learning rate, clip_norm=10.0, or SVI(..., skip_nonfinite=True)",
             )
-        if self._descent.late is not None:
-            late, self._descent.late = self._descent.late, None
+        if self._eager_steps.late is not None:
+            late, self._eager_steps.late = self._eager_steps.late, None
             raise late
-        return outcomes
-
-
-def _doctor() -> Any:
-    # Brings the tools for testing along, which those who leave nothing to be decided need not wait for.
-    from varigrad.diagnostics import auto_select
-
-    return auto_select
-
-
-def _blanked(outcomes: Outcomes) -> list[float]:
-    return [loss if taken else math.nan for loss, taken in zip(outcomes.losses, outcomes.taken, strict=True)]
+        return results

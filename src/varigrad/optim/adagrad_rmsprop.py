@@ -8,10 +8,12 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from varigrad.optim.fused_adam import Parameters
 
 
 class AdagradRMSProp(torch.optim.Optimizer):
@@ -24,11 +26,11 @@ class AdagradRMSProp(torch.optim.Optimizer):
         t: the weight of the newest squared gradient.
     """
 
-    def __init__(self, params: Iterable[Any], eta: float = 1.0, delta: float = 1e-16, t: float = 0.1) -> None:
+    def __init__(self, params: Parameters, eta: float = 1.0, delta: float = 1e-16, t: float = 0.1) -> None:
         super().__init__(params, {"eta": eta, "delta": delta, "t": t})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:

@@ -9,11 +9,13 @@ r"""Adam whose gradients are clipped entry by entry and whose learning rate deca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from varigrad.optim.fused_adam import ParameterGroup, Parameters
 
 
 class ClippedAdam(torch.optim.Optimizer):
@@ -29,7 +31,7 @@ class ClippedAdam(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Parameters,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -45,7 +47,7 @@ class ClippedAdam(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -59,7 +61,7 @@ class ClippedAdam(torch.optim.Optimizer):
                 self._update(group, [p for p in params if (p.dtype, p.device) == kind])
         return loss
 
-    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _update(self, group: ParameterGroup, params: list[Tensor]) -> None:
         for p in params:
             state = self.state[p]
             if not state:

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.errors import VarigradError
-from varigrad.optim.fused_adam import FusedAdam
+from varigrad.optim.fused_adam import FusedAdam, ParameterGroup
+from varigrad.optim.schedules import Scheduler
 
 Options = Callable[[str], Mapping[str, Any]]
-Schedule = Callable[[torch.optim.Optimizer], Any]
+Schedule = Callable[[torch.optim.Optimizer], Scheduler]
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How to build a `torch.optim.Optimizer`.
+    """A configuration from which a `torch.optim.Optimizer` is built.
 
     Args:
         kind: the class, called with parameter groups and `settings`.
@@ -49,12 +50,12 @@ class Optimizer:
             raise VarigradError(f"clip_norm must be positive and finite, got {self.clip_norm!r}")
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        """The optimiser of these parameters, one group for each distinct set of options."""
+        """Make the optimiser of these parameters, with one group for each distinct set of options."""
         return self.kind(self.groups(named), **self.settings)
 
-    def groups(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    def groups(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[ParameterGroup]:
         """Parameter groups: parameters with equal options together."""
-        groups: list[dict[str, Any]] = []
+        groups: list[ParameterGroup] = []
         for name, parameter in named:
             extra = dict(self.options(name)) if self.options is not None else {}
             _check_rate(extra)
@@ -96,7 +97,7 @@ def SGD(  # noqa: N802
     return Optimizer(torch.optim.SGD, {"lr": lr, "momentum": momentum}, options, clip_norm, schedule)
 
 
-def _check_rate(settings: Mapping[str, Any]) -> None:
+def _check_rate(settings: Mapping[str, object]) -> None:
     rate = settings.get("lr", 1.0)
     number = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not (math.isfinite(number) and number > 0):

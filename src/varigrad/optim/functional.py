@@ -1,18 +1,17 @@
-"""Optimiser steps as functions: parameters, gradient and moments in, new ones out.
+"""Functional optimisers: parameters, gradient and moments in, new ones out.
 
-For the optimisers of torch that a compiled step takes in; any other runs as it is, on compiled gradients.
+They stand for the optimisers of torch that a compiled step can contain; any other runs as it is, on compiled gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from varigrad.optim.fused_adam import FusedAdam
+from varigrad.optim.fused_adam import FusedAdam, ParameterGroup
 
 Update = Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 """`(parameter, gradient, moments, steps so far, numbers) -> (parameter, moments)`; numbers in double precision."""
@@ -20,21 +19,21 @@ Update = Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, Tensor], tuple[Tens
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimiser's step.
+    """An optimiser's step as a function.
 
     Attributes:
-        moments: names of what it keeps for each parameter, in its `state`.
-        numbers: the settings of a parameter group that it uses; they may change from step to step.
+        moments: names of the tensors that the optimiser keeps for each parameter, in its `state`.
+        numbers: the settings of a parameter group that the step uses; they may change from step to step.
         update: the step.
     """
 
     moments: tuple[str, ...]
-    numbers: Callable[[dict[str, Any]], list[float]]
+    numbers: Callable[[ParameterGroup], list[float]]
     update: Update
 
 
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
-    """The rule of an optimiser; None if it has to run as it is."""
+    """The rule of an optimiser; None if the optimiser has to run as it is."""
     kind, groups = _RULES.get(type(optimizer)), optimizer.param_groups
     odd = any(group.get(flag) for group in groups for flag in _ODD) or any(
         isinstance(g.get("lr"), Tensor) for g in groups
@@ -45,8 +44,8 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
     return kind(groups)
 
 
-def traits_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
-    """What a rule is made for, and is not an input of a step: the kind of step, and the members of each group."""
+def traits_of(optimizer: torch.optim.Optimizer) -> tuple[object, ...]:
+    """The settings that a rule was made for and that are no inputs of a step, and the members of each group."""
     flags = (*_ODD, *_ALIKE, "weight_decay")
     groups = [tuple(bool(group.get(flag)) for flag in flags) for group in optimizer.param_groups]
     members = [tuple(map(id, group["params"])) for group in optimizer.param_groups]
@@ -57,8 +56,8 @@ def _hooks(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
-def _adam(groups: Sequence[dict[str, Any]]) -> Rule:
-    """Adam, and AdamW.
+def _adam(groups: Sequence[ParameterGroup]) -> Rule:
+    """The rule of Adam, and of AdamW.
 
     References:
         Kingma, Ba (2015), Adam: a method for stochastic optimization.
@@ -88,8 +87,8 @@ def _adam(groups: Sequence[dict[str, Any]]) -> Rule:
     return Rule(("exp_avg", "exp_avg_sq"), lambda group: _flat(group[n] for n in names), update)
 
 
-def _sgd(groups: Sequence[dict[str, Any]]) -> Rule:
-    """Stochastic gradient descent with momentum, as torch has it."""
+def _sgd(groups: Sequence[ParameterGroup]) -> Rule:
+    """The rule of stochastic gradient descent with momentum, as torch has it."""
     nesterov = bool(groups[0]["nesterov"])
     moves = any(group["momentum"] for group in groups)
 
@@ -108,15 +107,15 @@ def _sgd(groups: Sequence[dict[str, Any]]) -> Rule:
     return Rule(("momentum_buffer",) if moves else (), lambda group: _flat(group[n] for n in names), update)
 
 
-def _flat(values: Any) -> list[float]:
+def _flat(values: Iterable[float | tuple[float, ...]]) -> list[float]:
     return [float(x) for v in values for x in (v if isinstance(v, tuple) else (v,))]
 
 
 _ODD = ("amsgrad", "maximize", "capturable", "differentiable")
 _ALIKE = ("nesterov", "momentum", "decoupled_weight_decay")
-"""What has to be the same in all groups."""
+"""Settings that have to be the same in all groups."""
 
-_RULES: dict[type, Callable[[Sequence[dict[str, Any]]], Rule]] = {
+_RULES: dict[type, Callable[[Sequence[ParameterGroup]], Rule]] = {
     FusedAdam: _adam,
     torch.optim.Adam: _adam,
     torch.optim.AdamW: _adam,

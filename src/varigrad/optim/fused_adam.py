@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from varigrad.optim.gradient_layout import fits
 
+ParameterGroup: TypeAlias = dict[str, Any]
+"""The parameters of a group, and the settings that its optimiser has for them."""
+
+
+Parameters: TypeAlias = Iterable[Tensor] | Iterable[ParameterGroup] | Iterable[tuple[str, Tensor]]
+"""What every optimiser of torch takes."""
+
 
 class _Operands(NamedTuple):
-    """What the kernel takes, of one dtype and device."""
+    """The operands of the fused kernel, of one dtype and device."""
 
     params: list[Tensor]
     grads: list[Tensor]
@@ -33,7 +40,7 @@ class FusedAdam(torch.optim.Adam):
     # The wrapper that torch has around it imports the whole of its compiler, 0.6 s, to say that it is not for it.
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -58,7 +65,7 @@ class FusedAdam(torch.optim.Adam):
         return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
 
     @staticmethod
-    def _is_plain(group: dict[str, Any]) -> bool:
+    def _is_plain(group: ParameterGroup) -> bool:
         odd = group["amsgrad"] or group["weight_decay"] or group["maximize"] or group["capturable"]
         return not odd and type(group["lr"]) is float
 
@@ -81,7 +88,7 @@ class FusedAdam(torch.optim.Adam):
         kept = [value for name, value in self.state.get(p, {}).items() if name != "step"]
         return all(fits(p, p.grad, value, value) for value in kept or [p])
 
-    def _arranged(self, group: dict[str, Any]) -> list[_Operands] | None:
+    def _arranged(self, group: ParameterGroup) -> list[_Operands] | None:
         """The kernel's operands, by dtype and device; None if it would misread one of them."""
         found: dict[tuple[torch.dtype, torch.device], _Operands] = {}
         last = None
@@ -114,7 +121,7 @@ class FusedAdam(torch.optim.Adam):
         return list(found.values())
 
     @staticmethod
-    def _update(group: dict[str, Any], operands: list[_Operands]) -> None:
+    def _update(group: ParameterGroup, operands: list[_Operands]) -> None:
         beta1, beta2 = group["betas"]
         for params, grads, averages, squares, steps in operands:
             torch._foreach_add_(steps, 1)

@@ -1,21 +1,45 @@
-"""The state of a learning-rate scheduler and of the settings that it changes, and the way back to it."""
+"""Learning-rate schedulers: what is asked of one, and saving and restoring one with the settings that it changes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+
+import torch
 
 
-def schedule_of(scheduler: Any) -> tuple[Any, Any]:
+class Scheduler(Protocol):
+    """A scheduler of torch's, or one that looks like it."""
+
+    optimizer: torch.optim.Optimizer
+
+    def step(self) -> None:
+        """Move on by one step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, without the optimiser."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go back to a state."""
+
+
+class Schedule(NamedTuple):
+    """A scheduler's state, and the settings of each parameter group; both None without a scheduler."""
+
+    state: dict[str, Any] | None
+    settings: list[dict[str, Any]] | None
+
+
+def schedule_of(scheduler: Scheduler | None) -> Schedule:
     """The scheduler's own state, and the settings that it changes."""
     if scheduler is None:
-        return None, None
+        return Schedule(None, None)
     groups = [{k: v for k, v in group.items() if k != "params"} for group in scheduler.optimizer.param_groups]
-    return dict(scheduler.state_dict()), groups
+    return Schedule(dict(scheduler.state_dict()), groups)
 
 
-def load_schedule(scheduler: Any, state: Mapping[str, Any], settings: Any) -> None:
+def load_schedule(scheduler: Scheduler, schedule: Schedule) -> None:
     """Go back to where `schedule_of` was called."""
-    scheduler.load_state_dict(state)
-    for group, own in zip(scheduler.optimizer.param_groups, settings, strict=True):
+    assert schedule.state is not None and schedule.settings is not None
+    scheduler.load_state_dict(schedule.state)
+    for group, own in zip(scheduler.optimizer.param_groups, schedule.settings, strict=True):
         group.update(own)

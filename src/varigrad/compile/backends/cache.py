@@ -1,9 +1,9 @@
-"""Where compiled libraries are kept, and which of them may be loaded.
+"""The cache of compiled libraries: where it is, and which libraries may be loaded.
 
 A library is code that this process will run, so ownership and mode decide: its folder, its file and every folder above
-them belong to this user (or to root), and nobody else can write there. The sha256 that is recorded beside a library is
-no protection against somebody who may write (who could write another one); it tells a truncated or altered file from a
-whole one. What has been checked is copied, and the copy is loaded: a file that is cut short afterwards does no harm.
+them belong to this user (or to root), and no other user can write there. The sha256 that is recorded beside a library
+is no protection against users who may write there; it tells a truncated or altered file from a whole one. What has been
+checked is copied, and the copy is loaded: a file that is cut short afterwards does no harm.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 DAY = 86_400.0
-"""Seconds after which no process is compiling any more."""
+"""Seconds after which a folder is taken to be left behind: no compiler runs so long."""
 
 REPORT = "done.json"
 """The name of an entry's report: the name of its library, and the sha256 of each of its files."""
 _LARGEST = 2**20
-"""Bytes of a report, at most."""
+"""The largest size of a report, in bytes."""
 _NAME = re.compile(r"\w[\w.-]*")
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -43,12 +43,12 @@ class Untrusted(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where libraries are kept.
+class CacheFolder:
+    """The folder in which libraries are kept.
 
     Attributes:
-        folder: without symbolic links.
-        note: why it is not the place that was asked for; empty if it is.
+        folder: its path, without symbolic links.
+        note: why it is not the folder that was asked for; empty if it is.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Place:
 
 
 def cache_folder() -> Path:
-    """Where libraries are to be kept: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder.
+    """The folder that is asked for: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder.
 
     Raises:
         RuntimeError: the user has no home folder.
@@ -67,8 +67,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "varigrad"
 
 
-def place() -> Place:
-    """Where libraries are kept: the cache if it is safe and can be written, else a folder for this process only.
+def place() -> CacheFolder:
+    """The folder that is used: the cache if it is safe and can be written, else a folder for this process only.
 
     Raises:
         Untrusted: there is no safe folder at all.
@@ -77,24 +77,26 @@ def place() -> Place:
     try:
         folder = cache_folder()
     except RuntimeError as error:
-        return Place(private(os.getpid()), f"there is no place for the cache: {error}. {_ADVICE}")
+        return CacheFolder(private(os.getpid()), f"there is no place for the cache: {error}. {_ADVICE}")
     try:
-        return Place(made(folder))
+        return CacheFolder(made(folder))
     except Untrusted as error:
-        return Place(private(os.getpid()), f"the cache at {folder} is not safe to load code from: {error}. {_ADVICE}")
+        return CacheFolder(
+            private(os.getpid()), f"the cache at {folder} is not safe to load code from: {error}. {_ADVICE}"
+        )
     except OSError as error:
-        return Place(private(os.getpid()), f"the cache at {folder} cannot be written: {error}. {_ADVICE}")
+        return CacheFolder(private(os.getpid()), f"the cache at {folder} cannot be written: {error}. {_ADVICE}")
 
 
 _ADVICE = (
-    "Libraries are kept for this process only. Try: set VARIGRAD_CACHE to a folder that is yours and that nobody else "
-    "can write"
+    "Libraries are kept for this process only. Try: set VARIGRAD_CACHE to a folder that is yours and that no other "
+    "user can write"
 )
 
 
 @functools.cache
 def private(process: int) -> Path:
-    """A folder for one process, which is gone when it ends."""
+    """A temporary folder for one process, which is deleted when the process ends."""
     folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="varigrad-")))
     check_folder(folder)
 
@@ -107,7 +109,7 @@ def private(process: int) -> Path:
 
 
 def made(folder: Path) -> Path:
-    """The folder without symbolic links, created where it is missing, for this user only.
+    """Create a folder where it is missing, for this user only; returns its path without symbolic links.
 
     Raises:
         Untrusted: another user can write it, or a folder above it.
@@ -124,11 +126,11 @@ def made(folder: Path) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise if another user than root could put something into a folder, or another one in its place.
+    """Check that no user but this one and root can put something into a folder, or another folder in its place.
 
     Raises:
-        Untrusted: one could.
-        OSError: it does not exist, or is no folder.
+        Untrusted: another user can.
+        OSError: the folder does not exist, or is no folder.
     """
     _check(folder, os.stat(folder, follow_symlinks=False), stat.S_ISDIR)
     for above in folder.parents:
@@ -150,7 +152,7 @@ def _check(path: Path | str, found: os.stat_result, is_kind: Callable[[int], boo
 
 
 def loaded(entry: Path, load: Callable[[Path, dict[str, Any]], Loaded]) -> Loaded:
-    """What `load(library, report)` makes of an entry's library, of which it sees a checked copy.
+    """Load an entry's library by `load(library, report)`, which sees a checked copy of it.
 
     Raises:
         Untrusted: another user may have written it, or it is not what was recorded.
@@ -181,7 +183,11 @@ def loaded(entry: Path, load: Callable[[Path, dict[str, Any]], Loaded]) -> Loade
 
 
 def _content(folder: int, name: str, most: int | None = None) -> bytes:
-    """Of a file in an open folder."""
+    """The content of a file in an open folder.
+
+    Raises:
+        Untrusted: another user may have written it, or it is no plain file of the folder.
+    """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise Untrusted(f"{name!r} is no name of a file inside the folder")
     # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
@@ -191,7 +197,7 @@ def _content(folder: int, name: str, most: int | None = None) -> bytes:
 
 
 def new_folder(root: Path) -> Path:
-    """A folder inside the cache for what is being made, named after this process."""
+    """Make a folder in the cache, named after this process, in which a library is built."""
     return Path(tempfile.mkdtemp(prefix=f"building-{socket.gethostname()}-{os.getpid()}-", dir=root))
 
 

@@ -1,7 +1,8 @@
-"""Recorded graphs on a GPU: operation by operation at first, then as a whole, by a CUDA graph.
+"""Traced graphs on a GPU: run operation by operation at first, then as a whole, by a CUDA graph.
 
-No compiler is needed, and a replay is one launch. But what a CUDA graph knows of its inputs are addresses: one that is
-another tensor at a later call (a minibatch) gets memory of its own, into which its values are copied from then on.
+No compiler is needed, and a replay is one launch. But a CUDA graph knows only the addresses of its inputs. So an input
+that is another tensor at a later call (a minibatch) gets memory of its own, into which its values are copied from then
+on.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor
 from varigrad.compile.graph.graph import Graph
 
 WARM = 2
-"""Calls before a graph is captured: libraries and memory have to be there. They are those that Python checks."""
+"""Calls before a graph is captured, in which torch loads its libraries; they are the calls that Python checks."""
 
 
-class Replayed:
-    """A recorded graph in force, in place of a compilation and of the library that comes of one.
+class CudaGraph:
+    """A traced graph on a GPU: stands in for a compilation and for its library.
 
     Args:
         graph: what to run.
@@ -42,24 +43,24 @@ class Replayed:
         self._module, self._calls = graph.module, 0
         self._replay: Callable[[], object] | None = None
         self._seen = list(inputs)
-        """What was given last, of which all is in place,"""
+        """The inputs of the last call."""
         self._read = list(inputs)
-        """and where the captured graph reads it: there, or in memory of its own."""
+        """The tensors in which the captured graph reads them: those inputs, or memory of its own."""
         self._own: set[int] = set()
 
     @property
     def how(self) -> str:
-        """In words."""
+        """A description of how the graph runs, for the user."""
         if self.note:
             return f"run operation by operation: {self.note}"
         return f"replayed by a CUDA graph, {self.kernels} operations"
 
     def ready(self, wait: bool = False) -> bool:
-        """There is nothing to wait for."""
+        """Whether there is an outcome: always, as nothing is compiled."""
         return True
 
     def run(self, inputs: Sequence[Tensor], count: int = 1) -> None:
-        """Compute, and overwrite the targets; so many times in a row."""
+        """Compute, and overwrite the targets, `count` times in a row."""
         for _ in range(count):
             self._run(inputs)
 
@@ -83,7 +84,7 @@ class Replayed:
             self._module(*inputs)
 
     def _prepare(self, inputs: Sequence[Tensor]) -> None:
-        """Bring the inputs to where the graph reads them; capture it, again where that is somewhere else now."""
+        """Bring the inputs to where the captured graph reads them; capture it anew if one needs other memory."""
         if self._replay is None:
             self._seen, self._read = list(inputs), list(inputs)
         for i, (given, seen, read) in enumerate(zip(inputs, self._seen, self._read, strict=True)):
@@ -104,7 +105,7 @@ class Replayed:
 
 
 def aside(run: Callable[[], None]) -> None:
-    """Run on another stream, as torch wants it before a capture."""
+    """Run on a side stream, as torch demands it before a capture."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -113,7 +114,7 @@ def aside(run: Callable[[], None]) -> None:
 
 
 def captured(run: Callable[[], None]) -> Callable[[], object]:
-    """What runs the same kernels on the same memory again; nothing is computed yet."""
+    """Capture the kernels of a call; returns a function that runs them on the same memory again."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may load data meanwhile
         run()

@@ -1,4 +1,4 @@
-"""The process that compiles: `python worker.py FOLDER PARENT`, apart so that steps go on meanwhile.
+"""The compiling process: `python worker.py FOLDER PARENT`, apart so that steps go on meanwhile.
 
 Reads `FOLDER/step.c` or, for Inductor, `FOLDER/graph.pickle`, and leaves `FOLDER/done.json` beside the library, with
 the sha256 of what it has made, or `FOLDER/failed.txt`. Ends with its parent, however that ends.
@@ -31,14 +31,13 @@ C_OPTIONS = (
 
 
 ANSWER = 20.0
-"""Seconds after which a compiler that says nothing is given something small to compile, and after which it has failed
-at that."""
+"""Seconds after which a silent compiler is given something small to compile; it has as long for that."""
 LONGEST = 1800.0
-"""Seconds for a whole step, at most."""
+"""The largest number of seconds for a whole step."""
 
 
 class CompilerError(Exception):
-    """There is no compiler, or it does not work."""
+    """There is no compiler, or the one that there is does not work."""
 
 
 def c_compiler() -> list[str]:
@@ -81,7 +80,7 @@ def _found(command: list[str], variable: str) -> list[str]:
 
 
 def main(folder: Path, parent: int) -> None:
-    """Compile what lies in the folder, for the process of this number."""
+    """Compile what lies in the folder, for the process with the number `parent`."""
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
     try:
         report = build_c(folder) if (folder / "step.c").exists() else build(folder)
@@ -92,7 +91,7 @@ def main(folder: Path, parent: int) -> None:
         raise
     (folder / "done.json").write_text(json.dumps(report))
     if os.getppid() != parent:
-        shutil.rmtree(folder)  # nobody is there to take it
+        shutil.rmtree(folder)  # the parent has ended
 
 
 def build_c(folder: Path) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def build_c(folder: Path) -> dict[str, Any]:
 
 
 def _compiled(command: list[str], folder: Path) -> None:
-    """Run a compiler; one that does not answer at all is told from one that has much to do."""
+    """Run a compiler; a broken one that never answers is told from one that has much to do."""
     with subprocess.Popen(  # noqa: S603 - the user's own compiler
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
@@ -129,10 +128,10 @@ def _answer(process: subprocess.Popen[bytes], command: list[str], folder: Path) 
 
 
 def check_compiler(command: list[str], folder: Path, suffix: str) -> None:
-    """Compile next to nothing, for a compiler that is broken takes as long to say so as one that works takes for all.
+    """Compile next to nothing, to find out quickly whether a compiler works.
 
     Raises:
-        CompilerError: it does not work, or does not answer.
+        CompilerError: the compiler does not work, or does not answer.
     """
     source = folder / f"nothing{suffix}"
     source.write_text("int nothing;\n")
@@ -148,7 +147,7 @@ def check_compiler(command: list[str], folder: Path, suffix: str) -> None:
 
 
 def _gist(said: bytes, code: int) -> str:
-    """The line that tells most of what a compiler has said."""
+    """The most telling line of a compiler's messages."""
     lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"exit status {code}")[:300]
 
@@ -182,11 +181,11 @@ def build(folder: Path) -> dict[str, Any]:
 
 
 def _end_with(parent: int, folder: Path) -> None:
-    """One that is killed can tell nobody: look whether it is still there."""
+    """End when the parent has ended: a process that is killed cannot say so, so look every half second."""
     while os.getppid() == parent:
         time.sleep(0.5)
     shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(os.getpid(), signal.SIGKILL)  # we lead a group of our own, in which the compiler is too
+    os.killpg(os.getpid(), signal.SIGKILL)  # this process leads a group of its own, in which the compiler is too
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What cannot be captured: the user's line, the reason, and what to write instead."""
+"""Errors of programs that cannot be captured: the user's line, the reason, and what to write instead."""
 
 from __future__ import annotations
 
@@ -13,41 +13,48 @@ import torch
 from varigrad.errors import VarigradError
 
 OURS = (str(Path(__file__).parents[2]), str(Path(torch.__file__).parent))
-"""Where code lies that is not the user's."""
+"""The folders of code that is not the user's."""
 _NOT_USERS = (*OURS, "<string>")
-"""`<string>` is code that torch makes as it runs."""
+"""The beginnings of file names that are not the user's; `<string>` is code that torch makes as it runs."""
 
 
 class CaptureError(VarigradError):
-    """A program that has to run eagerly, and why."""
+    """A program that has to run eagerly, and the reason."""
 
 
 class Unsupported(Exception):
-    """A graph that a back end cannot compile, and why."""
+    """A graph that a back end cannot compile, and the reason."""
 
 
-def refusal(reason: str, instead: str = "the same in torch operations") -> CaptureError:
-    """Of what the user's line asks for now."""
+def capture_error(reason: str, instead: str = "the same in torch operations") -> CaptureError:
+    """The error for what the user's current line asks for.
+
+    Args:
+        reason: why it cannot be captured.
+        instead: what to write in its place.
+    """
     stack = traceback.extract_stack()
     frame = next((f for f in reversed(stack) if not f.filename.startswith(OURS)), stack[-1])
     return CaptureError(f"{frame.filename}:{frame.lineno}: {frame.line}", because=reason, try_=instead)
 
 
-def explained(error: Exception) -> CaptureError:
-    """The user's line, and what went wrong there."""
-    return CaptureError(_users_line(error.__traceback__), because=said_by(error), try_="compile=False for this program")
+def as_capture_error(error: Exception) -> CaptureError:
+    """An error of the program's as a `CaptureError` that names the user's line."""
+    return CaptureError(
+        _users_line(error.__traceback__), because=in_one_line(error), try_="compile=False for this program"
+    )
 
 
-def said_by(error: BaseException) -> str:
-    """An error in one line."""
+def in_one_line(error: BaseException) -> str:
+    """An error in one line of text."""
     first = str(error).strip().split("\n")[0][:200]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def line_of_the_user(within: CodeType) -> tuple[str, int] | None:
+def users_line(within: CodeType) -> tuple[str, int] | None:
     """File and number of the user's line that runs now, inside a call of `within`; None if there is none.
 
-    It is asked for every operation, so it is quick: the text of the line is for `told` to find.
+    It is asked for every operation, so it is quick: `line_text` finds the text of the line.
     """
     frame = sys._getframe(2)
     while frame is not None and frame.f_code is not within:
@@ -58,8 +65,8 @@ def line_of_the_user(within: CodeType) -> tuple[str, int] | None:
     return None
 
 
-def told(line: tuple[str, int] | None) -> str:
-    """A line of the user's, with its text."""
+def line_text(line: tuple[str, int] | None) -> str:
+    """A line of the user's as file, number and text."""
     if line is None:
         return "a gradient, or the library's own arithmetic"
     return f"{line[0]}:{line[1]}: {linecache.getline(*line).strip()}"

@@ -1,4 +1,4 @@
-"""What a recorded graph says of its nodes."""
+"""Facts about the nodes of a traced graph: operation, arguments, and how results lie in memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import fx
 from varigrad.compile.graph.errors import Unsupported
 
 GEOMETRY = "geometry"
-"""The key under which a node's `meta` says how its tensor lay in memory when the graph was recorded."""
+"""The key under which a node's `meta` says how its tensor lay in memory when the graph was traced."""
 
 
 LINE = "line"
-"""And the key for the user's line that it comes from: file and number, or None."""
+"""The key under which a node's `meta` names the user's line that it comes from: file and number, or None."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a tensor lies: in which storage, from where, and in which steps (in elements)."""
+    """The memory layout of a tensor: its storage, and offset, shape and strides in elements."""
 
     storage: int
     offset: int
@@ -35,29 +35,38 @@ class Geometry:
         return math.prod(self.shape)
 
 
-def schema_of(node: fx.Node) -> Any:
-    """Of its operation."""
+def schema_of(node: fx.Node) -> torch._C.FunctionSchema:
+    """The schema of a node's operation.
+
+    Raises:
+        Unsupported: the node calls something else than an operation of torch's.
+    """
     found = getattr(node.target, "_schema", None)
     if found is None:
         raise Unsupported(f"{node.target}")
+    assert isinstance(found, torch._C.FunctionSchema)
     return found
 
 
 def name_of(node: fx.Node) -> str:
-    """Of its operation, without its overload; empty if it is none of torch's."""
+    """The name of a node's operation, without its overload; empty if it is none of torch's."""
     schema = getattr(node.target, "_schema", None)
     return "" if schema is None else schema.name.removeprefix("aten::")
 
 
 def operand_of(node: fx.Node) -> fx.Node:
-    """The first one."""
+    """The node of an operation's first operand."""
     found = node.args[0]
     assert isinstance(found, fx.Node)
     return found
 
 
-def geometry_of(node: Any) -> Geometry:
-    """How its tensor lay in memory."""
+def geometry_of(node: fx.Node) -> Geometry:
+    """The memory layout of a node's tensor when the graph was traced.
+
+    Raises:
+        Unsupported: the node's result is no tensor.
+    """
     found = node.meta.get(GEOMETRY)
     if found is None:
         raise Unsupported("a result that is no tensor")
@@ -66,13 +75,13 @@ def geometry_of(node: Any) -> Geometry:
 
 
 def shares(node: fx.Node, other: fx.Node) -> bool:
-    """Whether the tensors have a storage in common."""
+    """Whether the tensors of two nodes lie in the same storage."""
     own, base = geometry_of(node), geometry_of(other)
     return own.storage == base.storage and own.numel > 0
 
 
 def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """By the names in the schema, in its order."""
+    """A node's arguments by the names in its schema, in the schema's order, defaults included."""
     found = {}
     for i, argument in enumerate(schema_of(node).arguments):
         if i < len(node.args):

@@ -1,4 +1,4 @@
-"""A graph of torch's own operations: what depends on what in it, and the way to another process."""
+"""Graphs of torch's own operations: what depends on what, and their form for another process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A recorded function.
+    """A traced function.
 
     Attributes:
-        operations: of `inputs + constants`; gives a list of tensors.
+        operations: a graph of `inputs + constants` that gives a list of tensors.
         inputs: how many of its placeholders are the function's inputs.
         constants: tensors that the function read besides.
         random: whether it draws from torch's global generator.
-        read: constants whose values Python looked at while it was recorded; it holds only as long as they stay.
+        read: constants whose values Python looked at while it was traced; the graph holds only as long as they stay.
     """
 
     operations: fx.Graph
@@ -32,17 +32,17 @@ class Graph:
 
     @functools.cached_property
     def module(self) -> fx.GraphModule:
-        """It as a function; written out once, when somebody asks."""
+        """The graph as a module that can be called; made at the first use."""
         return fx.GraphModule(torch.nn.Module(), self.operations)
 
     @property
     def size(self) -> int:
-        """The number of operations."""
+        """The number of operations in the graph."""
         return sum(node.op == "call_function" for node in self.operations.nodes)
 
 
 def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozenset[int]]:
-    """For every node, which of the `sources` (by position) it was computed from.
+    """The `sources` (by position) that every node was computed from.
 
     A write into memory counts for everything that shares the memory.
     """
@@ -74,20 +74,25 @@ def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozen
     return {node: known[base(node)] for node in graph.nodes}
 
 
+def operation_name(operation: torch._ops.OpOverload) -> str:
+    """An operation's name with its overload, as `aten::add.Tensor`."""
+    return str(operation.name())
+
+
 def packed(graph: fx.Graph) -> list[tuple[Any, ...]]:
-    """A graph as plain data. (Pickled, a module is traced anew, and `rand([3])` drawn once and for all.)"""
+    """A graph as plain data: a pickled module would be traced anew, and `rand([3])` drawn once and for all."""
     rows = []
     for node in graph.nodes:
         args, kwargs = pytree.tree_map_only(
             fx.Node, lambda n: _Reference(n.name), (tuple(node.args), dict(node.kwargs))
         )
-        target = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else node.target
+        target = operation_name(node.target) if isinstance(node.target, torch._ops.OpOverload) else node.target
         rows.append((node.op, node.name, target, args, kwargs))
     return rows
 
 
 def unpacked(rows: Sequence[tuple[Any, ...]]) -> fx.GraphModule:
-    """The graph again, as a module."""
+    """A graph from plain data, as a module."""
     graph = fx.Graph()
     known: dict[str, fx.Node] = {}
     for op, name, target, args, kwargs in rows:
@@ -102,4 +107,6 @@ def unpacked(rows: Sequence[tuple[Any, ...]]) -> fx.GraphModule:
 
 @dataclass(frozen=True)
 class _Reference:
+    """The name of a node, in the place of the node."""
+
     name: str

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from varigrad.compile.step.step_compiler import Session
-from varigrad.compile.step.step_results import Outcomes
+from varigrad.compile.step.step_compiler import StepCompiler
+from varigrad.compile.step.step_results import StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import check_seed
 from varigrad.errors import VarigradError
@@ -19,15 +19,16 @@ from varigrad.interrupts import Interrupts
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.checks.untrained_leaves import UntrainedLeafCheck
 from varigrad.optim.gradient_layout import downhill
+from varigrad.optim.schedules import Scheduler
 
 
 class Compiled(nn.Module):
-    """What `compiled(bound)` returns: called like the bound, it gives the same loss, with the same gradient.
+    """An objective whose loss and gradient come from a compiled graph: called like the bound, it gives the same loss.
 
     Its parameters are the bound's, under `bound`.
     """
 
-    scheduler = None
+    scheduler: Scheduler | None = None
     skip_nonfinite = True
     current_optimizer = None
     clip_norm = None
@@ -40,34 +41,38 @@ class Compiled(nn.Module):
         self._grads: dict[nn.Parameter, Tensor] = {}
         self.look = UntrainedLeafCheck(bound).look
         self._frozen: list[nn.Parameter] = []
-        self._session = Session(self, wait)
+        self._step_compiler = StepCompiler(self, wait)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Minus the bound, `[]`; its gradient is the estimators'."""
         if not torch.is_grad_enabled():
-            return self.bound(*args, **kwargs)
+            return cast(Tensor, self.bound(*args, **kwargs))
         loss, grads = self.interrupts.whole(self._gradient, args, kwargs)
         first = next(iter(grads))
-        return _Attach.apply(first.new_tensor(loss, dtype=first.dtype.to_real()), tuple(grads.values()), *grads)
+        number = first.new_tensor(loss, dtype=first.dtype.to_real())
+        found = _Attach.apply(number, tuple(grads.values()), *grads)
+        return cast(Tensor, found)
 
-    def gradient(self, *args: Any, **kwargs: Any) -> tuple[float, dict[nn.Parameter, Tensor]]:
+    def gradient(self, *args: object, **kwargs: object) -> tuple[float, dict[nn.Parameter, Tensor]]:
         """The loss, and its gradient by parameter after its hooks (tensors that the next call overwrites)."""
         loss, grads = self.interrupts.whole(self._gradient, args, kwargs)
         return loss, {p: _hooked(p, g) for p, g in grads.items()}
 
-    def _gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, dict[nn.Parameter, Tensor]]:
+    def _gradient(
+        self, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[float, dict[nn.Parameter, Tensor]]:
         if self.bound.is_empty:
             self.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
         if self.interrupts.on_second(self.bound.look_again, args, kwargs):
-            self._session.leave()
-            self._session = Session(self, self._session.wait)  # forms were recorded by what does not hold any more
+            self._step_compiler.leave()  # what the graphs take for granted does not hold any more
+            self._step_compiler = StepCompiler(self, self._step_compiler.wait)
         with _without_hooks([p for _, p in self.bound.owner.named_parameters()]):
-            outcomes = self._session.advance(1, args, kwargs)
-        return outcomes.losses[0], self._grads
+            results = self._step_compiler.advance(1, args, kwargs)
+        return results.losses[0], self._grads
 
     def explain(self) -> str:
-        """What is compiled and what is not, and why."""
-        return self._session.explain()
+        """Say what is compiled and what is not, and why."""
+        return self._step_compiler.explain()
 
     def reached(self) -> list[nn.Parameter]:
         """The parameters that the last gradient reached."""
@@ -77,23 +82,23 @@ class Compiled(nn.Module):
         """The parameters that required no gradient in the last call in Python."""
         return self._frozen
 
-    def by_python(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes:
+    def by_python(self, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
         """Loss and gradient without a graph."""
         result = self.interrupts.on_second(partial(self.bound.estimate, *args, **kwargs))
         self.look(result.surrogate, args, kwargs)
-        every: list[Any] = [p for _, p in self.bound.owner.named_parameters()]
+        every = [cast(nn.Parameter, p) for _, p in self.bound.owner.named_parameters()]
         leaves = [p for p in every if p.requires_grad]
         self._frozen = [p for p in every if not p.requires_grad]
         found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)
         self._grads = {p: g for p, g in zip(leaves, found, strict=True) if g is not None}
         self.bound.advance(result.state)
-        return Outcomes([-float(result.value)], [0.0], [True])
+        return StepResults([-float(result.value)], [0.0], [True])
 
     def tick(self) -> None:
         """There is no schedule."""
 
     def follow(self, parameters: list[nn.Parameter], grads: list[Tensor], finite: bool) -> None:
-        """Keep the gradients."""
+        """Keep the gradients for `gradient` to return."""
         self._grads = dict(zip(parameters, grads, strict=True))
 
 
@@ -119,7 +124,7 @@ def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 class _Attach(torch.autograd.Function):
-    """A number with a gradient that is known already."""
+    """Gives a number a gradient that is known already."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, grads: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
@@ -127,7 +132,7 @@ class _Attach(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *(outer[0] * g for g in ctx.grads))
 
 

@@ -1,7 +1,7 @@
-"""Where a captured step keeps its state: parameters and moments side by side in flat tensors.
+"""Flat state: the parameters and moments of a compiled step, side by side in flat tensors.
 
 The parameters that users hold become views of the flat tensors, so they are always up to date, and one operation
-updates them all. A parameter whose memory somebody else holds too (`w = net.weight.detach()`) stays where it is.
+updates them all. A parameter whose memory another tensor holds too (`w = net.weight.detach()`) stays where it is.
 """
 
 from __future__ import annotations
@@ -10,25 +10,40 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from varigrad.compile.graph.errors import CaptureError
-from varigrad.compile.trace.traced_function import Place
+from varigrad.compile.trace.traced_function import FlatSlice
 from varigrad.optim.functional import Rule, traits_of
 from varigrad.optim.fused_adam import FusedAdam
 
 _ALIGNED = 16
+"""Parameters of at least so many elements begin at a multiple of it."""
+
+TreeForm = tuple[pytree.TreeSpec, list[object]]
+"""A tree without its tensors: its structure, and its leaves with `Tensor` in the place of each tensor."""
+
+
+class _Key(NamedTuple):
+    """Properties that parameters of one bucket share; `alone` is the id of a parameter with a bucket of its own."""
+
+    group: int
+    dtype: torch.dtype
+    device: torch.device
+    age: float
+    alone: int | None
 
 
 class Bucket:
     """Parameters of one group, dtype and age, and what the optimiser keeps for them.
 
     Args:
-        moves: whether they get new memory, side by side; else there is one parameter, and its memory is the flat one.
+        moments: how many tensors the optimiser keeps for each parameter.
+        moves: whether parameters get new memory, side by side; else there is one, whose own memory is the flat tensor.
 
     Attributes:
         group: the number of the parameter group.
@@ -52,7 +67,7 @@ class Bucket:
         self.count = torch.tensor(count, dtype=torch.float64, device=like.device)
 
     def views(self, flat: Tensor) -> Iterator[Tensor]:
-        """The part of a flat tensor that belongs to each parameter."""
+        """The slice of a flat tensor that belongs to each parameter, in the parameter's shape."""
         for p, start in zip(self.parameters, self.starts, strict=True):
             yield flat[start : start + p.numel()].view(p.shape)
 
@@ -67,8 +82,8 @@ class Bucket:
         return torch.cat(pieces)
 
 
-class Memory:
-    """The state of a captured step.
+class FlatState:
+    """The state of a compiled step.
 
     Args:
         optimizer: the user's; its `state` and the parameters' `data` become views of the flat tensors. None: there is
@@ -87,7 +102,7 @@ class Memory:
         optimizer: torch.optim.Optimizer | None,
         rule: Rule | None,
         parameters: Sequence[nn.Parameter],
-        states: Any,
+        states: object,
     ) -> None:
         self.rule, self.optimizer = rule, optimizer
         self.traits = None if optimizer is None else traits_of(optimizer)
@@ -98,22 +113,23 @@ class Memory:
                 because="captured steps update real numbers",
                 try_="a real parameter, [..., 2], and torch.view_as_complex in the program",
             )
-        tensors, self._form = flattened(states)
+        tensors, self._tree_form = flattened(states)
         self.states = [tensor.detach().clone() for tensor in tensors]
         self.buckets: list[Bucket] = []
         self.grads: list[Tensor] = []
-        self._places: list[list[tuple[int, torch.Size, tuple[int, ...]]]] = []
+        self._layouts: list[list[tuple[int, torch.Size, tuple[int, ...]]]] = []
+        """Address, shape and strides of each parameter, by bucket."""
         if rule is None or optimizer is None:
             self.grads = [torch.zeros_like(p) for p in self.parameters]
             return
-        found: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+        found: dict[_Key, list[nn.Parameter]] = {}
         reached = {id(p) for p in self.parameters}
         owned = [p for group in optimizer.param_groups for p in group["params"]]
         _refuse_overlap(owned)
         held = set(map(id, owned))
         loose = [p for p in self.parameters if id(p) not in held]  # the optimiser leaves these alone
         shared = _shared([*owned, *loose])
-        if shared:  # or was, by what is garbage now: steps that were given up, another run
+        if shared:  # perhaps by garbage only: steps that were given up, another run
             gc.collect()
             shared = _shared([*owned, *loose])
         _give_own_memory([p for p in loose if id(p) not in shared])
@@ -126,41 +142,41 @@ class Memory:
             for p in group["params"]:
                 if id(p) in reached:
                     stays = id(p) if id(p) in shared else None
-                    key = (number, p.dtype, p.device, _age(optimizer.state.get(p, {})), stays)
+                    key = _Key(number, p.dtype, p.device, _age(optimizer.state.get(p, {})), stays)
                     found.setdefault(key, []).append(p)
         if not found:
             raise CaptureError("the optimiser holds none of the parameters that the gradient reaches")
-        self.buckets = [Bucket(k[0], ps, len(rule.moments), k[3], k[4] is None) for k, ps in found.items()]
-        self._places = [[(v.data_ptr(), v.shape, v.stride()) for v in b.views(b.flat)] for b in self.buckets]
+        self.buckets = [Bucket(k.group, ps, len(rule.moments), k.age, k.alone is None) for k, ps in found.items()]
+        self._layouts = [[(v.data_ptr(), v.shape, v.stride()) for v in b.views(b.flat)] for b in self.buckets]
 
     @property
-    def places(self) -> dict[int, Place]:
-        """Where each parameter lies."""
+    def slices(self) -> dict[int, FlatSlice]:
+        """The slice of a flat tensor that each parameter is, by the parameter's id."""
         return {id(p): (b.flat, s) for b in self.buckets for p, s in zip(b.parameters, b.starts, strict=True)}
 
     def tree(self) -> Any:
-        """The estimators' state, in these tensors."""
-        tree, rest = self._form
+        """The estimators' state, a tree like the one that was given, with the tensors of this flat state."""
+        tree, rest = self._tree_form
         left = iter(self.states)
         return pytree.tree_unflatten([next(left) if r is Tensor else r for r in rest], tree)
 
-    def fits(self, states: Any) -> bool:
-        """Whether a state has the same tensors, by number, shape and dtype, and parameters side by side one age."""
+    def fits(self, states: object) -> bool:
+        """Whether `keeps(states)`, and parameters that lie side by side have taken equally many steps."""
         for bucket in self.buckets:
             assert self.optimizer is not None
             if len({_age(self.optimizer.state.get(p, {})) for p in bucket.parameters}) > 1:
                 return False
         return self.keeps(states)
 
-    def keeps(self, states: Any) -> bool:
-        """Whether a state has the same tensors, by number, shape and dtype."""
+    def keeps(self, states: object) -> bool:
+        """Whether a state of the estimators has the same tensors as this one, by number, shape and dtype."""
         tensors, form = flattened(states)
-        return form == self._form and all(
+        return form == self._tree_form and all(
             a.shape == b.shape and a.dtype == b.dtype for a, b in zip(tensors, self.states, strict=True)
         )
 
-    def take(self, states: Any) -> None:
-        """Take over values from wherever they are now: parameters, moments, counts, estimators' state."""
+    def take(self, states: object) -> None:
+        """Copy values from wherever they are now: parameters, moments, counts, estimators' state."""
         with torch.no_grad():
             for old, new in zip(self.states, flattened(states)[0], strict=True):
                 if old is not new:
@@ -170,19 +186,19 @@ class Memory:
                 self._take_moments(bucket)
 
     def displaced(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """Parameters whose data lies elsewhere since, or in another order, and their places in the flat tensors."""
+        """Parameters whose data has moved, or changed its strides or shape, and their slices of the flat tensors."""
         found = []
-        for bucket, places in zip(self.buckets, self._places, strict=True):
-            for p, (pointer, shape, stride), start in zip(bucket.parameters, places, bucket.starts, strict=True):
+        for bucket, slices in zip(self.buckets, self._layouts, strict=True):
+            for p, (pointer, shape, stride), start in zip(bucket.parameters, slices, bucket.starts, strict=True):
                 if p.data_ptr() != pointer or p.stride() != stride or p.shape != shape:
                     found.append((p, bucket.flat[start : start + shape.numel()].view(shape)))
         return found
 
     def take_parameters(self, displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-        """Bring them back into the flat tensors, with their values.
+        """Bring displaced parameters back into the flat tensors, with their values.
 
         Raises:
-            CaptureError: one has another shape, or type, since.
+            CaptureError: a parameter has another shape, or type, since.
         """
         with torch.no_grad():
             for p, place in displaced:
@@ -195,7 +211,7 @@ class Memory:
                 p.data = place
 
     def give(self) -> None:
-        """Write back what users see elsewhere: the number of steps in the optimiser's state."""
+        """Write back what is not a view of the flat tensors: the number of steps in the optimiser's state."""
         for bucket in self.buckets:
             assert self.optimizer is not None
             for p in bucket.parameters:
@@ -203,6 +219,7 @@ class Memory:
                     self.optimizer.state[p]["step"].fill_(bucket.count.item())
 
     def _take_moments(self, bucket: Bucket) -> None:
+        """Copy the optimiser's state into the bucket, and make it views of the bucket."""
         assert self.rule is not None and self.optimizer is not None
         views = [list(bucket.views(m)) for m in bucket.moments]
         for i, p in enumerate(bucket.parameters):
@@ -222,13 +239,13 @@ class Memory:
                 state.setdefault("step", torch.zeros((), dtype=torch.float32, device=place))
 
 
-def looked_at(displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:
-    """Whether others hold the memory where a parameter lies now: it has to stay there."""
+def has_other_holders(displaced: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:
+    """Whether other tensors hold the memory where a displaced parameter lies now: it has to stay there."""
     return bool(displaced) and bool(_shared([p for p, _ in displaced]))
 
 
-def flattened(states: Any) -> tuple[list[Tensor], tuple[Any, list[Any]]]:
-    """The tensors of a tree, in order, and all that it is besides."""
+def flattened(states: object) -> tuple[list[Tensor], TreeForm]:
+    """The tensors of a tree, in order, and the tree without them."""
     leaves, tree = pytree.tree_flatten(states)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     return tensors, (tree, [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves])
@@ -242,20 +259,24 @@ def _give_own_memory(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def _age(state: Mapping[str, Any]) -> float:
-    """How many steps a parameter has taken; torch's SGD tells only whether there were any."""
+    """The number of steps that a parameter has taken; torch's SGD tells only whether there were any."""
     return float(state["step"]) if "step" in state else float(state.get("momentum_buffer") is not None)
 
 
 def _shared(parameters: Sequence[nn.Parameter]) -> set[int]:
-    """Ids of those whose memory is held by tensors that are none of them."""
+    """Ids of the parameters whose memory is held by other tensors too."""
     storages = {id(p): p.untyped_storage() for p in parameters if p.numel()}
     own = Counter(s.data_ptr() for s in storages.values())
-    holders: Any = torch._C._storage_Use_Count  # type: ignore[attr-defined]
+    holders = torch._C._storage_Use_Count
     return {name for name, s in storages.items() if holders(s._cdata) > 1 + own[s.data_ptr()]}  # 1: Python's handle
 
 
 def _refuse_overlap(parameters: Sequence[nn.Parameter]) -> None:
-    """Of two that are one in memory, a step of each would undo the other's."""
+    """Refuse parameters that overlap in memory: a step of one would undo the step of the other.
+
+    Raises:
+        CaptureError: two of them overlap.
+    """
     spans = []
     for p in parameters:
         if p.numel():

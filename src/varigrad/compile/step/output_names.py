@@ -1,4 +1,4 @@
-"""What the numbers that a captured step overwrites are, in words: for the user to know which of them are wrong."""
+"""Names of the numbers that a compiled step overwrites, so that a message can say which of them are wrong."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from varigrad.compile.step.flat_state import Bucket, Memory
+from varigrad.compile.step.flat_state import Bucket, FlatState
 from varigrad.compile.trace.traced_function import Difference
 from varigrad.objectives.bound import Bound
 
 _METRICS = ("the loss", "the norm of the gradient", "whether the step was finite")
 
 Telling = Callable[[int], str]
-"""From the number of an element to what it is."""
+"""A function from the number of an element to its name."""
 
 
-class Quantities:
-    """Names what a step overwrites.
+class OutputNames:
+    """The names of the tensors that a step overwrites, in the order of `TracedFunction`'s targets.
 
     Args:
         bound: has the parameters, by name.
-        memory: what the step keeps, in order.
-        buffers: of modules, that it writes in place.
+        flat_state: what the step keeps, in order.
+        buffers: buffers of modules that the program writes in place.
     """
 
-    def __init__(self, bound: Bound, memory: Memory, buffers: Sequence[Tensor]) -> None:
+    def __init__(self, bound: Bound, flat_state: FlatState, buffers: Sequence[Tensor]) -> None:
         names = {id(p): name for name, p in bound.named_parameters()}
-        moments = () if memory.rule is None else memory.rule.moments
+        moments = () if flat_state.rule is None else flat_state.rule.moments
         self._tell: list[Telling] = []
-        for bucket in memory.buckets:
+        for bucket in flat_state.buckets:
             for what in ("", *moments):
                 self._tell.append(_in_bucket(bucket, names, what))
             self._tell.append(_always("how many steps the optimiser has taken"))
-        own = memory.parameters if memory.rule is None else ()
+        own = flat_state.parameters if flat_state.rule is None else ()
         self._tell += [_entry(f"the gradient of {_quoted(names, p)}", p.numel()) for p in own]
-        paths = pytree.tree_flatten_with_path(memory.tree())[0]
+        paths = pytree.tree_flatten_with_path(flat_state.tree())[0]
         for path, leaf in paths:
             if isinstance(leaf, Tensor):
                 site = getattr(path[0], "key", "") if path else ""
@@ -47,13 +47,13 @@ class Quantities:
         of_modules = {id(b): name for name, b in bound.named_buffers()}
         self._tell += [_entry(f"the buffer {of_modules.get(id(b), '')!r}", b.numel()) for b in buffers]
 
-    def told(self, difference: Difference) -> str:
-        """Which quantity differs, and by how much."""
-        what = self._tell[difference.place](difference.element)
-        told = f"{what} is {difference.found:.9g} by graph and {difference.expected:.9g} by Python"
+    def in_words(self, difference: Difference) -> str:
+        """Say which quantity differs, and by how much."""
+        what = self._tell[difference.target](difference.element)
+        in_words = f"{what} is {difference.found:.9g} by graph and {difference.expected:.9g} by Python"
         if not difference.steady:
-            told += ", and another number when Python runs the step again, on the same random numbers"
-        return told
+            in_words += ", and another number when Python runs the step again, on the same random numbers"
+        return in_words
 
 
 def _in_bucket(bucket: Bucket, names: dict[int, str], moment: str) -> Telling:

@@ -1,112 +1,138 @@
-"""What tells one form of call from another: shapes, types, and Python values that do not change."""
+"""Signatures of calls: shapes, types and Python values of the arguments, for which a step is specialised."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 _PLAIN = (bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
-"""Arguments that are what they look like; of others, one is as good as itself only."""
+"""Types of arguments that are compared by value; arguments of other types are compared by identity."""
+
+Numbers = list[tuple[int, float]]
+"""Positions of numbers among the arguments, and the numbers."""
+
+
+class Call(NamedTuple):
+    """The arguments of a call, as they were given, and flattened.
+
+    Attributes:
+        args, kwargs: as they were given.
+        leaves: the arguments, flattened.
+        tree: the structure that they were flattened from.
+        base: the signature of the call but for the values of its numbers.
+        lifted: positions of numbers that become inputs of the graph.
+    """
+
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    leaves: list[object]
+    tree: pytree.TreeSpec
+    base: Hashable
+    lifted: frozenset[int]
 
 
 class Signatures:
-    """What graphs are recorded for; numbers that change from call to call are lifted: they become inputs.
+    """Tells calls apart by their arguments; numbers that change from call to call are lifted: they become inputs.
 
     Attributes:
-        unliftable: why a number has to stay one, by form of arguments.
+        unliftable: why the numbers of a signature have to stay Python numbers.
     """
 
     def __init__(self) -> None:
-        self.unliftable: dict[Any, str] = {}
-        self._first_numbers: dict[Any, list[tuple[int, Any]]] = {}
-        self._lifted: dict[Any, set[int]] = {}
+        self.unliftable: dict[Hashable, str] = {}
+        self._first_numbers: dict[Hashable, Numbers] = {}
+        self._lifted: dict[Hashable, set[int]] = {}
         self._resumed: dict[str, set[int]] = {}
 
-    def of(self, leaves: list[Any], tree: Any) -> tuple[Any, frozenset[int], Any]:
-        """What the arguments have in common with those of other calls, which numbers are lifted, and both: the form.
+    def of(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Call, Hashable]:
+        """Flatten a call's arguments; returns them, and the key of the specialisation for them.
 
-        Numbers that differ from the first call's are lifted.
+        Numbers that differ from the first call's with the same signature are lifted.
         """
+        leaves, tree = pytree.tree_flatten((args, kwargs))
         first: dict[int, int] = {}
-        shape: list[Any] = []
-        numbers: list[tuple[int, Any]] = []
+        shape: list[object] = []
+        numbers: Numbers = []
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 same = first.setdefault(id(leaf), i)
-                shape.append((described(leaf), same))
+                shape.append((layout_of(leaf), same))
             elif _is_number(leaf):
                 shape.append(type(leaf))
                 numbers.append((i, leaf))
             else:
-                shape.append(leaf if type(leaf) in _PLAIN else _Itself(leaf))
+                shape.append(leaf if type(leaf) in _PLAIN else _ByIdentity(leaf))
         base = (tree, tuple(shape), surroundings())
         if not numbers:
-            return base, frozenset(), base
+            return Call(args, kwargs, leaves, tree, base, frozenset()), base
         lifted = self._lifted.get(base)
         if lifted is None:
             lifted = self._lifted[base] = set(self._resumed.get(repr(base), ()))
         if base not in self.unliftable:
             before = self._first_numbers.setdefault(base, numbers)
             lifted |= {i for (i, now), (_, then) in zip(numbers, before, strict=True) if now != then}
-        chosen = frozenset(i for i, now in numbers if i in lifted and _is_held(now))
-        return base, chosen, (base, chosen, tuple(n for n in numbers if n[0] not in chosen))
+        chosen = frozenset(i for i, now in numbers if i in lifted and _fits_tensor(now))
+        rest = tuple(n for n in numbers if n[0] not in chosen)
+        return Call(args, kwargs, leaves, tree, base, chosen), (base, chosen, rest)
 
-    def standing(self) -> dict[str, list[int]]:
-        """Which numbers are lifted, by the text of what they are lifted in."""
+    def state(self) -> dict[str, list[int]]:
+        """The lifted numbers, by the text of their signature."""
         return {repr(base): sorted(lifted) for base, lifted in self._lifted.items() if lifted}
 
-    def stand(self, standing: Mapping[str, list[int]]) -> None:
-        """Lift these, and no others so far."""
+    def load_state(self, state: Mapping[str, list[int]]) -> None:
+        """Lift the numbers that were lifted when the state was saved, and no others so far."""
         self.unliftable, self._first_numbers, self._lifted = {}, {}, {}
-        self._resumed = {text: set(lifted) for text, lifted in standing.items()}
+        self._resumed = {text: set(lifted) for text, lifted in state.items()}
 
-    def lift_none(self, base: Any, reason: str) -> None:
-        """From now on, in calls of this form."""
+    def lift_none(self, base: Hashable, reason: str) -> None:
+        """Lift no numbers any more in calls with this signature."""
         self.unliftable[base] = reason
         self._lifted[base] = set()
 
 
 @dataclass(eq=False, repr=False)
-class _Itself:
-    """An argument that is only equal to itself, kept, so that no other one is given its id."""
+class _ByIdentity:
+    """An argument that is only equal to itself; it is kept, so that no other one is given its id."""
 
-    value: Any
+    value: object
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and other.value is self.value
+        return isinstance(other, _ByIdentity) and other.value is self.value
 
     def __hash__(self) -> int:
         return id(self.value)
 
     def __repr__(self) -> str:
-        """The same in every process."""
+        """A text that is the same in every process."""
         return f"<{type(self.value).__module__}.{type(self.value).__qualname__}>"
 
 
-def described(leaf: Tensor) -> tuple[Any, ...]:
-    """What a graph takes for granted of a tensor."""
+def layout_of(leaf: Tensor) -> tuple[Hashable, ...]:
+    """Everything that a graph takes for granted of a tensor: all but its values and its address."""
     layout = leaf.stride() if leaf.layout is torch.strided else leaf.layout
     return leaf.shape, layout, leaf.dtype, leaf.device, leaf.requires_grad, leaf.grad_fn is None
 
 
-def _is_number(leaf: Any) -> bool:
-    """Of Python or of numpy, and no truth value."""
+def _is_number(leaf: object) -> TypeGuard[float]:
+    """Whether an argument is a number, of Python or of numpy, and no truth value."""
     return type(leaf) in (int, float) or (type(leaf).__module__ == "numpy" and isinstance(leaf, Real))
 
 
-def _is_held(number: Any) -> bool:
-    """Whether a tensor has room for it: single precision keeps the units of what is smaller."""
-    return not math.isfinite(number) or bool(abs(number) < (2**24 if isinstance(number, float) else 2**62))
+def _fits_tensor(number: float) -> bool:
+    """Whether a tensor holds a number without loss: single precision keeps the units of what is smaller."""
+    limit = 2**24 if isinstance(number, float) else 2**62
+    return not math.isfinite(number) or bool(abs(number) < limit)
 
 
-def told(leaves: list[Any]) -> str:
-    """Arguments in words: types and shapes of tensors, values of plain ones, types of all others."""
+def arguments_in_words(leaves: list[object]) -> str:
+    """Types and shapes of tensors, values of plain arguments, types of all others."""
     texts = []
     for leaf in leaves:
         if isinstance(leaf, Tensor):
@@ -118,8 +144,8 @@ def told(leaves: list[Any]) -> str:
     return f"arguments ({', '.join(texts)})" if texts else "no arguments"
 
 
-def surroundings() -> tuple[Any, ...]:
-    """What torch does otherwise in the same operations."""
+def surroundings() -> tuple[torch.dtype | None, ...]:
+    """Torch's settings that change what operations compute: default type, and autocast on the CPU and on CUDA."""
     places = ("cpu", "cuda")
     mixed = [torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else None for place in places]
     return torch.get_default_dtype(), *mixed

@@ -1,153 +1,169 @@
-"""Forms of call, and how far each has come: from Python's steps to a recorded one to a library."""
+"""Specialisations: compiled steps for one signature of the arguments each, and how far each has come."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from torch import nn
 
-from varigrad.compile.backends.compiler import Library
-from varigrad.compile.backends.cuda_graphs import Replayed
-from varigrad.compile.step.compiled_step import Step
-from varigrad.compile.step.flat_state import Memory
-from varigrad.distributions.counter_rng import OURS, Kind, Noise, Rows
-from varigrad.shapes import table
+from varigrad.compile.step.compiled_step import CompiledStep
+from varigrad.compile.step.flat_state import FlatState, TreeForm, flattened
+from varigrad.compile.step.stages import Progress, Stage
+from varigrad.distributions.counter_rng import Kind, Noise, Rows
 
-_KEPT = ("seen", "taken", "check", "agreed", "disagreed", "refusal")
+
+class SavedSpecialization(TypedDict):
+    """A specialisation in a saved state; the keys are those of the first version.
+
+    Attributes:
+        seen, taken: steps in Python and by graph.
+        check: the graph's step that Python checks next.
+        agreed, disagreed, refusal: as in `Progress`.
+        demand: how many random numbers a step takes, by kind.
+        reached, frozen: names of parameters.
+        carried: the structure of the estimators' state, as text.
+    """
+
+    seen: int
+    taken: int
+    check: int
+    agreed: int
+    disagreed: int
+    refusal: str
+    demand: dict[Kind, int]
+    reached: list[str]
+    frozen: list[str]
+    carried: str
 
 
 @dataclass(eq=False)
-class Form:
-    """One form of call (shapes, types, Python values), and how far it has come.
+class Specialization:
+    """Steps with arguments of one signature (shapes, types, Python values), and how far they have come.
 
     Attributes:
-        seen, taken: steps by Python and by graph.
-        demand: how many random numbers a step takes.
-        drawn: who draws each site, as a `Noise` tells.
-        rows: those of the last eager step.
-        check: the graph's step that Python checks next; `planned` says which one is after that, if it is known.
-        waits: whether steps wait for the library: it was there when the state was taken that this run goes on from.
-        agreed, disagreed: outcomes of the checks since the library came.
-        refusal: why it will always run eagerly.
-        text: its arguments, in words.
-        ahead: how many steps are taken in a row: as many as take a moment, and Ctrl-C is obeyed after them.
-        seconds: how long the recording took.
-        parameters, memory: those that the gradient reaches, and where they are kept.
-        frozen: the parameters that required no gradient in the last step by Python.
+        text: the arguments, in words.
+        progress: the stage, and what belongs to it; replaced by its own transitions only.
+        eager_steps: how many steps Python has taken.
+        demand: how many random numbers a step takes; None before the first step.
+        drawn: what draws each site, as a `Noise` says.
+        rows: the random numbers of the last step in Python.
+        parameters: those that the last gradient in Python reached.
+        frozen: those that required no gradient in the last step in Python.
         undeclared: `requires_grad` of the tensors that the programs did not declare then; None: not known.
-        carried: what kind of state the estimators had after it; in words, if that was before a state was loaded.
+        structure: of the estimators' state after the last step in Python; a text if a saved state said so.
+        flat_state: where parameters and moments are kept while the graph takes the steps.
+        waits: whether steps wait for the compiler, because the library was there when the state that this run goes on
+            from was saved.
+        at_once: how many steps are taken in a row: as many as take a moment, and Ctrl-C is obeyed after them.
+        tracing_seconds: how long the tracing took.
+        polled: when the compiler was last asked whether it is done.
     """
 
     text: str = ""
-    seen: int = 0
-    taken: int = 0
-    ahead: int = 1
-    parameters: tuple[nn.Parameter, ...] = ()
-    memory: Memory | None = None
-    frozen: tuple[nn.Parameter, ...] = ()
-    undeclared: object = None
-    carried: Any = None
+    progress: Progress = field(default_factory=Progress)
+    eager_steps: int = 0
     demand: dict[Kind, int] | None = None
     drawn: dict[str, str] = field(default_factory=dict)
     rows: Rows | None = None
-    step: Step | None = None
-    check: int = 0
-    planned: int | None = None
+    parameters: tuple[nn.Parameter, ...] = ()
+    frozen: tuple[nn.Parameter, ...] = ()
+    undeclared: object = None
+    structure: TreeForm | str | None = None
+    flat_state: FlatState | None = None
     waits: bool = False
-    agreed: int = 0
-    disagreed: int = 0
-    refusal: str = ""
-    seconds: float = 0.0
+    at_once: int = 1
+    tracing_seconds: float = 0.0
     polled: float = 0.0
 
     @property
+    def stage(self) -> Stage:
+        """The stage, which says who takes the next step."""
+        return self.progress.stage
+
+    @property
+    def step(self) -> CompiledStep | None:
+        """The traced step; None in the stages without a graph."""
+        return self.progress.step
+
+    @property
+    def graph_steps(self) -> int:
+        """The number of steps that the graph has taken."""
+        return self.progress.graph_steps
+
+    @property
+    def refusal(self) -> str:
+        """Why Python takes all steps; empty if it does not have to."""
+        return self.progress.refusal
+
+    @property
     def reached(self) -> frozenset[int]:
-        """The ids of the parameters."""
+        """The ids of the parameters that the gradient reaches."""
         return frozenset(map(id, self.parameters))
 
-    def standing(self, names: Mapping[int, str]) -> dict[str, Any]:
-        """How far it has come, as plain data; `names` of parameters by id."""
-        kept = {name: getattr(self, name) for name in _KEPT}
-        if self.planned is not None:  # `check` is the one look more after a state was loaded
-            kept["check"] = self.planned
+    def saved(self, names: Mapping[int, str]) -> SavedSpecialization:
+        """The progress as plain data, for a saved state.
+
+        Args:
+            names: of the parameters, by id.
+        """
+        now = self.progress
         return {
-            **kept,
+            "seen": self.eager_steps,
+            "taken": now.graph_steps,
+            # The check right after a state was loaded is not part of the plan.
+            "check": now.next_check if now.planned_check is None else now.planned_check,
+            "agreed": now.agreed,
+            "disagreed": now.disagreed,
+            "refusal": now.refusal,
             "demand": dict(self.demand or {}),
             "reached": [names[id(p)] for p in self.parameters],
             "frozen": [names[id(p)] for p in self.frozen],
-            "carried": str(self.carried),
+            "carried": str(self.structure),
         }
 
-    def stand(self, standing: Mapping[str, Any], named: Mapping[str, nn.Parameter], noise: Noise) -> None:
-        """Go on from there; `named` has the parameters by name."""
-        for name in _KEPT:
-            setattr(self, name, standing[name])
-        self.demand = dict(standing["demand"])
-        self.parameters = tuple(named[name] for name in standing["reached"])
-        self.frozen = tuple(named[name] for name in standing["frozen"])
-        self.carried, self.undeclared = standing["carried"], None
-        # A graph that was in force then is in force from the first step on, and is looked at once more.
-        self.waits = self.taken > 1
-        self.planned = None
-        if self.check > self.taken:
-            self.planned, self.check = self.check, self.taken
-        state = noise.get_state()
+    def resume(self, saved: SavedSpecialization, named: Mapping[str, nn.Parameter], noise: Noise) -> None:
+        """Go on from where `saved` was called.
+
+        Args:
+            named: the parameters, by name.
+            noise: where the random numbers of an example step come from; it is left as it was.
+        """
+        self.eager_steps = saved["seen"]
+        self.progress = self.progress.resumed(
+            saved["taken"], saved["check"], saved["agreed"], saved["disagreed"], saved["refusal"], self.has_library
+        )
+        self.demand = dict(saved["demand"])
+        self.parameters = tuple(named[name] for name in saved["reached"])
+        self.frozen = tuple(named[name] for name in saved["frozen"])
+        self.structure, self.undeclared = saved["carried"], None
+        self.waits = self.graph_steps > 1
+        before = noise.get_state()
         self.rows = {kind: rows[0] for kind, rows in noise.rows(self.demand, 1).items()}
-        noise.set_state(state)
+        noise.set_state(before)
 
-    def carries(self, kind: object) -> bool:
-        """Whether the estimators' state is of the kind that it was after the last eager step."""
-        return str(kind) == self.carried if isinstance(self.carried, str) else kind == self.carried
+    @property
+    def has_library(self) -> bool:
+        """Whether the graph, if there is one, is compiled."""
+        compilation = None if self.step is None else self.step.traced.compilation
+        return compilation is not None and compilation.library is not None
 
-    def forget(self) -> None:
-        """Record it again."""
-        self.step, self.taken, self.check, self.agreed, self.disagreed = None, 0, 0, 0, 0
-        self.planned = None
+    def fits_structure(self, structure: TreeForm) -> bool:
+        """Whether the estimators' state has the structure that it had after the last step in Python."""
+        return str(structure) == self.structure if isinstance(self.structure, str) else structure == self.structure
 
+    def note_eager_step(
+        self, states: object, reached: list[nn.Parameter], frozen: list[nn.Parameter], undeclared: object
+    ) -> None:
+        """Keep what a step in Python shows: the next graph takes it for granted.
 
-def explained(forms: Collection[Form], patience: int) -> str:
-    """What is compiled, what is not, and why: a row for each form, and who draws in it."""
-    rows = []
-    for number, form in enumerate(forms):
-        step = form.step
-        library = _library_of(form)
-        if form.refusal:
-            state = f"eager: {form.refusal}"
-        elif step is None:
-            state = f"eager so far ({form.seen} steps of {patience} before it is recorded)"
-        elif library is None:
-            state = "recorded, being compiled"
-        elif isinstance(library, Replayed):
-            state = library.how
-        else:
-            origin = "found in the cache" if library.found else f"compiled in {library.seconds:.1f} s"
-            state = f"{origin} ({library.maker}), {library.kernels} kernels"
-        size = "" if step is None else f"{step.recorded.graph.size} operations in {form.seconds:.2f} s"
-        draws = "" if form.demand is None else _demand_text(form.demand, step)
-        rows.append((number, state, size, draws, f"{form.seen} + {form.taken}"))
-    if not rows:
-        return "no step has been taken"
-    found = [table(rows, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))]
-    for number, form in enumerate(forms):
-        library = _library_of(form)
-        if library is not None and library.calls:
-            found.append(f"form {number}, left to torch: {', '.join(library.calls)}")
-        for who in dict.fromkeys(form.drawn.values()):
-            sites = ", ".join(site for site, how in form.drawn.items() if how == who)
-            how = "our own functional samplers" if who == OURS else f"{who}, which has no functional form"
-            found.append(f"form {number}, drawn by {how}: {sites}")
-    return "\n".join(found)
-
-
-def _library_of(form: Form) -> Library | Replayed | None:
-    compilation = None if form.step is None else form.step.recorded.compilation
-    return None if compilation is None else compilation.library
-
-
-def _demand_text(demand: dict[Kind, int], step: Step | None) -> str:
-    texts = [f"{n} {kind[0]}" for kind, n in demand.items()]
-    if step is not None and step.random:
-        texts.append("torch's own")
-    return ", ".join(texts) or "none"
+        Args:
+            states: of the estimators, after the step.
+            reached, frozen: the parameters that the gradient reached, and those that required none.
+            undeclared: `requires_grad` of the tensors that the programs did not declare.
+        """
+        self.structure = flattened(states)[1]
+        self.parameters, self.frozen = tuple(reached), tuple(frozen)
+        self.undeclared = undeclared
+        self.eager_steps += 1

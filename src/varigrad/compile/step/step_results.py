@@ -1,17 +1,18 @@
-"""What one step, and a few steps in a row, came to."""
+"""Results of steps: loss, gradient norm, and whether parameters were changed."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one step reports.
+    """Figures of one step.
 
     Attributes:
-        step: its number, from 1.
+        step: the number of the step, from 1.
         loss: minus the estimated bound.
         gradient_norm: before clipping.
         skipped: whether parameters were left alone because loss or gradient was not finite.
@@ -23,8 +24,8 @@ class Metrics:
     skipped: bool = False
 
 
-class Outcomes(NamedTuple):
-    """What some steps in a row came to.
+class StepResults(NamedTuple):
+    """Results of steps in a row.
 
     Attributes:
         losses: minus the bound, before each step.
@@ -36,6 +37,12 @@ class Outcomes(NamedTuple):
     norms: list[float]
     taken: list[bool]
 
-    def first(self, count: int) -> Outcomes:
-        """Those of the first steps."""
-        return Outcomes(self.losses[:count], self.norms[:count], self.taken[:count])
+    def losses_taken(self) -> list[float]:
+        """The losses, with NaN for steps that were left out."""
+        if all(self.taken):
+            return self.losses
+        return [loss if taken else math.nan for loss, taken in zip(self.losses, self.taken, strict=True)]
+
+    def first(self, count: int) -> StepResults:
+        """The results of the first `count` steps."""
+        return StepResults(self.losses[:count], self.norms[:count], self.taken[:count])

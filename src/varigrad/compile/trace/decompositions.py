@@ -1,8 +1,7 @@
-"""Operations recorded as others, with the same results, out of which the compiler makes faster loops.
+"""Decompositions: operations that are traced as others with the same results, which compile to faster loops.
 
-Look-ups along a dimension of a few entries become comparisons: what is looked up then fuses with what is around it,
-is worked on in vectors, and needs no atomic additions for its gradient. What refers to an entry that does not exist
-is NaN, where torch raises an error.
+Look-ups along a dimension of a few entries become comparisons, which fuse with the operations around them, vectorise,
+and need no atomic additions in their gradient. An index without an entry gives NaN, where torch raises an error.
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ import torch
 from torch import Tensor
 
 SHORT = 8
-"""Fewer entries than this are a few; Inductor writes sums over so many out, term by term."""
+"""Dimensions with fewer entries are short; Inductor writes sums over so many terms out."""
 
 _aten = torch.ops.aten
 
 
-def rewritten(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Tensor] | None:
-    """How to compute `func(*args, **kwargs)` otherwise; None where it is best left as it is."""
+def decomposed(
+    func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, object]
+) -> Callable[[], Tensor] | None:
+    """Another way to compute `func(*args, **kwargs)`; None where the operation is best left as it is."""
     rule = _RULES.get(func)
     if rule is None or kwargs or args[0].device.type != "cpu":  # a GPU's operations are not fused
         return None
@@ -29,7 +30,7 @@ def rewritten(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ca
 
 
 def _mv(matrix: Tensor, vector: Tensor) -> Callable[[], Tensor]:
-    # Matrix times vector Inductor writes out as a loop, which is slower than the library's product.
+    # Inductor writes a matrix times a vector as a loop, which is slower than BLAS's product of matrices.
     return lambda: _aten.mm(matrix, vector.unsqueeze(1)).squeeze(1)
 
 
@@ -99,29 +100,29 @@ def _is_short(x: Tensor, dim: int) -> bool:
 
 
 def _is_single(x: Tensor, dim: int, index: Tensor) -> bool:
-    """Whether one entry of a few is meant, for each of the others' combinations."""
+    """Whether an index picks one entry along a short dimension, for each combination of the other dimensions."""
     if not _is_short(x, dim) or index.dim() != x.dim() or index.shape[dim] != 1:
         return False
     return all(i == n for d, (i, n) in enumerate(zip(index.shape, x.shape, strict=True)) if d != dim % x.dim())
 
 
 def _places(x: Tensor, dim: int) -> Tensor:
-    """The number of an entry along a dimension, `[n, 1, ..., 1]`."""
+    """The positions of entries along a dimension, `[n, 1, ..., 1]`."""
     return torch.arange(x.shape[dim], device=x.device).reshape(-1, *(1,) * (x.dim() - 1 - dim % x.dim()))
 
 
 def _wrapped(index: Tensor, count: int) -> Tensor:
-    """Counted from the beginning."""
+    """An index with negative entries counted from the beginning."""
     return torch.where(index < 0, index + count, index)
 
 
 def _spread(x: Tensor, dims: int) -> Tensor:
-    """With so many more dimensions."""
+    """The tensor with `dims` more dimensions, of size one, at the end."""
     return x.reshape((*x.shape, *(1,) * dims))
 
 
 def _only(x: Tensor, indices: list[Tensor | None]) -> Tensor | None:
-    """The index, if there is one, into a first dimension of a few entries."""
+    """The index tensor, if there is just one, into a short first dimension; else None."""
     index = indices[0] if len(indices) == 1 else None
     integers = index is not None and index.dtype in (torch.int64, torch.int32)
     return index if integers and _is_short(x, 0) else None

@@ -1,60 +1,67 @@
-"""One function of tensors, recorded, compiled in the background or replayed, and held to what Python computes."""
+"""A traced function of tensors: compiled in the background, or replayed, and compared with Python."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-from varigrad.compile.backends.compiler import Compilation
-from varigrad.compile.backends.cuda_graphs import Replayed
+from varigrad.compile.backends.compilation import Compilation
+from varigrad.compile.backends.cuda_graphs import CudaGraph
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.graph.geometry import GEOMETRY
 from varigrad.compile.graph.graph import Graph
-from varigrad.compile.trace.tracer import record
-from varigrad.distributions.rng import global_state, set_global_state
+from varigrad.compile.trace.tracer import trace
+from varigrad.distributions.rng import GlobalState, global_state, set_global_state
 
 _aten = torch.ops.aten
 
-Place = tuple[Tensor, int]
-"""A flat tensor, and where in it a parameter begins."""
+FlatSlice = tuple[Tensor, int]
+"""A flat tensor, and the element at which a parameter begins in it."""
 
 
 class Difference(NamedTuple):
-    """What a graph and Python do not agree in.
+    """The first result in which a graph and Python differ.
 
     Attributes:
-        place: the tensor, counted over the targets and those that are written in place.
-        element: where in it they differ most.
-        found, expected: what the graph gives there, and what Python does.
-        steady: whether Python gives the same when it is asked again.
+        target: the number of the tensor: of the targets first, then of those that are written in place.
+        element: the element in which they differ most.
+        found, expected: its value by graph and by Python.
+        steady: whether Python gives the same value when it runs again.
     """
 
-    place: int
+    target: int
     element: int
     found: float
     expected: float
     steady: bool
 
 
-class Recorded:
+class Snapshot(NamedTuple):
+    """The targets and the tensors that are written in place, and the states of torch's global generators."""
+
+    tensors: list[Tensor]
+    generators: GlobalState
+
+
+class TracedFunction:
     """A function whose results overwrite tensors.
 
     Args:
         function: computes new values for `targets`, in order, from the very tensors in `inputs`; changes nothing.
         inputs: everything that may be another tensor or have another value at the next call.
         targets: those of the inputs that the results overwrite.
-        places: inputs that are parts of a flat target, `id -> place`.
-        written: inputs that the function does write in place, such as a module's running averages.
+        slices: inputs that are slices of a flat target, by their id.
+        mutated: inputs that the function does write in place, such as a module's running averages.
         loose: targets that rounding may move by more than rounding, and that are not compared: parameters after a
             step that divides a small gradient by its own size.
 
     Raises:
-        CaptureError: it cannot be recorded.
+        CaptureError: the function cannot be traced.
     """
 
     def __init__(
@@ -62,40 +69,40 @@ class Recorded:
         function: Callable[[], list[Tensor]],
         inputs: Sequence[Tensor],
         targets: Sequence[Tensor],
-        places: Mapping[int, Place],
-        written: Sequence[Tensor] = (),
+        slices: Mapping[int, FlatSlice],
+        mutated: Sequence[Tensor] = (),
         loose: Sequence[Tensor] = (),
     ) -> None:
-        self.function, self.targets, self.written = function, list(targets), list(written)
+        self.function, self.targets, self.mutated = function, list(targets), list(mutated)
         self._loose = {id(t) for t in loose}
         self._parameters = [i for i in inputs if isinstance(i, torch.nn.Parameter) and i.is_floating_point()]
-        before = [w.detach().clone() for w in written]
+        before = [w.detach().clone() for w in mutated]
         try:
-            self.graph: Graph = record(function, inputs, self.written)
+            self.graph: Graph = trace(function, inputs, self.mutated)
         finally:
-            _restore(self.written, before)
-        kept = _overwrite(self.graph, list(inputs), self.targets, places)
+            _restore(self.mutated, before)
+        kept = _overwrite(self.graph, list(inputs), self.targets, slices)
         self.inputs = [i.detach() for i, keep in zip(inputs, kept, strict=True) if keep]
         self._index = {id(i): n for n, i in enumerate(i for i, keep in zip(inputs, kept, strict=True) if keep)}
         constants = [c.detach() for c in self.graph.constants]
         others = [i for i, keep in zip(inputs, kept, strict=True) if keep and not any(i is t for t in targets)]
         _refuse_shared_memory([*others, *constants], self.targets)
         self.inputs += constants
-        self.compilation: Compilation | Replayed | None = None
+        self.compilation: Compilation | CudaGraph | None = None
 
-    def compile(self) -> Compilation | Replayed:
-        """Begin to compile, if that has not begun; on a GPU graphs are replayed."""
+    def compile(self) -> Compilation | CudaGraph:
+        """The compilation, begun at the first call; on a GPU there is a CUDA graph in its place."""
         if self.compilation is None:
-            kind = Replayed if any(i.is_cuda for i in self.inputs) else Compilation
+            kind = CudaGraph if any(i.is_cuda for i in self.inputs) else Compilation
             self.compilation = kind(self.graph, self.inputs)
         return self.compilation
 
     def position(self, tensor: Tensor) -> int | None:
-        """Where one of the inputs stands in `inputs`; None if it was no input of its own."""
+        """The position of a tensor in `inputs`; None if it was no input of its own."""
         return self._index.get(id(tensor))
 
     def run(self, count: int = 1) -> None:
-        """Compute, and overwrite the targets; so many times in a row."""
+        """Compute, and overwrite the targets, `count` times in a row."""
         library = None if self.compilation is None else self.compilation.library
         if library is not None:
             library.run(self.inputs, count)
@@ -103,19 +110,17 @@ class Recorded:
             for _ in range(count):
                 self.graph.module(*self.inputs)
 
-    def state(self) -> list[Any]:
-        """Copies of all that `run` changes, torch's global generators included."""
-        changed = [t.detach().clone() for t in self.targets + self.written]
-        return [*changed, global_state()]
+    def snapshot(self) -> Snapshot:
+        """Copies of all that `run` changes."""
+        return Snapshot([t.detach().clone() for t in self.targets + self.mutated], global_state())
 
-    def go_back(self, state: Sequence[Any]) -> None:
-        """To where `state()` was called."""
-        *changed, generators = state
-        _restore(self.targets + self.written, changed)
-        set_global_state(generators)
+    def restore(self, before: Snapshot) -> None:
+        """Go back to where the snapshot was taken."""
+        _restore(self.targets + self.mutated, before.tensors)
+        set_global_state(before.generators)
 
     def agrees(self) -> Difference | None:
-        """Run, after the same in Python. The targets then hold the results: Python's where the two differ.
+        """Compute in Python, then by the graph, and compare. The targets keep the results: Python's if they differ.
 
         Returns:
             The first difference, if there is one.
@@ -123,7 +128,7 @@ class Recorded:
         Raises:
             Exception: what the function, or the graph, raises; everything is then as it was before.
         """
-        found = self.targets + self.written
+        found = self.targets + self.mutated
         before = [f.detach().clone() for f in found]
         generators = global_state() if self.graph.random else None
 
@@ -131,7 +136,7 @@ class Recorded:
             if generators is not None:
                 set_global_state(generators)
             try:
-                return [r.detach().clone() for r in (*self.function(), *self.written)]
+                return [r.detach().clone() for r in (*self.function(), *self.mutated)]
             finally:
                 _restore(found, before)
 
@@ -163,7 +168,7 @@ class Recorded:
         return Difference(first, *_apart(got[first], expected[first]), steady)
 
     def _rounding(self, by_python: Callable[[], list[Tensor]], expected: Sequence[Tensor]) -> list[float]:
-        """How far results move when the parameters do by a rounding error: large where differences cancel.
+        """Measure how far results move when the parameters move by a rounding error: much where differences cancel.
 
         A gradient near an optimum is such a difference, and nothing but rounding is left of it.
         """
@@ -183,7 +188,7 @@ class Recorded:
 
 
 def _apart(found: Tensor, expected: Tensor) -> tuple[int, float, float]:
-    """The element in which two tensors differ most, and what it is in each."""
+    """The element in which two tensors differ most, and its value in each."""
     one, other = found.reshape(-1).double(), expected.reshape(-1).double()
     gap = torch.where(one == other, 0.0, (one - other).abs().nan_to_num(nan=math.inf))
     gap = torch.where(one.isnan() & other.isnan(), 0.0, gap)
@@ -198,7 +203,7 @@ def _restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def _close(found: Tensor, expected: Tensor, noise: float) -> bool:
-    """Equal up to rounding, measured against the largest number in the tensor, or up to `noise`."""
+    """Whether two tensors are equal up to rounding, relative to the largest number in them, or up to `noise`."""
     if not expected.is_floating_point():
         return torch.equal(found, expected)
     nan = expected.isnan()
@@ -213,18 +218,24 @@ def _close(found: Tensor, expected: Tensor, noise: float) -> bool:
     return bool(((found == expected) | ((found - expected).abs() <= max(tolerance, noise) + 1e-30)).all())
 
 
-def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places: Mapping[int, Place]) -> list[bool]:
-    """Let the graph write its results into the targets; says which inputs are left as inputs of their own."""
+def _overwrite(
+    graph: Graph, inputs: list[Tensor], targets: list[Tensor], slices: Mapping[int, FlatSlice]
+) -> list[bool]:
+    """Let the graph write its results into the targets, and read slices of flat targets there.
+
+    Returns:
+        For each input whether it is left as an input of its own.
+    """
     nodes = graph.operations
     placeholders = [n for n in nodes.nodes if n.op == "placeholder"][: len(inputs)]
     by_tensor = {id(tensor): node for tensor, node in zip(inputs, placeholders, strict=True)}
     first = next(n for n in nodes.nodes if n.op != "placeholder")
     kept = []
     for tensor, node in zip(inputs, placeholders, strict=True):
-        place = places.get(id(tensor))
-        kept.append(place is None)
-        if place is not None:
-            flat, start = place
+        own_slice = slices.get(id(tensor))
+        kept.append(own_slice is None)
+        if own_slice is not None:
+            flat, start = own_slice
             with nodes.inserting_before(first):
                 part = nodes.call_function(_aten.slice.Tensor, (by_tensor[id(flat)], 0, start, start + tensor.numel()))
                 view = nodes.call_function(_aten.view.default, (part, list(tensor.shape)))
@@ -234,7 +245,8 @@ def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places
             node.replace_all_uses_with(view)
             nodes.erase_node(node)
     end = next(n for n in nodes.nodes if n.op == "output")
-    results: Any = end.args[0]
+    results = end.args[0]
+    assert isinstance(results, (list, tuple))
     with nodes.inserting_before(end):
         for target, result in zip(targets, results, strict=True):
             if isinstance(result, fx.Node):
@@ -245,10 +257,14 @@ def _overwrite(graph: Graph, inputs: list[Tensor], targets: list[Tensor], places
 
 
 def _refuse_shared_memory(inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-    """What is overwritten must not be read under another name as well."""
-    written = {t.untyped_storage().data_ptr() for t in targets if t.numel()}
+    """Refuse inputs that share memory with a target: the graph would read them while it overwrites them.
+
+    Raises:
+        CaptureError: there is one.
+    """
+    overwritten = {t.untyped_storage().data_ptr() for t in targets if t.numel()}
     for tensor in inputs:
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in written:
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in overwritten:
             raise CaptureError(
                 "an argument, or a tensor the program reads, is a view of a parameter",
                 try_="hand it over as a copy (.clone()), or declare it with param()",

@@ -1,4 +1,4 @@
-"""What C leaves to torch: operations that are called back, on views of the program's memory."""
+"""Operations that C leaves to torch: they are called back, on views of the program's memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
-class Spot:
-    """Where a tensor lies when a program runs.
+class TensorLocation:
+    """The location of a tensor while a program runs.
 
     Attributes:
-        input: the number of the input that it is a part of; None for one in the program's own memory.
-        offset: of its first element: in bytes in the program's memory, in elements in an input.
+        input: the number of the input that the tensor is a part of; None if it lies in the program's own memory.
+        offset: of the first element: in bytes in the program's memory, in elements in an input.
     """
 
     input: int | None
@@ -26,8 +26,8 @@ class Spot:
     stride: tuple[int, ...]
     kind: torch.dtype
 
-    def within(self, memory: Tensor) -> Tensor:
-        """The tensor, in the program's own memory (bytes) or the input."""
+    def view_in(self, memory: Tensor) -> Tensor:
+        """The tensor, as a view of the program's own memory (bytes) or of the input."""
         start = self.offset
         if self.input is None:
             memory, start = memory[start:].view(self.kind), 0
@@ -38,17 +38,18 @@ class Spot:
 
 @dataclass(frozen=True)
 class Call:
-    """An operation of torch's.
+    """A call of an operation of torch's.
 
     Attributes:
-        args, kwargs: with a `Spot` for each tensor.
-        outs: where its results go; None for one that nobody wants.
+        operation: what is called.
+        args, kwargs: with a `TensorLocation` for each tensor.
+        outs: where the results go; None for a result that is not used, or that lies in an operand.
     """
 
-    operation: Any
+    operation: torch._ops.OpOverload
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    outs: tuple[Spot | None, ...]
+    outs: tuple[TensorLocation | None, ...]
 
 
 class Caller:
@@ -58,8 +59,8 @@ class Caller:
         own: the program's memory, bytes; a whole number of the longest elements.
 
     Attributes:
-        inputs: of the run that is going on.
-        error: what a call has raised.
+        inputs: the inputs of the run that is going on.
+        error: the error that a call has raised.
     """
 
     def __init__(self, calls: Sequence[Call], own: Tensor) -> None:
@@ -68,31 +69,36 @@ class Caller:
         self._calls = [_Ready(call, own) for call in calls]
 
     def __call__(self, number: int) -> int:
-        """Make one; returns whether it failed."""
+        """Make the call of this number; returns 1 if it failed, else 0."""
         try:
             self._calls[number].make(self.inputs)
-        except BaseException as error:  # a callback cannot raise: whoever runs the program does
+        except BaseException as error:  # a callback cannot raise: `CLibrary.run` does
             self.error = error
             return 1
         return 0
 
 
 class _Ready:
+    """A call with the views of the program's memory that it works on."""
+
     def __init__(self, call: Call, own: Tensor) -> None:
         self._operation = call.operation
         leaves, self._tree = pytree.tree_flatten((call.args, dict(call.kwargs)))
-        self._inputs = [(i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Spot) and leaf.input is not None]
-        self._leaves = [x.within(own) if isinstance(x, Spot) and x.input is None else x for x in leaves]
-        self._outs = [None if out is None else out.within(own) for out in call.outs]
+        self._inputs = [
+            (i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, TensorLocation) and leaf.input is not None
+        ]
+        self._leaves = [x.view_in(own) if isinstance(x, TensorLocation) and x.input is None else x for x in leaves]
+        self._outs = [None if out is None else out.view_in(own) for out in call.outs]
         self._last: list[Tensor] = []
-        self._arguments: Any = None
+        self._arguments: tuple[tuple[object, ...], dict[str, object]] | None = None
 
     def make(self, inputs: Sequence[Tensor]) -> None:
-        given = [inputs[spot.input] for _, spot in self._inputs if spot.input is not None]
+        """Call the operation, and copy its results to where the program reads them."""
+        given = [inputs[location.input] for _, location in self._inputs if location.input is not None]
         if self._arguments is None or any(a is not b for a, b in zip(given, self._last, strict=True)):
             leaves, self._last = list(self._leaves), given
-            for (i, spot), tensor in zip(self._inputs, given, strict=True):
-                leaves[i] = spot.within(tensor)
+            for (i, location), tensor in zip(self._inputs, given, strict=True):
+                leaves[i] = location.view_in(tensor)
             self._arguments = pytree.tree_unflatten(leaves, self._tree)
         args, kwargs = self._arguments
         results = self._operation(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Where tensors lie in memory, and the words of C for their elements."""
+"""Views of buffers: memory, offset, shape and strides of a tensor; and the words of C for its elements."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ TYPES = {
     torch.uint8: "uint8_t",
     torch.bool: "_Bool",
 }
-"""How numbers are kept,"""
+"""Types of C in which numbers are stored."""
 VALUES = {**TYPES, torch.bool: "int"}
-"""and how they are computed with: compilers make no vectors of truth values beside doubles."""
+"""Types of C in which numbers are computed with: compilers make no vectors of `_Bool` beside doubles."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor lies.
+class BufferView:
+    """A tensor in the program: a strided view of a buffer.
 
     Attributes:
         memory: the name of an input, or of one of the program's own buffers.
         offset, stride: in elements.
-        kind: of an element.
+        kind: the type of an element.
     """
 
     memory: str
@@ -42,62 +42,66 @@ class Place:
         """The number of elements."""
         return math.prod(self.shape)
 
-    def to(self, shape: Sequence[int]) -> Place:
-        """Broadcast to a shape."""
+    def expand(self, shape: Sequence[int]) -> BufferView:
+        """The view broadcast to a shape."""
         missing = len(shape) - len(self.shape)
         stride = (0,) * missing + tuple(0 if own == 1 else s for own, s in zip(self.shape, self.stride, strict=True))
         return replace(self, shape=tuple(shape), stride=stride)
 
-    def part(self, dim: int, start: int, length: int, step: int = 1) -> Place:
-        """`length` entries along a dimension."""
+    def narrow(self, dim: int, start: int, length: int, step: int = 1) -> BufferView:
+        """A view of `length` entries along a dimension."""
         shape, stride = list(self.shape), list(self.stride)
         offset = self.offset + start * stride[dim]
         shape[dim], stride[dim] = length, stride[dim] * step
         return replace(self, offset=offset, shape=tuple(shape), stride=tuple(stride))
 
-    def entry(self, dim: int, i: int) -> Place:
-        """One entry along a dimension, without it."""
-        return self.part(dim, i, 1).without(dim)
+    def select(self, dim: int, i: int) -> BufferView:
+        """A view of one entry along a dimension, without that dimension."""
+        return self.narrow(dim, i, 1).without(dim)
 
-    def without(self, *dims: int) -> Place:
-        """Its first entries along some dimensions, without these."""
+    def without(self, *dims: int) -> BufferView:
+        """A view of the first entries along some dimensions, without these dimensions."""
         kept = [d for d in range(len(self.shape)) if d not in dims]
         return replace(self, shape=tuple(self.shape[d] for d in kept), stride=tuple(self.stride[d] for d in kept))
 
 
 def head(name: str, count: int, shared: bool = False, start: int = 0) -> str:
-    """Of a loop; of a shared one, over those numbers that fall to `part`."""
+    """The head of a loop over numbers; of a shared loop, over those that fall to the thread `part`."""
     first, last = (f"FIRST({count}, part)", f"FIRST({count}, part + 1)") if shared else (start, count)
     return f"for (int64_t {name} = {first}; {name} < {last}; {name}++)"
 
 
-def element(place: Place, *names: str) -> str:
-    """An entry, by the names of its indices."""
+def element(place: BufferView, *names: str) -> str:
+    """An element as an expression of C.
+
+    Args:
+        names: of the indices along each dimension.
+    """
     terms = [f"{n} * {s}" if s != 1 else n for n, s in zip(names, place.stride, strict=True) if s]
     return f"{place.memory}[{' + '.join([str(place.offset), *terms] if place.offset or not terms else terms)}]"
 
 
-def column(x: Place) -> Place:
-    """With a dimension of one more at the end."""
-    return Place(x.memory, x.offset, (*x.shape, 1), (*x.stride, 1), x.kind)
+def column(x: BufferView) -> BufferView:
+    """The view with one more dimension, of size one, at the end."""
+    return BufferView(x.memory, x.offset, (*x.shape, 1), (*x.stride, 1), x.kind)
 
 
-def row(x: Place) -> Place:
-    """With a dimension of one more at the beginning."""
-    return Place(x.memory, x.offset, (1, *x.shape), (1, *x.stride), x.kind)
+def row(x: BufferView) -> BufferView:
+    """The view with one more dimension, of size one, at the beginning."""
+    return BufferView(x.memory, x.offset, (1, *x.shape), (1, *x.stride), x.kind)
 
 
-def trailing(x: Place, dims: int) -> Place:
-    """With so many dimensions of one more at the end."""
+def trailing(x: BufferView, dims: int) -> BufferView:
+    """The view with `dims` more dimensions, of size one, at the end."""
     ones = (1,) * dims
-    return Place(x.memory, x.offset, (*x.shape, *ones), (*x.stride, *ones), x.kind)
+    return BufferView(x.memory, x.offset, (*x.shape, *ones), (*x.stride, *ones), x.kind)
 
 
-def but(stride: Sequence[int], dim: int) -> tuple[int, ...]:
-    """Strides that stay where they are along a dimension."""
+def with_zero_stride(stride: Sequence[int], dim: int) -> tuple[int, ...]:
+    """The strides with zero in the place of one dimension's."""
     return tuple(0 if d == dim else s for d, s in enumerate(stride))
 
 
-def suffix(x: Place) -> str:
-    """With which C's functions for such numbers end."""
+def suffix(x: BufferView) -> str:
+    """The suffix of C's mathematical functions for a view's numbers."""
     return "f" if x.kind == torch.float32 else ""

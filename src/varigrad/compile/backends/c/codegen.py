@@ -1,4 +1,4 @@
-"""A recorded graph as a C program: each operation in turn becomes loops, views become addresses.
+"""From a graph to a C program: each operation in turn becomes loops, views become addresses.
 
 What is not in the tables (convolutions, decompositions of matrices, sorting) is torch's own operation, called back.
 `Unsupported` says what cannot be written at all: tensors of a type that C does not have.
@@ -7,7 +7,6 @@ What is not in the tables (convolutions, decompositions of matrices, sorting) is
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +18,14 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from varigrad.compile.backends.c import ops_indexing, ops_matmul, ops_pointwise, ops_reduction
-from varigrad.compile.backends.c.aten_fallbacks import Call, Spot
-from varigrad.compile.backends.c.buffers import TYPES, Place
-from varigrad.compile.backends.c.fusion import Writer
-from varigrad.compile.backends.c.loop_nests import CHECKS, INPUT, Loop
-from varigrad.compile.backends.c.output_aliasing import homes, made
-from varigrad.compile.graph.errors import Unsupported, said_by, told
+from varigrad.compile.backends.c import ops_indexing, ops_matmul, ops_reduction
+from varigrad.compile.backends.c.aten_fallbacks import Call, TensorLocation
+from varigrad.compile.backends.c.buffers import TYPES, BufferView
+from varigrad.compile.backends.c.expressions import write_elementwise
+from varigrad.compile.backends.c.fusion import LoopWriter
+from varigrad.compile.backends.c.loop_nests import CHECKS, INPUT
+from varigrad.compile.backends.c.output_aliasing import find_output_aliases, result_behind
+from varigrad.compile.graph.errors import Unsupported, in_one_line, line_text
 from varigrad.compile.graph.geometry import (
     GEOMETRY,
     LINE,
@@ -41,7 +41,7 @@ RULES: Mapping[str, Callable[..., None]] = {**ops_reduction.RULES, **ops_matmul.
 """How operations that look beyond one element are written: `rule(writer, out, *arguments)`."""
 
 GENERATOR = "torch's generator"
-"""A memory, as it were, that draws read and write: they stay in their order."""
+"""A name that draws read and write like a memory, so that they stay in their order."""
 _PRELUDE = Path(__file__).with_name("prelude.h")
 _IGNORED = ("dtype", "layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "implicit")
 
@@ -66,21 +66,21 @@ class Program:
     calls: tuple[Call, ...]
 
 
-def written(graph: fx.Graph, products: bool = True, parts: int = 1) -> Program:
+def emit(graph: fx.Graph, products: bool = True, threads: int = 1) -> Program:
     """Write a graph, whose results go into its inputs, as C.
 
     Args:
-        products: whether there is a BLAS for large ones.
-        parts: in how many parts large loops are shared out among threads.
+        products: whether there is a BLAS for large matrix products.
+        threads: how many threads share large loops.
 
     Raises:
-        Unsupported: it has an operation, or a type, that is not known here.
+        Unsupported: the graph has an operation, or a type, that is not known here.
     """
-    return _Translation(graph, Writer(products, parts)).program()
+    return _Translation(graph, LoopWriter(products, threads)).program()
 
 
 def work(graph: fx.Graph) -> int:
-    """How many numbers a graph computes, with those that it adds up in products."""
+    """Count the numbers that a graph computes, including those that it adds up in matrix products."""
     total = 0
     for node in graph.nodes:
         found = node.meta.get(GEOMETRY)
@@ -93,14 +93,16 @@ def work(graph: fx.Graph) -> int:
 
 
 class _Translation:
-    def __init__(self, graph: fx.Graph, writer: Writer) -> None:
+    """A graph on its way to a program: the buffer of every node, and the loops that fill them."""
+
+    def __init__(self, graph: fx.Graph, writer: LoopWriter) -> None:
         self.writer = writer
-        self.places: dict[fx.Node, Any] = {}
-        self.inputs: list[Place] = []
-        self.homes = homes(graph)
-        self.wholes: dict[fx.Node, Place] = {}
-        self.calls: list[tuple[Any, Any, list[Place | None]]] = []
-        self.at: dict[str, int] = {}
+        self.views: dict[fx.Node, Any] = {}
+        self.inputs: list[BufferView] = []
+        self.output_aliases = find_output_aliases(graph)
+        self.concatenated: dict[fx.Node, BufferView] = {}
+        self.calls: list[tuple[Any, Any, list[BufferView | None]]] = []
+        self.offsets: dict[str, int] = {}
         for node in graph.nodes:
             if node.op == "placeholder":
                 self._input(node)
@@ -117,18 +119,19 @@ class _Translation:
                 self._call(node)
         except Unsupported:
             raise
-        except Exception as error:  # a mistake in a rule: half of it may be written, so none of the program will do
-            raise RuntimeError(f"{node.target} ({told(node.meta.get(LINE))}): {said_by(error)}") from error
+        except Exception as error:  # a mistake in a rule, which may have written half of its lines
+            raise RuntimeError(f"{node.target} ({line_text(node.meta.get(LINE))}): {in_one_line(error)}") from error
 
     def program(self) -> Program:
+        """Put functions, addresses and the loop over steps together."""
         writer = self.writer
         functions = writer.functions({p.memory for p in self.inputs})
         shared = any(body.shared for body in functions)
-        lines = [f"#define PARTS {writer.parts if shared else 1}", _PRELUDE.read_text()]
-        self.at, total = writer.layout()
-        for memory, start in self.at.items():
+        lines = [f"#define PARTS {writer.threads if shared else 1}", _PRELUDE.read_text()]
+        self.offsets, total = writer.layout()
+        for memory, start in self.offsets.items():
             lines.append(f"#define {memory} (({TYPES[writer.kinds[memory]]} *)(own + {start}))")
-        for memory, (whole, offset) in writer.inside.items():
+        for memory, (whole, offset) in writer.aliases.items():
             lines.append(f"#define {memory} ({whole} + {offset})")
         for i, body in enumerate(functions):
             parameters = f"char *restrict own, char *const *restrict x, {'int part' if body.shared else 'long *bad'}"
@@ -143,21 +146,24 @@ class _Translation:
         calls = tuple(self._prepared(*call) for call in self.calls)
         return Program("\n".join(lines), max(total, 64), len(functions), writer.multiplies or shared, calls)
 
-    def _prepared(self, node: fx.Node, given: Any, outs: Sequence[Place | None]) -> Call:
-        args, kwargs = pytree.tree_map_only(Place, self._spot, given)
-        return Call(node.target, args, kwargs, tuple(None if o is None else self._spot(o) for o in outs))
+    def _prepared(self, node: fx.Node, given: Any, outs: Sequence[BufferView | None]) -> Call:
+        args, kwargs = pytree.tree_map_only(BufferView, self._location, given)
+        assert isinstance(node.target, torch._ops.OpOverload)
+        return Call(node.target, args, kwargs, tuple(None if o is None else self._location(o) for o in outs))
 
-    def _spot(self, place: Place) -> Spot:
-        """Where it will be; the program's memory has been laid out."""
-        if place.memory.startswith(INPUT):
-            number = int(place.memory.removeprefix(INPUT))
-            return Spot(number, place.offset, place.shape, place.stride, place.kind)
-        memory, offset = self.writer.inside.get(place.memory, (place.memory, 0))
-        begin = self.at[memory] + (offset + place.offset) * place.kind.itemsize
-        return Spot(None, begin, place.shape, place.stride, place.kind)
+    def _location(self, view: BufferView) -> TensorLocation:
+        """The location of a tensor at run time; the program's memory has been laid out."""
+        if view.memory.startswith(INPUT):
+            number = int(view.memory.removeprefix(INPUT))
+            return TensorLocation(number, view.offset, view.shape, view.stride, view.kind)
+        memory, offset = self.writer.aliases.get(view.memory, (view.memory, 0))
+        begin = self.offsets[memory] + (offset + view.offset) * view.kind.itemsize
+        return TensorLocation(None, begin, view.shape, view.stride, view.kind)
 
     def _addresses(self, body: Sequence[str]) -> list[str]:
-        """Where the inputs of a function lie: compilers that look again at every turn gather numbers one by one."""
+        """Declarations of the inputs of a function: a compiler that reads the table of pointers in every iteration of a
+        loop does not vectorise it.
+        """
         used = sorted({int(i) for line in body for i in re.findall(rf"\b{INPUT}(\d+)\b", line)})
         kinds = {i: TYPES[self.inputs[i].kind] for i in used}
         return [f"{kind} *const {INPUT}{i} = ({kind} *)x[{i}];" for i, kind in kinds.items()]
@@ -166,105 +172,108 @@ class _Translation:
         g = geometry_of(node)
         if g.kind not in TYPES:
             raise Unsupported(f"tensors of {g.kind}")
-        place = Place(f"{INPUT}{len(self.inputs)}", 0, g.shape, g.stride, g.kind)
-        self.inputs.append(place)
-        self.places[node] = place
+        view = BufferView(f"{INPUT}{len(self.inputs)}", 0, g.shape, g.stride, g.kind)
+        self.inputs.append(view)
+        self.views[node] = view
 
     def _operation(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
             of = operand_of(node)
             i: Any = node.args[1]
-            found = self.places[of]
-            self.places[node] = found[i] if isinstance(found, list) else self._view(node, operand_of(of))
+            found = self.views[of]
+            self.views[node] = found[i] if isinstance(found, list) else self._view(node, operand_of(of))
             return
         if GEOMETRY not in node.meta:  # several results
             if all(a.alias_info is not None for a in schema_of(node).returns):
-                self.places[node] = None  # parts of its operand: `_view` finds them
+                self.views[node] = None  # parts of its operand: `_view` finds them
                 return
             if any(isinstance(r.type, torch.ListType) for r in schema_of(node).returns):
                 raise Unsupported(f"{node.target}")
-            self.places[node] = [None] * len(schema_of(node).returns)
+            self.views[node] = [None] * len(schema_of(node).returns)
             for user in node.users:
                 number: Any = user.args[1]
-                self.places[node][number] = self._new(user)
-            self._write(node, self.places[node])
+                self.views[node][number] = self._new(user)
+            self._write(node, self.views[node])
             return
         if schema_of(node).is_mutable:
             self._mutation(node)
             return
         first = next(iter(node.all_input_nodes), None)
         if first is not None and GEOMETRY in first.meta and shares(node, first):
-            self.places[node] = self._view(node, first)
+            self.views[node] = self._view(node, first)
             return
-        if name_of(node) == "index_copy" and self._goes_home(node):
-            self.places[node] = self.places[operand_of(node)]  # written when it is copied to where it came from
+        if name_of(node) == "index_copy" and self._only_overwrites_its_source(node):
+            self.views[node] = self.views[operand_of(node)]  # written when it is copied to where it came from
             return
-        if node in self.homes.negated:
-            self.places[node] = self._negative(node)
+        if node in self.output_aliases.negated:
+            self.views[node] = self._negated_product(node)
             return
-        if node.target is torch.ops.aten.neg.default and self.homes.negated.get(made(operand_of(node))) is node:
-            self.places[node] = self.places[operand_of(node)]
+        if (
+            node.target is torch.ops.aten.neg.default
+            and self.output_aliases.negated.get(result_behind(operand_of(node))) is node
+        ):
+            self.views[node] = self.views[operand_of(node)]
             return
-        self.places[node] = self._new(node)
-        self._write(node, [self.places[node]])
+        self.views[node] = self._new(node)
+        self._write(node, [self.views[node]])
 
     def _call(self, node: fx.Node) -> None:
-        """Torch's own operation."""
+        """Call torch's own operation back."""
         if node.target is operator.getitem:
             raise Unsupported(f"a part of {node.args[0]}")
         operation: Any = node.target
-        if not all(isinstance(self.places[n], Place) for n in node.all_input_nodes):
+        if not all(isinstance(self.views[n], BufferView) for n in node.all_input_nodes):
             raise Unsupported(f"{node.target}, of what is no tensor")
-        given = pytree.tree_map_only(fx.Node, self._placed, (tuple(node.args), dict(node.kwargs)))
+        given = pytree.tree_map_only(fx.Node, self._views_of, (tuple(node.args), dict(node.kwargs)))
         values = arguments_of(node)
         mutable = [a.name for a in schema_of(node).arguments if a.alias_info is not None and a.alias_info.is_write]
         changed = [n for name in mutable for n in pytree.tree_leaves(values[name]) if isinstance(n, fx.Node)]
-        outs = self._results(node, changed)
-        writes = [p.memory for p in (*outs, *self._placed(changed)) if p is not None]
+        outs = self._result_views(node, changed)
+        writes = [p.memory for p in (*outs, *self._views_of(changed)) if p is not None]
         if not writes:
             return  # all that comes of it are views
-        reads = [p.memory for p in pytree.tree_leaves(given) if isinstance(p, Place)]
+        reads = [p.memory for p in pytree.tree_leaves(given) if isinstance(p, BufferView)]
         random = [GENERATOR] if torch.Tag.nondeterministic_seeded in operation.tags else []
         line = f"if (torch({len(self.calls)})) {{ *bad = 1; return; }}"
         self.writer.lines([line], [*reads, *random], [*writes, *random, CHECKS])
         self.calls.append((node, given, outs))
 
-    def _results(self, node: fx.Node, changed: Sequence[fx.Node]) -> list[Place | None]:
-        """Where an operation's results go: None for those that lie in what it was given."""
+    def _result_views(self, node: fx.Node, changed: Sequence[fx.Node]) -> list[BufferView | None]:
+        """The buffers for an operation's results: None for those that lie in what it was given."""
         if GEOMETRY in node.meta:
-            return [self._result(node, node, changed)]
-        places: list[Place | None] = []
-        outs: list[Place | None] = []
+            return [self._result_view(node, node, changed)]
+        views: list[BufferView | None] = []
+        outs: list[BufferView | None] = []
         for user in node.users:
             number: Any = user.args[1]
-            places += [None] * (number + 1 - len(places))
+            views += [None] * (number + 1 - len(views))
             outs += [None] * (number + 1 - len(outs))
-            outs[number] = self._result(user, node, changed)
-            places[number] = self.places[user]
-        self.places[node] = places
+            outs[number] = self._result_view(user, node, changed)
+            views[number] = self.views[user]
+        self.views[node] = views
         return outs
 
-    def _result(self, node: fx.Node, of: fx.Node, changed: Sequence[fx.Node]) -> Place | None:
+    def _result_view(self, node: fx.Node, of: fx.Node, changed: Sequence[fx.Node]) -> BufferView | None:
         operation: Any = of.target
         for given in of.all_input_nodes:
             if GEOMETRY in given.meta and shares(node, given):
                 if given not in changed and operation.is_view:
                     raise Unsupported(f"{of.target}")
-                self.places[node] = self._view(node, given)
+                self.views[node] = self._view(node, given)
                 return None
-        found = self.places[node] = self._new(node)
+        found = self.views[node] = self._new(node)
         return found
 
-    def _negative(self, node: fx.Node) -> Place:
-        """A product that is written where its negative has its place."""
-        own, home = geometry_of(node), self._new(self.homes.negated[node])
-        place = replace(home, shape=own.shape, stride=own.stride)
-        a, b = self._placed(node.args[:2])
-        ops_matmul.product(self.writer, place, a, b, sign="-")
-        return place
+    def _negated_product(self, node: fx.Node) -> BufferView:
+        """A matrix product whose only reader is its negative: it is written with the other sign, into the negative."""
+        own, home = geometry_of(node), self._new(self.output_aliases.negated[node])
+        view = replace(home, shape=own.shape, stride=own.stride)
+        a, b = self._views_of(node.args[:2])
+        ops_matmul.product(self.writer, view, a, b, sign="-")
+        return view
 
-    def _goes_home(self, node: fx.Node) -> bool:
-        """Whether all that becomes of a result is that it overwrites what it was made from."""
+    def _only_overwrites_its_source(self, node: fx.Node) -> bool:
+        """Whether a result is only used to overwrite what it was made from."""
         users = list(node.users)
         if len(users) != 1 or users[0].target is not torch.ops.aten.copy_.default:
             return False
@@ -276,47 +285,47 @@ class _Translation:
         if not name.endswith("_") or name.endswith("__"):
             raise Unsupported(f"{node.target}")
         if name in ("squeeze_", "t_", "transpose_", "unsqueeze_"):
-            self.places[node] = self.places[operand_of(node)] = self._view(node, operand_of(node))
+            self.views[node] = self.views[operand_of(node)] = self._view(node, operand_of(node))
             return
-        place = self.places[operand_of(node)]
-        self.places[node] = place
+        view = self.views[operand_of(node)]
+        self.views[node] = view
         source = node.args[1] if len(node.args) > 1 else None
         if (
             name == "copy_"
             and isinstance(source, fx.Node)
             and name_of(source) == "index_copy"
-            and self._goes_home(source)
+            and self._only_overwrites_its_source(source)
         ):
-            self._write(source, [place])
+            self._write(source, [view])
             return
-        self._write(node, [place], name[:-1])
+        self._write(node, [view], name[:-1])
 
-    def _new(self, node: fx.Node) -> Place:
-        if node in self.wholes:
-            return self.wholes[node]
+    def _new(self, node: fx.Node) -> BufferView:
+        if node in self.concatenated:
+            return self.concatenated[node]
         g = geometry_of(node)
-        if node in self.homes.parts:
-            whole, offset = self.homes.parts[node]
-            if whole not in self.wholes:
-                self.wholes[whole] = self._new(whole)
-            return self.writer.within(self.wholes[whole], offset, g.shape, g.stride)
+        if node in self.output_aliases.slices:
+            whole, offset = self.output_aliases.slices[node]
+            if whole not in self.concatenated:
+                self.concatenated[whole] = self._new(whole)
+            return self.writer.aliased_buffer(self.concatenated[whole], offset, g.shape, g.stride)
         return self.writer.buffer(g.shape, g.stride, g.kind)
 
-    def _view(self, node: fx.Node, of: Any) -> Place:
-        own, whole, place = geometry_of(node), geometry_of(of), self.places[of]
+    def _view(self, node: fx.Node, of: Any) -> BufferView:
+        own, whole, view = geometry_of(node), geometry_of(of), self.views[of]
         if own.kind != whole.kind:
             raise Unsupported("one type read as another")
-        return Place(place.memory, place.offset + own.offset - whole.offset, own.shape, own.stride, own.kind)
+        return BufferView(view.memory, view.offset + own.offset - whole.offset, own.shape, own.stride, own.kind)
 
-    def _write(self, node: fx.Node, out: Sequence[Place | None], name: str = "") -> None:
+    def _write(self, node: fx.Node, out: Sequence[BufferView | None], name: str = "") -> None:
         name = name or name_of(node)
         if all(o is None or not o.numel for o in out):
             return
         values = arguments_of(node)
-        places = {k: self._placed(v) for k, v in values.items()}
+        views = {k: self._views_of(v) for k, v in values.items()}
         rule = RULES.get(name)
         if rule is not None:
-            given = [v for k, v in places.items() if k not in _IGNORED]
+            given = [v for k, v in views.items() if k not in _IGNORED]
             try:
                 inspect.signature(rule).bind(self.writer, out, *given)
             except TypeError:
@@ -325,80 +334,11 @@ class _Translation:
             return
         if len(out) != 1 or out[0] is None:
             raise Unsupported(f"{node.target}")
-        self._elementwise(node, name, out[0], places)
+        write_elementwise(self.writer, str(node.target), name, out[0], views)
 
-    def _placed(self, value: Any) -> Any:
+    def _views_of(self, value: Any) -> Any:
         if isinstance(value, fx.Node):
-            return self.places[value]
+            return self.views[value]
         if isinstance(value, (list, tuple)):
-            return [self._placed(v) for v in value]
+            return [self._views_of(v) for v in value]
         return value
-
-    def _elementwise(self, node: fx.Node, name: str, out: Place, values: dict[str, Any]) -> None:
-        operands = list(values.values())
-        kind = out.kind
-        text = ops_pointwise.special(name, values, out.kind)
-        if text is None and not out.kind.is_floating_point:
-            text = ops_pointwise.INTEGER.get(name) or ops_pointwise.BITS.get(name)
-        if text is None and name in ops_pointwise.COMPARED:
-            text, kind = ops_pointwise.COMPARED[name], _common(operands)
-        text = text or ops_pointwise.SAME.get(name)
-        if text is None or ("@" in text and not kind.is_floating_point):
-            raise Unsupported(f"{node.target} of {kind}")
-        used = [i for i, _ in enumerate(operands) if f"{{{i}}}" in text or f"{{{i}:" in text]
-        tensors = [operands[i] for i in used if isinstance(operands[i], Place)]
-        template = text.replace("@", "f" if kind == torch.float32 else "")
-
-        def express(loop: Loop, names: list[str]) -> str:
-            left = iter(names)
-            words: list[Any] = [None] * len(operands)
-            for i in used:
-                own = operands[i]
-                words[i] = _Variable(next(left), own.kind, kind) if isinstance(own, Place) else _literal(own, kind)
-            return template.format(*words)
-
-        self.writer.write(out, tensors, express)
-
-
-@dataclass(frozen=True)
-class _Variable:
-    """The name of a number, converted to the type that is computed in; `{0:raw}` is the name alone."""
-
-    name: str
-    kind: torch.dtype
-    wanted: torch.dtype
-
-    def __format__(self, how: str) -> str:
-        if how == "raw" or self.kind == self.wanted:
-            return self.name
-        return f"({self.name} != 0)" if self.wanted == torch.bool else f"(({TYPES[self.wanted]}){self.name})"
-
-
-def _literal(value: Any, kind: torch.dtype) -> str:
-    if not isinstance(value, (bool, int, float)):
-        raise Unsupported(f"an argument {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        text = "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY"
-    else:
-        text = repr(float(value)) if kind.is_floating_point else repr(int(value))
-    return f"(({TYPES[kind]}){text})"
-
-
-def _common(operands: Sequence[Any]) -> torch.dtype:
-    """The type that operands are compared in: tensors with dimensions count before those without, then numbers."""
-    found = torch.bool
-    for some in (
-        [torch.float32 if isinstance(o, float) else torch.int64 for o in operands if isinstance(o, (int, float))],
-        [o.kind for o in operands if isinstance(o, Place) and not o.shape],
-        [o.kind for o in operands if isinstance(o, Place) and o.shape],
-    ):
-        own = torch.bool
-        for kind in some:
-            own = torch.promote_types(own, kind)
-        if some:
-            found = own if _rank(own) >= _rank(found) else found
-    return found
-
-
-def _rank(kind: torch.dtype) -> int:
-    return 2 if kind.is_floating_point else int(kind != torch.bool)

@@ -1,6 +1,7 @@
-"""Collects the statements of a program in loops; those over the same elements become one loop wherever they may.
+"""Loop fusion: collects the statements of a program in loops, and fuses those over the same elements.
 
-A statement joins an earlier loop if nothing in between minds. What only its own loop needs never reaches memory.
+A statement joins an earlier loop unless that breaks a data hazard with what lies in between. A result that only its own
+loop reads never reaches memory.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from varigrad.compile.backends.c.buffers import TYPES, VALUES, Place
+from varigrad.compile.backends.c.buffers import TYPES, VALUES, BufferView
 from varigrad.compile.backends.c.loop_nests import (
     AFTER,
     CHECKS,
@@ -28,134 +29,134 @@ from varigrad.compile.backends.c.loop_nests import (
 from varigrad.compile.graph.errors import Unsupported
 
 SHARED = 2**17
-"""Loops that compute fewer numbers are over before a second thread has begun."""
+"""Loops that compute fewer numbers than this are over before a second thread has begun."""
 _BACK = 48
-"""How many pieces back a statement looks for its loop."""
+"""How many pieces back a statement looks for a loop to join."""
 
 
-class Writer:
+class LoopWriter:
     """The loops of a program.
 
     Attributes:
-        sizes, kinds: bytes of each buffer, and what is in it.
-        loaded: memories that somebody reads.
+        sizes, kinds: bytes of each buffer, and the type of its elements.
+        loaded: memories that are read.
         products: whether there is a BLAS to call.
         multiplies: whether it is called.
-        parts: in how many parts large loops are shared out.
-        inside: memories that lie in another one, and where.
-        constants: memories that hold one number everywhere, the same in every step.
+        threads: how many threads share large loops.
+        aliases: buffers that lie in another memory, and where.
+        constants: memories that hold one number everywhere, the same in every step; as C.
     """
 
-    def __init__(self, products: bool, parts: int) -> None:
+    def __init__(self, products: bool, threads: int) -> None:
         self.sizes: dict[str, int] = {}
         self.kinds: dict[str, torch.dtype] = {}
         self.loaded: set[str] = set()
-        self.products, self.multiplies, self.parts = products, False, parts
-        self.inside: dict[str, tuple[str, int]] = {}
+        self.products, self.multiplies, self.threads = products, False, threads
+        self.aliases: dict[str, tuple[str, int]] = {}
         self.constants: dict[str, str] = {}
         self._pieces: list[Loop | Lines] = []
         self._names = 0
 
     def name(self) -> str:
-        """One that is not in use."""
+        """A name that is not in use."""
         self._names += 1
         return f"v{self._names}"
 
-    def buffer(self, shape: Sequence[int], stride: Sequence[int], kind: torch.dtype) -> Place:
-        """New memory for a tensor."""
+    def buffer(self, shape: Sequence[int], stride: Sequence[int], kind: torch.dtype) -> BufferView:
+        """A new buffer for a tensor."""
         if kind not in TYPES:
             raise Unsupported(f"tensors of {kind}")
         memory = f"b{len(self.sizes)}"
         extent = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if math.prod(shape) else 0
         self.sizes[memory], self.kinds[memory] = extent * kind.itemsize, kind
-        return Place(memory, 0, tuple(shape), tuple(stride), kind)
+        return BufferView(memory, 0, tuple(shape), tuple(stride), kind)
 
-    def within(self, whole: Place, offset: int, shape: Sequence[int], stride: Sequence[int]) -> Place:
-        """Memory for a tensor in that of another one, of which nothing else is written there."""
+    def aliased_buffer(self, whole: BufferView, offset: int, shape: Sequence[int], stride: Sequence[int]) -> BufferView:
+        """A buffer that is a slice of another one, into which nothing else is written there."""
         place = self.buffer(shape, stride, whole.kind)
-        self.inside[place.memory] = (whole.memory, whole.offset + offset)
+        self.aliases[place.memory] = (whole.memory, whole.offset + offset)
         return place
 
-    def lies(self, part: Place, target: Place) -> bool:
-        """Whether one need not be copied to the other."""
-        memory, offset = self.inside.get(part.memory, ("", 0))
+    def is_aliased(self, part: BufferView, target: BufferView) -> bool:
+        """Whether a result already lies where it would be copied to."""
+        memory, offset = self.aliases.get(part.memory, ("", 0))
         return replace(part, memory=memory, offset=part.offset + offset) == target
 
-    def seen(self, memories: Iterable[str]) -> set[str]:
-        """Who reads these sees what lies in them."""
+    def with_aliases(self, memories: Iterable[str]) -> set[str]:
+        """These memories, and the buffers that are slices of them."""
         found = set(memories)
-        return found | {memory for memory, (whole, _) in self.inside.items() if whole in found}
+        return found | {memory for memory, (whole, _) in self.aliases.items() if whole in found}
 
-    def like(self, shape: Sequence[int], kind: torch.dtype) -> Place:
-        """New memory, one element after the other."""
+    def like(self, shape: Sequence[int], kind: torch.dtype) -> BufferView:
+        """A new buffer, one element after the other."""
         stride = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
         return self.buffer(shape, stride, kind)
 
     def write(
         self,
-        out: Place,
-        operands: Sequence[Place],
+        out: BufferView,
+        operands: Sequence[BufferView],
         express: Callable[[Loop, list[str]], str],
         whole: Sequence[str] = (),
-        here: bool = False,
+        fixed_shape: bool = False,
     ) -> None:
         """`out[i] = express(operands[i])` for every element.
 
         Args:
-            operands: of shapes that broadcast to `out`'s.
-            express: from the names of the operands' elements, a value of `out`'s type.
-            whole: memories that it reads anywhere.
-            here: whether it asks where it is, so that a loop over another shape will not do.
+            operands: tensors of shapes that broadcast to `out`'s.
+            express: makes an expression of `out`'s type from the loop and the names of the operands' elements.
+            whole: memories that the expression reads anywhere.
+            fixed_shape: whether the expression depends on the loop's shape, as one with positions does.
         """
         if not out.numel:
             return
         shape = tuple(n for n in out.shape if n != 1)
         variable = [o for o in operands if o.memory not in self.constants]
-        keys = [(o.memory, address_of(o.to(out.shape))) for o in variable]
-        loop, (target, *keys) = self._fitting(shape, keys, (out.memory, address_of(out)), whole, fixed=here)
+        keys = [(o.memory, address_of(o.expand(out.shape))) for o in variable]
+        loop, (target, *keys) = self._loop_for(shape, keys, (out.memory, address_of(out)), whole, fixed=fixed_shape)
         loads = iter([self._load(loop, key, o.kind) for key, o in zip(keys, variable, strict=True)])
         value = self.name()
         text = express(loop, [self.constants.get(o.memory) or next(loads) for o in operands])
         loop.lines.append(Line(f"const {VALUES[out.kind]} {value} = {text};"))
-        self._forget(loop, target)
+        self._invalidate(loop, target)
         if (
-            not (variable or here or whole)
+            not (variable or fixed_shape or whole)
             and out.numel * out.kind.itemsize == self.sizes.get(out.memory)
             and len(text) < LONG
         ):
             self.constants[out.memory] = f"(({VALUES[out.kind]})({text}))"
         loop.values[target] = value
-        loop.stored.setdefault(out.memory, set()).add(target[1])
-        loop.reads.update(self.seen(whole))
+        loop.addresses_written.setdefault(out.memory, set()).add(target[1])
+        loop.reads.update(self.with_aliases(whole))
         loop.writes.add(out.memory)
         loop.lines.append(Line(f"{out.memory}[{{0}}] = {value};", (target[1],), out.memory))
-        self.loaded.update(self.seen(whole))
+        self.loaded.update(self.with_aliases(whole))
 
-    def total(self, out: Place, x: Place, kept: int, over: str) -> None:
+    def total(self, out: BufferView, x: BufferView, kept: int, over: str) -> None:
         """`out[i] = sum(x[i]) over`, where all but the first dimensions are summed, in double precision."""
         shape = tuple(n for n in x.shape if n != 1)
         split = sum(n != 1 for n in x.shape[:kept])
         key = (x.memory, address_of(x))
-        loop, (_, key) = self._fitting(shape, [key], (out.memory, AFTER), (), split, fixed=split > 0)
+        loop, (_, key) = self._loop_for(shape, [key], (out.memory, AFTER), (), split, fixed=split > 0)
         name, value = self.name(), self._load(loop, key, x.kind)
         offset, stride = address_of(out)
         address = (offset, (*stride, *(0 for _ in loop.shape[split:])))
         loop.lines.append(Line(f"{name} += {value};", (), out.memory))
         loop.totals[name] = Line(f"{out.memory}[{{0}}] = {name}{over};", (address,), out.memory)
         self.constants.pop(out.memory, None)
-        loop.stored[out.memory] = {AFTER}
+        loop.addresses_written[out.memory] = {AFTER}
         loop.writes.add(out.memory)
         loop.split = split
 
     def position(self, loop: Loop, shape: Sequence[int], dim: int) -> str:
-        """Where the loop stands along a dimension of the shape that it is for."""
+        """The index of the current iteration along a dimension of the loop's shape."""
         value = self.name()
         stride = tuple(int(d == dim) for d, n in enumerate(shape) if n != 1)
         loop.lines.append(Line(f"const int64_t {value} = {{0}};", ((0, stride),)))
         return value
 
-    def look_up(self, loop: Loop, place: Place, jumps: Sequence[tuple[str, int, int]]) -> str:
-        """An element of `place`, of the loop's shape, from where the jumps lead: `(index, entries, stride)` each."""
+    def look_up(self, loop: Loop, place: BufferView, jumps: Sequence[tuple[str, int, int]]) -> str:
+        """An element of a view of the loop's shape, moved by jumps: `(index, number of entries, stride)` each."""
         value = self.name()
         address = address_of(place)
         text = "".join(f" + {self.checked(loop, i, n)} * {s}" for i, n, s in jumps)
@@ -163,55 +164,67 @@ class Writer:
         return value
 
     def checked(self, loop: Loop, index: str, count: int) -> str:
-        """An index that is there."""
+        """An index, checked to be in `range(count)`; a step with a wrong one ends."""
         value = self.name()
         loop.writes.add(CHECKS)
         loop.lines.append(Line(f"const int64_t {value} = checked({index}, {count}, bad);"))
         return value
 
     def scatter(
-        self, out: Place, operands: Sequence[Place], express: Callable[[Loop, list[str]], tuple[str, str, str]]
+        self,
+        out: BufferView,
+        operands: Sequence[BufferView],
+        express: Callable[[Loop, list[str]], tuple[str, str, str]],
     ) -> None:
-        """A loop that writes where it is told: `express` gives jump, operator and value for a place in `out`."""
+        """A loop that writes into `out` at computed addresses.
+
+        Args:
+            express: makes jump, operator and value from the loop and the names of the operands' elements.
+        """
         self.constants.pop(out.memory, None)
         loop = self._added(Loop(set(), {out.memory}, tuple(n for n in out.shape if n != 1)))
-        keys = [(o.memory, address_of(o.to(out.shape))) for o in operands]
+        keys = [(o.memory, address_of(o.expand(out.shape))) for o in operands]
         names = [self._load(loop, key, o.kind) for key, o in zip(keys, operands, strict=True)]
         jump, operator, value = express(loop, names)
         text = f"if (!*bad) {out.memory}[{{0}} + {jump}] {operator} {value};"
         loop.lines.append(Line(text, (address_of(out),), out.memory))
-        loop.shut = True
+        loop.closed = True
 
     def lines(self, lines: Sequence[str], reads: Sequence[str], writes: Sequence[str], shared: bool = False) -> None:
-        """Statements of one's own."""
-        self._pieces.append(Lines(self.seen(reads), set(writes), Body(list(lines), shared)))
-        self.loaded.update(self.seen(reads), writes)
+        """Add statements that are written as they are.
+
+        Args:
+            reads, writes: the memories that they read and write.
+            shared: whether each thread computes a part of them.
+        """
+        self._pieces.append(Lines(self.with_aliases(reads), set(writes), Body(list(lines), shared)))
+        self.loaded.update(self.with_aliases(reads), writes)
         for memory in writes:
             self.constants.pop(memory, None)
 
-    def shared(self, work: int, sizes: Sequence[int]) -> int | None:
-        """The first dimension that is long enough, or the longest one."""
-        if self.parts == 1 or work < SHARED or not sizes:
+    def dimension_to_share(self, work: int, sizes: Sequence[int]) -> int | None:
+        """The first dimension that is long enough for all threads, or the longest one; None: too little work."""
+        if self.threads == 1 or work < SHARED or not sizes:
             return None
-        enough = (d for d, n in enumerate(sizes) if n >= 16 * self.parts)
+        enough = (d for d, n in enumerate(sizes) if n >= 16 * self.threads)
         found = next(enough, max(range(len(sizes)), key=sizes.__getitem__))
-        return found if sizes[found] >= 2 * self.parts else None
+        return found if sizes[found] >= 2 * self.threads else None
 
-    def apart(self, count: int) -> str:
-        """Numbers in double precision, those of one part after those of another."""
-        memory = self.like((self.parts, count), torch.float64).memory
+    def per_thread_buffer(self, count: int) -> str:
+        """A buffer for `count` numbers of each thread in double precision, one thread's after the other's."""
+        memory = self.like((self.threads, count), torch.float64).memory
         self.loaded.add(memory)
         return memory
 
     def functions(self, kept: set[str]) -> list[Body]:
-        """What is to be called one after the other.
+        """The bodies of the C functions, to be called one after the other.
 
         Args:
-            kept: memories to be written although nobody reads them here.
+            kept: memories to be written although the program does not read them.
         """
         found = [Body([])]
         for piece in self._pieces:
-            for body in piece.bodies(self, self.loaded | kept):
+            for body in piece.emit(self, self.loaded | kept):
                 long = len(found[-1].lines) + len(body.lines) > LONG and found[-1].lines
                 if long or found[-1].shared or body.shared:
                     found.append(Body([], body.shared))
@@ -219,14 +232,18 @@ class Writer:
         return found
 
     def layout(self) -> tuple[dict[str, int], int]:
-        """Where each memory begins, in bytes, and how many there are: later ones take the room of those of the same
-        type and size that nobody reads any more. To be asked after the functions.
+        """Lay out the buffers: later ones take the room of buffers of the same type and size that are read no more.
+
+        To be called after `functions`.
+
+        Returns:
+            Where each memory begins, and how many bytes there are.
         """
         spans: dict[str, list[int]] = {}
         for number, piece in enumerate(self._pieces):
             for memory in piece.reads | piece.writes:
-                spans.setdefault(self.inside.get(memory, (memory, 0))[0], [number, number])[1] = number
-        used = {self.inside.get(memory, (memory, 0))[0] for memory in self.loaded}
+                spans.setdefault(self.aliases.get(memory, (memory, 0))[0], [number, number])[1] = number
+        used = {self.aliases.get(memory, (memory, 0))[0] for memory in self.loaded}
         ends: dict[int, list[str]] = {}
         free: dict[tuple[int, torch.dtype], list[int]] = {}
         places: dict[str, int] = {}
@@ -250,7 +267,7 @@ class Writer:
         self._pieces.insert(len(self._pieces) if place is None else place, loop)
         return loop
 
-    def _fitting(
+    def _loop_for(
         self,
         shape: tuple[int, ...],
         keys: Sequence[tuple[str, Address]],
@@ -261,25 +278,30 @@ class Writer:
     ) -> tuple[Loop, list[tuple[str, Address]]]:
         """The latest loop over these elements that a statement can join; a new one if there is none.
 
-        None of a loop's turns depends on another one. Numbers by themselves come as early as they can, out of the way.
+        No iteration of a loop depends on another one. A statement without dimensions is hoisted as far as its hazards
+        allow.
 
         Args:
-            fixed: whether the loop has to have the very shape.
+            keys: memories that the statement reads element by element, and the addresses.
+            target: the memory that it writes, and the address.
+            whole: memories that it reads anywhere.
+            split: the number of dimensions before those that it sums over; None: it sums nothing.
+            fixed: whether the loop has to have this very shape.
 
         Returns:
             The loop, and for its shape the target and the keys.
         """
-        reads, writes = self.seen({memory for memory, _ in keys}.union(whole)), {target[0]}
+        reads, writes = self.with_aliases({memory for memory, _ in keys}.union(whole)), {target[0]}
         if target[0].startswith(INPUT):
             reads.add(CHECKS)
         place = len(self._pieces)
         for piece in reversed(self._pieces[-_BACK:]):
             if isinstance(piece, Loop) and (piece.shape == shape or not fixed):
                 found = for_shape([target, *keys], shape, piece.shape)
-                parts = self.seen(memory for memory, _ in keys) - {memory for memory, _ in keys}
-                if found and piece.sums(split) and piece.takes(found[1:], found[0], {*parts, *whole}):
+                aliases = self.with_aliases(memory for memory, _ in keys) - {memory for memory, _ in keys}
+                if found and piece.can_sum(split) and piece.accepts(found[1:], found[0], {*aliases, *whole}):
                     return piece, found
-            if piece.minds(reads, writes):
+            if piece.has_hazard(reads, writes):
                 break
             place -= 1
         return self._added(Loop(set(), set(), shape), None if shape else place), [target, *keys]
@@ -290,34 +312,34 @@ class Writer:
             memory, address = key
             known = loop.values[key] = self.name()
             loop.lines.append(Line(f"const {VALUES[kind]} {known} = {memory}[{{0}}];", (address,)))
-            loop.found.setdefault(memory, set()).add(address)
-            loop.reads |= self.seen([memory])
-            self.loaded |= self.seen([memory])
+            loop.addresses_read.setdefault(memory, set()).add(address)
+            loop.reads |= self.with_aliases([memory])
+            self.loaded |= self.with_aliases([memory])
         return known
 
-    def _forget(self, loop: Loop, target: tuple[str, Address]) -> None:
-        """What is written may be part of what was read."""
+    def _invalidate(self, loop: Loop, target: tuple[str, Address]) -> None:
+        """Forget the variables that hold elements of a memory that is overwritten."""
         self.constants.pop(target[0], None)
         for key in [k for k in loop.values if k[0] == target[0]]:
             del loop.values[key]
 
 
-Out = Sequence[Place | None]
-"""Where results go; None for one that nobody wants."""
+Out = Sequence[BufferView | None]
+"""The buffers of results; None for a result that is not used."""
 
 
-def only(out: Out) -> Place:
-    """The one result."""
+def only(out: Out) -> BufferView:
+    """The buffer of an operation's only result."""
     found = out[0]
     assert found is not None
     return found
 
 
-def copy(w: Writer, out: Place, x: Place) -> None:
-    """`out[i] = x[i]`, broadcast and converted."""
+def copy(w: LoopWriter, out: BufferView, x: BufferView) -> None:
+    """Write `out[i] = x[i]` for every element, broadcast and converted."""
     w.write(out, [x], lambda _, names: names[0])
 
 
-def fill(w: Writer, out: Place) -> None:
-    """`out[i] = 0`."""
+def fill(w: LoopWriter, out: BufferView) -> None:
+    """Write `out[i] = 0` for every element."""
     w.write(out, [], lambda *_: "0")

@@ -1,4 +1,4 @@
-"""Loops over the elements of tensors: which statements may join one, and what they are in C."""
+"""Loop nests over the elements of tensors: which statements may join one, and the C that it becomes."""
 
 from __future__ import annotations
 
@@ -8,87 +8,87 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from varigrad.compile.backends.c.buffers import Place, head
+from varigrad.compile.backends.c.buffers import BufferView, head
 
 LONG = 160
-"""Lines of a C function: compilers take more than twice the time for one twice as long."""
+"""The largest number of lines of a C function: compilers take more than twice the time for one twice as long."""
 INPUT = "x"
-"""What the names of inputs begin with."""
+"""The prefix of the names of inputs."""
 CHECKS = "an index without an entry"
-"""A memory of its own, as it were: checks write it, and what is seen from outside is written only after them."""
+"""A name that checks of indices write like a memory, so that inputs are overwritten only after all checks."""
 
 WIDE = 16
-"""Numbers in a vector, at most."""
+"""The largest number of elements in a vector register."""
 FEW = 16
-"""Vectors in a row for which it matters how what is left over of it is computed."""
+"""Rows of fewer vectors than this are worth vectors of their own for what is left over."""
 _CALLS = re.compile(r"(exp|log|sigmoid|softplus|digamma|loggamma|erf|tanh|sin|cos|pow)\w*\(")
 
 Address = tuple[int, tuple[int, ...]]
-"""Offset, and a stride for each of a loop's dimensions."""
+"""An offset, and a stride for each of a loop's dimensions."""
 
 
 @dataclass
 class Line:
-    """A statement, with gaps for indices."""
+    """A statement of C, with gaps for indices."""
 
     text: str
     addresses: tuple[Address, ...] = ()
     stores: str = ""
-    """The memory it writes, where that is all it does."""
+    """The memory that the statement writes, where that is all it does."""
 
     def format(self, groups: Sequence[int]) -> str:
-        """With its indices, by the names of a loop's counters."""
+        """The statement with its indices, in terms of the loop's counters."""
         return self.text.format(*(_index(a, groups) for a in self.addresses))
 
 
 AFTER: Address = (-1, ())
-"""Where a loop writes when it is through."""
+"""The address of a sum, which is written when its loop is through."""
 
 
 @dataclass
 class Piece:
-    """A part of a program: the memories that it reads and writes."""
+    """A part of a program, and the memories that it reads and writes."""
 
     reads: set[str]
     writes: set[str]
 
-    def minds(self, reads: set[str], writes: set[str]) -> bool:
-        """Whether something that reads and writes these has to stay on its side."""
+    def has_hazard(self, reads: set[str], writes: set[str]) -> bool:
+        """Whether moving a statement with these reads and writes past this piece would break a data hazard."""
         return not (self.writes.isdisjoint(reads | writes) and self.reads.isdisjoint(writes))
 
 
 @dataclass
 class Body:
-    """Of a C function; of one that is `shared`, for one part of the work."""
+    """The body of a C function; of a `shared` one, for one thread's part of the work."""
 
     lines: list[str]
     shared: bool = False
 
 
 class Team(Protocol):
-    """Threads that share large loops."""
+    """The threads that share large loops."""
 
-    parts: int
+    threads: int
 
-    def shared(self, work: int, sizes: Sequence[int]) -> int | None:
-        """Which of a loop's dimensions to share out; None for so little work that others would come too late.
+    def dimension_to_share(self, work: int, sizes: Sequence[int]) -> int | None:
+        """The dimension of a loop to share out among threads; None where there is too little work.
 
         Args:
             work: how many numbers the loop computes.
         """
 
-    def apart(self, count: int) -> str:
-        """The name of memory for so many numbers of each part."""
+    def per_thread_buffer(self, count: int) -> str:
+        """The name of a buffer for `count` numbers of each thread."""
 
 
 @dataclass
 class Lines(Piece):
-    """Statements as they are."""
+    """Statements that are written as they are, and never fused."""
 
     body: Body
 
-    def bodies(self, team: Team, wanted: set[str]) -> list[Body]:
-        """As C."""
+    def emit(self, team: Team, wanted: set[str]) -> list[Body]:
+        """The bodies of C functions."""
         return [self.body]
 
 
@@ -97,29 +97,29 @@ class Loop(Piece):
     """Statements for every element of a shape.
 
     Attributes:
-        values: names of elements that are at hand, by memory and address.
-        found, stored: addresses read and written, by memory.
+        values: names of the variables that hold elements, by memory and address.
+        addresses_read, addresses_written: by memory.
+        closed: whether no statement may be added.
         split: the number of dimensions that come before those that are summed; None if none are.
-        totals: names of the sums; what becomes of them.
+        totals: the sums, by their variable, and the statements that store them.
     """
 
     shape: tuple[int, ...]
     lines: list[Line] = field(default_factory=list)
     values: dict[tuple[str, Address], str] = field(default_factory=dict)
-    found: dict[str, set[Address]] = field(default_factory=dict)
-    stored: dict[str, set[Address]] = field(default_factory=dict)
-    shut: bool = False
-    """Whether it is complete."""
+    addresses_read: dict[str, set[Address]] = field(default_factory=dict)
+    addresses_written: dict[str, set[Address]] = field(default_factory=dict)
+    closed: bool = False
     split: int | None = None
     totals: dict[str, Line] = field(default_factory=dict)
 
     @property
     def checks(self) -> bool:
-        """Whether it may find that there is no such entry."""
+        """Whether the loop checks indices."""
         return CHECKS in self.writes
 
-    def bodies(self, team: Team, wanted: set[str]) -> list[Body]:
-        """As C, without what goes to memory that nobody wants."""
+    def emit(self, team: Team, wanted: set[str]) -> list[Body]:
+        """The bodies of C functions, without statements that write memory which is not `wanted`."""
         lines = [line for line in self.lines if not line.stores or line.stores in wanted]
         if not lines:
             return []
@@ -127,7 +127,11 @@ class Loop(Piece):
         sizes, groups = self._collapsed({a for line in (*lines, *totals.values()) for a in line.addresses})
         body = ["{", *(line.format(groups) for line in lines), "}"]
         outer = sum(g < (self.split or 0) for g in groups) if totals else len(sizes)
-        shared = None if self.checks else team.shared(math.prod(sizes) * len(lines), sizes[: outer or len(sizes)])
+        shared = (
+            None
+            if self.checks
+            else team.dimension_to_share(math.prod(sizes) * len(lines), sizes[: outer or len(sizes)])
+        )
         heads = [head(f"i{d}", n, d == shared) for d, n in enumerate(sizes)]
         if not self.checks and sizes and sizes[-1] > 3:
             pragma = f"#pragma omp simd reduction(+:{', '.join(totals)})" if totals else "#pragma omp simd"
@@ -142,30 +146,40 @@ class Loop(Piece):
         last = [line.format(groups) for line in totals.values()]
         if outer or shared is None:
             return [Body([*heads[:outer], "{", *start, *heads[outer:], *body, *last, "}"], shared is not None)]
-        return _in_parts(team, list(totals), [*heads, *body], last)
+        return _by_threads(team, list(totals), [*heads, *body], last)
 
-    def sums(self, split: int | None) -> bool:
-        """Whether it can sum over the dimensions after these, if any are to be summed."""
+    def can_sum(self, split: int | None) -> bool:
+        """Whether the loop can sum over the dimensions after the first `split`; None: nothing is to be summed."""
         return split is None or self.split in (None, split)
 
-    def takes(self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Iterable[str]) -> bool:
-        """Whether a statement can come at the end: it touches what others do at the same places, or not at all."""
+    def accepts(self, keys: Sequence[tuple[str, Address]], target: tuple[str, Address], whole: Iterable[str]) -> bool:
+        """Whether a statement can be added at the end: no iteration would then depend on another one.
+
+        Args:
+            keys: memories that it reads element by element, and the addresses.
+            target: the memory that it writes, and the address.
+            whole: memories that it reads anywhere.
+        """
         memory, address = target
-        if self.shut or len(self.lines) > LONG or (self.checks and memory.startswith(INPUT)):
+        if self.closed or len(self.lines) > LONG or (self.checks and memory.startswith(INPUT)):
             return False
         if not self.shape:
             return True
-        there = self.found.get(memory, set()) | self.stored.get(memory, set())
-        torn = any(other != a for m, a in keys for other in self.stored.get(m, ()))
+        there = self.addresses_read.get(memory, set()) | self.addresses_written.get(memory, set())
+        torn = any(other != a for m, a in keys for other in self.addresses_written.get(m, ()))
         return (
             there <= {address}
             and not torn
-            and memory not in self.reads - set(self.found)
+            and memory not in self.reads - set(self.addresses_read)
             and not (self.writes.intersection(whole))
         )
 
     def _collapsed(self, addresses: set[Address]) -> tuple[list[int], list[int]]:
-        """Sizes of as few dimensions as possible, and the last of this loop's that each stands for."""
+        """Collapse the loop's dimensions to as few as possible.
+
+        Returns:
+            Their sizes, and the last of this loop's dimensions that each stands for.
+        """
         border = -1 if self.split is None else self.split - 1
         sizes, groups = list(self.shape), list(range(len(self.shape)))
         for d in reversed(range(len(sizes) - 1)):
@@ -177,24 +191,24 @@ class Loop(Piece):
 
 
 def _leaves_some(count: int, body: Sequence[str]) -> bool:
-    """Whether what is left over of whole vectors is worth vectors of its own."""
+    """Whether the elements that are left over after whole vectors are worth vectors of their own."""
     return count % WIDE > 3 and WIDE < count < FEW * WIDE and any(map(_CALLS.search, body))
 
 
 def _by_vectors(name: str, count: int, pragma: str, body: Sequence[str]) -> list[str]:
-    """A loop for the whole vectors, and one for the rest, of which compilers would make one number after the other."""
+    """A loop for the whole vectors, and one for the rest, which compilers would compute element by element."""
     whole = count - count % WIDE
     rest = [f"{pragma} simdlen(4)", head(name, count, start=whole), *body]
     return ["{", pragma, head(name, whole), *body, *rest, "}"]
 
 
-def _in_parts(team: Team, totals: Sequence[str], lines: Sequence[str], last: Sequence[str]) -> list[Body]:
-    """Sums over what is shared out: each part has its own, and these are added up in their order."""
-    own = team.apart(len(totals))
+def _by_threads(team: Team, totals: Sequence[str], lines: Sequence[str], last: Sequence[str]) -> list[Body]:
+    """Sums over a shared loop: each thread has a sum of its own, and these are added up in the order of threads."""
+    own = team.per_thread_buffer(len(totals))
     start = [f"double {name} = 0;" for name in totals]
     kept = [f"{own}[part * {len(totals)} + {i}] = {name};" for i, name in enumerate(totals)]
     added = [f"{name} += {own}[part * {len(totals)} + {i}];" for i, name in enumerate(totals)]
-    end = ["{", *start, head("part", team.parts), "{", *added, "}", *last, "}"]
+    end = ["{", *start, head("part", team.threads), "{", *added, "}", *last, "}"]
     return [Body([*start, *lines, *kept], shared=True), Body(end)]
 
 
@@ -207,7 +221,11 @@ def _index(address: Address, groups: Sequence[int]) -> str:
 def for_shape(
     keys: Sequence[tuple[str, Address]], shape: tuple[int, ...], other: tuple[int, ...]
 ) -> list[tuple[str, Address]]:
-    """The same addresses for a loop over another shape, if each goes in equal steps through its memory; else none."""
+    """The same addresses for a loop over another shape, if each goes in equal steps through its memory.
+
+    Returns:
+        The memories and addresses, in order; an empty list if that is impossible.
+    """
     if shape == other:
         return list(keys)
     if math.prod(shape) != math.prod(other) or not shape:
@@ -223,6 +241,6 @@ def for_shape(
     return found
 
 
-def address_of(place: Place) -> Address:
-    """Its elements', in a loop over all of them."""
-    return place.offset, tuple(s for s, n in zip(place.stride, place.shape, strict=True) if n != 1)
+def address_of(view: BufferView) -> Address:
+    """The address of a view's elements, in a loop over all of them."""
+    return view.offset, tuple(s for s, n in zip(view.stride, view.shape, strict=True) if n != 1)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
-from varigrad.compile.backends.c.buffers import TYPES, Place, column, element, head, row
-from varigrad.compile.backends.c.fusion import Out, Writer, only
+from varigrad.compile.backends.c.buffers import TYPES, BufferView, column, element, head, row
+from varigrad.compile.backends.c.fusion import LoopWriter, Out, only
 from varigrad.compile.graph.errors import Unsupported
 
 FEW = 8
-"""Columns that are no reason to go row by row."""
+"""Products with fewer columns are computed entry by entry, not row by row."""
 LARGE = 4096
-"""Products of more multiplications are left to BLAS."""
+"""Products with more multiplications are left to BLAS."""
 
 
-def product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = None, sign: str = "") -> None:
+def product(
+    w: LoopWriter, out: BufferView, a: BufferView, b: BufferView, start: BufferView | None = None, sign: str = ""
+) -> None:
     """`out = start + a b`, or `-a b` with a sign of `-`."""
     (m, k), n = a.shape, b.shape[1]
     if w.products and m * n * k > LARGE:
@@ -28,7 +29,7 @@ def product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = Non
             return
     kind = TYPES[out.kind]
     rows, columns, terms = head("m", m), head("n", n), head("k", k)
-    first = "0" if start is None else element(start.to(out.shape), "m", "n")
+    first = "0" if start is None else element(start.expand(out.shape), "m", "n")
     c, term = element(out, "m", "n"), f"{sign}{element(a, 'm', 'k')} * {element(b, 'k', 'n')}"
     if b.stride[0] == 1 or n < FEW:  # entry by entry
         lines = [rows, columns, "{", f"{kind} total = {first};", "#pragma omp simd reduction(+:total)", terms]
@@ -39,28 +40,34 @@ def product(w: Writer, out: Place, a: Place, b: Place, start: Place | None = Non
     w.lines(lines, [a.memory, b.memory, *([] if start is None else [start.memory])], [out.memory])
 
 
-def _mm(w: Writer, out: Out, a: Place, b: Place) -> None:
+def _mm(w: LoopWriter, out: Out, a: BufferView, b: BufferView) -> None:
     product(w, only(out), a, b)
 
 
-def _dot(w: Writer, out: Out, a: Place, b: Place) -> None:
+def _dot(w: LoopWriter, out: Out, a: BufferView, b: BufferView) -> None:
     product(w, column(column(only(out))), row(a), column(b))
 
 
-def _addmm(w: Writer, out: Out, x: Place, a: Place, b: Place, beta: Any = 1, alpha: Any = 1) -> None:
+def _addmm(
+    w: LoopWriter, out: Out, x: BufferView, a: BufferView, b: BufferView, beta: float = 1, alpha: float = 1
+) -> None:
     if beta != 1 or alpha != 1:
         raise Unsupported("a product with factors")
     product(w, only(out), a, b, x)
 
 
-def _bmm(w: Writer, out: Out, a: Place, b: Place) -> None:
+def _bmm(w: LoopWriter, out: Out, a: BufferView, b: BufferView) -> None:
     found = only(out)
     for i in range(len(a.shape) and a.shape[0]):
-        product(w, found.entry(0, i), a.entry(0, i), b.entry(0, i))
+        product(w, found.select(0, i), a.select(0, i), b.select(0, i))
 
 
-def _by_library(w: Writer, out: Place, a: Place, b: Place, sign: str) -> bool:
-    """A large product, by BLAS. It counts columns first: of `a b` it is asked for the transpose, `b' a'`."""
+def _by_library(w: LoopWriter, out: BufferView, a: BufferView, b: BufferView, sign: str) -> bool:
+    """Write a large product as a call of BLAS, which counts columns first: it is asked for the transpose, `b' a'`.
+
+    Returns:
+        False where the operands lie in a way that BLAS does not take; nothing has been written then.
+    """
     if _leading(out.shape, out.stride) is None:
         out, a, b = _transposed(out), _transposed(b), _transposed(a)
     (m, k), n, words = a.shape, b.shape[1], []
@@ -81,15 +88,15 @@ def _by_library(w: Writer, out: Place, a: Place, b: Place, sign: str) -> bool:
 
 
 def _leading(shape: Sequence[int], stride: Sequence[int]) -> int | None:
-    """How far rows are apart in memory, if the entries of a row are neighbours and rows do not overlap."""
+    """The distance of rows in memory, if the entries of a row are neighbours and rows do not overlap; else None."""
     (rows, columns), (row, column) = shape, stride
     if (column == 1 or columns == 1) and (rows == 1 or row >= columns):
         return max(row, columns) if rows > 1 else columns
     return None
 
 
-def _transposed(x: Place) -> Place:
-    return Place(x.memory, x.offset, x.shape[::-1], x.stride[::-1], x.kind)
+def _transposed(x: BufferView) -> BufferView:
+    return BufferView(x.memory, x.offset, x.shape[::-1], x.stride[::-1], x.kind)
 
 
 RULES: Mapping[str, Callable[..., None]] = {

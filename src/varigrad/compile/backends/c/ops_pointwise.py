@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -76,7 +75,7 @@ SAME: Mapping[str, str] = {
     "where": "{0:raw} ? {1} : {2}",
     "xlogy": "xlogy@({0}, {1})",
 }
-"""Those that compute in the type of their result."""
+"""Operations that compute in the type of their result."""
 
 INTEGER: Mapping[str, str] = {
     "abs": "{0} < 0 ? -{0} : {0}",
@@ -88,7 +87,7 @@ INTEGER: Mapping[str, str] = {
     "sgn": "({0} > 0) - ({0} < 0)",
     "sign": "({0} > 0) - ({0} < 0)",
 }
-"""The same, of whole numbers. Others that call functions are there for real ones only."""
+"""Operations of whole numbers that are written otherwise than those of real numbers."""
 
 BITS: Mapping[str, str] = {
     "__and__": "{0} & {1}",
@@ -97,7 +96,7 @@ BITS: Mapping[str, str] = {
     "bitwise_or": "{0} | {1}",
     "bitwise_xor": "{0} ^ {1}",
 }
-"""Those of whole numbers and truth values alone."""
+"""Operations of whole numbers and truth values alone."""
 
 COMPARED: Mapping[str, str] = {
     "eq": "{0} == {1}",
@@ -113,7 +112,7 @@ COMPARED: Mapping[str, str] = {
     "lt": "{0} < {1}",
     "ne": "{0} != {1}",
 }
-"""Those that compute in the type that their operands have in common, and say true or false."""
+"""Operations that compute in the type that their operands have in common, and return true or false."""
 
 POWERS: Mapping[float, str] = {
     0.5: "sqrt@({0})",
@@ -125,41 +124,41 @@ POWERS: Mapping[float, str] = {
     -1.0: "1 / {0}",
     -2.0: "1 / ({0} * {0})",
 }
-"""`pow` with a number for an exponent."""
+"""`pow` with a number for an exponent, by the exponent."""
 
 
-def special(name: str, values: Mapping[str, Any], kind: torch.dtype) -> str | None:
-    """Those whose form depends on their arguments; None for any other."""
+def special(name: str, values: Mapping[str, object], kind: torch.dtype) -> str | None:
+    """The expression of an operation that depends on its arguments; None for any other operation."""
     rule = _SPECIAL.get(name)
     return None if rule is None else rule(values, kind)
 
 
-def _sum(values: Mapping[str, Any], kind: torch.dtype) -> str:
+def _sum(values: Mapping[str, object], kind: torch.dtype) -> str:
     return "{0} + {1}" if values["alpha"] == 1 else "{0} + {2} * {1}"
 
 
-def _difference(values: Mapping[str, Any], kind: torch.dtype) -> str:
+def _difference(values: Mapping[str, object], kind: torch.dtype) -> str:
     return "{0} - {1}" if values["alpha"] == 1 else "{0} - {2} * {1}"
 
 
-def _reversed(values: Mapping[str, Any], kind: torch.dtype) -> str:
+def _reversed(values: Mapping[str, object], kind: torch.dtype) -> str:
     return "{1} - {0}" if values["alpha"] == 1 else "{1} - {2} * {0}"
 
 
-def _quotient(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
+def _quotient(values: Mapping[str, object], kind: torch.dtype) -> str | None:
     how = values.get("rounding_mode")
     if how is None:
         return "{0} / {1}"
     return f"{how}@({{0}} / {{1}})" if how == "trunc" and kind.is_floating_point else None
 
 
-def _power(values: Mapping[str, Any], kind: torch.dtype) -> str:
+def _power(values: Mapping[str, object], kind: torch.dtype) -> str:
     exponent = values["exponent"]
     known = POWERS.get(float(exponent)) if isinstance(exponent, (int, float)) else None
     return known or "pow@({0}, {1})"
 
 
-def _clamped(values: Mapping[str, Any], kind: torch.dtype) -> str:
+def _clamped(values: Mapping[str, object], kind: torch.dtype) -> str:
     if not kind.is_floating_point:
         low = "{0}" if values["min"] is None else "({0} > {1} ? {0} : {1})"
         return low if values["max"] is None else f"{low} < {{2}} ? {low} : {{2}}"
@@ -167,34 +166,35 @@ def _clamped(values: Mapping[str, Any], kind: torch.dtype) -> str:
     return low if values["max"] is None else f"smaller@({low}, {{2}})"
 
 
-def _cross_entropy(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
+def _cross_entropy(values: Mapping[str, object], kind: torch.dtype) -> str | None:
     if values["weight"] is not None or values["pos_weight"] is not None or values["reduction"] != 0:
         return None
     return "(1 - {1}) * {0} + softplus@(-{0})"
 
 
-def _polygamma(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
-    return {0: "digamma@({1})", 1: "trigamma@({1})"}.get(values["n"])
+def _polygamma(values: Mapping[str, object], kind: torch.dtype) -> str | None:
+    order = values["n"]
+    return {0: "digamma@({1})", 1: "trigamma@({1})"}.get(order) if isinstance(order, int) else None
 
 
-def _elu_backward(values: Mapping[str, Any], kind: torch.dtype) -> str:
+def _elu_backward(values: Mapping[str, object], kind: torch.dtype) -> str:
     slope = "({5} + {1} * {2})" if values["is_result"] else "{1} * {2} * exp@({5} * {3})"
     return f"{{5}} <= 0 ? {{0}} * {{3}} * {slope} : {{0}} * {{2}}"
 
 
-def _gelu(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
+def _gelu(values: Mapping[str, object], kind: torch.dtype) -> str | None:
     return f"{{0}} * {_NORMAL.format('{0}')}" if values["approximate"] == "none" else None
 
 
-def _gelu_backward(values: Mapping[str, Any], kind: torch.dtype) -> str | None:
+def _gelu_backward(values: Mapping[str, object], kind: torch.dtype) -> str | None:
     density = "exp@(-{1} * {1} / 2) * (M_2_SQRTPI * M_SQRT1_2 / 2)"
     return f"{{0}} * ({_NORMAL.format('{1}')} + {{1}} * {density})" if values["approximate"] == "none" else None
 
 
 _NORMAL = "((1 + erf@({} * M_SQRT1_2)) / 2)"
-"""The normal distribution's function."""
+"""The normal distribution's cumulative distribution function."""
 
-_SPECIAL: Mapping[str, Callable[[Mapping[str, Any], torch.dtype], str | None]] = {
+_SPECIAL: Mapping[str, Callable[[Mapping[str, object], torch.dtype], str | None]] = {
     "add": _sum,
     "binary_cross_entropy_with_logits": _cross_entropy,
     "bitwise_not": lambda _, kind: "!{0}" if kind == torch.bool else "~{0}",

@@ -1,32 +1,37 @@
-"""Sums, extremes and whatever else is made of all entries along some dimensions."""
+"""Reductions along dimensions, and what needs all entries of a row: sums, extremes, softmax, cumulative sums."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from varigrad.compile.backends.c.buffers import TYPES, Place, column, element, head, suffix
-from varigrad.compile.backends.c.fusion import Out, Writer, only
+from varigrad.compile.backends.c.buffers import TYPES, BufferView, column, element, head, suffix
+from varigrad.compile.backends.c.fusion import LoopWriter, Out, only
 from varigrad.compile.graph.errors import Unsupported
 
+Dims = int | Sequence[int] | None
+"""The dimensions to reduce, as torch takes them; None: all."""
+
 FEW = 8
-"""So many terms are written out."""
+"""Sums of at most so many terms are written out, term by term."""
 _SIMD = "#pragma omp simd reduction(+:total)"
 LONG = 4096
-"""Sums of as many are left to double precision."""
+"""Sums of at least so many terms are taken in double precision."""
 
 
-def _sum(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> None:
+def _sum(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False, dtype: object = None) -> None:
     _total(w, only(out), x, dim, keepdim, 1)
 
 
-def _mean(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> None:
+def _mean(
+    w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False, dtype: object = None
+) -> None:
     dims = _dims(x, dim)
     _total(w, only(out), x, dim, keepdim, math.prod(x.shape[d] for d in dims))
 
 
-def _total(w: Writer, out: Place, x: Place, dim: Any, keepdim: bool, count: int) -> None:
+def _total(w: LoopWriter, out: BufferView, x: BufferView, dim: Dims, keepdim: bool, count: int) -> None:
+    """The sum over dimensions, divided by `count`."""
     dims = _dims(x, dim)
     wide = "double" if out.kind.is_floating_point else "int64_t"
     over = f" / {count}" if count != 1 else ""
@@ -47,11 +52,11 @@ def _total(w: Writer, out: Place, x: Place, dim: Any, keepdim: bool, count: int)
     _fold(w, out, x, dims, [f"{wide} total = 0;"], inner, f"total{over}")
 
 
-def _added_up(w: Writer, out: Place, x: Place, dims: Sequence[int], over: str) -> None:
-    """Row after row is added to the result, where the entries of a sum are far apart in memory."""
+def _added_up(w: LoopWriter, out: BufferView, x: BufferView, dims: Sequence[int], over: str) -> None:
+    """Add row after row to the result, where the entries of a sum are far apart in memory."""
     names = [f"i{d}" for d in range(len(x.shape))]
     kept = [d for d in range(len(x.shape)) if d not in dims]
-    shared = w.shared(x.numel, [x.shape[d] for d in kept])
+    shared = w.dimension_to_share(x.numel, [x.shape[d] for d in kept])
     inside = [head(names[d], x.shape[d], i == shared) for i, d in enumerate(kept)]
     inside.insert(-1, "#pragma omp simd")
     total = element(out, *(names[d] for d in kept))
@@ -62,65 +67,67 @@ def _added_up(w: Writer, out: Place, x: Place, dims: Sequence[int], over: str) -
     w.lines(lines, [x.memory], [out.memory], shared is not None)
 
 
-def _any(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _any(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _truth(w, only(out), x, dim, keepdim, "||", "0")
 
 
-def _all(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _all(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _truth(w, only(out), x, dim, keepdim, "&&", "1")
 
 
-def _truth(w: Writer, out: Place, x: Place, dim: Any, keepdim: bool, operator: str, start: str) -> None:
+def _truth(w: LoopWriter, out: BufferView, x: BufferView, dim: Dims, keepdim: bool, operator: str, start: str) -> None:
     dims = _dims(x, dim)
     out = out.without(*dims) if keepdim else out
     _fold(w, out, x, dims, [f"_Bool found = {start};"], ["{all}", f"found = found {operator} {{x}} != 0;"], "found")
 
 
-def _prod(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> None:
+def _prod(
+    w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False, dtype: object = None
+) -> None:
     dims = _dims(x, dim)
     found = only(out)
     wide = "double" if found.kind.is_floating_point else "int64_t"
     _fold(w, found.without(*dims) if keepdim else found, x, dims, [f"{wide} p = 1;"], ["{all}", "p *= {x};"], "p")
 
 
-def _amax(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _amax(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _extreme(w, [only(out), None], x, dim, keepdim, ">")
 
 
-def _amin(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _amin(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _extreme(w, [only(out), None], x, dim, keepdim, "<")
 
 
-def _max(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _max(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _extreme(w, [*out, None][:2], x, dim, keepdim, ">")
 
 
-def _min(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _min(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _extreme(w, [*out, None][:2], x, dim, keepdim, "<")
 
 
-def _argmax(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _argmax(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _extreme(w, [None, only(out)], x, dim, keepdim, ">")
 
 
-def _argmin(w: Writer, out: Out, x: Place, dim: Any = None, keepdim: bool = False) -> None:
+def _argmin(w: LoopWriter, out: Out, x: BufferView, dim: Dims = None, keepdim: bool = False) -> None:
     _extreme(w, [None, only(out)], x, dim, keepdim, "<")
 
 
-def _extreme(w: Writer, out: Out, x: Place, dim: Any, keepdim: bool, sign: str) -> None:
-    """The largest or smallest entry, the first NaN if there is one, and where it is."""
+def _extreme(w: LoopWriter, out: Out, x: BufferView, dim: Dims, keepdim: bool, sign: str) -> None:
+    """The largest or smallest entry, the first NaN if there is one, and its position."""
     dims = _dims(x, dim)
     if not math.prod(x.shape[d] for d in dims):
         raise Unsupported("the largest of no entries")
-    values, places = ((o.without(*dims) if keepdim and o is not None else o) for o in out)
+    values, positions = ((o.without(*dims) if keepdim and o is not None else o) for o in out)
     kind = TYPES[x.kind]
     better = f"if (at < 0 || (best == best && !(best {sign}= v))) {{{{ best = v; at = n; }}}}"
     start = [f"{kind} best = 0;", "int64_t at = -1, n = 0;"]
     inner = ["{all}", f"{{{{ const {kind} v = {{x}}; {better} n++; }}}}"]
-    _fold(w, values, x, dims, start, inner, "best", places)
+    _fold(w, values, x, dims, start, inner, "best", positions)
 
 
-def _logsumexp(w: Writer, out: Out, x: Place, dim: Any, keepdim: bool = False) -> None:
+def _logsumexp(w: LoopWriter, out: Out, x: BufferView, dim: Dims, keepdim: bool = False) -> None:
     found, dims = only(out), _dims(x, dim)
     f = suffix(x)
     start = [f"{TYPES[x.kind]} top = -INFINITY;", "double total = 0;"]
@@ -132,7 +139,7 @@ def _logsumexp(w: Writer, out: Out, x: Place, dim: Any, keepdim: bool = False) -
     _fold(w, found.without(*dims) if keepdim else found, x, dims, start, inner, f"base + log{f}(total)")
 
 
-def _softmax(w: Writer, out: Out, x: Place, dim: int, half: bool) -> None:
+def _softmax(w: LoopWriter, out: Out, x: BufferView, dim: int, half: bool) -> None:
     f = suffix(x)
     lines = [
         "double total = 0;", *_vectors(x, dim), "{all}",
@@ -142,15 +149,15 @@ def _softmax(w: Writer, out: Out, x: Place, dim: int, half: bool) -> None:
     _rows(w, only(out), [x], dim, [*_top(f), *lines])
 
 
-def _log_softmax(w: Writer, out: Out, x: Place, dim: int, half: bool) -> None:
+def _log_softmax(w: LoopWriter, out: Out, x: BufferView, dim: int, half: bool) -> None:
     f = suffix(x)
     lines = ["double total = 0;", *_vectors(x, dim), "{all}", f"total += exp{f}({{x}} - top);"]
     lines += [f"const {{t}} rest = top + log{f}(total);", "{all}", "{y} = {x} - rest;"]
     _rows(w, only(out), [x], dim, [*_top(f), *lines])
 
 
-def _vectors(x: Place, dim: int) -> list[str]:
-    """Before a sum over enough terms; of a few, compilers rather take several at once."""
+def _vectors(x: BufferView, dim: int) -> list[str]:
+    """The pragma before a sum over enough terms; for a few, compilers do better without."""
     return [_SIMD] if x.shape and x.shape[dim] >= 2 * FEW else []
 
 
@@ -158,7 +165,7 @@ def _top(suffix: str) -> list[str]:
     return ["{t} top = -INFINITY;", "{all}", f"top = larger{suffix}({{x}}, top);"]
 
 
-def _softmax_backward(w: Writer, out: Out, grad: Place, result: Place, dim: int, dtype: Any) -> None:
+def _softmax_backward(w: LoopWriter, out: Out, grad: BufferView, result: BufferView, dim: int, dtype: object) -> None:
     lines = [
         "double total = 0;",
         *_vectors(grad, dim),
@@ -170,54 +177,56 @@ def _softmax_backward(w: Writer, out: Out, grad: Place, result: Place, dim: int,
     _rows(w, only(out), [grad, result], dim, lines)
 
 
-def _log_softmax_backward(w: Writer, out: Out, grad: Place, result: Place, dim: int, dtype: Any) -> None:
+def _log_softmax_backward(
+    w: LoopWriter, out: Out, grad: BufferView, result: BufferView, dim: int, dtype: object
+) -> None:
     f = suffix(grad)
     lines = ["double total = 0;", *_vectors(grad, dim), "{all}", "total += {x};"]
     lines += ["{all}", f"{{y}} = {{x}} - exp{f}({{z}}) * ({{t}})total;"]
     _rows(w, only(out), [grad, result], dim, lines)
 
 
-def _cumsum(w: Writer, out: Out, x: Place, dim: int, dtype: Any = None) -> None:
+def _cumsum(w: LoopWriter, out: Out, x: BufferView, dim: int, dtype: object = None) -> None:
     found = only(out)
     wide = "double" if found.kind.is_floating_point else "int64_t"
     _rows(w, found, [x], dim, [f"{wide} total = 0;", "{all}", "{ total += {x}; {y} = total; }"])
 
 
-def _cumprod(w: Writer, out: Out, x: Place, dim: int, dtype: Any = None) -> None:
+def _cumprod(w: LoopWriter, out: Out, x: BufferView, dim: int, dtype: object = None) -> None:
     found = only(out)
     wide = "double" if found.kind.is_floating_point else "int64_t"
     _rows(w, found, [x], dim, [f"{wide} product = 1;", "{all}", "{ product *= {x}; {y} = product; }"])
 
 
-def _dims(x: Place, dim: Any) -> list[int]:
-    """Those that are meant, from the first one on."""
+def _dims(x: BufferView, dim: Dims) -> list[int]:
+    """The dimensions that an argument names, counted from the first and in order; all of them for none."""
     count = len(x.shape)
     if dim is None or dim == []:
         return list(range(count))
     return sorted(d % count for d in ([dim] if isinstance(dim, int) else dim)) if count else []
 
 
-def _terms(x: Place, dims: Sequence[int]) -> list[Place] | None:
-    """The entries along some dimensions one by one, if they are few."""
+def _terms(x: BufferView, dims: Sequence[int]) -> list[BufferView] | None:
+    """The entries along some dimensions one by one, if they are few; else None."""
     if math.prod(x.shape[d] for d in dims) > FEW:
         return None
     found = [x]
     for d in reversed(dims):
-        found = [place.entry(d, i) for place in found for i in range(place.shape[d])]
+        found = [view.select(d, i) for view in found for i in range(view.shape[d])]
     return found
 
 
 def _fold(
-    w: Writer,
-    out: Place | None,
-    x: Place,
+    w: LoopWriter,
+    out: BufferView | None,
+    x: BufferView,
     dims: Sequence[int],
     start: Sequence[str],
     inner: Sequence[str],
     value: str,
-    second: Place | None = None,
+    second: BufferView | None = None,
 ) -> None:
-    """A number for each entry of the dimensions that are left.
+    """Write loops that reduce some dimensions to one number for each entry of the others.
 
     Args:
         inner: lines for each entry along `dims`: `{all}` opens the loops over them, `{x}` is the entry.
@@ -225,7 +234,7 @@ def _fold(
     """
     kept = [d for d in range(len(x.shape)) if d not in dims]
     names = [f"i{d}" for d in range(len(x.shape))]
-    shared = w.shared(x.numel * len(inner), [x.shape[d] for d in kept])
+    shared = w.dimension_to_share(x.numel * len(inner), [x.shape[d] for d in kept])
     lines = [head(names[d], x.shape[d], i == shared) for i, d in enumerate(kept)]
     lines += ["{", *start]
     heads = [head(names[d], x.shape[d]) for d in dims]
@@ -247,8 +256,12 @@ def _fold(
     w.lines([*lines, "}"], [x.memory], written, shared is not None)
 
 
-def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequence[str]) -> None:
-    """Lines for each row along a dimension: `{all}` is a loop over it, `{x}`, `{z}` are operands, `{y}` the result."""
+def _rows(w: LoopWriter, out: BufferView, given: Sequence[BufferView], dim: int, body: Sequence[str]) -> None:
+    """Write lines for each row along a dimension.
+
+    Args:
+        body: `{all}` is a loop over the row, `{x}`, `{z}` are operands' elements, `{y}` the result's, `{t}` its type.
+    """
     if not out.shape:
         out, given, dim = column(out), [column(g) for g in given], 0
     dim %= len(out.shape)
@@ -262,7 +275,7 @@ def _rows(w: Writer, out: Place, given: Sequence[Place], dim: int, body: Sequenc
         "{t}": TYPES[out.kind],
     }
     kept = [d for d in range(len(out.shape)) if d != dim]
-    shared = w.shared(out.numel * len(body), [out.shape[d] for d in kept])
+    shared = w.dimension_to_share(out.numel * len(body), [out.shape[d] for d in kept])
     lines = [head(names[d], out.shape[d], i == shared) for i, d in enumerate(kept)] + ["{"]
     for line in body:
         for word, meaning in words.items():

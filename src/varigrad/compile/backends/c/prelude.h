@@ -132,7 +132,7 @@ static void take(void *given) {
     struct shared *s = given;
     for (int part; (part = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED)) < PARTS;) s->body(s->own, s->x, part);
 }
-/* Whoever comes first takes the next part, so that it does not matter how many come. */
+/* A thread takes the next part when it comes, so it does not matter how many threads there are. */
 static inline void share(Shared body, char *own, char *const *x) {
     struct shared s = {body, own, x, 0};
     team(take, &s, PARTS, 0);

@@ -1,0 +1,60 @@
+"""Interfaces of the back ends: a library, which a graph becomes, and a recipe, by which it becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Library(Protocol):
+    """A compiled graph.
+
+    Attributes:
+        maker: the compiler that made it, in a word.
+        kernels: how many functions it is made of.
+        calls: the operations that it leaves to torch.
+        found: whether it came from the cache.
+        seconds: how long it took to build.
+    """
+
+    maker: str
+    kernels: int
+    calls: tuple[str, ...]
+    found: bool
+    seconds: float
+
+    def run(self, inputs: list[Tensor], count: int = 1) -> object:
+        """Compute, `count` times in a row, and overwrite what the graph overwrites; returns its results if it has any.
+
+        Raises:
+            IndexError: the program refers to an entry that does not exist.
+            Exception: whatever an operation of torch's raises.
+        """
+
+
+class Recipe(Protocol):
+    """One way from a graph to a library: through our own C, or through Inductor."""
+
+    def key(self) -> str:
+        """The name of the library in the cache: equal for equal graphs, compilers, processors and torch versions."""
+
+    def check_compiler(self) -> None:
+        """Look for the compiler that is needed.
+
+        Raises:
+            CompilerError: there is none.
+        """
+
+    def write(self, folder: Path) -> None:
+        """Write what the compiling process reads."""
+
+    def load(self, path: Path, report: Mapping[str, object]) -> Library:
+        """Load the library that has been built.
+
+        Args:
+            path: the library's file.
+            report: what the compiling process has said of it.
+        """
