@@ -11,7 +11,7 @@ from torch import nn
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.compile.step.compiled_step import Step
+from varigrad.compile.step.compiled_step import CompiledStep
 from varigrad.errors import VarigradError
 from varigrad.estimators import MovingAverage, Score
 from varigrad.testing import assert_step
@@ -119,13 +119,13 @@ def test_it_changes_nothing(taken, compile):
 
 
 def test_compiled_steps_are_compared(monkeypatch):
-    by_graph, run = [], Step.run
+    by_graph, run = [], CompiledStep.run
 
     def counting(self, count, *args):
         by_graph.append(count)
         return run(self, count, *args)
 
-    monkeypatch.setattr(Step, "run", counting)
+    monkeypatch.setattr(CompiledStep, "run", counting)
     assert_step(random_svi(net=nn.Linear(3, 2), compile="wait"), DATA, steps=6)
     assert sum(by_graph) == 4
 
