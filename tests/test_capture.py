@@ -57,7 +57,8 @@ def _cases():
         for j, (estimator, entry) in enumerate(ESTIMATORS.items()):
             if program not in entry.serves:
                 continue
-            for vectorize in (None, False):
+            coupled = entry.make().drawing.coupling is not None  # particles that run one by one cannot be coupled
+            for vectorize in (None,) if coupled else (None, False):
                 if vectorize is False and (i + 2 * j) % 3 != 1:
                     continue  # in a loop, a third of them
                 often = (i + j) % 3 == 0 if vectorize is None else (i + 2 * j) % 9 == 4

@@ -28,8 +28,8 @@ FEW = {"bernoulli", "normal"}
 
 
 def _told(plan):
-    """A plan's text without what is unproven: operations on the stand-in are no torch's, and prove nothing."""
-    return str(replace(plan, unproven=()))
+    """A plan's text without what is unproven or divided: operations on the stand-in are no torch's."""
+    return str(replace(plan, unproven=(), poles=()))
 
 
 def _there(entry):

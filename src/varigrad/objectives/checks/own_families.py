@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.distributions.independent_utils import listed
 from varigrad.distributions.rng import global_state, set_global_state
 from varigrad.distributions.tensor_walk import is_known, replace_tensors, tensors_of
 from varigrad.errors import SiteError
@@ -85,10 +86,8 @@ def check_own_family(message: Sample, estimator: Estimator) -> None:
 def _moves(distribution: td.Distribution, value: Tensor) -> bool:
     """Whether listed values, or a jump of the density, lie where a parameter says."""
     if distribution.has_enumerate_support:
-        try:
-            return bool(distribution.enumerate_support(expand=False).requires_grad)
-        except (NotImplementedError, RuntimeError):
-            return False
+        values = listed(distribution)
+        return values is not None and values.requires_grad
     if not value.is_floating_point() or distribution.event_shape:
         return False
     compared = _noted(distribution, lambda d, v: d.log_prob(v), value)

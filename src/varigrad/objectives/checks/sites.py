@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions import constraints
 
@@ -148,7 +148,7 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
     assert value is not None
     if is_known(distribution):  # a class of the user's may have complex values
         _check_real(value, "the observation", name)
-    if value.is_meta:
+    if value.is_meta and type(value) in (Tensor, nn.Parameter):  # a subclass may keep its numbers elsewhere
         raise SiteError("the observation is on the meta device, and has no values", site=name, try_="data on a device")
     event = distribution.event_shape
     shape = tuple(value.shape)
