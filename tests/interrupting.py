@@ -23,9 +23,9 @@ from varigrad.estimators import MovingAverage, Score
 STEPS = 4
 
 
-LOOP = str(Path(interrupts.__file__).parent)
-
-
+PACKAGE = Path(interrupts.__file__).parent
+LOOP = tuple(str(PACKAGE / name) for name in ("inference", "compile/step", "optim", "interrupts.py"))
+"""Where a step is taken. Elsewhere, a trace function can raise between a block and what leaves it, as no signal can."""
 PROGRAMS = str(Path(__file__).parent / "programs_for_svi.py")
 
 
@@ -45,7 +45,7 @@ def signals(*lines):
         return at
 
     def entered(frame, event, argument):
-        return at if frame.f_code.co_filename.startswith((LOOP, PROGRAMS)) else None
+        return at if frame.f_code.co_filename.startswith((*LOOP, PROGRAMS)) else None
 
     before = sys.gettrace()
     sys.settrace(entered)

@@ -38,7 +38,8 @@ class EstimatorStates(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device="cpu"))
+        with torch.inference_mode(False):  # a tensor of inference mode cannot be written to later
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device="cpu"))
         self._trees: dict[str, State] = {}
         self._leaves: dict[str, Tensor] = {}
         self._count, self._counted, self._version = 0, self.steps, 0
