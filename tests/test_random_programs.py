@@ -185,7 +185,7 @@ def check(spec, seen):
     [
         ("score_functions", 200, 150),
         ("all_estimators", 200, 150),
-        pytest.param("coupled", 60, 40, marks=pytest.mark.slow),
+        pytest.param("coupled", 60, 40, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
         ("by_element", 80, 40),
     ],
 )
