@@ -11,7 +11,6 @@ MUTANTS = (
     M("shapes of arguments not looked at", "objectives/checks/rechecks.py", "shapes = tuple(map(_shape, args))", "shapes = ()", f"{EACH}[plate-shape]", also=(("objectives/discovery.py", "*map(_NAME, run.model), *run.sizes.items())", "*map(_NAME, run.model))"),)),
     M("flags among arguments not looked at", "objectives/checks/rechecks.py", "if isinstance(value, (bool, int, str)):", "if False:", f"{EACH}[plate-flag]"),
     M("no look when it is time", "objectives/checks/rechecks.py", "FIRST = 10", "FIRST = 10**6", "test_rechecks.py::test_a_later_look_says_since_when"),
-    M("a look's finding not used", "objectives/checks/rechecks.py", "        explored.use(found)\n        self.settle(explored", "        self.settle(explored", "test_rechecks.py::test_a_later_look_says_since_when"),
     M("a run of other operations not looked at", "objectives/checks/rechecks.py", "if not (other or unlike):", "if not other:", "test_rechecks.py::test_a_run_of_other_operations_is_looked_at_before_its_step[argument]"),
     M("no second look at all", "objectives/bound.py", "elif not exploration.held:", "elif False:", f"{EACH}[lanes-train]"),
     M("mixing found later not added", "objectives/checks/rechecks.py", "        mixed[site] = mixed.get(site, frozenset()) | plates\n    side", "    side", f"{EACH}[plate-closure]"),

@@ -10,8 +10,8 @@ R, U, D, E, B = (
     "objectives/exploration.py",
     "objectives/bound.py",
 )
-LATE = "test_rechecks.py::test_what_could_not_be_seen_is_found_at_step_ten_with_one_warning[False]"
-COMPILED = "test_rechecks.py::test_a_block_of_steps_ends_where_a_look_is_due[wait]"
+LATE = "test_rechecks.py::test_what_could_not_be_seen_is_found_at_step_ten_with_one_warning"
+COMPILED = "test_rechecks.py::test_a_block_of_steps_ends_where_a_look_is_due"
 ONCE = "test_rechecks.py::test_a_change_is_seen_at_once"
 UNDONE = "test_without_side_effects.py::test_what_a_program_does_meanwhile_is_undone"
 LEFT = "test_without_side_effects.py::test_finding_out_leaves_nothing_behind[network-init]"
