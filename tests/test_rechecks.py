@@ -122,6 +122,12 @@ def test_a_change_is_seen_without_plates(name):
         assert bias(bound) < 1e-9, estimator
 
 
+@pytest.mark.parametrize("name", ["eval_to_train_without_averages", "other_number", "other_shape"])
+def test_modes_and_arguments_tell_without_operations(name, monkeypatch):
+    monkeypatch.setattr(rechecks, "OPERATIONS", 0)  # the number of operations tells, too, where it changes
+    test_a_change_is_seen_at_once(name, "score")
+
+
 def late(compile=False, estimator=None):
     """A run whose program begins to mix a plate where no look can see it, before step 10."""
     case = CASES["option_of_an_operation"]()
@@ -151,6 +157,17 @@ def test_a_block_of_steps_ends_where_a_look_is_due():
     with pytest.warns(StaleCheckWarning, match=TEXT):
         svi.run(30, progress=False)
     assert bias(svi.bound) < 1e-9
+
+
+def test_blocks_of_compiled_steps_end_where_looks_are_due(monkeypatch):
+    looks, look = [], Exploration.look
+    monkeypatch.setattr(
+        Exploration, "look", lambda self, *args, **options: looks.append(self.steps) or look(self, *args, **options)
+    )
+    case = CASES["option_of_an_operation"]()  # and nothing changes
+    svi = vg.SVI(case.model, guide_with(Score()), vg.optim.Adam(lr=0.01), seed=1, compile="wait")
+    svi.run(150, progress=False)
+    assert {10, 100} <= set(looks)
 
 
 @pytest.mark.parametrize("compile", [False, "wait"])
