@@ -128,6 +128,12 @@ def test_pathwise_by_name_is_suspect(name):
     assert not plan.relies_on
 
 
+def written(positive):
+    """A view is written to, and with it the tensor that it looks at."""
+    positive.view(-1)[0:1].sub_(5.0)
+    return positive
+
+
 # Functions whose denominator may vanish, and functions whose denominator is known to be positive.
 POLES = {
     "div": [lambda z: z / z.abs(), lambda z: 1 / z, lambda z: z / z.norm(), lambda z: z.exp() / (z.square() - 1)],
@@ -139,6 +145,10 @@ POLES = {
     "cosine_similarity": [lambda z: F.cosine_similarity(z.reshape(1), torch.ones(1), dim=0)],
     "linalg_inv": [lambda z: torch.linalg.inv(z.reshape(1, 1)).sum()],
 }
+POLES["div"] += [  # what was positive once need not be
+    lambda z: 1 / torch.multiply(z.exp(), -1.0), lambda z: 1 / z.exp().clamp(max=-1.0), lambda z: 1 / z.exp().sub_(5.0),
+    lambda z: 1 / written(z.exp()), lambda z: 1 / torch.stack([z.exp(), z.exp() + z]).var(0),
+]  # fmt: skip
 AWAY = [
     lambda z: z / z.exp(), lambda z: z / (1 + z**2).sqrt(), lambda z: (F.softplus(z) + 1e-3) ** -0.5,
     lambda z: z / 3, lambda z: 1 / torch.softmax(pair(z), -1).sum(), lambda z: z.cos() / z.sigmoid(),

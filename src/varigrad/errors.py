@@ -114,7 +114,7 @@ def as_whole(value: object) -> int | None:
         return None
 
 
-def whole(name: str, value: object, least: int = 1) -> int:
+def whole_number(name: str, value: object, least: int = 1) -> int:
     """The whole number of at least `least` that a value is; see `as_whole`.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributions as td
+from torch.distributions import constraints
 
 NUMBERS = 2**24
 """A list of values has at most so many numbers."""
@@ -19,6 +20,17 @@ def inner_of(distribution: td.Distribution) -> tuple[Any, int]:
         dims += distribution.reinterpreted_batch_ndims
         distribution = distribution.base_dist
     return distribution, dims
+
+
+def support_of(distribution: td.Distribution) -> constraints.Constraint | None:
+    """The support of one choice, without the dimensions of its event; None where the class declares none."""
+    try:
+        support: constraints.Constraint | None = distribution.support
+    except (NotImplementedError, AttributeError):
+        return None
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 def count_of(distribution: td.Distribution) -> int | None:

@@ -51,7 +51,22 @@ class SoftLaplace(Univariate):
         return self.loc + self.scale * (value * (math.pi / 2)).tan().log()
 
 
-class AsymmetricLaplace(Univariate):
+class _TwoTails(Univariate):
+    """A tail on either side, whose scales are told by their geometric mean and by their ratio."""
+
+    scale: Tensor
+    asymmetry: Tensor
+
+    @property
+    def left_scale(self) -> Tensor:
+        return self.scale * self.asymmetry
+
+    @property
+    def right_scale(self) -> Tensor:
+        return self.scale / self.asymmetry
+
+
+class AsymmetricLaplace(_TwoTails):
     r"""Exponential tails of scale :math:`s a` on the left and :math:`s / a` on the right of `loc`.
 
     Args:
@@ -82,14 +97,6 @@ class AsymmetricLaplace(Univariate):
         self._keep(validate_args, loc=loc, scale=scale, asymmetry=asymmetry)
 
     @property
-    def left_scale(self) -> Tensor:
-        return self.scale * self.asymmetry
-
-    @property
-    def right_scale(self) -> Tensor:
-        return self.scale / self.asymmetry
-
-    @property
     def mean(self) -> Tensor:
         return self.loc + self.right_scale - self.left_scale
 
@@ -107,7 +114,7 @@ class AsymmetricLaplace(Univariate):
         return -d.abs() / steepness - (self.left_scale + self.right_scale).log()
 
 
-class SoftAsymmetricLaplace(Univariate):
+class SoftAsymmetricLaplace(_TwoTails):
     r"""An asymmetric Laplace plus Normal noise of scale :math:`s \cdot` `softness`.
 
     Args:
@@ -140,14 +147,6 @@ class SoftAsymmetricLaplace(Univariate):
         validate_args: bool | None = None,
     ) -> None:
         self._keep(validate_args, loc=loc, scale=scale, asymmetry=asymmetry, softness=softness)
-
-    @property
-    def left_scale(self) -> Tensor:
-        return self.scale * self.asymmetry
-
-    @property
-    def right_scale(self) -> Tensor:
-        return self.scale / self.asymmetry
 
     @property
     def soft_scale(self) -> Tensor:

@@ -21,6 +21,7 @@ from varigrad.distributions.compound import BetaBinomial, DirichletMultinomial
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.empirical import Empirical
 from varigrad.distributions.improper import ImproperUniform
+from varigrad.distributions.independent_utils import support_of
 from varigrad.distributions.mixin import Wrapper
 from varigrad.distributions.mixtures import MaskedMixture
 from varigrad.distributions.tensor_walk import tensors_of
@@ -73,12 +74,7 @@ def _rule(kind: type) -> Rule | None:
 
 def of_support(distribution: td.Distribution) -> Edges:
     """The edges of a family whose density is smooth inside its support."""
-    try:
-        support = distribution.support
-    except (NotImplementedError, AttributeError):
-        return NOWHERE
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = support_of(distribution)
     if support is constraints.boolean:
         return Edges(torch.tensor(0.0), torch.tensor(1.0))
     return Edges(_finite(getattr(support, "lower_bound", None)), _finite(getattr(support, "upper_bound", None)))

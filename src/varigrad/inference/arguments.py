@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from varigrad.distributions.rng import check_seed
-from varigrad.errors import VarigradError, whole
+from varigrad.errors import VarigradError, whole_number
 from varigrad.inference.monitor import Gradients
 from varigrad.objectives.bound import Bound
 
@@ -56,11 +56,11 @@ def check_run(
     Raises:
         VarigradError: one is of a wrong kind; the error says which one, and what to write.
     """
-    steps, every = whole("steps", steps), whole("every", every)
+    steps, every = whole_number("steps", steps), whole_number("every", every)
     if callback is not None and not callable(callback):
         raise VarigradError(f"callback must be a function of the metrics, got {callback!r}")
     if compile is not None:
         check_compile(compile)
     if monitor is not None and not isinstance(monitor, Gradients):
         raise VarigradError(f"monitor must be a Gradients(...), got {monitor!r}", try_="monitor=vg.Gradients()")
-    return steps, every, None if recheck is None else whole("recheck", recheck)
+    return steps, every, None if recheck is None else whole_number("recheck", recheck)

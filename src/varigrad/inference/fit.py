@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from varigrad import plots
-from varigrad.errors import VarigradError, whole
+from varigrad.errors import VarigradError, whole_number
 from varigrad.inference.gradient_noise import NoiseHistory
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
@@ -50,7 +50,7 @@ class Fit:
 
     def sample(self, n: int, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """`n` draws of every latent site from the guide, `[n, *site]`; arguments default to the run's last ones."""
-        n = whole("n", n)
+        n = whole_number("n", n)
         args, kwargs = (args, kwargs) if args or kwargs else (self.args, self.kwargs)
         draws: list[dict[str, Tensor]] = []
         with torch.no_grad():

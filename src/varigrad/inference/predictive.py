@@ -16,7 +16,7 @@ from varigrad.errors import (
     SiteError,
     VarigradError,
     did_you_mean,
-    whole,
+    whole_number,
 )
 from varigrad.inference.predictive_run import PredictiveHandler, PredictiveRun, drawn, minibatch
 from varigrad.language.messages import Names, Plate, Program, Record, Sample
@@ -97,7 +97,7 @@ class Predictive:
         if num_samples is None and given is None:
             raise VarigradError("it is not said how many predictions to make", try_="Predictive(..., num_samples=1000)")
         if num_samples is not None:
-            num_samples = whole("num_samples", num_samples)
+            num_samples = whole_number("num_samples", num_samples)
         if num_samples is not None and given is not None and num_samples != given:
             raise ShapeError(
                 f"num_samples is {num_samples}, and there are {given} posterior samples",

@@ -13,7 +13,7 @@ from varigrad.errors import ParameterError, PlateError, ShapeError, SupportError
 from varigrad.language.messages import Forward, Indices, Param, Sample, evolve
 from varigrad.language.plates import same_minibatch
 from varigrad.language.runtime import expanded
-from varigrad.objectives.checks.sites import check_parameters, example_of, in_support
+from varigrad.objectives.checks.sites import check_parameters, example_of, outside
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.terms.dependency_tracker import Tracker
 from varigrad.terms.provenance import untracked
@@ -143,13 +143,8 @@ def refuse_shape(name: str, value: Tensor, message: Sample, event: int) -> None:
 
 def refuse_impossible(message: Sample, value: Tensor) -> None:
     """Raise unless the site's distribution can have these values; masked elements are exempt."""
-    ok = in_support(message.distribution, value)
-    if ok is None:
-        return
-    if message.mask is not None:
-        ok = ok | ~message.mask
-    if not bool(ok.all()):
-        bad = ~ok
+    bad = outside(message, value)
+    if bad is not None:
         raise SupportError(
             f"its posterior samples have values outside the support of {type(message.distribution).__name__}: "
             f"{example_of(value, bad)}",

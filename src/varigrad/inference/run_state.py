@@ -88,7 +88,7 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
 
 
 @contextmanager
-def whole(part: str) -> Iterator[None]:
+def reading(part: str) -> Iterator[None]:
     """Inside, a part of a state is read; what goes wrong is an error about that part.
 
     Raises:

@@ -344,12 +344,12 @@ class SVI:
         self._publish()
         run_state.check_kind(state, compiled=self._step_compiler is not None)
         looks, metrics = state.get("looks"), state.get("metrics")  # states of older versions have neither of these
-        with run_state.whole("looks"):
+        with run_state.reading("looks"):
             looks = None if looks is None else NoiseHistory.from_state(looks)
-        with run_state.whole("metrics"):
+        with run_state.reading("metrics"):
             metrics = None if metrics is None else Metrics(**metrics)
         decided = self.bound.decided
-        with run_state.whole("decided"):
+        with run_state.reading("decided"):
             choices = run_state.auto_select().from_names(state["decided"]) if state.get("decided") else {}
         if choices:
             self.bound.decide({**decided, **choices})

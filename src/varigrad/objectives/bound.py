@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import VarigradError, whole
+from varigrad.errors import VarigradError, whole_number
 from varigrad.estimators.base import State
 from varigrad.language.messages import Program
 from varigrad.language.runtime import can_do_without_arguments, modules_of, takes_no_arguments
@@ -358,7 +358,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: particles is not a whole number of at least 1.
         """
-        particles = whole("particles", particles)
+        particles = whole_number("particles", particles)
         if self.is_empty:
             self.init(*args, **kwargs)
         with self.preserved(self.exploration.fresh_seed()), torch.no_grad():
@@ -374,7 +374,7 @@ class Bound(Parameters):
         Raises:
             VarigradError: n is not a whole number of at least 1, or there are no parameters.
         """
-        n = whole("n", n)
+        n = whole_number("n", n)
         if self.is_empty:
             self.init(*args, **kwargs)
         with self.preserved(seed), torch.enable_grad():

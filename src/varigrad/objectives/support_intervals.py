@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.delta import Delta
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.independent_utils import inner_of, support_of
 
 
 class Interval(NamedTuple):
@@ -29,12 +29,7 @@ def interval_of(distribution: td.Distribution) -> Interval | None:
     distribution, _ = inner_of(distribution)
     if isinstance(distribution, Delta):
         return None
-    try:
-        support = distribution.support
-    except (NotImplementedError, AttributeError):
-        return None
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = support_of(distribution)
     if support is None or constraints.is_dependent(support):
         return None
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)

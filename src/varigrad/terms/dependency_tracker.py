@@ -166,8 +166,9 @@ class Tracker:
         if not provenance:
             return value
         marked = track_provenance(value, provenance, self.escapes)
-        if self.escapes.watch and isinstance(site.message, Sample) and type(marked) is Tracked:
-            marked._sign = sign_of_draws(site.message.distribution)
+        watched = self.escapes.watch and not value.is_inference()
+        if watched and type(marked) is Tracked and isinstance(site.message, Sample):
+            marked._sign, marked._signed = sign_of_draws(site.message.distribution), value._version
         return marked
 
     def check(self) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from varigrad.distributions.independent_utils import support_of
+
 NONE, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 
 _ABOVE = (
@@ -23,12 +25,13 @@ _ABOVE = (
     type(constraints.half_open_interval(0.0, 1.0)),
 )  # fmt: skip
 _POSITIVE = frozenset("exp exp2 softplus sigmoid softmax cosh expit special_expit".split())
-_NOT_NEGATIVE = frozenset("abs absolute square relu norm linalg_norm linalg_vector_norm var std".split())
-_KEPT = frozenset(
+_KEEP_POSITIVE = frozenset("abs absolute square relu norm linalg_norm linalg_vector_norm".split())
+_NOT_NEGATIVE = _KEEP_POSITIVE | {"var", "std"}
+_PRODUCTS = frozenset("mul __mul__ __rmul__ multiply div __truediv__ __rdiv__ true_divide divide".split())
+_KEPT = _PRODUCTS | frozenset(
     """sum mean prod amax amin max min maximum sqrt clone contiguous reshape view expand expand_as unsqueeze squeeze
     transpose permute flatten __getitem__ select index_select gather stack cat to float double log1p expm1 cumsum
-    cumprod mT T diagonal flip roll repeat broadcast_to mul __mul__ __rmul__ multiply div __truediv__ __rdiv__
-    true_divide divide reciprocal""".split()
+    cumprod mT T diagonal flip roll repeat broadcast_to reciprocal""".split()
 )
 """Functions of which the result is as positive as the least positive argument."""
 _SUMS = frozenset("add __add__ __radd__ hypot".split())
@@ -47,7 +50,7 @@ def sign_of(value: Any) -> int:
     """What is known of a number, or of all entries of a tensor."""
     known = getattr(value, "_sign", None)
     if known is not None:
-        return int(known)
+        return int(known) if known and value._plain._version == value._signed else NONE  # else it was written to
     if isinstance(value, Tensor):
         if value.requires_grad or value.is_complex():
             return NONE
@@ -65,15 +68,14 @@ def sign_after(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int
     if name in _POSITIVE:
         return POSITIVE
     if name in _NOT_NEGATIVE:
-        whole = args[0] if args else None
-        return POSITIVE if name != "norm" and sign_of(whole) == POSITIVE else NOT_NEGATIVE
+        return POSITIVE if name in _KEEP_POSITIVE and args and sign_of(args[0]) == POSITIVE else NOT_NEGATIVE
     if name in ("pow", "__pow__"):
         base = sign_of(args[0])
         even = len(args) > 1 and isinstance(args[1], (int, float)) and args[1] % 2 == 0
         return POSITIVE if base == POSITIVE else NOT_NEGATIVE if even or base else NONE
     if name in ("clamp", "clamp_min", "clip"):
-        low = args[1] if len(args) > 1 else kwargs.get("min")
-        return max(sign_of(args[0]), NONE if low is None else sign_of(low))
+        low, high = (args[i] if len(args) > i else kwargs.get(key) for i, key in ((1, "min"), (2, "max")))
+        return min(sign_of(high), max(sign_of(args[0]), NONE if low is None else sign_of(low)))
     if name not in _SUMS and name not in _KEPT:
         return NONE
     tensors = [part for a in args for part in (a if isinstance(a, (list, tuple)) else (a,)) if _counts(name, part)]
@@ -85,15 +87,7 @@ def sign_after(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int
 
 def _counts(name: str, part: Any) -> bool:
     """Whether an argument is a number of the computation, not a size or a place."""
-    arithmetic = name in _SUMS or name in (
-        "mul",
-        "__mul__",
-        "__rmul__",
-        "div",
-        "__truediv__",
-        "__rdiv__",
-        "true_divide",
-    )
+    arithmetic = name in _SUMS or name in _PRODUCTS
     return (isinstance(part, Tensor) and (part.is_floating_point() or arithmetic)) or (
         arithmetic and isinstance(part, (int, float))
     )
@@ -127,12 +121,7 @@ def place_of(frame: FrameType | None) -> str | None:
 
 def sign_of_draws(distribution: td.Distribution) -> int:
     """What the support of a family says of its draws; those of a family on [0, 1] are zero with probability zero."""
-    try:
-        support = distribution.support
-    except (NotImplementedError, AttributeError):
-        return NONE
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = support_of(distribution)
     if isinstance(support, _ABOVE):
         return POSITIVE if sign_of(support.lower_bound) != NONE else NONE
     return POSITIVE if support is constraints.simplex else NONE

@@ -63,6 +63,8 @@ class Tracked(Tensor):
     """That part of the provenance which no derivative goes back to; kept only while a program is explored."""
     _sign = 0
     """What is known of the signs of its numbers (`poles.py`), likewise."""
+    _signed = 0
+    """The version of its memory of which that was known."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
         """Return the tensor itself, as a `torch.Tensor`; torch has no hook for this method.
@@ -292,8 +294,8 @@ def _shell(
     shell._escapes = escapes
     if blocked:
         shell._blocked = blocked
-    if sign:
-        shell._sign = sign
+    if sign and not plain.is_inference():  # tensors of that mode do not count how often they are written to
+        shell._sign, shell._signed = sign, plain._version
     return shell
 
 

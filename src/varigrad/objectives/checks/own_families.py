@@ -31,8 +31,6 @@ _POINTS, _HALVINGS = 16, 40
 class _Each(Escapes):
     """A record that keeps what went into each step function apart."""
 
-    __slots__ = ("each",)
-
     def __init__(self) -> None:
         self.each: list[Provenance] = []
         super().__init__(watch=True)

@@ -158,13 +158,8 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
             site=name,
             try_="data whose last dimensions are the event",
         )
-    ok = in_support(distribution, value)
-    if ok is None:
-        return
-    if message.mask is not None:
-        ok = ok | ~message.mask
-    if not bool(ok.all()):
-        bad = ~ok
+    bad = outside(message, value)
+    if bad is not None:
         first = tuple(int(i) for i in bad.nonzero()[0])
         raise SupportError(
             f"the observation has {int(bad.sum())} of {bad.numel()} values outside the support of "
@@ -192,6 +187,16 @@ def _switched_by_dynamo() -> bool:
     """Whether `torch.compile` has been used: it switches the validation of all distributions off, unasked."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return dynamo is not None and dynamo.TorchPatcher.patch.cache_info().currsize > 0
+
+
+def outside(message: Sample, value: Tensor) -> Tensor | None:
+    """Where the value is outside of the site's support, `[*batch]`, masked elements apart; None if it is nowhere."""
+    ok = in_support(message.distribution, value)
+    if ok is None:
+        return None
+    if message.mask is not None:
+        ok = ok | ~message.mask
+    return None if bool(ok.all()) else ~ok
 
 
 def in_support(distribution: td.Distribution, value: Tensor) -> Tensor | None:
