@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from varigrad.compile.trace import indexing, tracer
 from varigrad.distributions import counter_rng, rng
-from varigrad.terms import hooks_and_modes, provenance
+from varigrad.terms import hooks_and_modes, provenance, tracked
 
 _aten = torch.ops.aten
 PLACE = torch.device("meta")
@@ -84,10 +84,12 @@ def elsewhere() -> Iterator[None]:
         mock.patch.object(rng, "generator_on", generator_on),
         mock.patch.object(counter_rng, "generator_on", generator_on),
         mock.patch.object(counter_rng, "global_on", return_value=torch.default_generator),
-        mock.patch.object(provenance, "_shell", _shell),
+        mock.patch.object(tracked, "tracked", _tracked),
+        mock.patch.object(provenance, "tracked", _tracked),
         # A device hides nothing and listens to nothing, so neither do the class and the modes that stand for it.
-        mock.patch.object(provenance, "_HARMLESS", provenance._HARMLESS | {Elsewhere}),
-        mock.patch.object(provenance, "foreign_modes", return_value=False),
+        mock.patch.object(tracked, "HARMLESS", tracked.HARMLESS | {Elsewhere}),
+        mock.patch.object(provenance, "HARMLESS", tracked.HARMLESS | {Elsewhere}),
+        mock.patch.object(tracked, "foreign_modes", return_value=False),
         mock.patch.object(hooks_and_modes, "function_modes", return_value=0),
         mock.patch.object(tracer, "_memory_of", _memory_of),
         _Made(),
@@ -208,14 +210,16 @@ def _memory_of(tensor: Tensor) -> int:
 _memory_of_plain = tracer._memory_of
 
 
-def _shell(plain: Tensor, names: Any, escapes: Any, blocked: Any = provenance.NOTHING) -> Tensor:
-    """Like the original, for tensors that cannot be seen as another class."""
-    if isinstance(plain, Elsewhere):
-        shell = Tensor._make_wrapper_subclass(
-            provenance.Tracked, plain.shape, plain.stride(), dtype=plain.dtype, device=PLACE,
-            requires_grad=plain.requires_grad,
-        )  # fmt: skip
-    else:
-        shell = plain.as_subclass(provenance.Tracked)
+def _tracked(plain: Tensor, names: Any, escapes: Any, blocked: Any = provenance.NOTHING, sign: int = 0) -> Tensor:
+    """Like the original, for tensors that cannot be seen as another class; of signs, nothing is known."""
+    if not isinstance(plain, Elsewhere):
+        return _tracked_plain(plain, names, escapes, blocked, sign)
+    shell = Tensor._make_wrapper_subclass(
+        provenance.Tracked, plain.shape, plain.stride(), dtype=plain.dtype, device=PLACE,
+        requires_grad=plain.requires_grad,
+    )  # fmt: skip
     shell._plain, shell._provenance, shell._escapes, shell._blocked = plain, names, escapes, blocked
     return shell
+
+
+_tracked_plain = tracked.tracked

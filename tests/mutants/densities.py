@@ -11,7 +11,7 @@ MUTANTS = (
     M("mixtures taken for one component", "distributions/support_edges.py", "return Edges(inside=True, movers=component.moving)", "return Edges(movers=component.moving)", "a density that jumps"),
     M("slopes that jump taken for smooth", "distributions/support_edges.py", "inside = True  # its slope", "pass  # its slope", "a density that jumps"),
     M("images taken for fixed", "distributions/support_edges.py", "return _finite(transform.loc)", "return end", "a density that jumps"),
-    M("what broadcasts with a choice moves with it", "terms/provenance.py", 'if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):', "if False:", "a density that jumps"),
+    M("what broadcasts with a choice moves with it", "terms/tracked.py", 'if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):', "if False:", "a density that jumps"),
     M("all comparisons of torch's families harmless", "terms/exempt_comparisons.py", "return module in MODULES or (module, name) in FUNCTIONS", "return True", "a uniform as a factor"),
     M("the handler of a mode taken for the user's code", "terms/exempt_comparisons.py", "    frame = caller(frame)\n", "", "a uniform as a factor"),
     M("a score of moving ends not refused", "objectives/checks/sites.py", "    if any(mover.requires_grad for mover in edges.moving):", "    if False:", "a score function wants"),

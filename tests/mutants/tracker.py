@@ -9,16 +9,16 @@ HERE = f"{ALONE}numbers_at_the_present_point_tell_without_operations"
 MUTANTS = (
     # Steps.
     M("an option that makes a function jump ignored", "terms/step_functions.py", "        if not _jumps_here(name, args, kwargs, tracked):\n            return False", "        return False", "test_steps.py::test_what_jumps_leads_to_the_score_function[grid_sample]"),
-    M("results without a derivative ignored", "terms/provenance.py", "elif has_no_derivative(", "elif False and has_no_derivative(", "test_steps.py::test_what_jumps_leads_to_the_score_function[no derivative at all]"),
+    M("results without a derivative ignored", "terms/tracked.py", "elif has_no_derivative(", "elif False and has_no_derivative(", "test_steps.py::test_what_jumps_leads_to_the_score_function[no derivative at all]"),
     M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_denominator_that_may_vanish_is_in_the_plan"),
     # Dependencies.
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
     M("sites not followed", "objectives/execute.py", "follow = estimator.needs.cost or", "follow = False and", "score on bernoulli"),
     M("escapes ignored", "terms/dependency_tracker.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
     M("escapes cross no plate", "terms/dependency_tracker.py", "Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
-    M("the dispatcher does not mark", "terms/provenance.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
+    M("the dispatcher does not mark", "terms/tracked.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
     M("writes in place ignored", "terms/side_effects.py", 'return Effect(plain, "writes into its arguments")', "return Effect(plain)", "leak by add_"),
-    M("out= ignored", "terms/provenance.py", 'plain_kwargs.get("out") is not None', 'plain_kwargs.get("nothing") is not None', "leak by out"),
+    M("out= ignored", "terms/tracked.py", 'plain_kwargs.get("out") is not None', 'plain_kwargs.get("nothing") is not None', "leak by out"),
     M("shapes that tell ignored", "terms/side_effects.py", "return Effect(plain, TELLING[name])", "return Effect(plain)", "leak by nonzero"),
     M("masks as indices ignored", "terms/side_effects.py", "changes=_by_mask", "changes=None", "leak by mask shape"),
     M("transforms that close over a value ignored", "terms/hooks_and_modes.py", "if transform() is not None or function_modes():", "if function_modes():", "leak by vmap"),
