@@ -1,4 +1,4 @@
-"""The cache of compiled libraries: where it is, and which libraries may be loaded.
+"""The cache of compiled libraries on disk: finds its folder, and loads only files that no other user can write.
 
 A library is code that this process will run, so ownership and mode decide: its folder, its file and every folder above
 them belong to this user (or to root), and no other user can write there. The sha256 that is recorded beside a library
@@ -39,12 +39,12 @@ Loaded = TypeVar("Loaded")
 
 
 class Untrusted(Exception):
-    """A folder or file that another user may have written."""
+    """Another user may have written a folder or a file of the cache."""
 
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """The folder in which libraries are kept.
+    """The folder that holds the cached libraries.
 
     Attributes:
         folder: its path, without symbolic links.

@@ -1,4 +1,4 @@
-"""The process in which a compiler runs, so that steps go on meanwhile, and its end."""
+"""`CompilerProcess`: starts the compiler in a separate process, so that steps continue meanwhile, and stops it."""
 
 from __future__ import annotations
 

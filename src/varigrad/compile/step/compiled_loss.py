@@ -1,4 +1,4 @@
-"""A bound for loops of one's own whose loss and gradient come from a compiled graph."""
+"""`Compiled`: a compiled loss and gradient for users who write their own training loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from varigrad.optim.schedules import Scheduler
 
 
 class Compiled(nn.Module):
-    """An objective whose loss and gradient come from a compiled graph: called like the bound, it gives the same loss.
+    """An objective whose loss and gradient come from a compiled graph; its call gives the same loss as the bound's.
 
     Its parameters are the bound's, under `bound`.
     """
@@ -124,7 +124,7 @@ def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 class _Attach(torch.autograd.Function):
-    """Gives a number a gradient that is known already."""
+    """An autograd function that gives a number a gradient that has already been computed."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, grads: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Flat state: the parameters and moments of a compiled step, side by side in flat tensors.
+"""Flat state: concatenates the parameters and moments of a compiled step into a few flat tensors.
 
 The parameters that users hold become views of the flat tensors, so they are always up to date, and one operation
 updates them all. A parameter whose memory another tensor holds too (`w = net.weight.detach()`) stays where it is.

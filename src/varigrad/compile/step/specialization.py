@@ -1,4 +1,4 @@
-"""Specialisations: compiled steps for one signature of the arguments each, and how far each has come."""
+"""Specialisations: compiled steps, one for each signature of the arguments, with their progress and statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from varigrad.distributions.counter_rng import Kind, Noise, Rows
 
 
 class SavedSpecialization(TypedDict):
-    """A specialisation in a saved state; the keys are those of the first version.
+    """A specialisation in a saved state; its field names stay those of the first version.
 
     Attributes:
         seen, taken: steps in Python and by graph.
@@ -40,7 +40,7 @@ class SavedSpecialization(TypedDict):
 
 @dataclass(eq=False)
 class Specialization:
-    """Steps with arguments of one signature (shapes, types, Python values), and how far they have come.
+    """Compiled steps for arguments of one signature (shapes, types, Python values), and their progress.
 
     Attributes:
         text: the arguments, in words.

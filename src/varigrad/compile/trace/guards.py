@@ -1,8 +1,9 @@
-"""Guards: what a program reads from Python besides its arguments, and whether it is still the same.
+"""Guards: records the Python values that a program can read besides its arguments, and detects changes.
 
-A graph holds what Python values were when it was traced. So the variables a program can see (closures, globals, its
-modules' attributes and hooks, classes, code, what its arguments hold, containers in all of them) are noted then and
-looked at before every call: tensors by identity, since a graph reads them in place, plain values by equality.
+A graph contains Python values as constants of the time when it was traced. So the variables that a program can see
+(closures, globals, its modules' attributes and hooks, classes, code, what its arguments hold, containers in all of
+them) are recorded then and compared before every call: tensors by identity, since a graph reads them in place, plain
+values by equality.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _MISSING = object()
 
 
 class Variable(NamedTuple):
-    """A variable that a program can see: where it is read, and its name in messages."""
+    """A variable that a program can see: the container that it is read from, and its name in messages."""
 
     container: object
     key: object
@@ -53,7 +54,7 @@ class Variable(NamedTuple):
 
 
 class Guards:
-    """Guards of the Python state that programs can see.
+    """Guards of the Python state that programs can see: they record it, and detect changes.
 
     Args:
         programs: functions, modules and other objects that are called; and what they are called with.

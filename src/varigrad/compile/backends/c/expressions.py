@@ -1,4 +1,4 @@
-"""Operations element by element: from torch's operands to an expression of C, with conversions and literals."""
+"""Elementwise operations: writes each as an expression of C, with type conversions and literals."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_elementwise(
 
 @dataclass(frozen=True)
 class _Variable:
-    """The name of a variable, converted to the type that is computed in; `{0:raw}` is the name alone."""
+    """The name of a C variable, converted to the type of the computation; `{0:raw}` is the name alone."""
 
     name: str
     kind: torch.dtype

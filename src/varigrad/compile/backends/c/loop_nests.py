@@ -1,4 +1,4 @@
-"""Loop nests over the elements of tensors: which statements may join one, and the C that it becomes."""
+"""Loop nests over the elements of tensors: decides which statements may share one, and writes it as C."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ AFTER: Address = (-1, ())
 
 @dataclass
 class Piece:
-    """A part of a program, and the memories that it reads and writes."""
+    """A part of a program, with the names of the memories that it reads and writes."""
 
     reads: set[str]
     writes: set[str]
@@ -59,7 +59,7 @@ class Piece:
 
 @dataclass
 class Body:
-    """The body of a C function; of a `shared` one, for one thread's part of the work."""
+    """The body of a C function; if it is `shared`, each thread runs it on its part of the work."""
 
     lines: list[str]
     shared: bool = False
@@ -83,7 +83,7 @@ class Team(Protocol):
 
 @dataclass
 class Lines(Piece):
-    """Statements that are written as they are, and never fused."""
+    """Statements that are written unchanged, and never fused."""
 
     body: Body
 
@@ -94,7 +94,7 @@ class Lines(Piece):
 
 @dataclass
 class Loop(Piece):
-    """Statements for every element of a shape.
+    """A loop nest that runs statements for every element of a shape.
 
     Attributes:
         values: names of the variables that hold elements, by memory and address.

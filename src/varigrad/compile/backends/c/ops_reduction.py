@@ -1,4 +1,4 @@
-"""Reductions along dimensions, and what needs all entries of a row: sums, extremes, softmax, cumulative sums."""
+"""Reductions in C: sums, extremes, softmax, cumulative sums and other operations that read whole rows."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from varigrad.compile.graph.geometry import GEOMETRY, Geometry, geometry_of, nam
 
 @dataclass(frozen=True)
 class OutputAliases:
-    """Results that are written into the memory of other results.
+    """Results that are written directly into the memory of other results.
 
     Attributes:
         slices: results that are slices of the result of a `cat`, and how many elements after its first they begin.
