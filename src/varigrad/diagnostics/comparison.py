@@ -1,4 +1,4 @@
-"""Measure several estimators on one program: bias, variance, cost, and which to use."""
+"""`compare`: measures the bias, variance and cost of several estimators on one program, and recommends one."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class _SecondStage:
 
 @dataclass(eq=False)
 class _Probe:
-    """One estimator, while its gradients are measured."""
+    """One estimator whose gradients are being measured."""
 
     glob: str
     estimator: Estimator

@@ -1,4 +1,4 @@
-"""What a comparison measures of an estimator: cost, bias, and variance by parameter."""
+"""Measurements of an estimator in a comparison: cost, bias, and variance by parameter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """The gradient of one parameter by one estimator.
+    """The measured gradient of one parameter by one estimator.
 
     Attributes:
         site: the site whose distribution the parameter belongs to, "" if there is none or several.
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """One estimator at the sites of one glob.
+    """The measurements of one estimator at the sites of one glob.
 
     Attributes:
         verdict: "unbiased" (as far as the draws can tell), "biased" (found so), "biased by name" (says so itself) or

@@ -1,4 +1,4 @@
-"""Every family of `torch.distributions`, with `to_event`, `mask` and `expand_by`; parameters as in torch's pages."""
+"""Every family of `torch.distributions` with `to_event`, `mask` and `expand_by`; torch documents the parameters."""
 
 from __future__ import annotations
 

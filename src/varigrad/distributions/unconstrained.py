@@ -1,4 +1,4 @@
-"""Maps from unconstrained values to a support."""
+"""`unconstrained`: the bijection from unconstrained values to a support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Autoregressive flows: each entry is scaled and shifted by networks of those before it.
+r"""Autoregressive flows: networks of the preceding entries scale and shift each entry.
 
 References:
     Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling (2016), Improving variational inference with inverse
