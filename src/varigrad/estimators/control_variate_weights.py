@@ -1,9 +1,9 @@
 r"""Coefficients of control variates, by least squares from past draws.
 
 An estimate :math:`g_0 + \sum_i a_i g_i`, where the :math:`g_i` have mean zero, has the least variance at the solution
-of :math:`\sum_j E[g_i g_j]\, a_j = -E[g_i g_0]`. There is no learning rate, and because only past draws go in, the
-estimate's mean stays what it is. Beside the control variates there is a constant in the regression: without it they
-would be made to fit the gradient itself, as far as their own means over a finite number of draws are not zero.
+of :math:`\sum_j E[g_i g_j]\, a_j = -E[g_i g_0]`. There is no learning rate, and since the coefficients depend on past
+draws only, the estimate's mean stays the same. The regression has a constant besides: without it the control variates
+would fit the gradient itself, as far as their own means over a finite number of draws are not zero.
 """
 
 from __future__ import annotations

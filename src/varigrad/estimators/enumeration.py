@@ -1,4 +1,4 @@
-"""Enumeration: every value of a discrete site, weighted by its probability."""
+"""`Enumerate`: sums over every value of a discrete site, weighted by its probability."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Exact expected gradients of programs with discrete guides, by running every outcome instead of sampling.
 
-`Outcomes` is a random source that makes choices instead of drawing, one path through the tree of outcomes a run, and
-knows the path's probability. Replaying an *estimator* along every path gives the mean and variance of its gradient
-without sampling error (`expected_gradient`); replaying the *programs* gives the gradient it should have
-(`exact_gradient`), by a way that shares nothing with estimators, terms and costs.
+`Outcomes` is a random source that makes choices instead of drawing: each run follows one path through the tree of
+outcomes, whose probability it computes. Replaying an *estimator* along every path gives the mean and variance of its
+gradient without sampling error (`expected_gradient`); replaying the *programs* gives the gradient it should have
+(`exact_gradient`), by code that shares nothing with estimators, terms and costs.
 
 A uniform number has no finite support. Where an estimator promises a polynomial in it, a few Gauss-Legendre nodes are
-exact. Elsewhere it is for the caller to say how many nodes stand for it, and to see that they are enough.
+exact. Elsewhere the caller chooses how many nodes replace it, and checks that they are enough.
 """
 
 from __future__ import annotations
