@@ -1,4 +1,4 @@
-"""What has left torch during one run of a program."""
+"""`Escapes`: records the values that leave torch during one run of a program, and what they depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTHING: Provenance = frozenset()
 
 
 class Escapes:
-    """What has left torch during one run of a program; later statements count as downstream of it."""
+    """The values that have left torch during one run of a program; later statements count as downstream of them."""
 
     # Defaults of the class: most runs write to none of them.
     provenance: Provenance = NOTHING

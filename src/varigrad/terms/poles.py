@@ -1,8 +1,8 @@
-"""Divisions whose denominator may vanish: noted while a program is explored, and said in the plan.
+"""Poles: records divisions whose denominator may vanish while a program is explored, and reports them in the plan.
 
-Where a denominator changes its sign the quotient jumps, and a pathwise gradient misses that. It does not count as a
-step, or most models would lose their pathwise gradients. What is known to be positive is followed from operation to
-operation.
+Where a denominator changes its sign, the quotient jumps, and the gradient misses the jump there. Divisions do not count
+as discontinuous operations, or most models would lose pathwise gradients. The signs of tensors are tracked from
+operation to operation, so that denominators known to be positive are not reported.
 """
 
 # ruff: noqa: SIM905 - a list of words reads better as words

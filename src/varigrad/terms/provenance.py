@@ -1,7 +1,7 @@
-"""Provenance: which random choices a tensor was computed from, tracked through arbitrary torch code.
+"""Provenance: tracks which random choices a tensor was computed from, through arbitrary torch code.
 
-A tensor is marked by `track_provenance`, every operation hands its marks on (`tracked.py`), and `get_provenance` reads
-them off. What leaves torch is kept in a record of its own (`escapes.py`).
+`track_provenance` marks a tensor, every operation passes the marks of its inputs to its results (`tracked.py`), and
+`get_provenance` reads them. A separate record keeps the marks of values that leave torch (`escapes.py`).
 
 References:
     Wingate, Goodman, Stuhlmueller, Siskind (2011), Nonstandard interpretations of probabilistic programs.

@@ -1,4 +1,4 @@
-"""Steps: operations whose derivative is zero wherever it exists, and the jumps it misses are part of the gradient."""
+"""Discontinuous operations: their derivative misses the jumps, so a pathwise gradient would be biased."""
 
 from __future__ import annotations
 

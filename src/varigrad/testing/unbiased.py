@@ -1,4 +1,4 @@
-"""`assert_unbiased(model, guide, data)`: a line for your own test suite."""
+"""`assert_unbiased(model, guide, data)`: tests in one line that a program's gradient is unbiased."""
 
 from __future__ import annotations
 
