@@ -1,4 +1,4 @@
-"""Arguments of a run's steps: the same for ever, or a loader's batches, again and again."""
+"""Arguments of each step: the same arguments, or the batches of a `DataLoader`, cycled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a run as one tree of tensors and plain values: saving and loading."""
+"""Saves and loads the state of a run as one tree of tensors and plain values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Handlers: functions that change what a program's statements mean.
+"""Handlers: functions that change the effect of a program's statements (`condition`, `do`, `mask`, `scale`, ...).
 
-Each takes the program first and returns one that behaves differently, or, without a program, opens a `with` block:
+Each takes the program first and returns a changed program, or, without a program, opens a `with` block:
 
     conditioned = condition(model, {"z": z})
     with mask(mask=observed): ...

@@ -1,4 +1,4 @@
-"""Between a parameter's constrained value and the unconstrained tensor that an optimiser moves."""
+"""Transforms between a parameter's constrained value and the unconstrained tensor that an optimiser updates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The six words of a program: sample, param, module, factor, deterministic, subsample (and plate, next door)."""
+"""The primitives: sample, param, module, factor, deterministic, subsample; `plate` is in `plates.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces: the frozen record of one run."""
+"""`Trace`: the frozen record of one run of a program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors that a program can see, by what the program calls them: for errors that have to name one."""
+"""Finds the tensors that a program can see, with the program's expressions for them, for error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 @dataclass(frozen=True, eq=False)
 class VisibleTensor:
-    """Where a program sees a tensor.
+    """The place where a program sees a tensor.
 
     Attributes:
         name: an expression for the tensor, as the program would write it: `net.weight`.

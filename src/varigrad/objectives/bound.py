@@ -1,4 +1,4 @@
-"""An objective bound to a model and a guide: a torch module that owns the parameters and computes the loss."""
+"""`Bound`: an objective of a model and a guide, as a torch module that owns the parameters and computes the loss."""
 
 from __future__ import annotations
 

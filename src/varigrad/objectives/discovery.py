@@ -1,6 +1,7 @@
-"""Discovery: what runs of two programs show about their sites, plates, and how particles and lanes can run.
+"""Discovery: analyses two programs by running them: their sites, plates, and whether they can be vectorised.
 
-Nothing that is found here is believed for ever (`rechecks.py`), and nothing is left behind (`without_side_effects.py`).
+Findings are rechecked later (`rechecks.py`). Runs are undone (`without_side_effects.py`), but the first run's new
+parameters may stay.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ _NAME = attrgetter("message.name")
 
 @dataclass(frozen=True, eq=False)
 class DiscoveryResult:
-    """What is known about two programs after a look at them.
+    """The result of analysing two programs.
 
     Attributes:
         layout: how leading dimensions are used, with the plates whose elements are mixed.
@@ -90,7 +91,7 @@ class DiscoveryResult:
 
 
 class InitializingStore:
-    """A store for the first run: new parameters stay and their initial values count as drawn, though it is undone."""
+    """A store for the first run: its new parameters stay, and their initialisation still counts as drawn."""
 
     def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
         self.owner, self.kept = owner, kept
@@ -112,7 +113,7 @@ def branch_of(run: RunRecord) -> tuple[object, ...]:
 
 @dataclass(eq=False)
 class Discovery:
-    """One look at two programs, in runs whose side effects are undone afterwards.
+    """One analysis of two programs, by runs whose side effects are undone afterwards.
 
     Args:
         runs: the programs; their source is one of the look's own.

@@ -1,4 +1,4 @@
-"""One run of guide and model: parameters in, statements and draws out."""
+"""Runs guide and model once with given parameters, and records statements and draws."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
 
 
 class _Program:
-    """What the handlers of guide and model have in common."""
+    """Base of the handlers of guide and model."""
 
     takes_modules = True
     """A `Module` message says enough; its parameters need no messages of their own."""
@@ -173,7 +173,7 @@ class _Program:
 
 
 class _Guide(_Program):
-    """Draws every latent site with its estimator."""
+    """The guide's handler: draws every latent site with its estimator."""
 
     def __init__(
         self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
@@ -281,7 +281,7 @@ class _Guide(_Program):
 
 
 class _Model(_Program):
-    """Replays the guide's values and collects the model's densities."""
+    """The model's handler: replays the guide's values and collects the model's densities."""
 
     def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], guide: _Guide) -> None:
         super().__init__(settings, record, cache)

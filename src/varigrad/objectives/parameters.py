@@ -1,4 +1,4 @@
-"""Parameters and their holder: by default the bound itself, which is a module."""
+"""Declared parameters and the modules that own them: by default the bound itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from varigrad.language.parameter_transforms import initial_value, to_constrained
 
 @dataclass(frozen=True)
 class Declaration:
-    """A parameter as it was declared the first time."""
+    """A parameter as its first declaration described it."""
 
     shape: torch.Size
     constraint: constraints.Constraint
@@ -34,7 +34,7 @@ class Declaration:
 
 
 class ParameterStore(Protocol):
-    """What runs of programs need of the holder of their parameters.
+    """Interface of the owner of parameters that runs of programs use.
 
     Attributes:
         version: changes whenever a parameter comes or goes.

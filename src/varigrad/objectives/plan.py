@@ -1,4 +1,4 @@
-"""The plan: which estimator serves which site, and why; printed by `svi.plan(data)`."""
+"""`Plan`: the estimator of each site and the reason for it; `svi.plan(data)` returns it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.terms.term import Term
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One latent site: its estimator, and why.
+    """The estimator of one latent site, and the reason for it.
 
     Attributes:
         downstream: names of the terms in its cost, `q(...)` for the guide's.
@@ -39,7 +39,7 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimators of all sites, and how particles and alternatives run; `print` it.
+    """The estimators of all sites, and whether particles and alternatives are vectorised; `print` it.
 
     Attributes:
         sites: the latent sites, in the order of drawing.

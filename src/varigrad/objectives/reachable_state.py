@@ -1,4 +1,4 @@
-"""Reachable state: modules, tensors and random generators that programs see in closures and globals."""
+"""Reachable state: finds the modules, tensors and random generators in programs' closures and globals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Adam whose gradients are clipped entry by entry and whose learning rate decays with every step.
+r"""`ClippedAdam`: Adam with gradients clipped entry by entry and a learning rate that decays with every step.
 
 .. math::
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedulers: what is asked of one, and saving and restoring one with the settings that it changes."""
+"""Learning-rate schedulers: their interface, and saving and restoring one with the settings that it changes."""
 
 from __future__ import annotations
 

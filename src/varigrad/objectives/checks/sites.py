@@ -1,4 +1,4 @@
-"""What can be wrong with one site: its distribution's parameters, its value, their shapes and devices."""
+"""Checks of one site: its distribution's parameters, its value, their shapes and devices."""
 
 from __future__ import annotations
 
