@@ -1,4 +1,4 @@
-"""Pyro's names for programs that choose their backend by name: here all names mean this one."""
+"""`pyro_backend` and Pyro's API names, for programs that choose their backend by name; every name means varigrad."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures under Pyro's names: all of them are one mixture of Normals, or a choice by mask."""
+"""Mixtures of Normals, and `MaskedMixture`, with Pyro's names and arguments."""
 
 from __future__ import annotations
 

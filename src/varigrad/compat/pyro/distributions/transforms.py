@@ -1,4 +1,4 @@
-"""Pyro's transforms: torch's, varigrad's, and flows with functions that make them with networks of their own."""
+"""Pyro's transforms: torch's, varigrad's, and functions that build flows with their networks."""
 
 from __future__ import annotations
 

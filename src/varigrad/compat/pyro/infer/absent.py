@@ -1,4 +1,4 @@
-"""Names that programs import from `pyro.infer` and need not use: an error says what is missing when they do."""
+"""Classes of `pyro.infer` that varigrad lacks: programs can import them, and their use raises an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHY = {
 
 
 class NotThere:
-    """Stands for a class of Pyro's that varigrad does not have."""
+    """Stands for a class of Pyro's that varigrad lacks; to construct it raises an error."""
 
     why = ""
 

@@ -1,4 +1,4 @@
-"""Predictions under Pyro's names, in the shapes that Pyro gives them."""
+"""`Predictive`: predictions with Pyro's arguments, in the shapes that Pyro gives them."""
 
 from __future__ import annotations
 

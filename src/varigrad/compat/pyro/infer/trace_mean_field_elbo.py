@@ -1,4 +1,4 @@
-"""The ELBO with divergences in closed form."""
+"""`TraceMeanField_ELBO`: the ELBO with closed-form KL divergences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ELBO with exact sums over choices of the guide that ask for them."""
+"""`TraceEnum_ELBO`: the ELBO with exact sums over the guide's sites that are marked to be enumerated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ELBO with dependencies followed, and the handler that shows them."""
+"""`TraceGraph_ELBO`: the ELBO with dependencies tracked; `TrackNonReparam` is the handler that shows them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Modules whose attributes are statements: parameters of the store, and random choices drawn once a call.
+"""`PyroModule`: torch modules whose attributes are parameters of the store, or random choices drawn once a call.
 
-Inside a call of a module, or a method marked `pyro_method`, reading an attribute says `pyro.param`, `pyro.sample` or
-`pyro.module` under the attribute's full name, once; reading it again gives the same value. Outside, a parameter is
-just computed, and a random choice drawn anew.
+Inside a call of a module, or a method marked `pyro_method`, reading an attribute calls `pyro.param`, `pyro.sample` or
+`pyro.module` with the attribute's full name, once; reading it again gives the same value. Outside, reading an attribute
+only computes a parameter, and draws a random choice anew.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEAF = "_unconstrained"
 
 
 class _OnFirstUse:
-    """A description of an attribute that stands in a class body: it becomes the instance's when first read."""
+    """Description of an attribute in a class body, which the instance gets when it is first read."""
 
     name: str
 
@@ -95,7 +95,7 @@ class PyroSample(_OnFirstUse):
 
 
 class _Context:
-    """The call that is going on in a tree of modules, and what has been read in it."""
+    """The call in progress in a tree of modules, and the attributes that it has read."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -117,7 +117,7 @@ class _Context:
 
 
 class _PyroModuleMeta(type):
-    """`PyroModule[nn.Linear]`: a class that is both."""
+    """Metaclass for `PyroModule[nn.Linear]`, a subclass of both classes."""
 
     def __getitem__(cls, kind: type[nn.Module]) -> type[PyroModule]:
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):

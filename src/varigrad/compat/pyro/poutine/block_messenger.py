@@ -1,4 +1,4 @@
-"""Hiding statements from the handlers outside."""
+"""`block`: hides statements from the handlers outside."""
 
 from __future__ import annotations
 

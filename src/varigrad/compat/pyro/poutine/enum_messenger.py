@@ -1,4 +1,4 @@
-"""Every value of a discrete site at once, along a dimension left of the plates: for looking at densities."""
+"""`enum`: enumerates all values of discrete sites, along dimensions left of the plates, to inspect densities."""
 
 from __future__ import annotations
 

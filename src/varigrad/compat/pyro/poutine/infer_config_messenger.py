@@ -1,4 +1,4 @@
-"""Options of sites, set from outside."""
+"""`infer_config`: sets options of sites from outside the program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from varigrad.language.messages import Forward, Sample, evolve
 
 
 class InferConfigMessenger(Messenger):
-    """`config_fn(msg)` returns what is added to `infer` at a site."""
+    """Adds the result of `config_fn(msg)` to `infer` at each site."""
 
     def __init__(self, config_fn: Callable[[Dictionary], Mapping[str, Any]]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Marks for an enumeration over the model's variables; see `pyro.markov`."""
+"""`markov`: marks for an enumeration over the model's variables."""
 
 from varigrad.compat.pyro.plates import Markov as MarkovMessenger
 

@@ -1,4 +1,4 @@
-"""The stack underneath: functions that are statements, and messages of a program's own."""
+"""Pyro's interface to the handler stack: `effectful` functions, `apply_stack`, and users' own messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from varigrad.language.runtime import apply, handlers_in_force
 
 
 class NonlocalExit(Exception):
-    """Leaves a run in the middle; `site` is the message at which it was left."""
+    """Stops a run at the message `site`."""
 
     def __init__(self, site: Dictionary, *args: Any) -> None:
         super().__init__(site, *args)
@@ -28,7 +28,7 @@ class NonlocalExit(Exception):
 
 
 class _Stack(Sequence[Any]):
-    """The handlers in force, outermost first, as they were put there."""
+    """A read-only sequence of the handlers in force, outermost first."""
 
     def __getitem__(self, index: Any) -> Any:
         found = [getattr(h, "__self__", h) for h in handlers_in_force()]

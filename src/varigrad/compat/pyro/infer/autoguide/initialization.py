@@ -1,4 +1,4 @@
-"""Where guides start: functions of a site, as Pyro writes them, over the native ones."""
+"""Initial values of Pyro's guides: functions of a site that call varigrad's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guides made of guides."""
+"""`AutoGuideList`: a guide that combines several guides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from varigrad.language.messages import Program
 
 
 class AutoCallable(AutoGuide):
-    """A program of your own as a part of an `AutoGuideList`.
+    """A user's program as a part of an `AutoGuideList`.
 
     Args:
         model: the model.
