@@ -162,7 +162,7 @@ def _sites_of_parameters(at: Bound, args: tuple[object, ...], globs: tuple[str, 
 
 @dataclass(frozen=True)
 class _SecondStage:
-    """A second look at what seems biased: without sampling if there are few outcomes, else with fresh draws of
+    """A second test of gradients that seem biased: without sampling if there are few outcomes, else with fresh draws of
     estimator and reference, four times as many.
     """
 

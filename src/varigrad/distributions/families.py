@@ -95,7 +95,7 @@ class TransformedDistribution(Methods, td.TransformedDistribution):
 
 
 class Uniform(Methods, td.Uniform):
-    """Between `low` and `high`."""
+    """Constant density between `low` and `high`."""
 
 
 class VonMises(Methods, td.VonMises):

@@ -77,7 +77,7 @@ class Group(nn.Module):
 
 
 class Parameters(Group):
-    """Owner of what `param` and `module` declare; an ordinary torch module.
+    """Owner of the parameters and modules that `param` and `module` declare; an ordinary torch module.
 
     A parameter named `"a.b"` is the parameter `b` of the submodule `a`, so that `named_parameters()` and
     `state_dict()` use the names that the program uses. Values are stored unconstrained.

@@ -8,7 +8,7 @@ import torch
 
 
 class Scheduler(Protocol):
-    """A scheduler of torch's, or one that looks like it."""
+    """Interface of schedulers: torch's, and others with the same methods."""
 
     optimizer: torch.optim.Optimizer
 

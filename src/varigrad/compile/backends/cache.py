@@ -1,9 +1,9 @@
 """The cache of compiled libraries on disk: finds its folder, and loads only files that no other user can write.
 
-A library is code that this process will run, so ownership and mode decide: its folder, its file and every folder above
+A library is code that this process will run, so a library is loaded only if its folder, its file and every folder above
 them belong to this user (or to root), and no other user can write there. The sha256 that is recorded beside a library
-is no protection against users who may write there; it tells a truncated or altered file from a whole one. What has been
-checked is copied, and the copy is loaded: a file that is cut short afterwards does no harm.
+does not protect against users who may write there; it detects truncated or altered files. A checked file is copied, and
+the copy is loaded, so that a later truncation does no harm.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`CompiledStep`: a whole step as one traced function: both programs, gradient, baselines, clipping, optimiser.
 
-Many steps in a row need nothing from Python: a counter in the graph picks the step's random numbers and settings from
-rows drawn beforehand, and losses go into rows of their own.
+Many steps in a row need nothing from Python: a counter in the graph selects the step's random numbers and settings from
+rows drawn beforehand, and the row to which the step writes its loss.
 """
 
 from __future__ import annotations

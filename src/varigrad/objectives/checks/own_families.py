@@ -1,7 +1,7 @@
 """Checks user-defined distributions: `rsample` must carry derivatives, and no parameter may move the support.
 
-The families of torch and varigrad are known to be correct. For any other class, the first check marks the parameters
-that require gradients, and computes a draw and its log-density once more.
+The families of torch and varigrad need no such check. For any other class, the first check marks the parameters that
+require gradients, and computes a draw and its log-density once more.
 """
 
 from __future__ import annotations

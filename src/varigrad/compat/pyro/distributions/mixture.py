@@ -12,7 +12,7 @@ MaskedMixture = family(native.MaskedMixture, __name__)
 
 
 class MixtureOfDiagNormals(TorchDistributionMixin, native.MixtureOfNormals):
-    """Components `[*batch, k, d]` of their own locations and scales; weights `[*batch, k]` as logits."""
+    """Components `[*batch, k, d]` with separate locations and scales; weights `[*batch, k]` as logits."""
 
     def __init__(self, locs: Tensor, coord_scale: Tensor, component_logits: Tensor) -> None:
         super().__init__(locs, coord_scale, component_logits)

@@ -20,7 +20,7 @@ class JitTraceGraph_ELBO(TraceGraph_ELBO):  # noqa: N801
 
 
 class TrackNonReparam:
-    """A `with` block, or a wrapper of a program, in which choices without `rsample` mark what is computed from them.
+    """A `with` block, or a program's wrapper, in which choices without `rsample` mark the results computed from them.
 
     Read with `pyro.ops.provenance.get_provenance`.
     """

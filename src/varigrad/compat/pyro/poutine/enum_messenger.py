@@ -10,7 +10,7 @@ from varigrad.language.runtime import expanded
 
 
 class EnumMessenger(Messenger):
-    """Sites marked `infer={"enumerate": "parallel"}` take all their values, each along a dimension of its own.
+    """Gives sites marked `infer={"enumerate": "parallel"}` all their values, each site along a separate dimension.
 
     Args:
         first_available_dim: the first of these dimensions; negative, left of all plates.

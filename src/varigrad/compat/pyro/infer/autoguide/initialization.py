@@ -118,7 +118,7 @@ def _fallen_back(site: Dictionary, fallback: InitFunction | None, because: str) 
 
 
 class InitMessenger(Messenger):
-    """Latent sites take the values of an initialiser; sites after them see those."""
+    """Gives latent sites the values of an initialiser, on which sites after them then depend."""
 
     def __init__(self, init_fn: InitFunction) -> None:
         super().__init__()
