@@ -24,7 +24,7 @@ _ALL = math.inf
 
 
 class Interrupts:
-    """Holds Ctrl-C (SIGINT) back while a call runs.
+    """Delays Ctrl-C (SIGINT) while a call runs.
 
     Copies hold nothing back: the original does.
     """

@@ -1,4 +1,4 @@
-r"""`Renyi`: Rényi bounds with several particles inside one logarithm; one is the importance-weighted bound.
+r"""`Renyi`: Rényi bounds, with several particles inside one logarithm; order 0 is the importance-weighted bound.
 
 With :math:`w_k = p(x, z_k) / q(z_k)` for `K` particles drawn from the guide,
 

@@ -19,7 +19,7 @@ from varigrad.optim.fused_adam import ParameterGroup, Parameters
 
 
 class ClippedAdam(torch.optim.Optimizer):
-    """Adam with clipping and decay.
+    """Adam with gradient clipping and a decaying learning rate.
 
     Args:
         params: as for every optimiser of torch.

@@ -1,4 +1,4 @@
-"""Plots. Only this package imports matplotlib, and only when a plot is made."""
+"""Plots of losses, estimators' noise and cost, and gradient noise; matplotlib is imported only when a plot is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Discontinuous operations: their derivative misses the jumps, so a pathwise gradient would be biased."""
+"""Discontinuous operations: their derivatives miss the jumps, so pathwise gradients through them are biased."""
 
 from __future__ import annotations
 

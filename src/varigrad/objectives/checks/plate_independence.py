@@ -21,7 +21,7 @@ UNSEEN = Verdict("unknown", "a run that could not be followed")
 
 @dataclass(frozen=True)
 class Structure:
-    """The proofs about the plates of each site: mixed, or kept apart.
+    """The proven plates of each site: those whose elements are mixed, and those whose elements stay apart.
 
     Attributes:
         mixed, apart: plates whose elements an operation mixes, and those where none does, by site.

@@ -19,7 +19,7 @@ WHY = {
 
 
 class NotThere:
-    """Stands for a class of Pyro's that varigrad lacks; to construct it raises an error."""
+    """Stands for a class of Pyro's that varigrad lacks; constructing it raises an error."""
 
     why = ""
 

@@ -9,7 +9,7 @@ from varigrad.language.messages import Program
 
 
 class TraceEnum_ELBO(Trace_ELBO):  # noqa: N801 - Pyro's name
-    """Sites of the guide marked `infer={"enumerate": "parallel"}` (or `"sequential"`) get `Enumerate()`.
+    """The ELBO with `Enumerate()` at the guide's sites marked `infer={"enumerate": "parallel"}` (or `"sequential"`).
 
     Each is summed over exactly, given a draw of the others: with one such site the loss is exact, with several it
     is unbiased, and costs their sum and not their product. `num_samples` means `LeaveOneOut(num_samples)`.
