@@ -16,10 +16,10 @@ from torch import Tensor
 from varigrad.estimators.base import State, tensor_of, tuple_of
 
 DECAY = 0.99
-"""Of the sums over past draws: what is known is worth at most a hundred of them."""
+"""Decay of the sums over past draws, which are worth at most a hundred draws."""
 
 FADING = 0.8
-"""Of what was believed before the first draw."""
+"""Decay of the weight that the start coefficients have against those from past draws."""
 
 
 def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:

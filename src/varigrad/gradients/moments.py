@@ -106,7 +106,7 @@ def measured_bound(
 
 
 def seeded(seed: int) -> Source:
-    """A source with a generator of its own."""
+    """A source with a separate generator."""
     return Source(torch.Generator().manual_seed(seed))
 
 

@@ -73,7 +73,7 @@ class AutoGuide(nn.Module):
 
     Raises:
         SiteError: a latent site is discrete or not always there, or there is none.
-        PlateError: a latent site's plate has no size, or a minibatch that only the model knows.
+        PlateError: a latent site's plate has no size, or a minibatch that only the model chooses.
     """
 
     draws_for_init = 16

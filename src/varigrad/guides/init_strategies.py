@@ -55,7 +55,7 @@ def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
 
 
 def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
-    """Start where unconstrained values are zero, whatever the prior says."""
+    """Start where unconstrained values are zero, independently of the prior."""
     transform = unconstrained(site.distribution.support)
     start: Tensor = transform(torch.zeros_like(transform.inv(draws[0])))
     return start

@@ -18,7 +18,7 @@ def batches(args: tuple[object, ...]) -> tuple[Iterator[tuple[object, ...]], boo
 
 
 def _loaded(loader: Iterable[object]) -> Iterator[tuple[object, ...]]:
-    """The batches of a loader, for ever.
+    """The batches of a loader, cycled without end.
 
     Raises:
         VarigradError: the loader is empty.

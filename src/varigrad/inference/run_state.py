@@ -105,7 +105,7 @@ def reading(part: str) -> Iterator[None]:
 
 
 def copied(tree: Any) -> Any:
-    """A copy of a tree, with tensors of its own."""
+    """A copy of a tree and of its tensors."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):

@@ -178,7 +178,7 @@ def block(
     expose: Names | None = None,
     hide_if: Callable[[Message], bool] | None = None,
 ) -> Scope | Handled:
-    """Hide sites from the handlers outside; with nothing said, all sites.
+    """Hide sites from the handlers outside; by default, all sites.
 
     Args:
         program: the program; None: a `with` block.
@@ -261,7 +261,7 @@ def seed(program: None = None, *, seed: int) -> Scope: ...
 @overload
 def seed(program: Program, *, seed: int) -> SeededProgram: ...
 def seed(program: Program | None = None, *, seed: int) -> Scope | SeededProgram:
-    """Draws come from a generator of their own that starts from `seed` (again at every run of a wrapped program)."""
+    """Draws come from a separate generator that starts from `seed` (again at every run of a wrapped program)."""
     if program is None:
         return Scope(_Seeded(seed))
     return SeededProgram(program, seed)

@@ -55,7 +55,7 @@ class Sample:
 
     Attributes:
         estimator: how the gradient through the choice is estimated; None: the objective chooses.
-        notes: what a program says about the site to handlers of its own; the engine does not read it.
+        notes: annotations of the site for the program's handlers; the engine does not read it.
         auxiliary: a choice of the guide that the model does not have; others are made of it.
     """
 

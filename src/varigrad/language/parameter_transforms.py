@@ -64,7 +64,7 @@ def to_constrained(constraint: constraints.Constraint) -> Transform | None:
 
 
 def unconstrain(value: Tensor, constraint: constraints.Constraint, name: str) -> Tensor:
-    """The unconstrained tensor behind a constrained value, a leaf of its own.
+    """The unconstrained tensor behind a constrained value, a new leaf.
 
     Args:
         value: the constrained value.

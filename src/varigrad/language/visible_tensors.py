@@ -17,7 +17,7 @@ LIMIT = 20_000
 """So many objects are looked at, the nearest first."""
 
 _MODULE_INTERNALS = frozenset(vars(nn.Module()))
-"""What torch keeps in every module; parameters, buffers and submodules are asked for by their names."""
+"""Attributes that torch keeps in every module; parameters, buffers and submodules are read by their names."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -121,7 +121,7 @@ class Bound(Parameters):
 
     @property
     def side_by_side(self) -> bool:
-        """Whether particles and alternatives run along dimensions of their own; else one by one, in a loop."""
+        """Whether particles and alternatives run along separate dimensions; else one by one, in a loop."""
         return self.discovered is None or self.discovered.side_by_side
 
     @property

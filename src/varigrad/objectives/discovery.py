@@ -67,7 +67,7 @@ class DiscoveryResult:
 
     Attributes:
         layout: how leading dimensions are used, with the plates whose elements are mixed.
-        side_by_side: whether particles and alternatives run along dimensions of their own; else in a loop.
+        side_by_side: whether particles and alternatives run along separate dimensions; else in a loop.
         reason: why in a loop; empty otherwise.
         nondifferentiable: sites whose values go through a step, or lose their derivative.
         plan: what to tell about it.

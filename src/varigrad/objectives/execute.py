@@ -101,7 +101,7 @@ class _Program:
     """Base of the handlers of guide and model."""
 
     takes_modules = True
-    """A `Module` message says enough; its parameters need no messages of their own."""
+    """One `Module` message is enough; its parameters need no separate messages."""
 
     def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
@@ -263,7 +263,7 @@ class _Guide(_Program):
         return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.layout.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
-        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for runs of their own."""
+        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for separate runs."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
         if count == 1:

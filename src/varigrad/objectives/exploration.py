@@ -74,7 +74,7 @@ class Exploration:
         self.discovered = discovered
 
     def mirror(self, other: Exploration) -> None:
-        """Use what another exploration of the same programs knows, without looks of one's own."""
+        """Use the analysis of another exploration of the same programs, without analysing them again."""
         self.discovered, self._reachable = other.discovered, other._reachable
         self.held = self.quiet = True
 

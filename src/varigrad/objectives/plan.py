@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         sites: the latent sites, in the order of drawing.
         particles, lanes: how many of each.
-        side_by_side: whether they run along dimensions of their own.
+        side_by_side: whether they run along separate dimensions.
         reason: why in a loop; empty otherwise.
         poles: divisions of what a pathwise gradient goes through, whose denominator is not known to keep its sign.
         unproven: what no operation proves though "unbiased: yes" relies on it, with the numbers that speak for it.

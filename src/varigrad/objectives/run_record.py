@@ -28,7 +28,7 @@ class Vectorization:
 
     Attributes:
         plates: how many dimensions the program's plates occupy.
-        particles: how many particles lie along a dimension of their own (1: no such dimension).
+        particles: how many particles lie along a separate dimension (1: no such dimension).
         lanes: for each site with alternatives its lanes, in the order of drawing.
         order: all latent sites in the order of drawing.
         mixed: plates along which something reads a site across elements, though the site and its readers are inside.
@@ -72,7 +72,7 @@ class RunRecord:
         tracker: follows what depends on which draw.
         guide, model: the statements of both programs, in order.
         draws: what estimators drew, by site.
-        alternatives: in a loop, the draws whose alternatives wait for runs of their own.
+        alternatives: in a loop, the draws whose alternatives wait for separate runs.
         choices: the estimators, by site.
         values: the values of latent sites, marked for tracking.
         records: values of deterministic sites.

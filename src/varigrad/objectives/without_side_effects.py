@@ -62,7 +62,7 @@ class PreservedState:
             self._note(parameter)
 
     def lend(self) -> None:
-        """Give everything known so far memory of its own."""
+        """Give everything found so far separate memory."""
         self.know(self._given)
         for module in list(self.reached.modules.values()):
             self.lend_module(module)

@@ -20,7 +20,7 @@ saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 def foreign_modes() -> bool:
-    """Whether a mode that is not ours is told of every operation that reaches torch's dispatcher."""
+    """Whether a mode that is not ours intercepts the operations that reach torch's dispatcher."""
     return any(not type(mode).__module__.startswith("varigrad.") for mode in _get_current_dispatch_mode_stack())
 
 

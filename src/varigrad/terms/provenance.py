@@ -84,7 +84,7 @@ def leaving(function: Callable[[], R], tensors: Iterable[object]) -> tuple[R, Pr
 
 
 def refuse_wrappers(*tensors: object) -> None:
-    """Refuse tensors of classes that compute by hooks of their own: what they are made of may be tracked.
+    """Refuse tensors of classes that compute by their own hooks: the tensors inside may be tracked.
 
     Raises:
         VarigradError: there is one; its class is named.

@@ -39,7 +39,7 @@ _without_functions = torch._C.DisableTorchFunctionSubclass
 _without_dispatch = torch._C._DisableTorchDispatch
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
-"""Classes without hooks of their own."""
+"""Classes that define no hooks."""
 
 
 class Tracked(Tensor):
@@ -263,9 +263,9 @@ def _under_a_mode(
 
 
 def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
-    """Refuse tensor classes with hooks of their own.
+    """Refuse tensor classes that define hooks.
 
-    Such a class may take out of a tensor whatever it likes, and does not hand marks on.
+    Such a class may read any value out of a tensor, and does not pass marks on.
     """
     for kind in types:
         if kind is not Tracked and kind not in HARMLESS:

@@ -85,7 +85,7 @@ def sampled_complaint(bound: Bound, reference: Reference, args: tuple[object, ..
 
     Args:
         bound: the objective to draw gradients of.
-        reference: the gradient that their mean is held to.
+        reference: the gradient that their mean is compared with.
         args: the programs' arguments.
         draws: how many gradients to draw.
         alarm: the probability of a false alarm.
@@ -105,7 +105,7 @@ def exact_complaint(bound: Bound, reference: Reference, bias: Tensor) -> str:
 
     Args:
         bound: the objective, which knows the parameters' names.
-        reference: the gradient that the mean was held to.
+        reference: the gradient that the mean was compared with.
         bias: the difference, for all parameters in one vector.
     """
     wrong = bias.abs() > rounding_of(reference, dtype_of(bound))

@@ -22,7 +22,7 @@ def pyro_backend(*aliases: str, **modules: Any) -> Iterator[None]:
     """A `with` block that uses the backend `"pyro"` or `"minipyro"`, both of which are this package.
 
     Raises:
-        VarigradError: (a `ValueError`) another backend is asked for.
+        VarigradError: (a `ValueError`) another backend is named.
     """
     unknown = [name for name in aliases if name not in _BACKENDS]
     if unknown or modules:

@@ -56,7 +56,7 @@ class CacheFolder:
 
 
 def cache_folder() -> Path:
-    """The folder that is asked for: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder.
+    """The folder that the user chooses: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder.
 
     Raises:
         RuntimeError: the user has no home folder.

@@ -45,7 +45,7 @@ class CudaGraph:
         self._seen = list(inputs)
         """The inputs of the last call."""
         self._read = list(inputs)
-        """The tensors in which the captured graph reads them: those inputs, or memory of its own."""
+        """The tensors in which the captured graph reads them: those inputs, or the graph's buffers."""
         self._own: set[int] = set()
 
     @property

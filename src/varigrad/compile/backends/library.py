@@ -31,7 +31,7 @@ class Library(Protocol):
 
         Raises:
             IndexError: the program refers to an entry that does not exist.
-            Exception: whatever an operation of torch's raises.
+            Exception: an operation of torch's raises it.
         """
 
 
@@ -56,5 +56,5 @@ class Recipe(Protocol):
 
         Args:
             path: the library's file.
-            report: what the compiling process has said of it.
+            report: the report of the compiling process.
         """

@@ -22,7 +22,7 @@ class CompilerProcess:
 
     Args:
         folder: what to compile; the library will be there.
-        root: the cache, where Inductor keeps files of its own.
+        root: the cache, where Inductor keeps its files.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:

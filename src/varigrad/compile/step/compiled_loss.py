@@ -137,7 +137,7 @@ class _Attach(torch.autograd.Function):
 
 
 def compiled(bound: Bound, *, wait: bool = False, seed: int | None = None) -> Compiled:
-    """Compile an objective for a loop of one's own.
+    """Compile an objective for a user's training loop.
 
     Args:
         bound: such as `ELBO()(model, guide)`.

@@ -52,7 +52,7 @@ class Specialization:
         parameters: those that the last gradient in Python reached.
         frozen: those that required no gradient in the last step in Python.
         undeclared: `requires_grad` of the tensors that the programs did not declare then; None: not known.
-        structure: of the estimators' state after the last step in Python; a text if a saved state said so.
+        structure: of the estimators' state after the last step in Python; a text if it comes from a saved state.
         flat_state: where parameters and moments are kept while the graph takes the steps.
         waits: whether steps wait for the compiler, because the library was there when the state that this run goes on
             from was saved.

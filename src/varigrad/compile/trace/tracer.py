@@ -38,7 +38,7 @@ def trace(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor], mutabl
     """Trace `function()`, which reads the very tensors in `inputs`.
 
     Args:
-        inputs: distinct tensors, each with memory of its own.
+        inputs: distinct tensors, which share no memory.
         mutable: those of them that the function may write into.
 
     Raises:

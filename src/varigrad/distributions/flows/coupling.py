@@ -87,7 +87,7 @@ def affine_coupling(
     dim: int = -1,
     **kwargs: Any,
 ) -> AffineCoupling:
-    """An `AffineCoupling` with a dense network of its own.
+    """An `AffineCoupling` with a new dense network.
 
     Args:
         input_dim: the size of the vectors, or the sizes of the `-dim` rightmost dimensions.

@@ -171,7 +171,7 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
 
 
 def is_unchecked(distribution: td.Distribution) -> bool:
-    """Whether the program has said `validate_args=False`, at the distribution or for all of them."""
+    """Whether the program has set `validate_args=False`, at the distribution or for all of them."""
     inner, _ = inner_of(distribution)
     while isinstance(inner, Wrapper):
         inner, _ = inner_of(inner.base)

@@ -17,7 +17,7 @@ from varigrad.distributions.transforms import transform_to as transform_to
 
 
 def iterated(repeats: int, base_fn: Callable[..., Transform], *args: Any, **kwargs: Any) -> ComposeTransformModule:
-    """Several transforms of a kind, one after the other, each with parameters of its own."""
+    """Several transforms of a kind, one after the other, each with separate parameters."""
     return ComposeTransformModule([base_fn(*args, **kwargs) for _ in range(repeats)])
 
 

@@ -143,7 +143,7 @@ class ELBO:
         return loss
 
     def _get_trace(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Traces of one run of the model and of the guide, for objectives of your own."""
+        """Traces of one run of the model and of the guide, for users' objectives."""
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
     def _get_traces(

@@ -381,7 +381,7 @@ class PyroModuleList(nn.ModuleList, PyroModule):
 
 
 def pyro_method(method: F) -> F:
-    """Let a method be a call of its module: attributes are statements, each said once."""
+    """Let a method be a call of its module: attributes are statements, each executed once."""
 
     @functools.wraps(method)
     def called(self: PyroModule, *args: Any, **kwargs: Any) -> Any:

@@ -187,7 +187,7 @@ class PyroOptim:
         group.optimizer = _optimizer(self.pt_optim_constructor, group.params, group.options)
 
     def _split(self, groups: Iterable[_Group]) -> None:
-        """Give each parameter of some groups an optimiser of its own, with the state it has."""
+        """Give each parameter of some groups a separate optimiser, with the state it has."""
         for group in groups:
             self._leave(group)
             for p, name in zip(group.params, group.names, strict=True):
@@ -305,7 +305,7 @@ def DCTAdam(optim_args: OptionsByName) -> PyroOptim:  # noqa: N802
     """ClippedAdam: that is what it is for parameters that are no time series.
 
     Raises:
-        NotImplementedError: `subsample_aware` is asked for.
+        NotImplementedError: `subsample_aware` is True.
     """
 
     def without(options: Options) -> Options:

@@ -20,7 +20,7 @@ CHECKS = "an index without an entry"
 WIDE = 16
 """The largest number of elements in a vector register."""
 FEW = 16
-"""Rows of fewer vectors than this are worth vectors of their own for what is left over."""
+"""Rows of fewer vectors than this get separate vectors for the elements that are left over."""
 _CALLS = re.compile(r"(exp|log|sigmoid|softplus|digamma|loggamma|erf|tanh|sin|cos|pow)\w*\(")
 
 Address = tuple[int, tuple[int, ...]]
@@ -203,7 +203,7 @@ def _by_vectors(name: str, count: int, pragma: str, body: Sequence[str]) -> list
 
 
 def _by_threads(team: Team, totals: Sequence[str], lines: Sequence[str], last: Sequence[str]) -> list[Body]:
-    """Sums over a shared loop: each thread has a sum of its own, and these are added up in the order of threads."""
+    """Sums over a shared loop: each thread has a separate sum, and these are added up in the order of threads."""
     own = team.per_thread_buffer(len(totals))
     start = [f"double {name} = 0;" for name in totals]
     kept = [f"{own}[part * {len(totals)} + {i}] = {name};" for i, name in enumerate(totals)]

@@ -30,7 +30,7 @@ class OutputAliases:
 
 
 def find_output_aliases(graph: fx.Graph) -> OutputAliases:
-    """Find the results of a graph that need no memory of their own."""
+    """Find the results of a graph that need no separate memory."""
     slices: dict[fx.Node, tuple[fx.Node, int]] = {}
     negated = {}
     for node in graph.nodes:

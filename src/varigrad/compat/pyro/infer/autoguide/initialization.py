@@ -29,7 +29,7 @@ def _draws(site: Dictionary, count: int = 1) -> Tensor:
 
 
 def init_to_feasible(site: Dictionary | None = None) -> Any:
-    """Where unconstrained values are zero, whatever the prior says."""
+    """Where unconstrained values are zero, independently of the prior."""
     if site is None:
         return init_to_feasible
     return native.init_to_feasible(_statement(site), _draws(site))

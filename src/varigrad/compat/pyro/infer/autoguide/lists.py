@@ -47,7 +47,7 @@ class AutoGuideList(AutoGuide, PyroModuleList):
         self._belong(model, create_plates)
 
     def append(self, part: Any) -> None:  # type: ignore[override]
-        """Add a guide, or a program of your own, at the end."""
+        """Add a guide, or a user's program, at the end."""
         super().append(part if isinstance(part, AutoGuide) else AutoCallable(self.model, part))
 
     def add(self, part: Any) -> None:
