@@ -59,9 +59,11 @@ class Outcomes(Source):
 
     def __init__(self, path: tuple[int, ...] = (), nodes: int | None = None, limit: int = LIMIT) -> None:
         super().__init__()
-        self.path, self.nodes, self.limit = path, nodes, limit
+        self.path = path
+        self.nodes = nodes
+        self.limit = limit
         self.taken: list[tuple[int, int]] = []
-        self.probability = 1.0
+        self.probability: float = 1.0
 
     def draw(
         self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None

@@ -62,9 +62,11 @@ class Monitor:
     """
 
     def __init__(self, config: Gradients, bound: Bound, looks: NoiseHistory) -> None:
-        self.config, self.bound, self.looks = config, bound, looks
+        self.config = config
+        self.bound = bound
+        self.looks = looks
         looks.reach, looks.cost = config.reach, math.nan
-        self.note = ""
+        self.note: str = ""
         self._twin: Bound | None = None
         self._made_for: tuple[int, Mapping[str, object]] = (-1, {})
         self._start = time.process_time()

@@ -47,9 +47,9 @@ class Exploration:
     def __init__(self, runs: ProgramRuns) -> None:
         self.runs = runs
         self.discovered: DiscoveryResult | None = None
-        self.rechecks = Rechecks()
-        self.quiet = False
-        self.held = False
+        self.rechecks: Rechecks = Rechecks()
+        self.quiet: bool = False
+        self.held: bool = False
         self._reachable: ReachableState | None = None
         self._seeds = (0, 0)
 

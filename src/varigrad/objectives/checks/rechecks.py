@@ -93,7 +93,8 @@ class Rechecks:
     """
 
     def __init__(self) -> None:
-        self.due, self.since = FIRST, 0
+        self.due: int = FIRST
+        self.since: int = 0
         self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
         self._arguments: set[object] = set()
         self._branches: set[tuple[object, ...]] = set()
