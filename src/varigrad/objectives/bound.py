@@ -50,12 +50,18 @@ class Bound(Parameters):
             asked for.
 
     Attributes:
-        config: the objective.
         runs: the programs with all that their runs need.
         exploration: what is known about the programs.
 
     Raises:
         VarigradError: a program is not callable.
+
+    Example:
+        >>> import varigrad as vg
+        >>> def program():
+        ...     vg.sample("z", vg.distributions.Normal(vg.param("m", 0.0), 1.0))
+        >>> sorted(dict(vg.ELBO()(program, program).named_parameters()))
+        ['m']
     """
 
     def __init__(

@@ -24,7 +24,14 @@ from varigrad.objectives.without_side_effects import PreservedState, preserving_
 
 
 class BiasWarning(UserWarning):
-    """An estimator was asked for by name where it may be biased."""
+    """An estimator was asked for by name where it may be biased.
+
+    Example:
+        >>> import warnings
+        >>> from varigrad.objectives import BiasWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", BiasWarning)  # a biased gradient is an error in this block
+    """
 
 
 class StepInvalidated(Exception):

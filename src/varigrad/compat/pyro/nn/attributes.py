@@ -79,7 +79,7 @@ class Context:
     """The call that is going on in a tree of modules, and what has been read in it."""
 
     def __init__(self) -> None:
-        self.depth = 0
+        self.depth: int = 0
         self.cache: dict[str, Any] = {}
 
     @property
