@@ -72,6 +72,19 @@ def compare(
 
     Raises:
         VarigradError: the budget is no whole number of at least 4, there are no estimators, or a glob names no site.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> from varigrad.estimators import LeaveOneOut, Pathwise
+        >>> found = vg.compare(model, guide, estimators={"z": [LeaveOneOut(2), Pathwise()]}, budget=8)
+        >>> [(m.estimator, m.evaluations) for m in found.measured]
+        [('LeaveOneOut(k=2)', 2), ('Pathwise()', 1)]
     """
     if not is_whole(budget, SMALLEST):
         raise VarigradError(

@@ -51,6 +51,13 @@ class Source:
 
     Attributes:
         site: whose draws these are, for sources that keep a record.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> source = dist.Source(torch.Generator().manual_seed(0))
+        >>> source.draw(dist.Normal(torch.zeros(3), 1.0)).shape
+        torch.Size([3])
     """
 
     site = ""

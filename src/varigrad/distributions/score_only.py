@@ -15,6 +15,13 @@ class ScoreOnly(Wrapper):
     """`base`, which can be drawn from but not differentiated through: only score-function estimators fit it.
 
     A program needs none of these (`estimator=Score()` does the same to a plain Beta); tests and tutorials do.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ScoreOnly(dist.Normal(0.0, 1.0))
+        >>> d.has_rsample, round(d.log_prob(torch.tensor(0.0)).item(), 4)
+        (False, -0.9189)
     """
 
     has_rsample = False

@@ -36,6 +36,20 @@ class DoubleControlVariate(Estimator):
         alpha: weight of the expansion; with `train`, where it starts.
         train: learn it.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import DoubleControlVariate
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=DoubleControlVariate(2))
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Titsias, Shi (2022), Double control variates for gradient estimation in discrete latent variable models.
         arXiv:2111.05300.

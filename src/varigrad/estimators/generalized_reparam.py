@@ -120,6 +120,20 @@ class GRep(Generalised):
     Args:
         baseline: taken off the cost that multiplies the score part.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GRep
+        >>> def model():
+        ...     vg.sample("x", dist.Poisson(vg.sample("z", dist.Gamma(2.0, 1.0))), obs=torch.tensor(3.0))
+        >>> def guide():
+        ...     shape = vg.param("shape", 3.0, dist.constraints.positive)
+        ...     vg.sample("z", dist.Gamma(shape, 2.0), estimator=GRep())
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('GRep()', True)
+
     References:
         Ruiz, Titsias, Blei (2016), The generalized reparameterization gradient. arXiv:1610.02287.
     """
@@ -161,6 +175,20 @@ class Rsvi(Generalised):
     Args:
         shape_augmentation: B. With more the score part matters less (and with it its noise), the draw costs more.
         baseline: taken off the cost that multiplies the score part.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Rsvi
+        >>> def model():
+        ...     vg.sample("x", dist.Poisson(vg.sample("z", dist.Gamma(2.0, 1.0))), obs=torch.tensor(3.0))
+        >>> def guide():
+        ...     shape = vg.param("shape", 3.0, dist.constraints.positive)
+        ...     vg.sample("z", dist.Gamma(shape, 2.0), estimator=Rsvi())
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('Rsvi()', True)
 
     References:
         Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.

@@ -59,9 +59,11 @@ class Outcomes(Source):
 
     def __init__(self, path: tuple[int, ...] = (), nodes: int | None = None, limit: int = LIMIT) -> None:
         super().__init__()
-        self.path, self.nodes, self.limit = path, nodes, limit
+        self.path = path
+        self.nodes = nodes
+        self.limit = limit
         self.taken: list[tuple[int, int]] = []
-        self.probability = 1.0
+        self.probability: float = 1.0
 
     def draw(
         self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None
@@ -181,7 +183,16 @@ def _next(taken: list[tuple[int, int]]) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Exact mean and variance of a gradient estimate, by parameter, over `count` outcomes."""
+    """Exact mean and variance of a gradient estimate, by parameter, over `count` outcomes.
+
+    Example:
+        >>> import varigrad as vg
+        >>> from varigrad import testing
+        >>> coin = testing.PROGRAMS["bernoulli"]
+        >>> moments = testing.expected_gradient(vg.ELBO()(coin.model, coin.guide))
+        >>> moments.count, sorted(moments.mean)
+        (2, ['t'])
+    """
 
     mean: Gradient
     variance: Gradient
@@ -203,6 +214,13 @@ def expected_gradient(
     Raises:
         NotEnumerable: a draw is not from a finite support, a uniform number without `nodes` included, or there are
             too many outcomes.
+
+    Example:
+        >>> import varigrad as vg
+        >>> from varigrad import testing
+        >>> coin = testing.PROGRAMS["bernoulli"]
+        >>> testing.expected_gradient(vg.ELBO()(coin.model, coin.guide)).mean["t"].shape
+        torch.Size([1])
     """
     names, leaves = _leaves(bound)
     first = [torch.zeros_like(p) for p in leaves]
@@ -243,6 +261,14 @@ def exact_gradient(
 
     Raises:
         NotEnumerable: a choice has no finite support, or there are too many outcomes.
+
+    Example:
+        >>> import varigrad as vg
+        >>> from varigrad import testing
+        >>> coin = testing.PROGRAMS["bernoulli"]
+        >>> value, gradient = testing.exact_gradient(vg.ELBO()(coin.model, coin.guide))
+        >>> sorted(gradient)
+        ['t']
     """
     names, leaves = _leaves(bound)
     paths = [_outcome(bound, path, args, kwargs) for path in outcomes(limit)]
@@ -277,7 +303,17 @@ def draws_of(bound: Bound, *args: object, nodes: int | None = None, limit: int =
 
 
 def gradient_of(bound: Bound, function: Callable[[dict[str, Tensor]], Tensor]) -> tuple[float, Gradient]:
-    """Value and gradient of a closed form, given as a function of the constrained parameters by name."""
+    """Value and gradient of a closed form, given as a function of the constrained parameters by name.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import testing
+        >>> def program():
+        ...     vg.sample("z", vg.distributions.Normal(vg.param("m", torch.tensor(3.0)), 1.0))
+        >>> bound = vg.ELBO()(program, program).init()
+        >>> testing.gradient_of(bound, lambda parameters: parameters["m"] ** 2)
+        (9.0, {'m': tensor(6.)})
+    """
     names, leaves = _leaves(bound)
     value = function(bound.owner.constrained_leaves())
     grads = torch.autograd.grad(value, leaves, allow_unused=True)
@@ -287,7 +323,14 @@ def gradient_of(bound: Bound, function: Callable[[dict[str, Tensor]], Tensor]) -
 
 
 def largest_difference(a: Gradient, b: Gradient) -> float:
-    """The largest absolute difference of two gradients."""
+    """The largest absolute difference of two gradients.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import testing
+        >>> testing.largest_difference({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.0, 2.5])})
+        0.5
+    """
     return max(float((a[n] - b[n]).abs().max()) for n in a)
 
 

@@ -51,10 +51,12 @@ class EagerSteps:
         optim: Optimizer | Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         skip_nonfinite: bool,
     ) -> None:
-        self.bound, self.optim, self.skip_nonfinite = bound, optim, skip_nonfinite
+        self.bound = bound
+        self.optim = optim
+        self.skip_nonfinite = skip_nonfinite
         self.current_optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Scheduler | None = None
-        self.interrupts = Interrupts()
+        self.interrupts: Interrupts = Interrupts()
         self.late: Exception | None = None
         self._leaves: list[nn.Parameter] = []
         self._frozen: list[nn.Parameter] = []

@@ -6,16 +6,16 @@ Nothing that is found here is believed for ever (`rechecks.py`), and nothing is 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Param, evolve
+from varigrad.language.messages import Module, Param, evolve
 from varigrad.objectives.checks.first_run import (
     check_arguments,
     check_particles,
@@ -93,11 +93,14 @@ class InitializingStore:
     """A store for the first run: new parameters stay and their initial values count as drawn, though it is undone."""
 
     def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
-        self.owner, self.kept = owner, kept
-        self.adopt, self.adopt_baseline = owner.adopt, owner.adopt_baseline
-        self.check_names, self.named_parameters = owner.check_names, owner.named_parameters
-        self.constrained_leaves = owner.constrained_leaves
-        self.version = owner.version
+        self.owner = owner
+        self.kept = kept
+        self.adopt: Callable[[Module], None] = owner.adopt
+        self.adopt_baseline: Callable[[str, str, nn.Module], None] = owner.adopt_baseline
+        self.check_names: Callable[[Iterable[str]], None] = owner.check_names
+        self.named_parameters: Callable[[], Iterable[tuple[str, Tensor]]] = owner.named_parameters
+        self.constrained_leaves: Callable[[], dict[str, Tensor]] = owner.constrained_leaves
+        self.version: int = owner.version
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
         """The owner's value; initial values are drawn as if no look were taken."""

@@ -41,6 +41,24 @@ class ELBO:
 
     Raises:
         VarigradError: particles is not a whole number of at least 1.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> loss = vg.ELBO(particles=4)(model, guide)
+        >>> loss().backward()
+        >>> loss.m.grad.shape
+        torch.Size([])
+
+    References:
+        Jordan, Ghahramani, Jaakkola, Saul (1999), An introduction to variational methods for graphical models.
+        doi:10.1023/A:1007665907178.
+        Ranganath, Gerrish, Blei (2014), Black box variational inference. arXiv:1401.0118.
     """
 
     particles: int = 1

@@ -24,7 +24,14 @@ from varigrad.objectives.without_side_effects import PreservedState, preserving_
 
 
 class BiasWarning(UserWarning):
-    """An estimator was asked for by name where it may be biased."""
+    """An estimator was asked for by name where it may be biased.
+
+    Example:
+        >>> import warnings
+        >>> from varigrad.objectives import BiasWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", BiasWarning)  # a biased gradient is an error in this block
+    """
 
 
 class StepInvalidated(Exception):
@@ -47,9 +54,9 @@ class Exploration:
     def __init__(self, runs: ProgramRuns) -> None:
         self.runs = runs
         self.discovered: DiscoveryResult | None = None
-        self.rechecks = Rechecks()
-        self.quiet = False
-        self.held = False
+        self.rechecks: Rechecks = Rechecks()
+        self.quiet: bool = False
+        self.held: bool = False
         self._reachable: ReachableState | None = None
         self._seeds = (0, 0)
 

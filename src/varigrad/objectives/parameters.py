@@ -87,7 +87,7 @@ class Parameters(Group):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[str, Declaration] = {}
-        self.version = 0
+        self.version: int = 0
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
         """The constrained value of a declared parameter; declares it the first time. `cache` lasts one step.

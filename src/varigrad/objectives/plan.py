@@ -48,6 +48,18 @@ class Plan:
         reason: why in a loop; empty otherwise.
         poles: divisions of what a pathwise gradient goes through, whose denominator is not known to keep its sign.
         unproven: what no operation proves though "unbiased: yes" relies on it, with the numbers that speak for it.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> plan = vg.ELBO()(model, guide).plan()
+        >>> plan["z"].estimator, plan["z"].unbiased
+        ('Pathwise()', True)
     """
 
     sites: tuple[SitePlan, ...]

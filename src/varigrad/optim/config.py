@@ -36,6 +36,12 @@ class Optimizer:
 
     Raises:
         VarigradError: a learning rate or `clip_norm` that is not a positive, finite number.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> optim = vg.optim.Optimizer(torch.optim.RMSprop, {"lr": 0.01}, clip_norm=10.0)
+        >>> optim.kind.__name__, optim.settings
+        ('RMSprop', {'lr': 0.01})
     """
 
     kind: Callable[..., torch.optim.Optimizer]
@@ -78,8 +84,13 @@ def Adam(  # noqa: N802 - it stands for a class of torch
 ) -> Optimizer:
     """Adam, fused (several times faster on CPU, same numbers up to rounding).
 
+    Example:
+        >>> import varigrad as vg
+        >>> vg.optim.Adam(lr=0.01, clip_norm=10.0).settings["lr"]
+        0.01
+
     References:
-        Kingma, Ba (2015), Adam: a method for stochastic optimization.
+        Kingma, Ba (2015), Adam: a method for stochastic optimization. arXiv:1412.6980.
     """
     settings = {"lr": lr, "betas": betas, "eps": eps, "fused": True}
     return Optimizer(FusedAdam, settings, options, clip_norm, schedule)
@@ -93,7 +104,13 @@ def SGD(  # noqa: N802
     clip_norm: float | None = None,
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Example:
+        >>> import varigrad as vg
+        >>> vg.optim.SGD(lr=0.1, momentum=0.9).settings["momentum"]
+        0.9
+    """
     return Optimizer(torch.optim.SGD, {"lr": lr, "momentum": momentum}, options, clip_norm, schedule)
 
 

@@ -51,6 +51,12 @@ class Verdict:
         outcomes: paths enumerated, or draws taken.
         error: largest absolute error of the mean, or largest |z| (sampled).
         limit: what `error` had to stay below.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> verdict = testing.check_case(estimators.Score(), "bernoulli", testing.PROGRAMS["bernoulli"])
+        >>> verdict.how, verdict.error < verdict.limit
+        ('exact', True)
     """
 
     program: str
@@ -67,7 +73,15 @@ class Verdict:
 
 
 class Conformance(tuple[Verdict, ...]):
-    """The verdicts on all programs; `print` it."""
+    """The verdicts on all programs; `print` it.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> one = {"bernoulli": testing.PROGRAMS["bernoulli"]}
+        >>> found = testing.check_estimator(estimators.Score(), programs=one)
+        >>> [verdict.how for verdict in found]
+        ['exact', 'exact']
+    """
 
     __slots__ = ()
 
@@ -106,6 +120,12 @@ def check_estimator(
 
     Raises:
         AssertionError: a law is broken; the text is the table of verdicts.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> one = {"bernoulli": testing.PROGRAMS["bernoulli"]}
+        >>> len(testing.check_estimator(estimators.DisARM(), programs=one))
+        2
     """
     assert survives_copies(estimator), f"{estimator!r} does not survive pickling and copying"
     verdicts = []
@@ -136,6 +156,12 @@ def check_case(
         case: the program.
         vectorize: False: particles run in a loop; None: as the program allows.
         draws, outcomes, seed: see `check_estimator`.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> verdict = testing.check_case(estimators.DisARM(), "bernoulli", testing.PROGRAMS["bernoulli"])
+        >>> verdict.how, verdict.program
+        ('exact', 'bernoulli')
     """
     particles = 1 if estimator.drawing.coupling is None and not estimator.needs.across_particles else 2
     try:

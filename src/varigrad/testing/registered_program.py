@@ -28,6 +28,12 @@ class Case:
         exact: its bound as a function of the constrained parameters; None: enumerate.
         broadcasts: whether it may be run with leading dimensions.
         heavy: whether estimators with several alternatives have too many outcomes to enumerate.
+
+    Example:
+        >>> from varigrad import testing
+        >>> case = testing.PROGRAMS["bernoulli"]
+        >>> case.family, case.broadcasts
+        ('Bernoulli', True)
     """
 
     model: Program

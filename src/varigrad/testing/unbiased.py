@@ -59,6 +59,16 @@ def assert_unbiased(
     Raises:
         AssertionError: a parameter's gradient is biased; the text says which, by how much, its standard error and z.
         VarigradError: draws is not a whole number of at least 2, or an estimator cannot serve its site.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> testing.assert_unbiased(model, guide, draws=100)
     """
     check_whole("draws", draws, 2)
     args = args if isinstance(args, tuple) else (args,)

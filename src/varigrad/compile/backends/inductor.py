@@ -40,7 +40,9 @@ class InductorLibrary:
         self._runner = aot_runner(str(path), device)
         # Never unloaded, like Python's own extensions: what a library has made may outlive whatever loaded it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
-        self.kernels, self.found, self.seconds = int(str(report["kernels"])), False, 0.0
+        self.kernels: int = int(str(report["kernels"]))
+        self.found: bool = False
+        self.seconds: float = 0.0
         self.calls: tuple[str, ...] = ()
 
     def run(self, inputs: list[Tensor], count: int = 1) -> object:

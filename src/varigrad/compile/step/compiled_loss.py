@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -38,9 +38,9 @@ class Compiled(nn.Module):
         super().__init__()
         self.bound = bound
         bound.draw_from(Noise(seed))
-        self.interrupts = Interrupts()
+        self.interrupts: Interrupts = Interrupts()
         self._grads: dict[nn.Parameter, Tensor] = {}
-        self.look = UntrainedLeafCheck(bound).look
+        self.look: Callable[[Tensor, tuple[object, ...], Mapping[str, object]], None] = UntrainedLeafCheck(bound).look
         self._frozen: list[nn.Parameter] = []
         self._step_compiler = StepCompiler(self, wait)
 

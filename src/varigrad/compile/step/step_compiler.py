@@ -78,7 +78,8 @@ class StepCompiler:
     """
 
     def __init__(self, host: Host, wait: bool) -> None:
-        self.host, self.wait = host, wait
+        self.host = host
+        self.wait = wait
         self.specializations: OrderedDict[Hashable, Specialization] = OrderedDict()
         self._flat_states = FlatStatePool(host)
         self._last: _LastCall | None = None

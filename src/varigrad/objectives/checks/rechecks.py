@@ -42,7 +42,14 @@ _TRAINING, _RATE, _REQUIRED, _VERSION = map(attrgetter, ("training", "p", "requi
 
 
 class StaleCheckWarning(UserWarning):
-    """What the first runs of a program had shown turned out not to hold, and steps may have been wrong."""
+    """What the first runs of a program had shown turned out not to hold, and steps may have been wrong.
+
+    Example:
+        >>> import warnings
+        >>> from varigrad.objectives import StaleCheckWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", StaleCheckWarning)  # steps stop where a check is out of date
+    """
 
 
 class Explored(Protocol):
@@ -93,7 +100,8 @@ class Rechecks:
     """
 
     def __init__(self) -> None:
-        self.due, self.since = FIRST, 0
+        self.due: int = FIRST
+        self.since: int = 0
         self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
         self._arguments: set[object] = set()
         self._branches: set[tuple[object, ...]] = set()

@@ -151,7 +151,7 @@ class LookSchedule:
     """When to look at a graph, decided by the number of the step and by how many operations there are in it."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps: int = 0
         self._last = -1
         self._next = 10
         self._sizes: set[int] = set()
