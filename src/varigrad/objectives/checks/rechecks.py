@@ -324,7 +324,9 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         worse.append(f"particles or alternatives cannot run side by side: {reason}")
     nondifferentiable = found.nondifferentiable - known.nondifferentiable
     for site in sorted(nondifferentiable):
-        worse.append(f"{site!r}: its value goes through a comparison, rounding or conversion, or loses its derivative")
+        worse.append(
+            f"{site!r}: its value goes through a comparison, rounding, conversion or pole, or loses its derivative"
+        )
     if not worse:
         return known, worse
     return evolve(
@@ -335,6 +337,7 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         nondifferentiable=known.nondifferentiable | found.nondifferentiable,
         plan=found.plan,
         sentences={**known.sentences, **found.sentences},
+        crossed={**known.crossed, **found.crossed},
     ), worse
 
 
