@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from varigrad.errors import VarigradError
+from varigrad.terms.arrangements import arrangement
 from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
 from varigrad.terms.hooks_and_modes import (
@@ -104,7 +105,8 @@ class Tracked(Tensor):
                 return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
             if escapes is not None:
-                escapes.way = hash((escapes.way, effect.name))
+                told = arrangement(effect.name, plain_args, plain_kwargs) if effect.arranged else effect.name
+                escapes.way = hash((escapes.way, told))
             if escapes is not None and (
                 effect.leaves
                 or (effect.changes is not None and effect.changes(args, kwargs or {}))
