@@ -46,4 +46,7 @@ def _told(value: object) -> Hashable:
         return Tensor
     if isinstance(value, (tuple, list)):
         return tuple(map(_told, value))
-    return value if isinstance(value, (bool, int, float, str)) else type(value)
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    kind: Hashable = type(value)
+    return kind

@@ -120,7 +120,8 @@ class Tracked(Tensor):
                 or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
             ):
                 escapes.add(provenance)
-            blocked, sign, roots = NOTHING, 0, ()
+            blocked, sign = NOTHING, 0
+            roots: Roots = ()
             if escapes is not None and escapes.watch:
                 blocked, sign = get_blocked(*inputs), sign_after(effect.name, args, kwargs or {})
                 below = denominator(effect.name, args, kwargs or {})

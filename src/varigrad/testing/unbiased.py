@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from varigrad.errors import check_whole
+from varigrad.errors import whole_number
 from varigrad.estimators.base import Estimator
 from varigrad.gradients.moments import (
     FIRST_ALARM,
@@ -60,7 +60,7 @@ def assert_unbiased(
         AssertionError: a parameter's gradient is biased; the text says which, by how much, its standard error and z.
         VarigradError: draws is not a whole number of at least 2, or an estimator cannot serve its site.
     """
-    check_whole("draws", draws, 2)
+    draws = whole_number("draws", draws, 2)
     args = args if isinstance(args, tuple) else (args,)
     with measured_bound(model, guide, args, at, seed) as at:
         config = at.config if objective is None else objective

@@ -69,7 +69,7 @@ def calls_of(run: RunRecord) -> Calls:
 def sites_crossed(first: RunRecord, other: RunRecord) -> dict[str, str]:
     """The sites whose pathwise gradients go through a pole between two runs, each with a sentence about the place."""
     before = calls_of(first)
-    found = {}
+    found: dict[str, str] = {}
     for key, pole in calls_of(other).items():
         known = before.get(key)
         if known is not None and known.crossed(pole):

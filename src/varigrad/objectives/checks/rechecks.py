@@ -150,9 +150,9 @@ class Rechecks:
         return torch.is_grad_enabled(), shapes, own, modes, undeclared
 
     @property
-    def undeclared(self) -> object:
-        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
-        return () if self._now is None else self._now[-1]
+    def undeclared(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare."""
+        return tuple(map(_REQUIRED, self._undeclared))
 
     def is_due(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
