@@ -106,6 +106,8 @@ def is_whole(value: object, least: int = 1, most: int | None = None) -> bool:
 
 def as_whole(value: object) -> int | None:
     """The whole number that a value is, of Python, numpy or a tensor without dimensions; None if it is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or getattr(value, "shape", ()) != () or str(getattr(value, "dtype", "")) in _TRUTHS:
         return None
     try:

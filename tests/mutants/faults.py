@@ -179,7 +179,7 @@ MUTANTS = (
     M(
         "a module may not be called like an attribute",
         "objectives/parameters.py",
-        "        owner._modules[last] = message.value\n",
+        "        own_modules(owner)[last] = message.value\n",
         "        owner.add_module(last, message.value)\n",
         "test_names.py::test_modules_may_have_every_name",
     ),

@@ -20,6 +20,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from varigrad._torch_internals import standard_gamma
 from varigrad.distributions.mixin import Methods
 from varigrad.shapes import Shape
 
@@ -70,7 +71,7 @@ class RejectionGamma(Methods, td.Distribution):
     def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
-            value = torch._standard_gamma(self.concentration.expand(shape)) / self.rate
+            value = standard_gamma(self.concentration.expand(shape)) / self.rate
         return self.attached(value)
 
     def attached(self, value: Tensor) -> Tensor:

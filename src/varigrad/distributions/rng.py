@@ -16,6 +16,7 @@ from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 from torch.quasirandom import SobolEngine
 
+from varigrad._torch_internals import bartlett_sample, dirichlet_of_beta, sample_dirichlet, standard_gamma
 from varigrad.distributions import continuous_bernoulli, families
 from varigrad.distributions.fresh_copies import fresh
 from varigrad.errors import VarigradError
@@ -160,7 +161,7 @@ class Source:
 
     def dirichlet(self, concentration: Tensor) -> Tensor:
         """A draw that carries no gradient, `[*batch, categories]`."""
-        return torch._sample_dirichlet(concentration, generator=self.on(concentration.device))
+        return sample_dirichlet(concentration, generator=self.on(concentration.device))
 
     def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         """Zeros and ones with the given probabilities, in their dtype. Several times faster than `torch.bernoulli`."""
@@ -276,7 +277,7 @@ def _categorical(source: Source, d: td.Categorical) -> Tensor:
 
 
 def _beta(source: Source, d: td.Beta) -> Tensor:
-    return source.dirichlet(d._dirichlet.concentration)[..., 0]
+    return source.dirichlet(dirichlet_of_beta(d).concentration)[..., 0]
 
 
 def _dirichlet(source: Source, d: td.Dirichlet) -> Tensor:
@@ -285,7 +286,7 @@ def _dirichlet(source: Source, d: td.Dirichlet) -> Tensor:
 
 def _wishart(source: Source, d: td.Wishart) -> Tensor:
     # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
-    return source._call(partial(d._bartlett_sampling, torch.Size()))
+    return source._call(partial(bartlett_sample, d, torch.Size()))
 
 
 def _lkj(source: Source, d: td.LKJCholesky) -> Tensor:
@@ -353,7 +354,7 @@ def _shortcut(kind: type) -> Draws | None:
 TAKES_GENERATOR = frozenset(
     {
         torch.bernoulli, torch.binomial, torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint,
-        torch.randn, torch.randperm, torch._standard_gamma, torch._sample_dirichlet,
+        torch.randn, torch.randperm, standard_gamma, sample_dirichlet,
         Tensor.cauchy_, Tensor.exponential_, Tensor.geometric_, Tensor.log_normal_, Tensor.normal_, Tensor.uniform_,
     }
 )  # fmt: skip

@@ -11,6 +11,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from varigrad._torch_internals import foreach_norm
 from varigrad.compile.step.step_results import StepResults
 from varigrad.errors import ParameterError
 from varigrad.estimators.base import State
@@ -270,7 +271,7 @@ def _norm(grads: list[Tensor]) -> float:
         norm = math.hypot(*norms)
         # That of inf and NaN is inf; torch says NaN.
         return math.nan if norm == math.inf and any(map(math.isnan, norms)) else norm
-    parts = torch._foreach_norm(grads)
+    parts = foreach_norm(grads)
     return float(torch.stack([n.to(parts[0]) for n in parts]).norm())
 
 

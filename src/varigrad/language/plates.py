@@ -180,6 +180,8 @@ def same_minibatch(message: Indices, known: Tensor) -> Tensor:
 
 def _number(value: int | None) -> int | None:
     """A whole number of numpy or torch as one of Python; anything else as it is."""
+    if value is None:
+        return None
     number = as_whole(value)
     return value if number is None else number
 

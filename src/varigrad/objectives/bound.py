@@ -138,7 +138,7 @@ class Bound(Parameters):
     @property
     def is_empty(self) -> bool:
         """Whether the programs have not been run yet."""
-        return self.discovered is None
+        return self.exploration.discovered is None
 
     @property
     def undecided(self) -> bool:

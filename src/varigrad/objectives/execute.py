@@ -7,8 +7,8 @@ from typing import assert_never
 
 from torch import Tensor
 from torch import distributions as td
-from torch._C._autograd import _get_sequence_nr
 
+from varigrad._torch_internals import next_sequence_number
 from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.fresh_copies import fresh
 from varigrad.distributions.rng import Source
@@ -70,10 +70,10 @@ def perform(
     scoring = _Model(settings, record, cache, drawing)
     try:
         with record.tracker.guard():
-            noted = _get_sequence_nr()
+            noted = next_sequence_number()
             run(guide, (drawing, *outer), args, kwargs)
             run(model, (scoring, *outer), args, kwargs)
-            record.operations = _get_sequence_nr() - noted, record.tracker.escapes.way
+            record.operations = next_sequence_number() - noted, record.tracker.escapes.way
             if settings.explore:
                 note_jumps(record.marked, record.tracker.escapes)
     finally:
@@ -200,8 +200,8 @@ class _Guide(_Program):
         estimator = choice.estimator
         for part, module in estimator.parameters_of_baselines().items():
             settings.owner.adopt_baseline(name, part, module)
-        draw = self._draw(plain, estimator)
-        if estimator.needs.slope is not None and not draw.value.requires_grad:
+        draw, drawing, needs = self._draw(plain, estimator), estimator.drawing, estimator.needs
+        if needs.slope is not None and not draw.value.requires_grad:
             draw = evolve(draw, value=draw.value.detach().requires_grad_())
         found = get_provenance(draw.value)  # picked up inside a distribution that the engine cannot look into
         if found:
@@ -211,14 +211,13 @@ class _Guide(_Program):
             lane = -settings.layout.dims - 1 if settings.layout.count > 1 else None
             draw = evolve(draw, value=settings.follower.drawn(draw.value, plain, statement.upstream, lane))
         record.choices[name] = choice
-        partial = estimator.drawing.partial or is_partial(plain.distribution)
-        follow = estimator.needs.cost or settings.track_all or partial
-        marked = record.tracker.mark(draw.value, statement, follow, pathwise=estimator.drawing.pathwise)
+        follow = needs.cost or settings.track_all or drawing.partial or is_partial(plain.distribution)
+        marked = record.tracker.mark(draw.value, statement, follow, pathwise=drawing.pathwise)
         particles = -settings.layout.dims if settings.layout.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
         record.values[name] = marked
         if settings.explore:
-            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.drawing.pathwise))
+            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=drawing.pathwise))
         drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
         record.guide.append(evolve(statement, message=drawn))
         return forward(evolve(message, value=marked))

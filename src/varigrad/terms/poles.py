@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from varigrad._torch_internals import version_of
 from varigrad.distributions.independent_utils import support_of
 
 NONE, NOT_NEGATIVE, POSITIVE = 0, 1, 2
@@ -50,7 +51,7 @@ def sign_of(value: Any) -> int:
     """What is known of a number, or of all entries of a tensor."""
     known = getattr(value, "_sign", None)
     if known is not None:
-        return int(known) if known and value._plain._version == value._signed else NONE  # else it was written to
+        return int(known) if known and version_of(value._plain) == value._signed else NONE  # else it was written to
     if isinstance(value, Tensor):
         if value.requires_grad or value.is_complex():
             return NONE

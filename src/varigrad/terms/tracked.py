@@ -23,24 +23,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import (
+    DisableTorchDispatch,
+    DisableTorchFunctionSubclass,
+    dispatch_modes,
+    function_modes,
+    innermost_transform,
+    saved_hooks,
+    version_of,
+)
 from varigrad.errors import VarigradError
 from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.escapes import NOTHING, Escapes, Provenance
-from varigrad.terms.hooks_and_modes import (
-    anyone_listens,
-    are_traced,
-    dispatch_modes,
-    foreign_modes,
-    function_modes,
-    saved_hooks,
-    transform,
-)
+from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
 from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
 from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
 
-_without_functions = torch._C.DisableTorchFunctionSubclass
-_without_dispatch = torch._C._DisableTorchDispatch
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
 """Classes without hooks of their own."""
@@ -78,7 +77,7 @@ class Tracked(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        with _without_functions():
+        with DisableTorchFunctionSubclass():
             inputs: list[Tracked] = []
             plain_args = tuple([_plain_of(a, inputs) for a in args])
             if kwargs:
@@ -112,7 +111,10 @@ class Tracked(Tensor):
                     and _becomes_a_size(effect, args, kwargs)
                 )
                 or ((effect.raises or (kwargs and "rounding_mode" in kwargs)) and would_be_caught())
-                or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
+                or (
+                    (innermost_transform() is not None or function_modes() or saved_hooks(True) is not None)
+                    and anyone_listens()
+                )
             ):
                 escapes.add(provenance)
             blocked, sign = NOTHING, 0
@@ -155,7 +157,7 @@ class Tracked(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        with _without_dispatch(), _without_functions():
+        with DisableTorchDispatch(), DisableTorchFunctionSubclass():
             inputs: list[Tracked] = []
             _plain_of(args, inputs)
             _plain_of(kwargs or {}, inputs)
@@ -204,7 +206,7 @@ def untracked(tensor: Tensor) -> Tensor:
     """The plain tensor behind a tracked one, still connected to the autograd graph."""
     if type(tensor) is not Tracked:
         return tensor
-    with _without_functions():
+    with DisableTorchFunctionSubclass():
         return _plain(tensor)
 
 
@@ -213,7 +215,7 @@ def _plain(tensor: Tracked) -> Tensor:
     if plain.requires_grad == tensor.requires_grad:
         return plain
     # A custom `autograd.Function` gave the marked tensor a history that the plain one lacks.
-    with _without_dispatch():
+    with DisableTorchDispatch():
         return Tensor.as_subclass(tensor, Tensor)
 
 
@@ -233,7 +235,7 @@ def tracked(
     if blocked:
         shell._blocked = blocked
     if sign and not plain.is_inference():  # tensors of that mode do not count how often they are written to
-        shell._sign, shell._signed = sign, plain._version
+        shell._sign, shell._signed = sign, version_of(plain)
     return shell
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions import constraints
 
+from varigrad._torch_internals import own_parameters
 from varigrad.compat.pyro import settings
 from varigrad.compat.pyro.params.names import param_with_module_name
 from varigrad.compat.pyro.params.param_store import _PYRO_PARAM_STORE, Init, ParamStoreDict
@@ -190,16 +191,16 @@ def _replace(owner: nn.Module, key: str, value: Tensor) -> None:
     *path, last = key.split(".")
     for part in path:
         owner = getattr(owner, part)
-    del owner._parameters[last]
+    del own_parameters(owner)[last]
     if isinstance(value, nn.Parameter):
-        owner._parameters[last] = value
+        own_parameters(owner)[last] = value
     elif value.is_leaf and value.requires_grad:
         fresh = nn.Parameter(value.detach())
         name = _PYRO_PARAM_STORE.param_name(value)
         if name is not None:
             del _PYRO_PARAM_STORE[name]
             _PYRO_PARAM_STORE.hold(name, fresh)
-        owner._parameters[last] = fresh
+        own_parameters(owner)[last] = fresh
     else:
         setattr(owner, last, value)
 

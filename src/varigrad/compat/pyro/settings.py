@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from varigrad._torch_internals import validates_arguments
 from varigrad.errors import VarigradError, did_you_mean
 
 
@@ -39,7 +40,7 @@ def get(alias: str | None = None) -> Any:
         return {name: get(name) for name in sorted(_names())}
     _check(alias)
     if alias == _TORCH:
-        return torch.distributions.Distribution._validate_args
+        return validates_arguments(torch.distributions.Distribution)
     if alias in _REGISTERED:
         module, path, _ = _REGISTERED[alias]
         value: Any = import_module(module)

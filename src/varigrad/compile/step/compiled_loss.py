@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from varigrad._torch_internals import hooks_of, set_hooks
 from varigrad.compile.step.step_compiler import StepCompiler
 from varigrad.compile.step.step_results import StepResults
 from varigrad.distributions.counter_rng import Noise
@@ -105,19 +106,19 @@ class Compiled(nn.Module):
 @contextmanager
 def _without_hooks(parameters: Iterable[Tensor]) -> Iterator[None]:
     """Inside, hooks of `register_hook` are off: they are for `backward()`, which runs them on what is attached here."""
-    off = [(p, p._backward_hooks) for p in parameters if p._backward_hooks is not None]
+    off = [(p, hooks_of(p)) for p in parameters if hooks_of(p) is not None]
     for p, _ in off:
-        p._backward_hooks = None
+        set_hooks(p, None)
     try:
         yield
     finally:
         for p, hooks in off:
-            p._backward_hooks = hooks
+            set_hooks(p, hooks)
 
 
 def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
     """The gradient as the parameter's hooks leave it."""
-    for hook in tuple((parameter._backward_hooks or {}).values()):
+    for hook in tuple((hooks_of(parameter) or {}).values()):
         changed = hook(gradient)
         gradient = gradient if changed is None else changed
     return gradient

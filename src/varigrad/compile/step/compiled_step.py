@@ -11,8 +11,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from varigrad._torch_internals import own_parameters, pytree
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.step.flat_state import FlatState, flattened
 from varigrad.compile.step.output_names import OutputNames
@@ -257,7 +257,8 @@ class CompiledStep:
         unique = list({id(i): i for i in inputs}.values())
         loose = [b.flat for b in flat_state.buckets if b.moments]
         others = [a for a in self._arguments if not isinstance(a, Tensor)]
-        guards = Guards((bound.model_program, bound.guide_program, *(m._parameters for m in bound.modules()), *others))
+        declared = map(own_parameters, bound.modules())
+        guards = Guards((bound.model_program, bound.guide_program, *declared, *others))
         self._output_names = OutputNames(bound, flat_state, buffers)
         version = bound.version
         traced = TracedFunction(self._compute, unique, self._targets, flat_state.slices, buffers, loose)

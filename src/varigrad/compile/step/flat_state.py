@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from varigrad._torch_internals import holders_of, pytree
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.trace.traced_function import FlatSlice
 from varigrad.optim.functional import Rule, traits_of
@@ -269,8 +269,7 @@ def _shared(parameters: Sequence[nn.Parameter]) -> set[int]:
     """Ids of the parameters whose memory is held by other tensors too."""
     storages = {id(p): p.untyped_storage() for p in parameters if p.numel()}
     own = Counter(s.data_ptr() for s in storages.values())
-    holders = torch._C._storage_Use_Count
-    return {name for name, s in storages.items() if holders(s._cdata) > 1 + own[s.data_ptr()]}  # 1: Python's handle
+    return {name for name, s in storages.items() if holders_of(s) > 1 + own[s.data_ptr()]}  # 1: Python's handle
 
 
 def _refuse_overlap(parameters: Sequence[nn.Parameter]) -> None:

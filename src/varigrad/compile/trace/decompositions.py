@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import OpOverload
+
 SHORT = 8
 """Dimensions with fewer entries are short; Inductor writes sums over so many terms out."""
 
 _aten = torch.ops.aten
 
 
-def decomposed(
-    func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, object]
-) -> Callable[[], Tensor] | None:
+def decomposed(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, object]) -> Callable[[], Tensor] | None:
     """Another way to compute `func(*args, **kwargs)`; None where the operation is best left as it is."""
     rule = _RULES.get(func)
     if rule is None or kwargs or args[0].device.type != "cpu":  # a GPU's operations are not fused

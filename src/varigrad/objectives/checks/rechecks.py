@@ -15,8 +15,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
+from varigrad._torch_internals import DropoutNd, own_buffers, own_parameters
 from varigrad.language.messages import evolve
 from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
 from varigrad.objectives.parameters import ParameterStore
@@ -108,7 +108,7 @@ class Rechecks:
         self._operations: set[tuple[int, int]] = set()
         self._looked = True
         self._modules: tuple[nn.Module, ...] = ()
-        self._dropouts: tuple[_DropoutNd, ...] = ()
+        self._dropouts: tuple[DropoutNd, ...] = ()
         self._buffers: tuple[Tensor, ...] = ()
         self._versions: list[int] = []
         self._leaves: tuple[Tensor, ...] = ()
@@ -241,11 +241,11 @@ class Rechecks:
         """Watch the modes and buffers of these modules, and the tensors that may require a gradient later."""
         self._modules = tuple(reached.modules.values())
         own = {id(p) for _, p in owner.named_parameters()}
-        held = [p for m in self._modules for p in m._parameters.values() if p is not None]
+        held = [p for m in self._modules for p in own_parameters(m).values() if p is not None]
         seen = {id(p): p for p in (*held, *reached.tensors.values()) if id(p) not in own}
         self._undeclared = tuple(p for p in seen.values() if p.is_floating_point() or p.is_complex())
-        self._dropouts = tuple(m for m in self._modules if isinstance(m, _DropoutNd))
-        buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}
+        self._dropouts = tuple(m for m in self._modules if isinstance(m, DropoutNd))
+        buffers = {id(b): b for m in self._modules for b in own_buffers(m).values() if b is not None}
         self._buffers = tuple(b for b in buffers.values() if not b.is_inference())
         self.note_buffers()
 

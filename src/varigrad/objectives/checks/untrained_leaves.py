@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from varigrad._torch_internals import sequence_number_of
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Program
 from varigrad.language.runtime import signature_of
@@ -161,7 +162,7 @@ class LookSchedule:
         if node is None:
             return False
         # autograd numbers operations as they come, so the difference to the last step is the size of this one.
-        now = node._sequence_nr()
+        now = sequence_number_of(node)
         size, self._last = now - self._last, now
         self.steps += 1
         if self.steps > self._next:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import foreach_norm
 from varigrad.compat.pyro.infer.elbo import ELBO
 from varigrad.compat.pyro.infer.unregistered import Unregistered
 from varigrad.compat.pyro.infer.util import captured_params, torch_backward, torch_item, zero_grads
@@ -123,5 +124,5 @@ def _items(loss: Any) -> Any:
 def _all_finite(grads: list[torch.Tensor]) -> bool:
     if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
         return all(math.isfinite(g.item() if g.dim() == 0 else g.sum().item()) for g in grads)
-    norms = torch._foreach_norm(grads)
+    norms = foreach_norm(grads)
     return math.isfinite(torch.stack([n.to(norms[0]) for n in norms]).sum().item())

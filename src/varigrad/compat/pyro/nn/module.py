@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions import constraints
 
+from varigrad._torch_internals import own_modules, own_parameters
 from varigrad.compat.pyro import primitives, settings
 from varigrad.compat.pyro.nn.attributes import Context, OnFirstUse
 from varigrad.compat.pyro.nn.attributes import PyroParam as PyroParam
@@ -99,7 +100,7 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
     def named_pyro_params(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
         """`(name, constrained value)` of all parameters."""
         for at, part in self.named_modules(prefix=prefix) if recurse else [(prefix, self)]:
-            names = [*getattr(part, "_pyro_params", ()), *(n for n in part._parameters if not _is_leaf(part, n))]
+            names = [*getattr(part, "_pyro_params", ()), *(n for n in own_parameters(part) if not _is_leaf(part, n))]
             for name in names:
                 yield f"{at}.{name}" if at else name, getattr(part, name)
 
@@ -321,7 +322,7 @@ def to_pyro_module_(m: nn.Module, recurse: bool = True) -> None:
         m.__class__ = PyroModule[type(m)]
         m.__dict__.update(_pyro_name="", _pyro_context=Context(), _pyro_params={}, _pyro_samples={})
     if recurse:
-        for name, part in list(m._modules.items()):
+        for name, part in list(own_modules(m).items()):
             if part is not None:
                 to_pyro_module_(part)
                 m._attach(name, part)  # type: ignore[operator]
@@ -329,9 +330,9 @@ def to_pyro_module_(m: nn.Module, recurse: bool = True) -> None:
 
 def clear(mod: PyroModule) -> None:
     """Take all parameters, random choices and parts away from a module, and from the store."""
-    for part in mod._modules.values():
+    for part in own_modules(mod).values():
         if isinstance(part, PyroModule):
             clear(part)
-    for name in (*mod._pyro_params, *mod._pyro_samples, *mod._parameters, *mod._modules):
+    for name in (*mod._pyro_params, *mod._pyro_samples, *own_parameters(mod), *own_modules(mod)):
         if not _is_leaf(mod, name):
             mod._remove(name)

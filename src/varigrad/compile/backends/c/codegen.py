@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
+from varigrad._torch_internals import OpOverload, pytree
 from varigrad.compile.backends.c import ops_indexing, ops_matmul, ops_reduction
 from varigrad.compile.backends.c.aten_fallbacks import Call, TensorLocation
 from varigrad.compile.backends.c.buffers import TYPES, BufferView
@@ -148,7 +148,7 @@ class _Translation:
 
     def _prepared(self, node: fx.Node, given: Any, outs: Sequence[BufferView | None]) -> Call:
         args, kwargs = pytree.tree_map_only(BufferView, self._location, given)
-        assert isinstance(node.target, torch._ops.OpOverload)
+        assert isinstance(node.target, OpOverload)
         return Call(node.target, args, kwargs, tuple(None if o is None else self._location(o) for o in outs))
 
     def _location(self, view: BufferView) -> TensorLocation:

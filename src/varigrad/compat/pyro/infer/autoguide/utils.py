@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from varigrad._torch_internals import own_modules
 from varigrad.compat.pyro.nn.module import PyroModule
 
 
@@ -11,7 +12,7 @@ def deep_setattr(obj: nn.Module, key: str, val: object) -> None:
     """`obj.a.b = val` for the key "a.b"; modules on the way are made."""
     *path, last = key.split(".")
     for part in path:
-        if part not in obj._modules:
+        if part not in own_modules(obj):
             setattr(obj, part, PyroModule())
         obj = getattr(obj, part)
     setattr(obj, last, val)
