@@ -41,8 +41,10 @@ ESTIMATORS = {
     for name, kind in vars(vg.estimators).items()
     if isinstance(kind, type) and issubclass(kind, Estimator) and not inspect.isabstract(kind)
 }
-OPTIONS = frozenset({"cls", "self"})
-SHARED = re.compile(r"see `|as in `|are those of `|`\w+` in `")
+NAMES = re.compile(r"^ {4}(\w+(?:, \w+)*): ", re.MULTILINE)
+"""The arguments that a line of a section describes; several may share a line."""
+TORCHS = frozenset({"self", "validate_args"})
+"""Arguments that every class, or every distribution of torch, takes."""
 
 
 def _doc(value: object) -> str:
@@ -66,3 +68,43 @@ def test_every_estimator_and_bound_has_a_reference(kind):
     assert re.search(r"References:\n[^>]*(arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,9}/\S+)", _doc(kind)), (
         "a docstring needs References with an arXiv id or a DOI"
     )
+
+
+def _section(doc: str, *titles: str) -> str:
+    """What stands under the titles, each entry indented by four spaces."""
+    found = re.findall(rf"^(?:{'|'.join(titles)}):\n((?:(?: {{4}}.*)?\n)+)", inspect.cleandoc(doc) + "\n", re.MULTILINE)
+    return "".join(found)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [v for v in PUBLIC_CALLABLES if not isinstance(v, type) or "__init__" in vars(v)],
+    ids=lambda value: value.__qualname__,
+)
+def test_every_argument_is_described(value):
+    described = ", ".join(NAMES.findall(_section(_doc(value), "Args", "Attributes"))).split(", ")
+    assert {*inspect.signature(value).parameters} - {*described} <= TORCHS
+
+
+@pytest.mark.parametrize(
+    "value", [v for v in PUBLIC_CALLABLES if inspect.isfunction(v)], ids=lambda value: value.__qualname__
+)
+def test_every_result_is_described(value):
+    returns_nothing = value.__annotations__["return"] == "None"
+    assert bool(_section(_doc(value), "Returns")) != returns_nothing
+
+
+def test_arguments_and_results_are_found_in_docstrings():
+    doc = """Add.
+
+    Args:
+        a, b: the
+            numbers: all of them.
+        c: more.
+
+    Returns:
+        The sum.
+    """
+    assert NAMES.findall(_section(doc, "Args")) == ["a, b", "c"]
+    assert _section(doc, "Returns") == "    The sum.\n"
+    assert _section(doc, "Attributes") == ""

@@ -63,12 +63,17 @@ def compare(
     generator.
 
     Args:
+        model, guide: the programs.
         args: what the programs are called with: a tuple, or the only argument.
         estimators: `{glob: [estimators]}`, each in turn at all sites that match; other sites keep what the objective,
             the guide or the rule says.
         budget: gradients for each estimator.
         objective: default: that of `at`, else `ELBO()`.
         at: look at the parameters of this bound (`svi.bound`, `fit.bound`); default: where they start.
+        seed: of all draws.
+
+    Returns:
+        What was measured, with advice for each glob: a table to `print`.
 
     Raises:
         VarigradError: the budget is no whole number of at least 4, there are no estimators, or a glob names no site.

@@ -11,6 +11,7 @@ class Row:
     """The gradient of one parameter by one estimator.
 
     Attributes:
+        parameter: the parameter's name.
         site: the site whose distribution the parameter belongs to, "" if there is none or several.
         bias, z: the mean minus the reference where that is largest in standard errors, and how many.
         variance, variance_error: summed over the parameter's elements, and its standard error.
@@ -44,12 +45,15 @@ class Measured:
     """One estimator at the sites of one glob.
 
     Attributes:
+        sites: the glob on site names.
+        estimator: the estimator, as text.
         verdict: "unbiased" (as far as the draws can tell), "biased" (found so), "biased by name" (says so itself) or
             "refused".
         because: why it was refused, or what was found biased.
         evaluations: of the model, a step: lanes times particles.
         microseconds, microseconds_error: for one gradient, median over blocks, and its standard error.
         variance, variance_error: summed over all parameters, and its standard error.
+        rows: one for each parameter.
         own_variance, own_error: the same of the parameters that belong to these sites alone; NaN if there are none.
 
     Example:

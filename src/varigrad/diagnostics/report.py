@@ -22,7 +22,9 @@ class Comparison:
     """What `varigrad.compare` found; `print` it, `.plot()` it, `.to_dict()` it.
 
     Attributes:
+        measured: one entry for each estimator at each glob.
         reference: what biases are relative to.
+        budget: gradients drawn for each estimator.
         advice: for each glob what to use, and why.
 
     Example:

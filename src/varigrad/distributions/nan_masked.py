@@ -11,6 +11,10 @@ from varigrad.distributions.families import MultivariateNormal, Normal
 class NanMaskedNormal(Normal):
     """Normal whose log-density is zero where the value is NaN.
 
+    Args:
+        loc: `[*batch]`.
+        scale: `[*batch]`, positive.
+
     Example:
         >>> import torch
         >>> from varigrad import distributions as dist

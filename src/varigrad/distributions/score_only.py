@@ -16,6 +16,9 @@ class ScoreOnly(Wrapper):
 
     A program needs none of these (`estimator=Score()` does the same to a plain Beta); tests and tutorials do.
 
+    Args:
+        base: any distribution.
+
     Example:
         >>> import torch
         >>> from varigrad import distributions as dist

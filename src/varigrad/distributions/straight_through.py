@@ -33,6 +33,11 @@ def _soft(value: Tensor, kind: str) -> Tensor:
 class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
     """0 or 1, by rounding a relaxed Bernoulli; gradients through the draw are those of the relaxed one (biased).
 
+    Args:
+        temperature: `[]`, positive.
+        probs: `[*batch]`, in [0, 1]; give these or
+        logits: `[*batch]`, their logits.
+
     Example:
         >>> import torch
         >>> from varigrad import distributions as dist
@@ -58,6 +63,11 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
 
 class RelaxedOneHotCategoricalStraightThrough(RelaxedOneHotCategorical):
     """One-hot, by taking the largest entry of a relaxed draw, whose gradient it carries (biased).
+
+    Args:
+        temperature: `[]`, positive.
+        probs: `[*batch, categories]`; give these or
+        logits: `[*batch, categories]`, up to a constant.
 
     Example:
         >>> import torch

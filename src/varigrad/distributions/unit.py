@@ -16,6 +16,9 @@ from varigrad.shapes import Shape, join
 class Unit(Methods, td.Distribution):
     """The empty event, with log-density `log_factor`, `[*batch]`.
 
+    Args:
+        log_factor: `[*batch]`, in nats.
+
     Example:
         >>> import torch
         >>> from varigrad import distributions as dist

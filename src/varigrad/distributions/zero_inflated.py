@@ -95,6 +95,11 @@ class ZeroInflated(Methods, td.Distribution):
 class ZeroInflatedPoisson(ZeroInflated):
     """Poisson counts at `rate` with extra zeros.
 
+    Args:
+        rate: `[*batch]`, positive.
+        gate: `[*batch]`, in [0, 1]; give this or
+        gate_logits: `[*batch]`, its logit.
+
     Example:
         >>> import torch
         >>> from varigrad import distributions as dist
@@ -116,6 +121,13 @@ class ZeroInflatedPoisson(ZeroInflated):
 
 class ZeroInflatedNegativeBinomial(ZeroInflated):
     """Negative binomial counts with extra zeros.
+
+    Args:
+        total_count: `[*batch]`, positive.
+        probs: `[*batch]`, in [0, 1); give these or
+        logits: `[*batch]`, their logits.
+        gate: `[*batch]`, in [0, 1]; give this or
+        gate_logits: `[*batch]`, its logit.
 
     Example:
         >>> import torch

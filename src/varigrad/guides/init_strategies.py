@@ -28,6 +28,13 @@ FARTHEST = 50.0
 def init_to_median(site: Sample, draws: Tensor) -> Tensor:
     """Start at the median of the draws, taken of their unconstrained values.
 
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
+
     Example:
         >>> import torch, varigrad as vg
         >>> from varigrad import distributions as dist
@@ -46,6 +53,13 @@ def init_to_median(site: Sample, draws: Tensor) -> Tensor:
 
 def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
     """Start at the prior's mean; where it has none, or one outside the support, at the median of the draws.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
 
     Example:
         >>> import torch, varigrad as vg
@@ -76,6 +90,13 @@ def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
 def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
     """Start at a draw from the prior.
 
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
+
     Example:
         >>> import torch, varigrad as vg
         >>> from varigrad import distributions as dist
@@ -92,6 +113,13 @@ def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
 
 def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
     """Start where unconstrained values are zero, whatever the prior says.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
 
     Example:
         >>> import torch, varigrad as vg
@@ -140,6 +168,13 @@ def init_to_uniform(site: Sample, draws: Tensor, radius: float = 2.0) -> Tensor:
 def init_to_value(values: Mapping[str, Tensor | float], fallback: Init | None = init_to_uniform) -> Init:
     """The given values, by site; `fallback` for the others.
 
+    Args:
+        values: constrained values by site, `[*site]`.
+        fallback: an initialiser for sites without a value; None: there must be none.
+
+    Returns:
+        An initialiser.
+
     Raises:
         SiteError: (when the guide is built) a site has no value and there is no fallback.
 
@@ -170,6 +205,12 @@ def init_to_generated(generate: Callable[[], Init]) -> Init:
     """`generate()` returns an initialiser each time a guide is built: for starting again somewhere else.
 
     It is called once for each guide, at its first site.
+
+    Args:
+        generate: makes an initialiser.
+
+    Returns:
+        An initialiser.
 
     Example:
         >>> import torch, varigrad as vg

@@ -179,6 +179,13 @@ def param(
 def module(name: str, value: M) -> M:
     """Declare that the parameters of `value` are to be learnt, under the prefix `name`.
 
+    Args:
+        name: prefix of the parameters' names.
+        value: an `nn.Module`.
+
+    Returns:
+        The module itself.
+
     Example:
         >>> import torch, varigrad as vg
         >>> from varigrad import distributions as dist
@@ -202,6 +209,10 @@ def module(name: str, value: M) -> M:
 def factor(name: str, log_factor: Tensor | float) -> None:
     """Add `log_factor`, `[*plates]`, to the log-density.
 
+    Args:
+        name: unique within a run of the program.
+        log_factor: the summand, in nats, `[*plates]`.
+
     Raises:
         SiteError: it is neither a tensor nor a number.
 
@@ -222,7 +233,12 @@ def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Ten
     """Record a computed value in traces and predictions under `name`; returns it.
 
     Args:
+        name: unique within a run of the program.
+        value: what is recorded, `[*plates, *event]`.
         event_dim: number of rightmost dimensions that are no plates, for those who read traces.
+
+    Returns:
+        The value, as it was given, or as a handler replaced it.
 
     Example:
         >>> import torch, varigrad as vg
@@ -244,6 +260,9 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
     Args:
         data: full-size along every plate's dimension.
         event_dim: number of rightmost dimensions that are no plates.
+
+    Returns:
+        The rows of `data` that belong to the minibatches in use, `[*batch, *event]`.
 
     Example:
         >>> import torch, varigrad as vg

@@ -84,6 +84,17 @@ def Adam(  # noqa: N802 - it stands for a class of torch
 ) -> Optimizer:
     """Adam, fused (several times faster on CPU, same numbers up to rounding).
 
+    Args:
+        lr: the learning rate.
+        betas: decay of the averages of the gradient and of its square, in [0, 1).
+        eps: added to the root of the second average.
+        options: name of a parameter -> keyword arguments that differ for it.
+        clip_norm: scale the whole gradient down to at most this norm.
+        schedule: makes a learning-rate scheduler of the optimiser; stepped once after every step.
+
+    Returns:
+        A configuration, from which an `SVI` builds the optimiser.
+
     Example:
         >>> import varigrad as vg
         >>> vg.optim.Adam(lr=0.01, clip_norm=10.0).settings["lr"]
@@ -105,6 +116,16 @@ def SGD(  # noqa: N802
     schedule: Schedule | None = None,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum.
+
+    Args:
+        lr: the learning rate.
+        momentum: decay of the sum of past gradients, in [0, 1).
+        options: name of a parameter -> keyword arguments that differ for it.
+        clip_norm: scale the whole gradient down to at most this norm.
+        schedule: makes a learning-rate scheduler of the optimiser; stepped once after every step.
+
+    Returns:
+        A configuration, from which an `SVI` builds the optimiser.
 
     Example:
         >>> import varigrad as vg

@@ -242,6 +242,12 @@ def track_sites(program: Program | None = None) -> Scope | Handled:
     Around a program, or as a `with` block. Read the marks with `get_provenance`; a site's density,
     `message.distribution.log_prob(message.value)`, carries all choices that it depends on.
 
+    Args:
+        program: a function of any arguments; None: a `with` block.
+
+    Returns:
+        The program, whose draws are marked; or the block.
+
     Example:
         >>> import torch, varigrad as vg
         >>> from varigrad import distributions as dist

@@ -56,6 +56,12 @@ def track_provenance(tensor: Tensor, provenance: Provenance, escapes: Escapes | 
 def get_provenance(*tensors: object) -> Provenance:
     """The union of what the tensors were computed from; empty for anything untracked.
 
+    Args:
+        tensors: any values; what is no tensor counts as computed from nothing.
+
+    Returns:
+        A frozen set of what `track_provenance` was given.
+
     Example:
         >>> import torch
         >>> a = track_provenance(torch.zeros(3), frozenset({"a"}))

@@ -21,7 +21,6 @@ from varigrad.estimators.base import Estimator
 from varigrad.gradients.exact import (
     Gradient,
     Moments,
-    NotEnumerable,
     draws_of,
     exact_gradient,
     expected_gradient,
@@ -29,6 +28,7 @@ from varigrad.gradients.exact import (
     largest_difference,
 )
 from varigrad.gradients.moments import FIRST_ALARM, SECOND_ALARM
+from varigrad.gradients.outcomes import NotEnumerable
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.shapes import table
@@ -47,6 +47,8 @@ class Verdict:
     """What was found on one program.
 
     Attributes:
+        program: the program's name.
+        side_by_side: whether particles ran along a dimension, or in a loop.
         how: "exact", "quadrature" (exact but for integrals over uniform numbers), "sampled" or "refused".
         outcomes: paths enumerated, or draws taken.
         error: largest absolute error of the mean, or largest |z| (sampled).
@@ -112,11 +114,15 @@ def check_estimator(
     """Check an estimator on every program of the registry, side by side and in a loop.
 
     Args:
+        estimator: the estimator.
         programs: the registry; default: all of `varigrad.testing.PROGRAMS`.
         draws: for the first stage of the sampling test side by side (a fortieth of it in a loop, which is slow); the
             second stage takes ten times as many.
         outcomes: programs with more outcomes than this are sampled.
         seed: of the sampling test.
+
+    Returns:
+        The verdicts, one for each program and way of running it.
 
     Raises:
         AssertionError: a law is broken; the text is the table of verdicts.
@@ -156,6 +162,9 @@ def check_case(
         case: the program.
         vectorize: False: particles run in a loop; None: as the program allows.
         draws, outcomes, seed: see `check_estimator`.
+
+    Returns:
+        What was found.
 
     Example:
         >>> from varigrad import estimators, testing

@@ -10,6 +10,9 @@ from varigrad.distributions import Beta, Dirichlet, Gamma, Normal, ScoreOnly
 class NonreparameterizedBeta(ScoreOnly):
     """The Beta distribution without `rsample`.
 
+    Args:
+        concentration1, concentration0: `[*batch]`, positive.
+
     Example:
         >>> from varigrad import testing
         >>> testing.NonreparameterizedBeta(2.0, 3.0).has_rsample
@@ -22,6 +25,9 @@ class NonreparameterizedBeta(ScoreOnly):
 
 class NonreparameterizedDirichlet(ScoreOnly):
     """The Dirichlet distribution without `rsample`.
+
+    Args:
+        concentration: `[*batch, categories]`, positive.
 
     Example:
         >>> import torch
@@ -37,6 +43,9 @@ class NonreparameterizedDirichlet(ScoreOnly):
 class NonreparameterizedGamma(ScoreOnly):
     """The Gamma distribution without `rsample`.
 
+    Args:
+        concentration, rate: `[*batch]`, positive.
+
     Example:
         >>> from varigrad import testing
         >>> testing.NonreparameterizedGamma(2.0, 1.0).has_rsample
@@ -49,6 +58,10 @@ class NonreparameterizedGamma(ScoreOnly):
 
 class NonreparameterizedNormal(ScoreOnly):
     """The normal distribution without `rsample`.
+
+    Args:
+        loc: `[*batch]`.
+        scale: `[*batch]`, positive.
 
     Example:
         >>> from varigrad import testing

@@ -24,8 +24,10 @@ class Case:
     """One program.
 
     Attributes:
+        model, guide: the programs; the sites under test are called `z*`.
         family: what its sites under test are drawn from.
         exact: its bound as a function of the constrained parameters; None: enumerate.
+        args: what both are called with.
         broadcasts: whether it may be run with leading dimensions.
         heavy: whether estimators with several alternatives have too many outcomes to enumerate.
 

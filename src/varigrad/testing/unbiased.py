@@ -52,8 +52,13 @@ def assert_unbiased(
     generator.
 
     Args:
+        model, guide: the programs.
         args: what the programs are called with: a tuple, or the only argument.
         estimators: `{glob: estimator}`, as in `ELBO(estimators=...)`; default: what the guide says, or the rule.
+        draws: gradients in the first stage.
+        outcomes: the most outcomes that are enumerated.
+        seed: of all draws.
+        objective: default: that of `at`, else `ELBO()`.
         at: look at the parameters of this bound (`svi.bound`); default: where they start.
 
     Raises:
