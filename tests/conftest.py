@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from varigrad._torch_internals import has_dynamo_disabled_validation
 from varigrad.compile.trace import tracer
-from varigrad.objectives.checks.sites import _switched_by_dynamo
 
 for helper in ("c_harness", "cache_attacks", "failing_steps", "families", "interrupting", "resuming", "small_tensors"):
     pytest.register_assert_rewrite(helper)  # what tests call there says as much as an assertion of their own
@@ -23,11 +23,13 @@ def _seeded():
 def _validation_is_left_as_it_was():
     """Whether torch's distributions validate is a setting of the process: a test that changes it puts it back."""
     torch.distributions.Distribution.set_default_validate_args(True)  # `torch.compile` in a module switched it off
-    compiled = _switched_by_dynamo()
+    compiled = has_dynamo_disabled_validation()
     yield
     after = _validation()
     torch.distributions.Distribution.set_default_validate_args(True)
-    assert after or _switched_by_dynamo() != compiled, "the test left the validation of distributions switched off"
+    assert after or has_dynamo_disabled_validation() != compiled, (
+        "the test left the validation of distributions switched off"
+    )
 
 
 def _validation():

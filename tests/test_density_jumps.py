@@ -61,7 +61,7 @@ def rows(kind):
 @pytest.fixture(autouse=True)
 def _no_validation_by_torch(monkeypatch):
     # What another test has compiled with torch makes it unclear who switched the checks off, and they would stay on.
-    monkeypatch.setattr(sites, "_switched_by_dynamo", lambda: False)
+    monkeypatch.setattr(sites, "has_dynamo_disabled_validation", lambda: False)
     before = td.Distribution._validate_args
     td.Distribution.set_default_validate_args(False)
     yield

@@ -341,7 +341,7 @@ def loss_of(prior, value):
 def test_an_unchecked_observation_is_taken_as_it_is(kind, everywhere, monkeypatch):
     if everywhere:
         # What another test has compiled with torch makes it unclear who switched the checks off, and they stay on.
-        monkeypatch.setattr(sites, "_switched_by_dynamo", lambda: False)
+        monkeypatch.setattr(sites, "has_dynamo_disabled_validation", lambda: False)
         td.Distribution.set_default_validate_args(False)
         try:
             found = loss_of(kind(t(2.0)), t(-1.0))

@@ -121,28 +121,28 @@ MUTANTS = (
     # Counting.
     M(
         "minibatches are miscounted",
-        "gradients/exact.py",
+        "gradients/outcomes.py",
         "sets = sets * (size - min(count, size - count) + i) // i",
         "sets = sets * (size - i + 1) // i - (i > 1)",
         "test_cost_model.py::test_every_minibatch_comes_once",
     ),
     M(
         "minibatches are not counted",
-        "gradients/exact.py",
+        "gradients/outcomes.py",
         '            self._check_count([sets], f"a minibatch of {count} of {size} has")\n',
         "            if sets > 10**12:\n                break\n",
         "test_cost_model.py::test_too_many_minibatches_are_counted",
     ),
     M(
         "always the first minibatch",
-        "gradients/exact.py",
+        "gradients/outcomes.py",
         "range(size), count), chosen, None)",
         "range(size), count), 0, None)",
         "test_cost_model.py::test_every_minibatch_comes_once",
     ),
     M(
         "choices are counted one by one",
-        "gradients/exact.py",
+        "gradients/outcomes.py",
         "            product *= number\n",
         "            product = number\n",
         "test_cost_model.py::test_joint_outcomes_of_a_plate_are_counted_before_any_is_run",
@@ -179,7 +179,7 @@ MUTANTS = (
     M(
         "a module may not be called like an attribute",
         "objectives/parameters.py",
-        "        owner._modules[last] = message.value\n",
+        "        own_modules(owner)[last] = message.value\n",
         "        owner.add_module(last, message.value)\n",
         "test_names.py::test_modules_may_have_every_name",
     ),

@@ -5,7 +5,7 @@ from mutants import M
 
 MUTANTS = (
     # Uniform numbers, where outcomes are enumerated.
-    M("one node too few", "gradients/exact.py", "else degree + 1", "else degree", "uniform numbers"),
+    M("one node too few", "gradients/outcomes.py", "else degree + 1", "else degree", "uniform numbers"),
     M("quadrature believed over a jump", "testing/conformance.py", "> tolerance / 4", "> 4", "uniform numbers"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),

@@ -92,6 +92,19 @@ def decide(bound: Bound, *args: object, seed: int = 0, compiled: bool = False, *
 
     Raises:
         VarigradError: nothing is to be decided.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Gumbel(vg.param("m", 0.0), 1.0))
+        >>> bound = vg.ELBO(estimators="auto")(model, guide)
+        >>> plan = vg.decide(bound)
+        >>> plan["z"].unbiased
+        True
     """
     patterns = patterns_of(bound.config.estimators)
     if not any(asked == "auto" for _, asked in patterns):

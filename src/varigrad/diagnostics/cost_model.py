@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from varigrad._torch_internals import OpOverload, TorchDispatchMode, schema_of_operator
 
 PER_STEP, PER_OPERATION = 250.0, 4.0
 """Microseconds of Python for a step and for an operation of torch, on an ordinary processor;"""
@@ -27,7 +27,9 @@ class Counted(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch says nothing of its type
-        self.operations = self.elements = self.flops = 0
+        self.operations: int = 0
+        self.elements: int = 0
+        self.flops: int = 0
 
     def __torch_dispatch__(
         self,
@@ -38,10 +40,10 @@ class Counted(TorchDispatchMode):
     ) -> object:
         out = func(*args, **(kwargs or {}))
         self.operations += 1
-        if all(returned.alias_info is None for returned in func._schema.returns):
+        if all(returned.alias_info is None for returned in schema_of_operator(func).returns):
             made = out if isinstance(out, (tuple, list)) else (out,)
             self.elements += sum(tensor.numel() for tensor in made if isinstance(tensor, Tensor))
-        known = flop_registry.get(func._overloadpacket)
+        known = flop_registry.get(func.overloadpacket)
         if known is not None:
             self.flops += int(known(*args, **(kwargs or {}), out_val=out))
         return out

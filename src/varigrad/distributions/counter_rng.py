@@ -20,6 +20,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 
+from varigrad._torch_internals import sample_dirichlet, standard_gamma, standard_gamma_grad
 from varigrad.distributions import rejection_kernels
 from varigrad.distributions.rng import (
     TAKES_GENERATOR,
@@ -345,7 +346,7 @@ def _standard_gamma(source: Arithmetic, concentration: Tensor, **_: object) -> T
     if not (torch.is_grad_enabled() and concentration.requires_grad):
         return value
     # Implicit reparameterisation: the value as it is, the derivative that keeps its quantile.
-    slope = torch._standard_gamma_grad(concentration.detach(), value)
+    slope = standard_gamma_grad(concentration.detach(), value)
     return value + slope * (concentration - concentration.detach())
 
 
@@ -365,8 +366,8 @@ _FUNCTIONAL: Mapping[Callable[..., object], Callable[..., Tensor]] = {
     torch.normal: _normal,
     torch.bernoulli: _bernoulli,
     torch.multinomial: _multinomial,
-    torch._standard_gamma: _standard_gamma,
-    torch._sample_dirichlet: _dirichlet,
+    standard_gamma: _standard_gamma,
+    sample_dirichlet: _dirichlet,
     torch.nn.functional.one_hot: _one_hot,
     Tensor.uniform_: _filled(_between),
     Tensor.exponential_: _filled(_exponential),

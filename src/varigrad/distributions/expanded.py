@@ -22,6 +22,13 @@ class Expanded(Wrapper):
 
     Raises:
         ValueError: it does not broadcast to that.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Expanded(dist.Normal(0.0, 1.0), (3,))
+        >>> d.sample().shape, d.log_prob(torch.zeros(3)).shape
+        (torch.Size([3]), torch.Size([3]))
     """
 
     def __init__(self, base: td.Distribution, batch_shape: Shape = torch.Size()) -> None:

@@ -101,7 +101,15 @@ class Independent(Methods, td.Independent[td.Distribution]):
 
 
 class Wrapper(Methods, td.Distribution):
-    """Interface of distributions that change a property of another one, `base`, and leave its draws unchanged."""
+    """Interface of distributions that change a property of another one, `base`, and leave its draws unchanged.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Masked(dist.Normal(0.0, 1.0), True)
+        >>> isinstance(d, dist.Wrapper), d.base.loc
+        (True, tensor(0.))
+    """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     base: td.Distribution
@@ -128,6 +136,13 @@ class Masked(Wrapper):
     Args:
         base: any distribution.
         mask: bool, broadcastable to `[*batch]`.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Masked(dist.Normal(torch.zeros(2), 1.0), torch.tensor([True, False]))
+        >>> d.log_prob(torch.ones(2)) != 0
+        tensor([ True, False])
     """
 
     def __init__(self, base: td.Distribution, mask: Tensor | bool) -> None:

@@ -34,6 +34,13 @@ class MaskedMixture(Methods, td.Distribution):
 
     Raises:
         ValueError: the mask is not bool, or the event shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.MaskedMixture(torch.tensor([True, False]), dist.Normal(0.0, 1.0), dist.Normal(9.0, 1.0))
+        >>> d.mean
+        tensor([9., 0.])
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -118,6 +125,13 @@ class MixtureOfNormals(Methods, td.Distribution):
         locs: `[*batch, k, d]`.
         scales: `[*batch, k, d]`, positive.
         component_logits: `[*batch, k]`, weights up to a constant.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.MixtureOfNormals(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2))
+        >>> d.rsample().shape, d.log_prob(torch.zeros(3)).shape
+        (torch.Size([3]), torch.Size([]))
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

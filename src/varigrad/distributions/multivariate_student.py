@@ -21,6 +21,13 @@ class MultivariateStudentT(Methods, td.Distribution):
         df: `[*batch]`, positive.
         loc: `[*batch, d]`.
         scale_tril: `[*batch, d, d]`, lower-triangular with a positive diagonal.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.MultivariateStudentT(4.0, torch.zeros(2), torch.eye(2))
+        >>> d.sample().shape, round(d.log_prob(torch.zeros(2)).item(), 4)
+        (torch.Size([2]), -1.8379)
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

@@ -20,6 +20,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from varigrad._torch_internals import standard_gamma
 from varigrad.distributions.mixin import Methods
 from varigrad.shapes import Shape
 
@@ -31,6 +32,13 @@ class RejectionGamma(Methods, td.Distribution):
     Args:
         concentration: `[*batch]`, at least 1.
         rate: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.RejectionGamma(2.0, rate=1.0)
+        >>> d.has_rsample, round(d.log_prob(torch.tensor(1.0)).item(), 4)
+        (True, -1.0)
     """
 
     concentration: Tensor
@@ -63,7 +71,7 @@ class RejectionGamma(Methods, td.Distribution):
     def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
-            value = torch._standard_gamma(self.concentration.expand(shape)) / self.rate
+            value = standard_gamma(self.concentration.expand(shape)) / self.rate
         return self.attached(value)
 
     def attached(self, value: Tensor) -> Tensor:
@@ -108,6 +116,13 @@ class Rejector(Methods, td.Distribution):
         log_prob_accept: a value `[*batch, *event]` -> :math:`\log a`, `[*batch]`, at most 0.
         log_scale: :math:`\log Z`, `[*batch]`.
         batch_shape, event_shape: those of the proposal, unless given.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Rejector(dist.Exponential(1.0), lambda z: -z, log_scale=torch.tensor(0.5).log())  # Exponential(2)
+        >>> round(d.log_prob(torch.tensor(0.0)).exp().item(), 4)
+        2.0
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

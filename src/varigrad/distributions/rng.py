@@ -1,8 +1,8 @@
 """`Source`: the source of all randomness of a run, with a generator that is separate from torch's global one.
 
 Two threads, two runs or two processes with the same seed get the same numbers, because no draw uses torch's
-process-wide generator unless the source has no generator. `Outcomes` (`gradients/exact.py`) is a source that enumerates
-outcomes.
+process-wide generator unless the source has no generator. `Outcomes` (`gradients/outcomes.py`) is a source that
+enumerates outcomes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import distributions as td
 from torch.overrides import TorchFunctionMode
 from torch.quasirandom import SobolEngine
 
+from varigrad._torch_internals import bartlett_sample, dirichlet_of_beta, sample_dirichlet, standard_gamma
 from varigrad.distributions import continuous_bernoulli, families
 from varigrad.distributions.fresh_copies import fresh
 from varigrad.errors import VarigradError
@@ -51,6 +52,13 @@ class Source:
 
     Attributes:
         site: whose draws these are, for sources that keep a record.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> source = dist.Source(torch.Generator().manual_seed(0))
+        >>> source.draw(dist.Normal(torch.zeros(3), 1.0)).shape
+        torch.Size([3])
     """
 
     site = ""
@@ -154,7 +162,7 @@ class Source:
 
     def dirichlet(self, concentration: Tensor) -> Tensor:
         """A draw that carries no gradient, `[*batch, categories]`."""
-        return torch._sample_dirichlet(concentration, generator=self.on(concentration.device))
+        return sample_dirichlet(concentration, generator=self.on(concentration.device))
 
     def bernoulli(self, probs: Tensor, shape: torch.Size | None = None) -> Tensor:
         """Zeros and ones with the given probabilities, in their dtype. Several times faster than `torch.bernoulli`."""
@@ -270,7 +278,7 @@ def _categorical(source: Source, d: td.Categorical) -> Tensor:
 
 
 def _beta(source: Source, d: td.Beta) -> Tensor:
-    return source.dirichlet(d._dirichlet.concentration)[..., 0]
+    return source.dirichlet(dirichlet_of_beta(d).concentration)[..., 0]
 
 
 def _dirichlet(source: Source, d: td.Dirichlet) -> Tensor:
@@ -279,7 +287,7 @@ def _dirichlet(source: Source, d: td.Dirichlet) -> Tensor:
 
 def _wishart(source: Source, d: td.Wishart) -> Tensor:
     # torch takes its test for singular draws the wrong way round: it warns of, and redraws, the good ones.
-    return source._call(partial(d._bartlett_sampling, torch.Size()))
+    return source._call(partial(bartlett_sample, d, torch.Size()))
 
 
 def _lkj(source: Source, d: td.LKJCholesky) -> Tensor:
@@ -347,7 +355,7 @@ def _shortcut(kind: type) -> Draws | None:
 TAKES_GENERATOR = frozenset(
     {
         torch.bernoulli, torch.binomial, torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint,
-        torch.randn, torch.randperm, torch._standard_gamma, torch._sample_dirichlet,
+        torch.randn, torch.randperm, standard_gamma, sample_dirichlet,
         Tensor.cauchy_, Tensor.exponential_, Tensor.geometric_, Tensor.log_normal_, Tensor.normal_, Tensor.uniform_,
     }
 )  # fmt: skip

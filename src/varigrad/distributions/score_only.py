@@ -15,6 +15,16 @@ class ScoreOnly(Wrapper):
     """`base` without `rsample`: its draws have no derivative, so only score-function estimators serve it.
 
     A program needs none of these (`estimator=Score()` does the same to a plain Beta); tests and tutorials do.
+
+    Args:
+        base: any distribution.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ScoreOnly(dist.Normal(0.0, 1.0))
+        >>> d.has_rsample, round(d.log_prob(torch.tensor(0.0)).item(), 4)
+        (False, -0.9189)
     """
 
     has_rsample = False

@@ -14,6 +14,7 @@ from torch import distributions as td
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical as _ExpRelaxedCategorical
 from torch.distributions.utils import broadcast_all
 
+from varigrad._torch_internals import unbroadcasted_scale_tril
 from varigrad.distributions import continuous_bernoulli
 from varigrad.distributions.fast_families import Beta, Categorical
 from varigrad.distributions.mixin import Methods
@@ -275,7 +276,7 @@ class Wishart(Methods, td.Wishart):
             assert precision_matrix is not None
             self.precision_matrix = precision_matrix.expand(batch + event)
             normal = td.MultivariateNormal(shape.new_zeros(event[-1:]), precision_matrix=shape, validate_args=False)
-            self._unbroadcasted_scale_tril = normal._unbroadcasted_scale_tril
+            self._unbroadcasted_scale_tril = unbroadcasted_scale_tril(normal)
         self._begin(batch, event, validate_args)
         self._prepare()
 

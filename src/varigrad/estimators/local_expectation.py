@@ -27,8 +27,23 @@ class LocalExpectation(Estimator):
     plate vary together, so every cost downstream has to be inside the plate. For one Bernoulli, and for one
     Categorical, this is their measure-valued derivative with the negative part summed over.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import LocalExpectation
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=LocalExpectation())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Titsias, Lazaro-Gredilla (2015), Local expectation gradients for black box variational inference.
+        arXiv:1503.01494.
     """
 
     needs: ClassVar[Needs] = Needs(per_element=True)

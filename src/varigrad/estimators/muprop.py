@@ -31,6 +31,20 @@ class MuProp(Estimator):
     Args:
         baseline: :math:`c`, for what the expansion leaves; without one the leftover's mean makes it noisy.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import MuProp
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=MuProp())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Gu, Levine, Sutskever, Mnih (2016), MuProp: unbiased backpropagation for stochastic neural networks.
         arXiv:1511.05176.

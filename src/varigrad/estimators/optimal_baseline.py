@@ -40,6 +40,20 @@ class OptimalScore(Estimator):
         baseline: subtracted from the cost first.
         decay: of the averages, in [0, 1). They are of few draws if it is small, and then noisy.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import OptimalScore
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=OptimalScore())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Greensmith, Bartlett, Baxter (2004), Variance reduction techniques for gradient estimates in reinforcement
         learning.

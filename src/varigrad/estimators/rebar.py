@@ -57,6 +57,20 @@ class Rebar(Estimator):
         rate: size of a step of :math:`\log \lambda`.
         baseline: :math:`c`, taken off the cost and off its relaxation alike.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Rebar
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Rebar())
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('Rebar()', True)
+
     References:
         Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein (2017), REBAR: low-variance, unbiased gradient estimates for
         discrete latent variable models. arXiv:1703.07370.

@@ -37,6 +37,21 @@ class Relax(Estimator):
         network: from `[*plates, n]`, the n numbers behind an element, to `[*plates]` or `[*plates, 1]`; it has to be
             smooth (tanh, not ReLU: the training differentiates it twice).
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Relax
+        >>> network = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Relax(network))
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('Relax(network=Sequential)', True)
+
     References:
         Grathwohl, Choi, Wu, Roeder, Duvenaud (2018), Backpropagation through the void: optimizing control variates for
         black-box gradient estimation. arXiv:1711.00123.
@@ -84,6 +99,20 @@ class Lax(Estimator):
 
     Args:
         network: from `[*plates, n]`, the n numbers of an element, to `[*plates]` or `[*plates, 1]`; smooth.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Lax
+        >>> network = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+        >>> def model():
+        ...     vg.sample("x", dist.Normal(vg.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0), estimator=Lax(network))
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].unbiased
+        True
 
     References:
         Grathwohl, Choi, Wu, Roeder, Duvenaud (2018), Backpropagation through the void: optimizing control variates for

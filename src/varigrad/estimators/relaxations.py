@@ -22,7 +22,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, check_whole
+from varigrad.errors import SiteError, check_whole, store_whole
 from varigrad.estimators import gumbel
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, tensor_of
 from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
@@ -39,6 +39,13 @@ class Annealed:
     Args:
         start, end: temperatures, positive.
         steps: T, at least 1.
+
+    Example:
+        >>> import torch
+        >>> from varigrad.estimators import Annealed, GumbelSoftmax
+        >>> schedule = Annealed(1.0, 0.1, steps=1000)
+        >>> GumbelSoftmax(temperature=schedule).temperature.end
+        0.1
     """
 
     start: float
@@ -48,6 +55,7 @@ class Annealed:
     def __post_init__(self) -> None:
         _check_positive("start", self.start, "Annealed")
         _check_positive("end", self.end, "Annealed")
+        store_whole(self, "steps")
         check_whole("steps", self.steps, error=SiteError, site="Annealed")
 
     def at(self, step: Tensor) -> Tensor:
@@ -103,6 +111,20 @@ class GumbelSoftmax(Relaxation):
     Args:
         temperature: :math:`\lambda`, a number or a schedule.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GumbelSoftmax
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": GumbelSoftmax(temperature=0.5)})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
+
     References:
         Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
         Maddison, Mnih, Teh (2017), The Concrete distribution. arXiv:1611.00712.
@@ -124,6 +146,20 @@ class StraightThrough(Relaxation):
     Serves Bernoulli and OneHotCategorical, also with `.to_event`. One evaluation. Biased, unless the cost is linear in
     every draw.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import StraightThrough
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": StraightThrough()})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
+
     References:
         Bengio, Léonard, Courville (2013), Estimating or propagating gradients through stochastic neurons.
         arXiv:1308.3432.
@@ -142,6 +178,20 @@ class StraightThroughGumbel(Relaxation):
 
     Args:
         temperature: :math:`\lambda`, a number or a schedule.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import StraightThroughGumbel
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": StraightThroughGumbel()})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
 
     References:
         Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
@@ -169,6 +219,20 @@ class GumbelRao(Relaxation):
         k: concrete variables for a draw, at least 1.
         temperature: :math:`\lambda`, a number or a schedule.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GumbelRao
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": GumbelRao(k=5)})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
+
     References:
         Paulus, Maddison, Krause (2021), Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator.
         arXiv:2010.04838.
@@ -178,6 +242,7 @@ class GumbelRao(Relaxation):
     temperature: Temperature = 0.5
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_whole("k", self.k, error=SiteError, site="GumbelRao")
         _check_temperature(self.temperature, "GumbelRao")
 
@@ -199,6 +264,20 @@ class GappedStraightThrough(Relaxation):
     Args:
         temperature: :math:`\lambda`, a number or a schedule.
         gap: g, not negative.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GappedStraightThrough
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": GappedStraightThrough()})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
 
     References:
         Fan, Chi, Rudnicky, Ramadge (2022), Training discrete deep generative models via gapped straight-through

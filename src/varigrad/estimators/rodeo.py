@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
-from varigrad.errors import BaselineError
+from varigrad.errors import BaselineError, store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, tuple_of
 from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
 from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, values_of
@@ -52,6 +52,20 @@ class Rodeo(Estimator):
         train: learn them.
         network: from `[..., 2]` to `[..., 2]`.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import Rodeo
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Rodeo())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Shi, Zhou, Hwang, Titsias, Mackey (2022), Gradient estimation with discrete Stein operators. arXiv:2202.09497.
     """
@@ -64,6 +78,7 @@ class Rodeo(Estimator):
     network: nn.Module | None = None
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_draws(self.k, "Rodeo", "MuProp(MovingAverage())")
 
     @property

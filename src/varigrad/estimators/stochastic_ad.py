@@ -41,6 +41,20 @@ class StochasticAD(Estimator):
     Serves these families (the number of trials must not be trained), also with `.to_event`. 2 evaluations. Unbiased.
     Every element of a plate steps at once, so every cost downstream has to be inside the plate.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import StochasticAD
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=StochasticAD())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Arya, Schauer, Schaefer, Rackauckas (2022), Automatic differentiation of programs with discrete randomness.
         arXiv:2210.08572.

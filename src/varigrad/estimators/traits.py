@@ -23,6 +23,11 @@ class Drawing:
         pathwise: the draw carries the derivative by the guide's parameters.
         partial: the draw carries a part of it only, and `surrogate` adds the score part.
         coupling: how the draws of the particles belong together; None: they are independent.
+
+    Example:
+        >>> from varigrad.estimators import Pathwise, Score
+        >>> Pathwise().drawing.pathwise, Score().drawing.pathwise
+        (True, False)
     """
 
     pathwise: bool = False
@@ -38,6 +43,11 @@ class Slope:
         twice: it is differentiated again, by what `draw` made the value of.
         apart: the slope in one lane depends on no other lane, for estimators that are not linear in it. It then leaves
             out how draws further down react.
+
+    Example:
+        >>> from varigrad.estimators import Rebar, Score
+        >>> Rebar().needs.slope, Score().needs.slope
+        (Slope(twice=True, apart=False), None)
     """
 
     twice: bool = False
@@ -60,6 +70,11 @@ class Needs:
         slope: the cost's derivative by the value, in `draw.slope`; None: not needed.
         constant_density: the site's own density is evaluated at parameters that are held constant ("sticking the
             landing").
+
+    Example:
+        >>> from varigrad.estimators import Pathwise, Score
+        >>> Pathwise().needs.cost, Score().needs.cost
+        (False, True)
     """
 
     cost: bool = True
@@ -77,6 +92,11 @@ class Promises:
 
     Attributes:
         unbiased: the mean of its gradient is the gradient of the bound.
+
+    Example:
+        >>> from varigrad.estimators import Score, StraightThrough
+        >>> StraightThrough().promises.unbiased, Score().promises.unbiased
+        (False, True)
     """
 
     unbiased: bool = True

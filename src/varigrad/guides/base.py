@@ -74,6 +74,17 @@ class AutoGuide(nn.Module):
     Raises:
         SiteError: a latent site is discrete or not always there, or there is none.
         PlateError: a latent site's plate has no size, or a minibatch that only the model chooses.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model)
+        >>> isinstance(guide, vg.guides.AutoGuide), sorted(guide())
+        (True, ['rate'])
     """
 
     draws_for_init = 16

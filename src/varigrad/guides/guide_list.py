@@ -24,6 +24,18 @@ class AutoGuideList(nn.Module):
     Raises:
         VarigradError: there are no parts, or one is not callable.
         SiteError: two automatic guides cover one site.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     a = vg.sample("a", dist.Normal(0.0, 1.0))
+        ...     vg.sample("b", dist.Normal(a, 1.0))
+        >>> def my_guide():
+        ...     return {"b": vg.sample("b", dist.Normal(vg.param("m", 0.0), 1.0))}
+        >>> guide = vg.guides.AutoGuideList(vg.guides.AutoNormal(model, sites="a"), my_guide)
+        >>> sorted(guide())
+        ['a', 'b']
     """
 
     def __init__(self, *parts: Program) -> None:

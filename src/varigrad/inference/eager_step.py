@@ -11,6 +11,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from varigrad._torch_internals import foreach_norm
 from varigrad.compile.step.step_results import StepResults
 from varigrad.errors import ParameterError
 from varigrad.estimators.base import State
@@ -50,10 +51,12 @@ class EagerSteps:
         optim: Optimizer | Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         skip_nonfinite: bool,
     ) -> None:
-        self.bound, self.optim, self.skip_nonfinite = bound, optim, skip_nonfinite
+        self.bound = bound
+        self.optim = optim
+        self.skip_nonfinite = skip_nonfinite
         self.current_optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Scheduler | None = None
-        self.interrupts = Interrupts()
+        self.interrupts: Interrupts = Interrupts()
         self.late: Exception | None = None
         self._leaves: list[nn.Parameter] = []
         self._frozen: list[nn.Parameter] = []
@@ -268,7 +271,7 @@ def _norm(grads: list[Tensor]) -> float:
         norm = math.hypot(*norms)
         # That of inf and NaN is inf; torch says NaN.
         return math.nan if norm == math.inf and any(map(math.isnan, norms)) else norm
-    parts = torch._foreach_norm(grads)
+    parts = foreach_norm(grads)
     return float(torch.stack([n.to(parts[0]) for n in parts]).norm())
 
 

@@ -103,13 +103,14 @@ class Predictive:
                 f"num_samples is {num_samples}, and there are {given} posterior samples",
                 try_="num_samples left out, or samples[:num_samples]",
             )
-        self.model, self.guide = model, guide
+        self.model = model
+        self.guide = guide
         self.posterior_samples = samples
         self.num_samples: int = num_samples or given or 0
-        self.return_sites = _names(return_sites)
+        self.return_sites: tuple[str, ...] | None = _names(return_sites)
         self.vectorize = vectorize
         self.owner = owner
-        self.source = Source() if source is None else source
+        self.source: Source = Source() if source is None else source
         self.strict = strict
 
     def __call__(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
@@ -282,6 +283,9 @@ class Predictive:
         if failure is None:
             return found
         if self.vectorize:
+            if isinstance(failure, VarigradError):  # one of the predictions may be wrong by itself, and says so
+                for row in range(count):
+                    program(self._cut(self._row(row), first, indices))
             raise VarigradError(
                 f"cannot run predictions side by side: {failure}",
                 because="vectorize=True asks for it",

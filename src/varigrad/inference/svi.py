@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from varigrad.compile.step.step_compiler import SavedSteps, StepCompiler
+from varigrad.compile.step.saved_steps import SavedSteps
+from varigrad.compile.step.step_compiler import StepCompiler
 from varigrad.compile.step.step_results import Metrics, StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source
@@ -77,10 +78,7 @@ class SVI:
         objective = ELBO() if objective is None else objective
         check_arguments(optim, objective, seed, skip_nonfinite)
         seed = int(torch.randint(2**62, ()).item()) if seed is None else int(seed)
-        if isinstance(objective, Bound):
-            self.bound = objective
-        else:
-            self.bound = objective.bind(model, guide, None)
+        self.bound: Bound = objective if isinstance(objective, Bound) else objective.bind(model, guide, None)
         self.metrics: Metrics | None = None
         self._eager_steps = EagerSteps(self.bound, optim, skip_nonfinite)
         self._step_compiler: StepCompiler | None = None

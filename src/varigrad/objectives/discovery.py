@@ -7,16 +7,16 @@ parameters may stay.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Param, evolve
+from varigrad.language.messages import Module, Param, evolve
 from varigrad.objectives.checks.first_run import (
     check_arguments,
     check_particles,
@@ -33,6 +33,7 @@ from varigrad.objectives.checks.plate_independence import (
     structure_of_plates,
     with_upstream_sites,
 )
+from varigrad.objectives.checks.pole_crossings import pole_crossings
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
@@ -76,6 +77,7 @@ class DiscoveryResult:
         proven: whether the operations that were seen prove it, so that numbers need not be compared again.
         points: how many other points than the present one have said something.
         suspects: sites where Pathwise was asked for by name though it may be biased.
+        crossed: sites whose pathwise gradients were seen to go through a pole, with a sentence about the place.
     """
 
     layout: Vectorization
@@ -88,17 +90,21 @@ class DiscoveryResult:
     proven: bool = False
     points: int = 0
     suspects: tuple[str, ...] = ()
+    crossed: Mapping[str, str] = field(default_factory=dict)
 
 
 class InitializingStore:
     """A store for the first run: its new parameters stay, and their initialisation still counts as drawn."""
 
     def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
-        self.owner, self.kept = owner, kept
-        self.adopt, self.adopt_baseline = owner.adopt, owner.adopt_baseline
-        self.check_names, self.named_parameters = owner.check_names, owner.named_parameters
-        self.constrained_leaves = owner.constrained_leaves
-        self.version = owner.version
+        self.owner = owner
+        self.kept = kept
+        self.adopt: Callable[[Module], None] = owner.adopt
+        self.adopt_baseline: Callable[[str, str, nn.Module], None] = owner.adopt_baseline
+        self.check_names: Callable[[Iterable[str]], None] = owner.check_names
+        self.named_parameters: Callable[[], Iterable[tuple[str, Tensor]]] = owner.named_parameters
+        self.constrained_leaves: Callable[[], dict[str, Tensor]] = owner.constrained_leaves
+        self.version: int = owner.version
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
         """The owner's value; initial values are drawn as if no look were taken."""
@@ -162,6 +168,12 @@ class Discovery:
                 self._check(seen, nondifferentiable)
             if self.lasting:
                 self._owner = shadow_of(runs.owner)  # what other values than the drawn ones lead to does not stay
+            crossed = dict(self.known.crossed) if self.known is not None else {}
+            if differentiable and (new := self._crossed(seen)):
+                crossed.update(new)
+                self._nondifferentiable |= new.keys()
+                with torch.enable_grad():
+                    seen = self.explore()
             wide = layout_of(seen, runs.objective.particles)
             if self.known is not None:
                 self._mixed = dict(self.known.layout.mixed)
@@ -177,11 +189,12 @@ class Discovery:
             runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
         unproven = self._unproven(seen, wide, reason, points)
-        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, self._nondifferentiable, unproven)
+        without = self._nondifferentiable
+        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, without, unproven, crossed)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return DiscoveryResult(
-            wide, side, reason, self._nondifferentiable, plan, branch_of(seen), sentences, proven, points, suspects
+            wide, side, reason, without, plan, branch_of(seen), sentences, proven, points, suspects, crossed
         )
 
     def explore(self, mixed: MixedPlates | None = None) -> RunRecord:
@@ -206,6 +219,17 @@ class Discovery:
         except TypeError:
             check_arguments(runs.model, runs.guide, self.args, self.kwargs)
             raise
+
+    def _crossed(self, seen: RunRecord) -> dict[str, str]:
+        """The sites whose pathwise gradients were seen to go through a pole, with sentences about the places."""
+        assert self._owner is not None
+        self.kept.know(p for _, p in self._owner.named_parameters())
+        self.base, base = None, self.base
+        try:
+            with torch.enable_grad():
+                return pole_crossings(seen, self.explore, self.kept, 2 * self.points)
+        finally:
+            self.base = base
 
     def _lasting(self) -> AbstractContextManager[None]:
         return self.kept.lasting()

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from varigrad._torch_internals import version_of
 from varigrad.errors import VarigradError
 from varigrad.estimators.base import State
 
@@ -59,8 +60,8 @@ class EstimatorStates(nn.Module):
         """The number of steps taken, read from the buffer only where something else has written to it."""
         steps = self._buffers["steps"]
         assert steps is not None
-        if steps is not self._counted or steps._version != self._version:
-            self.__dict__.update(_count=int(steps), _counted=steps, _version=steps._version)
+        if steps is not self._counted or version_of(steps) != self._version:
+            self.__dict__.update(_count=int(steps), _counted=steps, _version=version_of(steps))
         return self._count
 
     def advance(self, trees: Mapping[str, State], steps: int) -> None:
@@ -71,7 +72,7 @@ class EstimatorStates(nn.Module):
             count = self.count + steps
             self._counted.add_(steps)
             # Not by assignment: torch's modules look at everything that is assigned to them.
-            self.__dict__.update(_count=count, _version=self._counted._version)
+            self.__dict__.update(_count=count, _version=version_of(self._counted))
 
     @contextmanager
     def preserved(self) -> Iterator[None]:

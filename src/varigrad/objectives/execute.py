@@ -7,8 +7,8 @@ from typing import assert_never
 
 from torch import Tensor
 from torch import distributions as td
-from torch._C._autograd import _get_sequence_nr
 
+from varigrad._torch_internals import next_sequence_number
 from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.fresh_copies import fresh
 from varigrad.distributions.rng import Source
@@ -70,10 +70,10 @@ def perform(
     scoring = _Model(settings, record, cache, drawing)
     try:
         with record.tracker.guard():
-            noted = _get_sequence_nr()
+            noted = next_sequence_number()
             run(guide, (drawing, *outer), args, kwargs)
             run(model, (scoring, *outer), args, kwargs)
-            record.operations = _get_sequence_nr() - noted, record.tracker.escapes.way
+            record.operations = next_sequence_number() - noted, record.tracker.escapes.way
             if settings.explore:
                 note_jumps(record.marked, record.tracker.escapes)
     finally:

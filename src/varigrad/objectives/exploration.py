@@ -24,7 +24,14 @@ from varigrad.objectives.without_side_effects import PreservedState, preserving_
 
 
 class BiasWarning(UserWarning):
-    """An estimator that the user named may be biased at this site."""
+    """An estimator was asked for by name where it may be biased.
+
+    Example:
+        >>> import warnings
+        >>> from varigrad.objectives import BiasWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", BiasWarning)  # a biased gradient is an error in this block
+    """
 
 
 class StepInvalidated(Exception):
@@ -47,9 +54,9 @@ class Exploration:
     def __init__(self, runs: ProgramRuns) -> None:
         self.runs = runs
         self.discovered: DiscoveryResult | None = None
-        self.rechecks = Rechecks()
-        self.quiet = False
-        self.held = False
+        self.rechecks: Rechecks = Rechecks()
+        self.quiet: bool = False
+        self.held: bool = False
         self._reachable: ReachableState | None = None
         self._seeds = (0, 0)
 
@@ -100,8 +107,8 @@ class Exploration:
         self.rechecks.reach(self.owner, self._reachable)
         for name in found.suspects:
             warnings.warn(
-                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
-                "conversion, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
+                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding conversion "
+                "or a pole, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
                 "no_grad, an index). Try: Score(MovingAverage())",
                 BiasWarning,
                 stacklevel=4,

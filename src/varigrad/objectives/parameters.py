@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from varigrad._torch_internals import own_buffers, own_modules, own_parameters
 from varigrad.errors import BaselineError, ParameterError, SiteNameError
 from varigrad.language.messages import Module, Param
 from varigrad.language.parameter_transforms import initial_value, to_constrained, unconstrain
@@ -30,7 +31,7 @@ class Declaration:
     @property
     def leaf(self) -> Tensor:
         """The unconstrained leaf tensor that is trained."""
-        return self.owner._parameters[self.key]  # type: ignore[return-value]
+        return own_parameters(self.owner)[self.key]  # type: ignore[return-value]
 
 
 class ParameterStore(Protocol):
@@ -86,7 +87,7 @@ class Parameters(Group):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[str, Declaration] = {}
-        self.version = 0
+        self.version: int = 0
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
         """The constrained value of a declared parameter; declares it the first time. `cache` lasts one step.
@@ -111,7 +112,7 @@ class Parameters(Group):
         self._check_name(message.name)
         *path, last = message.name.split(".")
         owner = self._group(path)
-        known = owner._modules.get(last)
+        known = own_modules(owner).get(last)
         if known is message.value or any(m is message.value for m in self.modules()):
             return
         if known is not None:
@@ -121,7 +122,7 @@ class Parameters(Group):
                 because="its parameters would never be trained",
                 try_="build the module once, outside the program",
             )
-        owner._modules[last] = message.value
+        own_modules(owner)[last] = message.value
         self.version += 1
 
     def adopt_baseline(self, site: str, part: str, module: nn.Module) -> None:
@@ -132,7 +133,7 @@ class Parameters(Group):
         """
         path = [p for p in ("baselines", *site.split("."), *part.split(".")) if p]
         group = self._group(path[:-1])
-        known = group._modules.get(path[-1])
+        known = own_modules(group).get(path[-1])
         if known is module:
             return
         if known is not None:
@@ -183,10 +184,10 @@ class Parameters(Group):
         self._check_name(message.name)
         *path, last = message.name.split(".")
         owner = self._group(path)
-        if last in owner._parameters or last in owner._buffers:
+        if last in own_parameters(owner) or last in own_buffers(owner):
             raise ParameterError("is the name of a parameter already", site=message.name, try_="another name")
         # Not by `register_parameter`, which refuses the names of a module's attributes.
-        owner._parameters[last] = nn.Parameter(unconstrain(value, message.constraint, message.name))
+        own_parameters(owner)[last] = nn.Parameter(unconstrain(value, message.constraint, message.name))
         constraint = message.constraint
         declared = Declaration(value.shape, constraint, to_constrained(constraint), owner, last)
         self._declared[message.name] = declared
@@ -211,10 +212,10 @@ class Parameters(Group):
     def _group(self, path: list[str]) -> nn.Module:
         owner: nn.Module = self
         for part in path:
-            inner = owner._modules.get(part)
+            inner = own_modules(owner).get(part)
             if inner is None:
                 inner = Group()
-                owner._modules[part] = inner
+                own_modules(owner)[part] = inner
             owner = inner
         return owner
 

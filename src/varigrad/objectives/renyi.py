@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, VarigradError
+from varigrad.errors import SiteError, VarigradError, store_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
@@ -61,6 +61,24 @@ class Renyi:
 
     Raises:
         VarigradError: an argument is none of these.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> loss = vg.Renyi(alpha=0.0, particles=5)(model, guide)
+        >>> loss().backward()
+        >>> loss.m.grad.shape
+        torch.Size([])
+
+    References:
+        Li, Turner (2016), Rényi divergence variational inference. arXiv:1602.02311.
+        Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders. arXiv:1509.00519.
+        Mnih, Rezende (2016), Variational inference for Monte Carlo objectives (`leave_one_out`). arXiv:1602.06725.
     """
 
     alpha: float = 0.0
@@ -74,6 +92,7 @@ class Renyi:
     weights: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __post_init__(self) -> None:
+        store_whole(self, "particles")
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not math.isfinite(self.alpha):
             raise VarigradError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.alpha == 1:

@@ -15,8 +15,9 @@ class ShadowParameters:
     """An owner that reads the parameters of `owner`, and keeps new ones and baselines' networks in `own`."""
 
     def __init__(self, owner: ParameterStore) -> None:
-        self.owner, self.own = owner, Parameters()
-        self.version = 0  # for optimisers, of which there are none here
+        self.owner = owner
+        self.own: Parameters = Parameters()
+        self.version: int = 0  # for optimisers, of which there are none here
         self._names = frozenset(owner.constrained_leaves())
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:

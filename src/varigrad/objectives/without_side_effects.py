@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
+from varigrad._torch_internals import own_buffers, own_parameters
 from varigrad.distributions.rng import Source, global_state, set_global_state
 from varigrad.objectives.estimator_states import EstimatorStates
 from varigrad.objectives.reachable_state import Generator, ReachableState
@@ -77,7 +78,7 @@ class PreservedState:
         for inner in module.modules():
             if id(inner) not in self._modules and not isinstance(inner, EstimatorStates):
                 self.reached.modules[id(inner)] = inner
-                buffers, parameters = dict(inner._buffers), dict(inner._parameters)
+                buffers, parameters = dict(own_buffers(inner)), dict(own_parameters(inner))
                 self._modules[id(inner)] = inner, inner.training, buffers, parameters
                 for buffer in buffers.values():
                     if buffer is not None:
@@ -111,7 +112,7 @@ class PreservedState:
         """Put everything back; may be called again after it was interrupted."""
         for module, training, buffers, parameters in self._modules.values():
             module.training = training
-            for now, before in ((module._buffers, buffers), (module._parameters, parameters)):
+            for now, before in ((own_buffers(module), buffers), (own_parameters(module), parameters)):
                 entries = dict(now.items())  # of a scripted module, `now` is no dictionary
                 if any(entries.get(key) is not value for key, value in before.items()):
                     _put_back(now, before)
@@ -138,7 +139,9 @@ class PreservedState:
         """
         own = list(self.reached.generators.values())
         inside = _states_of(own)
-        registered = [(m._buffers, buffers, set(m._buffers.keys())) for m, _, buffers, _ in self._modules.values()]
+        registered = [
+            (now, buffers, set(now.keys())) for m, _, buffers, _ in self._modules.values() for now in [own_buffers(m)]
+        ]
         _go_back(self._states, own)
         try:
             yield

@@ -15,6 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import (
+    foreach_add,
+    foreach_add_,
+    foreach_addcdiv_,
+    foreach_addcmul_,
+    foreach_clamp_max_,
+    foreach_clamp_min,
+    foreach_lerp_,
+    foreach_mul_,
+    foreach_sqrt,
+    foreach_sub,
+)
 from varigrad.optim.fused_adam import ParameterGroup, Parameters
 
 
@@ -70,18 +82,18 @@ class ClippedAdam(torch.optim.Optimizer):
             state["step"] += 1
         beta1, beta2 = group["betas"]
         # Not in place: a gradient may be seen, or held, by others.
-        grads = list(torch._foreach_clamp_min([p.grad for p in params], -group["clip_norm"]))  # type: ignore[misc]
-        torch._foreach_clamp_max_(grads, group["clip_norm"])
+        grads = list(foreach_clamp_min([p.grad for p in params], -group["clip_norm"]))  # type: ignore[misc]
+        foreach_clamp_max_(grads, group["clip_norm"])
         if group["weight_decay"]:
-            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+            grads = list(foreach_add(grads, params, alpha=group["weight_decay"]))
         first = [self.state[p]["exp_avg"] for p in params]
         second = [self.state[p]["exp_avg_sq"] for p in params]
-        torch._foreach_lerp_(first, grads, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        size = list(torch._foreach_sub(grads, first)) if group["centered_variance"] else grads
-        torch._foreach_addcmul_(second, size, size, 1 - beta2)
+        foreach_lerp_(first, grads, 1 - beta1)
+        foreach_mul_(second, beta2)
+        size = list(foreach_sub(grads, first)) if group["centered_variance"] else grads
+        foreach_addcmul_(second, size, size, 1 - beta2)
         steps = [int(self.state[p]["step"]) for p in params]
-        roots = torch._foreach_sqrt(second)
-        torch._foreach_add_(roots, group["eps"])
+        roots = foreach_sqrt(second)
+        foreach_add_(roots, group["eps"])
         sizes = [-group["lr"] * (1 - beta2**k) ** 0.5 / (1 - beta1**k) for k in steps]
-        torch._foreach_addcdiv_(params, first, roots, sizes)
+        foreach_addcdiv_(params, first, roots, sizes)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import has_step_hooks
 from varigrad.optim.fused_adam import FusedAdam, ParameterGroup
 
 Update = Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
@@ -54,7 +55,7 @@ def traits_of(optimizer: torch.optim.Optimizer) -> tuple[object, ...]:
 
 
 def _hooks(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+    return has_step_hooks(optimizer)
 
 
 def _adam(groups: Sequence[ParameterGroup]) -> Rule:

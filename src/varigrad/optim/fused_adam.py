@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import foreach_add_, fused_adam_, has_step_hooks
 from varigrad.optim.gradient_layout import fits
 
 ParameterGroup: TypeAlias = dict[str, Any]
@@ -46,7 +47,7 @@ class FusedAdam(torch.optim.Adam):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._has_hooks() or not all(map(self._is_plain, self.param_groups)):
+        if has_step_hooks(self) or not all(map(self._is_plain, self.param_groups)):
             self._by_parent()
             return loss
         with torch.no_grad():
@@ -60,9 +61,6 @@ class FusedAdam(torch.optim.Adam):
         return loss
 
     step.hooked = True  # type: ignore[attr-defined] # torch wraps `step` for its profiler unless told it has
-
-    def _has_hooks(self) -> bool:
-        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
 
     @staticmethod
     def _is_plain(group: ParameterGroup) -> bool:
@@ -124,8 +122,8 @@ class FusedAdam(torch.optim.Adam):
     def _update(group: ParameterGroup, operands: list[_Operands]) -> None:
         beta1, beta2 = group["betas"]
         for params, grads, averages, squares, steps in operands:
-            torch._foreach_add_(steps, 1)
-            torch._fused_adam_(
+            foreach_add_(steps, 1)
+            fused_adam_(
                 params, grads, averages, squares, [], steps,
                 lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"],
                 amsgrad=False, maximize=False,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import foreach_neg
 from varigrad.errors import ParameterError
 
 
@@ -26,7 +27,7 @@ def downhill(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -
         New tensors, which nothing else holds, with the strides of their parameters where those have no gaps.
     """
     reached = [g for g in gradients if g is not None]
-    found: Sequence[Tensor | None] = torch._foreach_neg(reached)  # always new tensors, without gaps
+    found: Sequence[Tensor | None] = foreach_neg(reached)  # always new tensors, without gaps
     if len(reached) < len(gradients):
         left = iter(found)
         found = [None if g is None else next(left) for g in gradients]

@@ -15,6 +15,7 @@ from typing import NamedTuple, overload
 
 from torch import Tensor
 
+from varigrad._torch_internals import version_of
 from varigrad.distributions.tensor_walk import replace_tensors, tensors_of
 from varigrad.errors import SiteError
 from varigrad.language.messages import Factor, Forward, Message, Plate, Program, Sample, evolve
@@ -155,7 +156,7 @@ class Tracker:
         name, plates = site.message.name, site.message.plates
         provenance = site.upstream
         if not value.is_inference():  # tensors of that mode do not count how often they are written to
-            self._drawn.append((name, value, value._version))
+            self._drawn.append((name, value, version_of(value)))
         if not pathwise and provenance and self.escapes.watch:
             provenance = frozenset(Token(t.site, t.crossed | {NOT_PATHWISE}) for t in provenance)
         if own:
@@ -168,7 +169,7 @@ class Tracker:
         marked = track_provenance(value, provenance, self.escapes)
         watched = self.escapes.watch and not value.is_inference()
         if watched and type(marked) is Tracked and isinstance(site.message, Sample):
-            marked._sign, marked._signed = sign_of_draws(site.message.distribution), value._version
+            marked._sign, marked._signed = sign_of_draws(site.message.distribution), version_of(value)
         return marked
 
     def check(self) -> None:
@@ -178,7 +179,7 @@ class Tracker:
             SiteError: it did; the site is named.
         """
         for name, value, version in self._drawn:
-            if value._version != version:
+            if version_of(value) != version:
                 raise SiteError(
                     "the program writes into its value",
                     site=name,
@@ -240,6 +241,12 @@ def track_sites(program: Program | None = None) -> Scope | Handled:
 
     Around a program, or as a `with` block. Read the marks with `get_provenance`; a site's density,
     `message.distribution.log_prob(message.value)`, carries all choices that it depends on.
+
+    Args:
+        program: a function of any arguments; None: a `with` block.
+
+    Returns:
+        The program, whose draws are marked; or the block.
 
     Example:
         >>> import torch, varigrad as vg

@@ -7,11 +7,12 @@ share: the first run sets it, and the last one restores it.
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any
 
 from torch.compiler import set_stance
+
+from varigrad._torch_internals import is_dynamo_loaded
 
 
 class ForceEager:
@@ -24,7 +25,7 @@ class ForceEager:
 
     def enter(self) -> bool:
         """Count one run more that needs compiled code to run eagerly; returns whether `leave` has to be called."""
-        if "torch._dynamo" not in sys.modules:
+        if not is_dynamo_loaded():
             return False
         with self._lock:
             self._users += 1

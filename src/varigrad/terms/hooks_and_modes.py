@@ -6,27 +6,21 @@ the levels of a `torch.func` transform would then see values without provenance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-transform = torch._C._functorch.peek_interpreter_stack
-"""The innermost transform of `torch.func` that is at work, or None."""
-dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-function_modes: Callable[[], int] = torch._C._len_torch_function_stack
-saved_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+from varigrad._torch_internals import dispatch_mode_stack, function_modes, innermost_transform, saved_hooks
 
 
 def foreign_modes() -> bool:
     """Whether a mode that is not ours intercepts the operations that reach torch's dispatcher."""
-    return any(not type(mode).__module__.startswith("varigrad.") for mode in _get_current_dispatch_mode_stack())
+    return any(not type(mode).__module__.startswith("varigrad.") for mode in dispatch_mode_stack())
 
 
 def are_traced(tensors: Iterable[Tensor]) -> bool:
     """Whether a mode that records a graph takes one of these tensors for an input of it."""
-    for mode in _get_current_dispatch_mode_stack():
+    for mode in dispatch_mode_stack():
         known = getattr(getattr(mode, "tracer", None), "tensor_tracker", ())
         if any(tensor in known for tensor in tensors):
             return True
@@ -35,7 +29,7 @@ def are_traced(tensors: Iterable[Tensor]) -> bool:
 
 def anyone_listens() -> bool:
     """Whether code that is neither torch's nor ours sees what happens inside an operation."""
-    if transform() is not None or function_modes():
+    if innermost_transform() is not None or function_modes():
         return True
     hooks = saved_hooks(True)
     return hooks is not None and not all(str(getattr(h, "__module__", "")).startswith("torch.") for h in hooks)

@@ -54,7 +54,20 @@ def track_provenance(tensor: Tensor, provenance: Provenance, escapes: Escapes | 
 
 
 def get_provenance(*tensors: object) -> Provenance:
-    """The union of what the tensors were computed from; empty for anything untracked."""
+    """The union of what the tensors were computed from; empty for anything untracked.
+
+    Args:
+        tensors: any values; what is no tensor counts as computed from nothing.
+
+    Returns:
+        A frozen set of what `track_provenance` was given.
+
+    Example:
+        >>> import torch
+        >>> a = track_provenance(torch.zeros(3), frozenset({"a"}))
+        >>> sorted(get_provenance(a + 1)), sorted(get_provenance(torch.ones(3)))
+        (['a'], [])
+    """
     result = NOTHING
     for tensor in tensors:
         if type(tensor) is Tracked:

@@ -19,8 +19,19 @@ from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, Metho
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload, OpOverloadPacket
 
+from varigrad._torch_internals import (
+    PYTHON_METHODS,
+    Argument,
+    FunctionSchema,
+    OpOverload,
+    OpOverloadPacket,
+    name_of_overload,
+    name_of_packet,
+    schema_of_operator,
+    schemas_by_name,
+)
+from varigrad.terms.arrangements import ARRANGED
 from varigrad.terms.reviewed_operators import (
     ALIASES,
     CONVERSIONS,
@@ -58,6 +69,7 @@ class Effect:
         raises: whether it may raise an error that depends on values.
         measured: whether there is any argument that may become a size.
         first: whether the first argument never does.
+        arranged: whether arguments that are no tensors say which elements meet (`arrangements.py`).
     """
 
     name: str
@@ -72,6 +84,7 @@ class Effect:
     raises: bool = True
     measured: bool = False
     first: bool = True
+    arranged: bool = False
 
 
 _FOREIGN = Effect("", "calls code that is not torch's")
@@ -87,10 +100,15 @@ def effect_of(function: object) -> Effect:
 
 @lru_cache(maxsize=4096)
 def _effect_of(function: object) -> Effect:
+    effect = _own_effect_of(function)
+    return replace(effect, arranged=True) if effect.name in ARRANGED else effect
+
+
+def _own_effect_of(function: object) -> Effect:
     if isinstance(function, OpOverload):
-        return _of_operator(function.namespace, function._opname, [function._schema])
+        return _of_operator(function.namespace, name_of_overload(function), [schema_of_operator(function)])
     if isinstance(function, OpOverloadPacket):
-        space, name = function._qualified_op_name.split("::")
+        space, name = name_of_packet(function).split("::")
         return _of_operator(space, name, schemas_of(name, space))
     if isinstance(function, MethodWrapperType):
         return _of_property(function)
@@ -103,18 +121,18 @@ def _effect_of(function: object) -> Effect:
     return _FOREIGN
 
 
-def schemas_of(name: str, space: str = "aten") -> list[torch._C.FunctionSchema]:
+def schemas_of(name: str, space: str = "aten") -> list[FunctionSchema]:
     """The schemas of all overloads of an operator that have to do with tensors."""
-    schemas = torch._C._jit_get_schemas_for_operator(f"{space}::{name}")
+    schemas = schemas_by_name(f"{space}::{name}")
     return [s for s in schemas if any("Tensor" in str(a.type) for a in (*s.arguments, *s.returns))]
 
 
-def writes(argument: torch._C.Argument) -> bool:
+def writes(argument: Argument) -> bool:
     """Whether a schema says that an argument is written into."""
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _of_operator(space: str, name: str, schemas: list[torch._C.FunctionSchema]) -> Effect:
+def _of_operator(space: str, name: str, schemas: list[FunctionSchema]) -> Effect:
     if space not in ("aten", "prims"):
         return replace(_FOREIGN, name=name)
     return _by_schemas(name, schemas, chosen=len(schemas) == 1)
@@ -142,7 +160,7 @@ def _of_property(wrapper: MethodWrapperType) -> Effect:
     return Effect(name, silent=name in SILENT_PROPERTIES, getter=True, raises=False)
 
 
-def _by_schemas(name: str, schemas: list[torch._C.FunctionSchema], chosen: bool = False) -> Effect:
+def _by_schemas(name: str, schemas: list[FunctionSchema], chosen: bool = False) -> Effect:
     """The effect that any of these overloads has.
 
     Overloads with `out=` count only where it is known which overload is called.
@@ -186,7 +204,7 @@ def _of_python(function: FunctionType) -> Effect:
     if name in SILENT and function.__module__.startswith("torch."):
         return Effect(name, silent=True, raises=False)
     inner = getattr(function, "__wrapped__", None)
-    if isinstance(inner, MethodDescriptorType) and function.__module__ == "torch._tensor":
+    if isinstance(inner, MethodDescriptorType) and function.__module__ == PYTHON_METHODS:
         return _of_builtin(inner.__name__)
     reviewed = PYTHON.get(function.__module__, {})
     if name not in reviewed:

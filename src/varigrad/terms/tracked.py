@@ -19,24 +19,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varigrad.errors import VarigradError
-from varigrad.terms.caught_errors import would_be_caught
-from varigrad.terms.escapes import NOTHING, Escapes, Provenance
-from varigrad.terms.hooks_and_modes import (
-    anyone_listens,
-    are_traced,
+from varigrad._torch_internals import (
+    DisableTorchDispatch,
+    DisableTorchFunctionSubclass,
     dispatch_modes,
-    foreign_modes,
     function_modes,
+    innermost_transform,
     saved_hooks,
-    transform,
+    version_of,
 )
+from varigrad.errors import VarigradError
+from varigrad.terms.arrangements import arrangement
+from varigrad.terms.caught_errors import would_be_caught
+from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
+from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
 from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
 from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
+from varigrad.terms.zero_crossings import pole_at, roots_after
 
-_without_functions = torch._C.DisableTorchFunctionSubclass
-_without_dispatch = torch._C._DisableTorchDispatch
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
 """Classes that define no hooks."""
@@ -54,6 +55,8 @@ class Tracked(Tensor):
     """What is known of the signs of its numbers (`poles.py`), likewise."""
     _signed = 0
     """The version of its memory of which that was known."""
+    _roots: Roots = ()
+    """What it vanishes with, where it is nowhere negative."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
         """Return the tensor itself, as a `torch.Tensor`; torch has no hook for this method.
@@ -74,7 +77,7 @@ class Tracked(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        with _without_functions():
+        with DisableTorchFunctionSubclass():
             inputs: list[Tracked] = []
             plain_args = tuple([_plain_of(a, inputs) for a in args])
             if kwargs:
@@ -97,7 +100,8 @@ class Tracked(Tensor):
                 return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
             if escapes is not None:
-                escapes.way = hash((escapes.way, effect.name))
+                told = arrangement(effect.name, plain_args, plain_kwargs) if effect.arranged else effect.name
+                escapes.way = hash((escapes.way, told))
             if escapes is not None and (
                 effect.leaves
                 or (effect.changes is not None and effect.changes(args, kwargs or {}))
@@ -108,15 +112,21 @@ class Tracked(Tensor):
                     and _becomes_a_size(effect, args, kwargs)
                 )
                 or ((effect.raises or (kwargs and "rounding_mode" in kwargs)) and would_be_caught())
-                or ((transform() is not None or function_modes() or saved_hooks(True) is not None) and anyone_listens())
+                or (
+                    (innermost_transform() is not None or function_modes() or saved_hooks(True) is not None)
+                    and anyone_listens()
+                )
             ):
                 escapes.add(provenance)
             blocked, sign = NOTHING, 0
+            roots: Roots = ()
             if escapes is not None and escapes.watch:
                 blocked, sign = get_blocked(*inputs), sign_after(effect.name, args, kwargs or {})
-                below = denominator(effect.name, args)
+                below = denominator(effect.name, args, kwargs or {})
                 if type(below) is Tracked and below._plain.requires_grad and (line := place_of(sys._getframe())):
-                    escapes.poles.add((below._provenance, effect.name, line))
+                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                if sign:
+                    roots = roots_after(func, effect.name, args, plain_args, plain_kwargs)
                 if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
                     kwargs and kwargs.get("rounding_mode")
                 ):
@@ -135,7 +145,7 @@ class Tracked(Tensor):
                             given._provenance |= provenance
                             given._blocked |= blocked
                         return given
-                return tracked(result, provenance, escapes, blocked, sign)
+                return tracked(result, provenance, escapes, blocked, sign, roots)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
                 _block(marked, blocked, provenance, jumping_parts(effect.name))
@@ -151,7 +161,7 @@ class Tracked(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        with _without_dispatch(), _without_functions():
+        with DisableTorchDispatch(), DisableTorchFunctionSubclass():
             inputs: list[Tracked] = []
             _plain_of(args, inputs)
             _plain_of(kwargs or {}, inputs)
@@ -176,6 +186,12 @@ class Tracked(Tensor):
                 escapes.nondifferentiable |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
+                below = denominator(effect.name, args, kwargs or {})
+                if type(below) is Tracked and (line := place_of(sys._getframe())):  # gradients are above this level
+                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                if type(marked) is Tracked and (sign := sign_after(effect.name, args, kwargs or {})):
+                    marked._sign, marked._signed = sign, version_of(marked._plain)
+                    marked._roots = roots_after(func, effect.name, args, args, kwargs or {})
                 _block(marked, get_blocked(*inputs), provenance, jumping_parts(effect.name))
             if escapes is not None and (
                 effect.leaves
@@ -200,7 +216,7 @@ def untracked(tensor: Tensor) -> Tensor:
     """The plain tensor behind a tracked one, still connected to the autograd graph."""
     if type(tensor) is not Tracked:
         return tensor
-    with _without_functions():
+    with DisableTorchFunctionSubclass():
         return _plain(tensor)
 
 
@@ -209,12 +225,17 @@ def _plain(tensor: Tracked) -> Tensor:
     if plain.requires_grad == tensor.requires_grad:
         return plain
     # A custom `autograd.Function` gave the marked tensor a history that the plain one lacks.
-    with _without_dispatch():
+    with DisableTorchDispatch():
         return Tensor.as_subclass(tensor, Tensor)
 
 
 def tracked(
-    plain: Tensor, provenance: Provenance, escapes: Escapes | None, blocked: Provenance = NOTHING, sign: int = 0
+    plain: Tensor,
+    provenance: Provenance,
+    escapes: Escapes | None,
+    blocked: Provenance = NOTHING,
+    sign: int = 0,
+    roots: Roots = (),
 ) -> Tensor:
     """A plain tensor, marked; `escapes` is told when it leaves torch, the rest is kept while a program is explored."""
     try:
@@ -229,7 +250,7 @@ def tracked(
     if blocked:
         shell._blocked = blocked
     if sign and not plain.is_inference():  # tensors of that mode do not count how often they are written to
-        shell._sign, shell._signed = sign, plain._version
+        shell._sign, shell._signed, shell._roots = sign, version_of(plain), roots
     return shell
 
 

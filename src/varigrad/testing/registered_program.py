@@ -24,10 +24,18 @@ class Case:
     """One program of the registry.
 
     Attributes:
+        model, guide: the programs; the sites under test are called `z*`.
         family: what its sites under test are drawn from.
         exact: its bound as a function of the constrained parameters; None: enumerate.
+        args: what both are called with.
         broadcasts: whether it may be run with leading dimensions.
         heavy: whether estimators with several alternatives have too many outcomes to enumerate.
+
+    Example:
+        >>> from varigrad import testing
+        >>> case = testing.PROGRAMS["bernoulli"]
+        >>> case.family, case.broadcasts
+        ('Bernoulli', True)
     """
 
     model: Program

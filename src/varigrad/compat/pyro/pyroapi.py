@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch as ops  # noqa: F401
 
@@ -18,7 +17,7 @@ _BACKENDS = ("pyro", "minipyro")
 
 
 @contextmanager
-def pyro_backend(*aliases: str, **modules: Any) -> Iterator[None]:
+def pyro_backend(*aliases: str, **modules: object) -> Iterator[None]:
     """A `with` block that uses the backend `"pyro"` or `"minipyro"`, both of which are this package.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from varigrad._torch_internals import validates_arguments
 from varigrad.errors import VarigradError, did_you_mean
 
 
@@ -27,7 +28,9 @@ class _Values:
 
 
 _VALUES = _Values()
-_REGISTERED: dict[str, tuple[str, str, Callable[[Any], None] | None]] = {}
+Validator = Callable[[Any], None]
+"""Raises if the value of a setting is wrong."""
+_REGISTERED: dict[str, tuple[str, str, Validator | None]] = {}
 _TORCH = "validate_distributions_torch"
 
 
@@ -37,7 +40,7 @@ def get(alias: str | None = None) -> Any:
         return {name: get(name) for name in sorted(_names())}
     _check(alias)
     if alias == _TORCH:
-        return torch.distributions.Distribution._validate_args
+        return validates_arguments(torch.distributions.Distribution)
     if alias in _REGISTERED:
         module, path, _ = _REGISTERED[alias]
         value: Any = import_module(module)
@@ -47,12 +50,12 @@ def get(alias: str | None = None) -> Any:
     return getattr(_VALUES, alias)
 
 
-def set(**kwargs: Any) -> None:
+def set(**kwargs: object) -> None:
     """Change settings by their names."""
     for alias, value in kwargs.items():
         _check(alias)
         if alias == _TORCH:
-            torch.distributions.Distribution.set_default_validate_args(value)
+            torch.distributions.Distribution.set_default_validate_args(bool(value))
         elif alias in _REGISTERED:
             module, path, validator = _REGISTERED[alias]
             if validator is not None:
@@ -67,7 +70,7 @@ def set(**kwargs: Any) -> None:
 
 
 @contextmanager
-def context(**kwargs: Any) -> Iterator[None]:
+def context(**kwargs: object) -> Iterator[None]:
     """Change settings inside a `with` block, or a decorated function."""
     before = {alias: get(alias) for alias in kwargs}
     try:
@@ -78,8 +81,8 @@ def context(**kwargs: Any) -> Iterator[None]:
 
 
 def register(
-    alias: str, modulename: str, deepname: str, validator: Callable[[Any], None] | None = None
-) -> Callable[..., Any] | None:
+    alias: str, modulename: str, deepname: str, validator: Validator | None = None
+) -> Callable[[Validator], Validator] | None:
     """Make a variable of a module a setting: `register("x", __name__, "X")`.
 
     Args:
@@ -90,7 +93,7 @@ def register(
     if validator is not None:
         return None
 
-    def decorator(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    def decorator(function: Validator) -> Validator:
         _REGISTERED[alias] = (modulename, deepname, function)
         return function
 

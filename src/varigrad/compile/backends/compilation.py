@@ -47,7 +47,8 @@ class Compilation:
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         self.library: Library | None = None
-        self.failure = self.elsewhere = ""
+        self.failure: str = ""
+        self.elsewhere: str = ""
         self._start = time.perf_counter()
         self._process: CompilerProcess | None = None
         self._failures: list[str] = []
@@ -57,7 +58,8 @@ class Compilation:
         except (OSError, cache.Untrusted) as error:
             self.failure = f"there is no place for the library: {error}"
             return
-        self._root, self.elsewhere = found.folder, found.note
+        self._root = found.folder
+        self.elsewhere = found.note
         recipe: Recipe = InductorRecipe(graph, inputs)
         self._recipes = [recipe]
         """What to try, in this order."""

@@ -39,7 +39,8 @@ class CudaGraph:
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         self.library = self
         self.note = "it draws from torch's global generator" if graph.random else ""
-        self.kernels, self.seconds = graph.size, 0.0
+        self.kernels: int = graph.size
+        self.seconds: float = 0.0
         self._module, self._calls = graph.module, 0
         self._replay: Callable[[], object] | None = None
         self._seen = list(inputs)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import aot_runner
 from varigrad.compile.backends.key import key_of, processor
 from varigrad.compile.backends.worker import cxx_compiler
 from varigrad.compile.graph.graph import Graph, packed
@@ -36,12 +37,12 @@ class InductorLibrary:
     maker = "Inductor"
 
     def __init__(self, path: Path, report: Mapping[str, object], device: str) -> None:
-        runners = torch._C._aoti
-        kind = runners.AOTIModelContainerRunnerCuda if device == "cuda" else runners.AOTIModelContainerRunnerCpu
-        self._runner = kind(str(path), 1)
+        self._runner = aot_runner(str(path), device)
         # Never unloaded, like Python's own extensions: what a library has made may outlive whatever loaded it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
-        self.kernels, self.found, self.seconds = int(str(report["kernels"])), False, 0.0
+        self.kernels: int = int(str(report["kernels"]))
+        self.found: bool = False
+        self.seconds: float = 0.0
         self.calls: tuple[str, ...] = ()
 
     def run(self, inputs: list[Tensor], count: int = 1) -> object:

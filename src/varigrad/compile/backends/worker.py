@@ -157,19 +157,19 @@ def build(folder: Path) -> dict[str, Any]:
     check_compiler(cxx_compiler(), folder, ".cpp")  # torch takes half a minute to find that out
 
     import torch
-    import torch._inductor as inductor
 
+    from varigrad._torch_internals import aot_compile
     from varigrad.compile.graph.graph import unpacked
 
     job = pickle.loads((folder / "graph.pickle").read_bytes())  # noqa: S301 - written by our own parent
     torch.set_num_threads(job["threads"])
     inputs = tuple(torch.empty_strided(s, t, dtype=kind, device=where) for s, t, kind, where in job["inputs"])
     try:
-        found = inductor.aot_compile(unpacked(job["graph"]), inputs, options=job["options"])
+        found = aot_compile(unpacked(job["graph"]), inputs, job["options"])
     except Exception:  # torch's own in-place functions (dropout's) do not take tensors that live on the stack
         options = {**job["options"], "aot_inductor.allow_stack_allocation": False}
-        found = inductor.aot_compile(unpacked(job["graph"]), inputs, options=options)
-    library = Path(str(found))
+        found = aot_compile(unpacked(job["graph"]), inputs, options)
+    library = Path(found)
     kernels = sum(len(re.findall(r"void\s+cpp_\w+\(", s.read_text())) for s in library.parent.glob("*.kernel.cpp"))
     stem = library.name.removesuffix(".so")
     for produced in library.parent.glob(f"{stem}*"):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from varigrad._torch_internals import FunctionSchema, schema_or_none
 from varigrad.compile.graph.errors import Unsupported
 
 GEOMETRY = "geometry"
@@ -35,22 +36,22 @@ class Geometry:
         return math.prod(self.shape)
 
 
-def schema_of(node: fx.Node) -> torch._C.FunctionSchema:
+def schema_of(node: fx.Node) -> FunctionSchema:
     """The schema of a node's operation.
 
     Raises:
         Unsupported: the node calls something else than an operation of torch's.
     """
-    found = getattr(node.target, "_schema", None)
+    found = schema_or_none(node.target)
     if found is None:
         raise Unsupported(f"{node.target}")
-    assert isinstance(found, torch._C.FunctionSchema)
+    assert isinstance(found, FunctionSchema)
     return found
 
 
 def name_of(node: fx.Node) -> str:
     """The name of a node's operation, without its overload; empty if it is none of torch's."""
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_or_none(node.target)
     return "" if schema is None else schema.name.removeprefix("aten::")
 
 

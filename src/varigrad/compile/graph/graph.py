@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+
+from varigrad._torch_internals import OpOverload, pytree, schema_of_operator, schema_or_none
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +61,9 @@ def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozen
         for given in node.all_input_nodes:
             found |= known[base(given)]
         known[node] = found
-        if node.op != "call_function" or not hasattr(node.target, "_schema"):
+        if node.op != "call_function" or schema_or_none(node.target) is None:
             continue
-        for i, argument in enumerate(node.target._schema.arguments):
+        for i, argument in enumerate(schema_of_operator(node.target).arguments):
             alias = argument.alias_info
             given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
             if alias is None or not isinstance(given, fx.Node):
@@ -74,7 +75,7 @@ def reached(graph: fx.Graph, sources: Sequence[fx.Node]) -> dict[fx.Node, frozen
     return {node: known[base(node)] for node in graph.nodes}
 
 
-def operation_name(operation: torch._ops.OpOverload) -> str:
+def operation_name(operation: OpOverload) -> str:
     """An operation's name with its overload, as `aten::add.Tensor`."""
     return str(operation.name())
 
@@ -86,7 +87,7 @@ def packed(graph: fx.Graph) -> list[tuple[Any, ...]]:
         args, kwargs = pytree.tree_map_only(
             fx.Node, lambda n: _Reference(n.name), (tuple(node.args), dict(node.kwargs))
         )
-        target = operation_name(node.target) if isinstance(node.target, torch._ops.OpOverload) else node.target
+        target = operation_name(node.target) if isinstance(node.target, OpOverload) else node.target
         rows.append((node.op, node.name, target, args, kwargs))
     return rows
 

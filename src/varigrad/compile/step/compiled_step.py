@@ -11,8 +11,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from varigrad._torch_internals import own_parameters, pytree
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.step.flat_state import FlatState, flattened
 from varigrad.compile.step.output_names import OutputNames
@@ -90,16 +90,17 @@ class CompiledStep:
     """
 
     def __init__(self, host: Host, flat_state: FlatState, rows: Rows, call: Call) -> None:
-        self.host, self.flat_state = host, flat_state
+        self.host = host
+        self.flat_state = flat_state
         self.stopped: BaseException | None = None
         self._tree, self._lifted = call.tree, call.lifted
         leaves = call.leaves
         self._settings = host.skip_nonfinite, host.clip_norm
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self.device = _device_of([*flat_state.parameters, *tensors])
+        self.device: torch.device = _device_of([*flat_state.parameters, *tensors])
         _refuse_arguments(tensors)
         self.demand: dict[Kind, int] = {kind: len(row) for kind, row in rows.items()}
-        self.capacity = max(1, min(ROWS, NUMBERS // max(sum(self.demand.values()), 1))) if flat_state.rule else 1
+        self.capacity: int = max(1, min(ROWS, NUMBERS // max(sum(self.demand.values()), 1))) if flat_state.rule else 1
         self._noise = {kind: row.to(self.device).repeat(self.capacity, 1) for kind, row in rows.items()}
         self._index = torch.zeros((), dtype=torch.int64, device=self.device)
         self._alive = torch.ones((), dtype=torch.bool, device=self.device)
@@ -113,7 +114,7 @@ class CompiledStep:
         self._overwritten = {k.untyped_storage().data_ptr() for k in kept if k.numel()}
         self._arguments = [self._argument(i, leaf) for i, leaf in enumerate(leaves)]
         self.settle(1)
-        self.traced = self._trace()
+        self.traced: TracedFunction = self._trace()
         self._positions = [None if not isinstance(a, Tensor) else self.traced.position(a) for a in self._arguments]
         self._given: dict[int, tuple[Tensor, int]] = {}
         """Arguments that are in place as they are, and their addresses."""
@@ -256,7 +257,8 @@ class CompiledStep:
         unique = list({id(i): i for i in inputs}.values())
         loose = [b.flat for b in flat_state.buckets if b.moments]
         others = [a for a in self._arguments if not isinstance(a, Tensor)]
-        guards = Guards((bound.model_program, bound.guide_program, *(m._parameters for m in bound.modules()), *others))
+        declared = map(own_parameters, bound.modules())
+        guards = Guards((bound.model_program, bound.guide_program, *declared, *others))
         self._output_names = OutputNames(bound, flat_state, buffers)
         version = bound.version
         traced = TracedFunction(self._compute, unique, self._targets, flat_state.slices, buffers, loose)

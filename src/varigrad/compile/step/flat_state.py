@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from varigrad._torch_internals import holders_of, pytree
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.trace.traced_function import FlatSlice
 from varigrad.optim.functional import Rule, traits_of
@@ -54,17 +54,18 @@ class Bucket:
     """
 
     def __init__(self, group: int, parameters: Sequence[nn.Parameter], moments: int, count: float, moves: bool) -> None:
-        self.group, self.parameters = group, list(parameters)
-        self.starts, end = [], 0
+        self.group = group
+        self.parameters: list[nn.Parameter] = list(parameters)
+        self.starts: list[int] = []
+        end = 0
         for p in self.parameters:
             end = end if p.numel() < _ALIGNED else -(-end // _ALIGNED) * _ALIGNED
             self.starts.append(end)
             end += p.numel()
         like = self.parameters[0]
-        self.flat, *self.moments = (like.detach().new_zeros(end) for _ in range(1 + moments))
-        if not moves:
-            self.flat = like.detach().view(-1)
-        self.count = torch.tensor(count, dtype=torch.float64, device=like.device)
+        self.flat: Tensor = like.detach().new_zeros(end) if moves else like.detach().view(-1)
+        self.moments: list[Tensor] = [like.detach().new_zeros(end) for _ in range(moments)]
+        self.count: Tensor = torch.tensor(count, dtype=torch.float64, device=like.device)
 
     def views(self, flat: Tensor) -> Iterator[Tensor]:
         """The slice of a flat tensor that belongs to each parameter, in the parameter's shape."""
@@ -104,9 +105,10 @@ class FlatState:
         parameters: Sequence[nn.Parameter],
         states: object,
     ) -> None:
-        self.rule, self.optimizer = rule, optimizer
-        self.traits = None if optimizer is None else traits_of(optimizer)
-        self.parameters = list(parameters)
+        self.rule = rule
+        self.optimizer = optimizer
+        self.traits: tuple[object, ...] | None = None if optimizer is None else traits_of(optimizer)
+        self.parameters: list[nn.Parameter] = list(parameters)
         if any(p.is_complex() for p in self.parameters):
             raise CaptureError(
                 "a parameter is complex",
@@ -114,7 +116,7 @@ class FlatState:
                 try_="a real parameter, [..., 2], and torch.view_as_complex in the program",
             )
         tensors, self._tree_form = flattened(states)
-        self.states = [tensor.detach().clone() for tensor in tensors]
+        self.states: list[Tensor] = [tensor.detach().clone() for tensor in tensors]
         self.buckets: list[Bucket] = []
         self.grads: list[Tensor] = []
         self._layouts: list[list[tuple[int, torch.Size, tuple[int, ...]]]] = []
@@ -267,8 +269,7 @@ def _shared(parameters: Sequence[nn.Parameter]) -> set[int]:
     """Ids of the parameters whose memory is held by other tensors too."""
     storages = {id(p): p.untyped_storage() for p in parameters if p.numel()}
     own = Counter(s.data_ptr() for s in storages.values())
-    holders = torch._C._storage_Use_Count
-    return {name for name, s in storages.items() if holders(s._cdata) > 1 + own[s.data_ptr()]}  # 1: Python's handle
+    return {name for name, s in storages.items() if holders_of(s) > 1 + own[s.data_ptr()]}  # 1: Python's handle
 
 
 def _refuse_overlap(parameters: Sequence[nn.Parameter]) -> None:

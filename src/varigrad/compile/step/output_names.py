@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from varigrad._torch_internals import pytree
 from varigrad.compile.step.flat_state import Bucket, FlatState
 from varigrad.compile.trace.traced_function import Difference
 from varigrad.objectives.bound import Bound

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from varigrad._torch_internals import pytree
 
 _PLAIN = (bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
 """Types of arguments that are compared by value; arguments of other types are compared by identity."""

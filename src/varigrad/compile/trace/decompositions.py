@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import OpOverload
+
 SHORT = 8
 """Dimensions with fewer entries are short; Inductor writes sums over so many terms out."""
 
 _aten = torch.ops.aten
 
 
-def decomposed(
-    func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, object]
-) -> Callable[[], Tensor] | None:
+def decomposed(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, object]) -> Callable[[], Tensor] | None:
     """Another way to compute `func(*args, **kwargs)`; None where the operation is best left as it is."""
     rule = _RULES.get(func)
     if rule is None or kwargs or args[0].device.type != "cpu":  # a GPU's operations are not fused
@@ -57,7 +57,7 @@ def _gather(x: Tensor, dim: int, index: Tensor) -> Callable[[], Tensor] | None:
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Callable[[], Tensor] | None:
-    if not _is_single(x, dim, index) or index.shape != source.shape:
+    if not _is_single(x, dim, index) or index.shape != source.shape or x.dtype == torch.bool:
         return None
     return lambda: x + torch.where(_places(x, dim) == index, source, 0)
 
@@ -86,6 +86,8 @@ def _index_put(
 ) -> Callable[[], Tensor] | None:
     index = _only(x, indices)
     if index is None or not accumulate or values.shape != (*index.shape, *x.shape[1:]):
+        return None
+    if not x.is_floating_point():  # sums of other numbers are of another type
         return None
 
     def added() -> Tensor:

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
+from varigrad._torch_internals import version_of
+
 LIMIT = 20_000
 """How many variables are guarded, the nearest first; the rest is left to the comparison of steps with Python."""
 
@@ -93,7 +95,7 @@ class Guards:
                 i = next(i for i, now, then in zip(count(), found, values, strict=False) if not _same(now, then))
                 return f"{_label(container, i, name)} was {_short(values[i])} and is {_short(found[i])}"
         for tensor, version, numbers in self._versions:
-            if tensor._version != version or (numbers is not None and _numbers(tensor) != numbers):
+            if version_of(tensor) != version or (numbers is not None and _numbers(tensor) != numbers):
                 return f"{_short(tensor)}, whose values Python looked at, has been written to"
         for tensor, layout in self._layouts:
             if _memory_layout(tensor) != layout:
@@ -120,7 +122,7 @@ class Guards:
         for tensor in read:
             if not tensor.is_inference():
                 cheap = tensor.is_cpu and tensor.nbytes <= LARGE  # a GPU would have to be waited for at every step
-                self._versions.append((tensor, tensor._version, _numbers(tensor) if cheap else None))
+                self._versions.append((tensor, version_of(tensor), _numbers(tensor) if cheap else None))
 
     def randomness_used(self) -> str:
         """The first of Python's own generators that has been drawn from since; empty if there is none."""

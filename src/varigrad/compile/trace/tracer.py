@@ -19,9 +19,20 @@ import torch
 from torch import Tensor, fx
 from torch import distributions as td
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
+from varigrad._torch_internals import (
+    DisableTorchFunction,
+    OpOverload,
+    TorchDispatchMode,
+    dispatch_mode_stack,
+    efficientzerotensor,
+    linalg_check_errors,
+    local_scalar_dense,
+    pytree,
+    schema_of_operator,
+    schema_or_none,
+    validates_arguments,
+)
 from varigrad.compile.graph.errors import OURS, CaptureError, as_capture_error, capture_error, users_line
 from varigrad.compile.graph.geometry import GEOMETRY, LINE, Geometry
 from varigrad.compile.graph.graph import Graph
@@ -60,7 +71,7 @@ def trace(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor], mutabl
 
 def is_tracing() -> bool:
     """Whether the current operations are being traced."""
-    return any(isinstance(mode, _Tracer) for mode in _get_current_dispatch_mode_stack())
+    return any(isinstance(mode, _Tracer) for mode in dispatch_mode_stack())
 
 
 class _Tracer(TorchDispatchMode):
@@ -93,7 +104,7 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: torch._ops.OpOverload,
+        func: OpOverload,
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
@@ -101,7 +112,7 @@ class _Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is _aten.lift_fresh.default:
             func = _aten.clone.default  # a literal: what is written into it is gone at the next call
-        if func is _aten._efficientzerotensor.default:
+        if func is efficientzerotensor.default:
             func = _aten.zeros.default  # a tensor without memory, which torch makes for gradients that are zero
         if func is _aten.index.Tensor:
             args = (args[0], self._without_masks(args[1]))
@@ -112,7 +123,7 @@ class _Tracer(TorchDispatchMode):
         given: list[fx.Node] = []
         operands = self._as_nodes(args, given), {k: self._as_nodes(v, given) for k, v in kwargs.items()}
         varying = any(node in self._varying for node in given) or torch.Tag.nondeterministic_seeded in func.tags
-        if func is _aten._local_scalar_dense.default:
+        if func is local_scalar_dense.default:
             if varying and not _is_validation():
                 raise capture_error(
                     "Python asks for the value of a tensor here (an `if`, a `range`, `.item()`, `float()`), and a "
@@ -122,7 +133,7 @@ class _Tracer(TorchDispatchMode):
             if not varying:
                 self._note_read(given)
             return func(*args, **kwargs)
-        if func is _aten._linalg_check_errors.default:
+        if func is linalg_check_errors.default:
             func(*args, **kwargs)
             self._nan_where_failed(args[0])
             return None
@@ -132,14 +143,14 @@ class _Tracer(TorchDispatchMode):
             self._note_read(given)
         if any(isinstance(v, torch.Generator) for v in kwargs.values()):
             raise capture_error("the program draws from a generator of its own", "sample()")
-        if func._schema.is_mutable:
+        if schema_of_operator(func).is_mutable:
             self._refuse_foreign(func, args, kwargs)
         result = func(*args, **kwargs)
         node = self.graph.call_function(func, *operands)
         node.meta[LINE] = users_line(trace.__code__)
         if varying:
             self._varying.add(node)
-            if func._schema.is_mutable:
+            if schema_of_operator(func).is_mutable:
                 self._varying.update(self._nodes_written(func, args, kwargs))
         if isinstance(result, Tensor):
             self._register_result(result, node)
@@ -160,11 +171,9 @@ class _Tracer(TorchDispatchMode):
         self.graph.eliminate_dead_code(is_impure_node=_changes_something)
         return self.graph
 
-    def _refuse_foreign(
-        self, func: torch._ops.OpOverload, args: Sequence[object], kwargs: Mapping[str, object]
-    ) -> None:
+    def _refuse_foreign(self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Refuse to write into a tensor that outlives the call: a check would write into it a second time."""
-        for i, argument in enumerate(func._schema.arguments):
+        for i, argument in enumerate(schema_of_operator(func).arguments):
             target = args[i] if i < len(args) else kwargs.get(argument.name)
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(target, Tensor):
                 self._node(target)
@@ -175,10 +184,10 @@ class _Tracer(TorchDispatchMode):
                     )
 
     def _nodes_written(
-        self, func: torch._ops.OpOverload, args: Sequence[object], kwargs: Mapping[str, object]
+        self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> Iterator[fx.Node]:
         """The nodes of the tensors that an operation writes into; what it only reads (a mask, say) stays as it is."""
-        for i, argument in enumerate(func._schema.arguments):
+        for i, argument in enumerate(schema_of_operator(func).arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 target = args[i] if i < len(args) else kwargs.get(argument.name)
                 for tensor in target if isinstance(target, (tuple, list)) else (target,):
@@ -270,14 +279,14 @@ class _Tracer(TorchDispatchMode):
 
 def _memory_of(tensor: Tensor) -> int:
     """The address of a tensor's storage; for a tensor without memory a number of its own."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         if tensor.layout is not torch.strided or not tensor.numel():
             return -id(tensor)
         return tensor.untyped_storage().data_ptr()
 
 
 def _geometry(tensor: Tensor) -> Geometry:
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         kind, shape = tensor.dtype, tuple(tensor.shape)
         if tensor.layout is not torch.strided:
             return Geometry(_memory_of(tensor), 0, shape, (), kind)
@@ -313,7 +322,7 @@ class _Rewriting(TorchFunctionMode):
 def _unvalidated() -> Iterator[None]:
     """Switch the default validation of torch's distributions off: it would read values."""
     with _VALIDATION:  # the setting is the process's: one thread at a time
-        before = td.Distribution._validate_args
+        before = validates_arguments(td.Distribution)
         td.Distribution.set_default_validate_args(False)
         try:
             yield
@@ -342,5 +351,5 @@ def _is_validation() -> bool:
 
 
 def _changes_something(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_or_none(node.target)
     return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)

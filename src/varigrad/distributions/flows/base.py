@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 
+from varigrad._torch_internals import version_of
 from varigrad.distributions import constraints
 
 
@@ -49,7 +50,7 @@ class TransformModule(Transform, nn.Module):
 
     def _now(self) -> int:
         """Counts of how often parameters and averages have been written to."""
-        return sum(p._version for p in (*self.parameters(), *self.buffers()))
+        return sum(version_of(p) for p in (*self.parameters(), *self.buffers()))
 
     _made = -1
     _log_det: tuple[Tensor, Tensor, int, bool] | None = None

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from varigrad._torch_internals import pytree
 from varigrad.objectives.without_side_effects import PreservedState
 
 

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
+from varigrad._torch_internals import DropoutNd, own_buffers, own_parameters
 from varigrad.language.messages import evolve
 from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
 from varigrad.objectives.parameters import ParameterStore
@@ -42,7 +42,14 @@ _TRAINING, _RATE, _REQUIRED, _VERSION = map(attrgetter, ("training", "p", "requi
 
 
 class StaleCheckWarning(UserWarning):
-    """An earlier analysis of a program turned out wrong, so earlier steps may have been wrong."""
+    """What the first runs of a program had shown turned out not to hold, and steps may have been wrong.
+
+    Example:
+        >>> import warnings
+        >>> from varigrad.objectives import StaleCheckWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", StaleCheckWarning)  # steps stop where a check is out of date
+    """
 
 
 class Explored(Protocol):
@@ -93,14 +100,15 @@ class Rechecks:
     """
 
     def __init__(self) -> None:
-        self.due, self.since = FIRST, 0
+        self.due: int = FIRST
+        self.since: int = 0
         self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
         self._arguments: set[object] = set()
         self._branches: set[tuple[object, ...]] = set()
         self._operations: set[tuple[int, int]] = set()
         self._looked = True
         self._modules: tuple[nn.Module, ...] = ()
-        self._dropouts: tuple[_DropoutNd, ...] = ()
+        self._dropouts: tuple[DropoutNd, ...] = ()
         self._buffers: tuple[Tensor, ...] = ()
         self._versions: list[int] = []
         self._leaves: tuple[Tensor, ...] = ()
@@ -150,9 +158,9 @@ class Rechecks:
         return torch.is_grad_enabled(), shapes, own, modes, undeclared
 
     @property
-    def undeclared(self) -> object:
-        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
-        return () if self._now is None else self._now[-1]
+    def undeclared(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare."""
+        return tuple(map(_REQUIRED, self._undeclared))
 
     def is_due(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
@@ -233,11 +241,11 @@ class Rechecks:
         """Watch the modes and buffers of these modules, and the tensors that may require a gradient later."""
         self._modules = tuple(reached.modules.values())
         own = {id(p) for _, p in owner.named_parameters()}
-        held = [p for m in self._modules for p in m._parameters.values() if p is not None]
+        held = [p for m in self._modules for p in own_parameters(m).values() if p is not None]
         seen = {id(p): p for p in (*held, *reached.tensors.values()) if id(p) not in own}
         self._undeclared = tuple(p for p in seen.values() if p.is_floating_point() or p.is_complex())
-        self._dropouts = tuple(m for m in self._modules if isinstance(m, _DropoutNd))
-        buffers = {id(b): b for m in self._modules for b in m._buffers.values() if b is not None}
+        self._dropouts = tuple(m for m in self._modules if isinstance(m, DropoutNd))
+        buffers = {id(b): b for m in self._modules for b in own_buffers(m).values() if b is not None}
         self._buffers = tuple(b for b in buffers.values() if not b.is_inference())
         self.note_buffers()
 
@@ -324,7 +332,9 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         worse.append(f"particles or alternatives cannot run side by side: {reason}")
     nondifferentiable = found.nondifferentiable - known.nondifferentiable
     for site in sorted(nondifferentiable):
-        worse.append(f"{site!r}: its value goes through a comparison, rounding or conversion, or loses its derivative")
+        worse.append(
+            f"{site!r}: its value goes through a comparison, rounding, conversion or pole, or loses its derivative"
+        )
     if not worse:
         return known, worse
     return evolve(
@@ -335,6 +345,7 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         nondifferentiable=known.nondifferentiable | found.nondifferentiable,
         plan=found.plan,
         sentences={**known.sentences, **found.sentences},
+        crossed={**known.crossed, **found.crossed},
     ), worse
 
 

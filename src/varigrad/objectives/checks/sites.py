@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 from torch.distributions import constraints
 
+from varigrad._torch_internals import has_dynamo_disabled_validation, has_own_validation, validates_arguments
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.mixin import Wrapper, filled
 from varigrad.distributions.support_edges import edges_of, of_support
@@ -175,18 +175,12 @@ def is_unchecked(distribution: td.Distribution) -> bool:
     inner, _ = inner_of(distribution)
     while isinstance(inner, Wrapper):
         inner, _ = inner_of(inner.base)
-    if inner._validate_args:
+    if validates_arguments(inner):
         return False
     said: bool | None = getattr(inner, "unchecked", None)
     if said is None:  # a class of torch's or the user's; ours leave checks to the engine, so theirs says nothing
-        said = "_validate_args" in vars(inner)
-    return said or (__debug__ and not td.Distribution._validate_args and not _switched_by_dynamo())
-
-
-def _switched_by_dynamo() -> bool:
-    """Whether `torch.compile` has been used: it switches the validation of all distributions off, unasked."""
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")
-    return dynamo is not None and dynamo.TorchPatcher.patch.cache_info().currsize > 0
+        said = has_own_validation(inner)
+    return said or (__debug__ and not validates_arguments(td.Distribution) and not has_dynamo_disabled_validation())
 
 
 def outside(message: Sample, value: Tensor) -> Tensor | None:

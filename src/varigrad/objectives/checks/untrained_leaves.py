@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from varigrad._torch_internals import sequence_number_of
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Program
 from varigrad.language.runtime import signature_of
@@ -150,7 +151,7 @@ class LookSchedule:
     """Decides when to search a graph, by the number of the step and the number of operations in the graph."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps: int = 0
         self._last = -1
         self._next = 10
         self._sizes: set[int] = set()
@@ -161,7 +162,7 @@ class LookSchedule:
         if node is None:
             return False
         # autograd numbers operations as they come, so the difference to the last step is the size of this one.
-        now = node._sequence_nr()
+        now = sequence_number_of(node)
         size, self._last = now - self._last, now
         self.steps += 1
         if self.steps > self._next:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from varigrad._torch_internals import disable_current_modes, identity_of_storage
 from varigrad.terms.independence.rules import Kind, Place
 
 
@@ -96,7 +96,7 @@ class Known:
         if storage is None:  # sparse, nested, a wrapper: what it may share cannot be seen
             hidden = Trouble("unknown", f"a tensor of layout {tensor.layout} that may share memory", "")
             return dict.fromkeys(self._origins, hidden)
-        others = self._shared.get(storage._cdata)
+        others = self._shared.get(identity_of_storage(storage))
         if not others:
             return NOTHING
         label: dict[Origin, State] = {}
@@ -112,7 +112,7 @@ class Known:
     def write(self, tensor: Tensor, label: Label) -> None:
         """Note that the numbers in a tensor have been replaced, and so those that other tensors share with it."""
         storage, geometry = _whereabouts(tensor)
-        for other in self._shared.get(storage._cdata, ()) if storage is not None else ():
+        for other in self._shared.get(identity_of_storage(storage), ()) if storage is not None else ():
             if other.geometry == geometry:
                 other.label = label
                 continue
@@ -131,7 +131,7 @@ class Known:
             return
         entry = self._entries[id(tensor)] = Entry(tensor, storage, geometry, label)
         if storage is not None:
-            self._shared.setdefault(storage._cdata, []).append(entry)
+            self._shared.setdefault(identity_of_storage(storage), []).append(entry)
 
 
 def overlaps(one: Tensor, other: Tensor) -> bool:
@@ -139,12 +139,14 @@ def overlaps(one: Tensor, other: Tensor) -> bool:
     if one is other:
         return False
     (storage, here), (other_storage, there) = _whereabouts(one), _whereabouts(other)
-    if storage is None or other_storage is None or storage._cdata != other_storage._cdata or here == there:
+    if storage is None or other_storage is None or here == there:
+        return False
+    if identity_of_storage(storage) != identity_of_storage(other_storage):
         return False
     assert here is not None and there is not None
     if here.itemsize != there.itemsize or max(one.numel(), other.numel()) > 1_000_000:
         return True
-    with _disable_current_modes():
+    with disable_current_modes():
         return bool(torch.isin(_addresses(here), _addresses(there)).any())
 
 
@@ -170,7 +172,7 @@ def _same(entry: Entry, storage: torch.UntypedStorage | None, geometry: Geometry
     """Whether a tensor still lies where it lay."""
     if storage is None or entry.storage is None:
         return storage is entry.storage
-    return storage._cdata == entry.storage._cdata and geometry == entry.geometry
+    return identity_of_storage(storage) == identity_of_storage(entry.storage) and geometry == entry.geometry
 
 
 def _seen_in(state: State, own: Geometry | None, geometry: Geometry | None) -> State:

@@ -22,9 +22,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
+from varigrad._torch_internals import (
+    OpOverload,
+    TorchDispatchMode,
+    can_decompose,
+    disable_current_modes,
+    fused_sdp_choice,
+    has_same_storage_numel,
+    local_scalar_dense,
+    pytree,
+    schema_of_operator,
+)
 from varigrad.language.messages import Plate, Sample
 from varigrad.terms.independence.aliases import Known, Label, Origin, State, Trouble, joined, overlaps
 from varigrad.terms.independence.layer_rules import MASKS
@@ -87,8 +96,8 @@ class Verdict:
 
 APART = Verdict("apart")
 _aten = torch.ops.aten
-_SHAPES_ONLY = frozenset({_aten._fused_sdp_choice, _aten.is_same_size, _aten._has_same_storage_numel})
-_HANDLED_HERE = frozenset({_aten._local_scalar_dense, _aten.as_strided, *_SHAPES_ONLY})
+_SHAPES_ONLY = frozenset({fused_sdp_choice, _aten.is_same_size, has_same_storage_numel})
+_HANDLED_HERE = frozenset({local_scalar_dense, _aten.as_strided, *_SHAPES_ONLY})
 
 
 class Follower(TorchDispatchMode):
@@ -152,7 +161,7 @@ class Follower(TorchDispatchMode):
             label[Origin(message.name, plate.name)] = _placed(value, plate.dim - event, plate)
         if lane is not None and value.dim() - event >= -lane:
             label[LANES] = Place(lane - event, value.shape[lane - event])
-        with _disable_current_modes():
+        with disable_current_modes():
             copy = value.clone()
         label = {origin: state for origin, state in label.items() if not (isinstance(state, Place) and state.size <= 1)}
         self._followed |= label.keys()
@@ -235,18 +244,19 @@ class Follower(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> object:
         kwargs = kwargs or {}
-        if not isinstance(func, torch._ops.OpOverload):
+        if not isinstance(func, OpOverload):
             return self._opaque(func, args, kwargs)
         given = bound(func, args, kwargs)
-        outputs = [a.name for a in func._schema.arguments if a.is_out] if func._schema.is_mutable else []
+        schema = schema_of_operator(func)
+        outputs = [a.name for a in schema.arguments if a.is_out] if schema.is_mutable else []
         read = slots_of({name: value for name, value in given.items() if name not in outputs})
         slots = [(slot, label) for slot in read if (label := self.known.get(slot.tensor))]
         if not slots and not outputs:
-            if func is _aten._local_scalar_dense.default and not self.asked and not looked_at_in_vain():
+            if func is local_scalar_dense.default and not self.asked and not looked_at_in_vain():
                 self.asked = users_line()
             return func(*args, **kwargs)
         rule = rule_of(func)
-        if rule is None and func._can_decompose():
+        if rule is None and can_decompose(func):
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -286,16 +296,16 @@ class Follower(TorchDispatchMode):
 
     def _opaque(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Run an operation that takes functions: its results count as not known to keep elements apart."""
-        slots = [(s, self.known.get(s.tensor)) for s in slots_of({"": tree_leaves((args, kwargs))})]
+        slots = [(s, self.known.get(s.tensor)) for s in slots_of({"": pytree.tree_leaves((args, kwargs))})]
         result = func(*args, **kwargs)
         self.unruled.add(str(func))
-        for tensor in tree_leaves(result):
+        for tensor in pytree.tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self.known.put(plain(tensor), same_trouble(slots, str(func)))
         return result
 
     def _notice(
-        self, func: torch._ops.OpOverload, given: dict[str, object], result: object, slots: Sequence[tuple[Slot, Label]]
+        self, func: OpOverload, given: dict[str, object], result: object, slots: Sequence[tuple[Slot, Label]]
     ) -> None:
         """Note what leaves torch, and running averages that an operation writes though its schema does not say so."""
         tells = torch.Tag.dynamic_output_shape in func.tags or (result is not None and not tensors_in(result))

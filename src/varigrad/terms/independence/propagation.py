@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varigrad._torch_internals import OpOverload, schema_of_operator
 from varigrad.terms.independence.aliases import Label, Origin, State, Trouble, joined
 from varigrad.terms.independence.rules import Answer, Call, Kind, Place, Rule, Slot
 from varigrad.terms.provenance import Tracked
@@ -98,7 +99,7 @@ def same_trouble(slots: Sequence[tuple[Slot, Label]], operation: str, kind: Kind
     return {origin: trouble for _, label in slots for origin in label}
 
 
-def bound(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Any]:
+def bound(func: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Any]:
     """The arguments of a call by their names in the operator's schema, with their defaults.
 
     Args:
@@ -106,7 +107,7 @@ def bound(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[st
         args, kwargs: what it is called with.
     """
     given = {}
-    for i, argument in enumerate(func._schema.arguments):
+    for i, argument in enumerate(schema_of_operator(func).arguments):
         if i < len(args):
             given[argument.name] = args[i]
         elif argument.name in kwargs:
@@ -127,11 +128,11 @@ def slots_of(given: Mapping[str, object]) -> Iterator[Slot]:
                     yield Slot(name, i, plain(entry))
 
 
-def written_by(func: torch._ops.OpOverload, given: Mapping[str, object]) -> list[Tensor]:
+def written_by(func: OpOverload, given: Mapping[str, object]) -> list[Tensor]:
     """The tensors that an operation writes into, by its schema."""
-    if not func._schema.is_mutable:
+    if not schema_of_operator(func).is_mutable:
         return []
-    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    names = [a.name for a in schema_of_operator(func).arguments if a.alias_info is not None and a.alias_info.is_write]
     names = [name for name in names if not name.startswith("running_")]  # only if it trains: see `_notice`
     return [slot.tensor for slot in slots_of({name: given[name] for name in names})]
 

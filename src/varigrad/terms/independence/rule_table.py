@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from varigrad._torch_internals import OpOverload, schema_of_operator
 from varigrad.terms.independence import layer_rules as layers
 from varigrad.terms.independence import rules as rules
 from varigrad.terms.independence.rules import Rule, batched, rightmost
@@ -183,15 +184,15 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 
 
-def name_of(func: torch._ops.OpOverload) -> str:
+def name_of(func: OpOverload) -> str:
     """The operation's name without its namespace and without the mark of the in-place form."""
-    name = func._schema.name.split("::")[1]
+    name = schema_of_operator(func).name.split("::")[1]
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
-def rule_of(func: torch._ops.OpOverload) -> Rule | None:
+def rule_of(func: OpOverload) -> Rule | None:
     """The rule of an operation; None if there is none."""
-    namespace = func._schema.name.split("::")[0]
+    namespace = schema_of_operator(func).name.split("::")[0]
     if torch.Tag.pointwise in func.tags and namespace in ("aten", "prims"):
         return rules.elementwise
     return RULES.get(name_of(func)) if namespace == "aten" else None

@@ -5,6 +5,6 @@ from __future__ import annotations
 from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import family
 
-BetaBinomial = family(native.BetaBinomial, __name__)
-GammaPoisson = family(native.GammaPoisson, __name__)
-DirichletMultinomial = family(native.DirichletMultinomial, __name__)
+BetaBinomial: type[native.BetaBinomial] = family(native.BetaBinomial, __name__)
+GammaPoisson: type[native.GammaPoisson] = family(native.GammaPoisson, __name__)
+DirichletMultinomial: type[native.DirichletMultinomial] = family(native.DirichletMultinomial, __name__)

@@ -8,7 +8,7 @@ from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import family
 from varigrad.compat.pyro.distributions.torch_distribution import TorchDistributionMixin
 
-MaskedMixture = family(native.MaskedMixture, __name__)
+MaskedMixture: type[native.MaskedMixture] = family(native.MaskedMixture, __name__)
 
 
 class MixtureOfDiagNormals(TorchDistributionMixin, native.MixtureOfNormals):
@@ -39,4 +39,5 @@ class GaussianScaleMixture(TorchDistributionMixin, native.MixtureOfNormals):
     def __init__(self, coord_scale: Tensor, component_logits: Tensor, component_scale: Tensor) -> None:
         scales = component_scale.unsqueeze(-1) * coord_scale.unsqueeze(-2)
         super().__init__(scales.new_zeros(scales.shape), scales, component_logits)
-        self.coord_scale, self.component_scale = coord_scale, component_scale
+        self.coord_scale = coord_scale
+        self.component_scale = component_scale

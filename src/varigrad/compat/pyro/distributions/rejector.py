@@ -5,4 +5,4 @@ from __future__ import annotations
 from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import family
 
-Rejector = family(native.Rejector, __name__)
+Rejector: type[native.Rejector] = family(native.Rejector, __name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,5 +21,5 @@ class Unit(TorchDistributionMixin, native.Unit):
         if has_rsample is not None:
             self.has_rsample = has_rsample
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.sample(sample_shape)
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self.sample(torch.Size(sample_shape))

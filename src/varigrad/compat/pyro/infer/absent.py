@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-WHY = {
+WHY: dict[str, tuple[str, ...]] = {
     "MCMC: no sampling along Markov chains": ("MCMC", "NUTS", "HMC", "RandomWalkKernel", "StreamingMCMC"),
     "the objective is not there yet": (
         "EnergyDistance", "ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "TraceTMC_ELBO", "Trace_MMD",
@@ -23,7 +21,7 @@ class NotThere:
 
     why = ""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         raise NotImplementedError(
             f"pyro.infer.{type(self).__name__}: {self.why}. Try: SVI with Trace_ELBO(), or Pyro itself"
         )

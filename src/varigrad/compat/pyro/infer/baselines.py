@@ -51,7 +51,7 @@ class _Called(nn.Module):
         super().__init__()
         self.function = (function,)  # in a tuple: a module would become a part of this one
 
-    def forward(self, inputs: Any) -> Tensor:
+    def forward(self, inputs: object) -> Tensor:
         return self.function[0](inputs)
 
 
@@ -63,7 +63,8 @@ class _OneArgument(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.network(list(inputs))
+        guess: Tensor = self.network(list(inputs))
+        return guess
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from varigrad._torch_internals import foreach_norm
 from varigrad.compat.pyro.infer.elbo import ELBO
 from varigrad.compat.pyro.infer.unregistered import Unregistered
 from varigrad.compat.pyro.infer.util import captured_params, torch_backward, torch_item, zero_grads
@@ -35,12 +37,12 @@ class SVI:
         self,
         model: Program,
         guide: Program,
-        optim: Callable[..., Any],
-        loss: ELBO | Callable[..., Any],
-        loss_and_grads: Callable[..., Any] | None = None,
+        optim: Callable[[Iterable[Tensor]], object],
+        loss: ELBO | Program,
+        loss_and_grads: Program | None = None,
         num_samples: int = 0,
         num_steps: int = 0,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if isinstance(optim, (torch.optim.Optimizer, type)) or not callable(optim):
             raise VarigradError(
@@ -59,15 +61,15 @@ class SVI:
         self.optim = optim
         self._unregistered = Unregistered()
         if isinstance(loss, ELBO):
-            self.loss: Callable[..., Any] = loss.loss
-            self.loss_and_grads: Callable[..., Any] = loss.loss_and_grads
+            self.loss: Program = loss.loss
+            self.loss_and_grads: Program = loss.loss_and_grads
         else:
             self.loss = loss
             self.loss_and_grads = self._backward_of_loss
         if loss_and_grads is not None:
             self.loss_and_grads = loss_and_grads
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
+    def step(self, *args: object, **kwargs: object) -> Any:
         """One gradient step; returns the loss before it, a number (or a tuple of them, if the loss is one).
 
         A step whose gradient is not finite changes nothing, with a warning.
@@ -88,7 +90,7 @@ class SVI:
         zero_grads(params)
         return _items(loss)
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluate_loss(self, *args: object, **kwargs: object) -> Any:
         """The loss in a fresh run; nothing is updated."""
         with torch.no_grad():
             return _items(self.loss(self.model, self.guide, *args, **kwargs))
@@ -102,7 +104,7 @@ class SVI:
         found: ELBO = self.loss_and_grads.__self__  # type: ignore[attr-defined]
         return found
 
-    def _backward_of_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+    def _backward_of_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Any:
         loss = self.loss(model, guide, *args, **kwargs)
         if isinstance(loss, tuple):
             raise VarigradError(
@@ -122,5 +124,5 @@ def _items(loss: Any) -> Any:
 def _all_finite(grads: list[torch.Tensor]) -> bool:
     if len(grads) < 8 and not any(g.is_cuda for g in grads):  # reading a few numbers is cheaper than an operation
         return all(math.isfinite(g.item() if g.dim() == 0 else g.sum().item()) for g in grads)
-    norms = torch._foreach_norm(grads)
+    norms = foreach_norm(grads)
     return math.isfinite(torch.stack([n.to(norms[0]) for n in norms]).sum().item())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NoReturn
 
 from varigrad.compat.pyro.infer.trace_elbo import Trace_ELBO
 from varigrad.language.messages import Program
@@ -17,11 +17,11 @@ class TraceEnum_ELBO(Trace_ELBO):  # noqa: N801 - Pyro's name
 
     enumerates = True
 
-    def compute_marginals(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+    def compute_marginals(self, model: Program, guide: Program, *args: object, **kwargs: object) -> NoReturn:
         """Not there: it is about sites of the model that are summed over."""
         raise _not_there("compute_marginals")
 
-    def sample_posterior(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+    def sample_posterior(self, model: Program, guide: Program, *args: object, **kwargs: object) -> NoReturn:
         """Not there: it is about sites of the model that are summed over."""
         raise _not_there("sample_posterior")
 

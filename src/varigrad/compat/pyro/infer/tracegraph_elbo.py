@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from varigrad.compat.pyro.infer.trace_elbo import Trace_ELBO
+from varigrad.language.messages import Program
 from varigrad.terms.dependency_tracker import track_sites
 
 
@@ -35,5 +33,5 @@ class TrackNonReparam:
     def __exit__(self, *error: object) -> None:
         self._scope.__exit__(*error)
 
-    def __call__(self, program: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, program: Program) -> Program:
         return track_sites(program)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +23,7 @@ class Unregistered:
         self._when = LookSchedule()
         self._told: set[int] = set()
 
-    def look(self, bound: Bound, surrogate: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def look(self, bound: Bound, surrogate: Tensor, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """To be called once a step."""
         if not self._when.due(surrogate):
             return

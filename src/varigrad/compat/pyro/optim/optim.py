@@ -250,7 +250,9 @@ def _same(one: Options, other: Options) -> bool:
     )
 
 
-def _optimizer(kind: Callable[..., torch.optim.Optimizer], params: list[Tensor], options: Options) -> Any:
+def _optimizer(
+    kind: Callable[..., torch.optim.Optimizer], params: list[Tensor], options: Options
+) -> torch.optim.Optimizer:
     plain = not options.keys() & {"fused", "foreach", "capturable", "differentiable"}
     if kind is torch.optim.Adam and plain and all(p.is_floating_point() and p.device.type in _FUSED for p in params):
         return FusedAdam(params, **options, fused=True)
@@ -286,7 +288,7 @@ def _load(groups: Iterable[_Group], states: Iterable[State]) -> None:
         group.optimizer.load_state_dict(state.get("optimizer", state))
 
 
-def is_scheduler(optimizer: Any) -> bool:
+def is_scheduler(optimizer: object) -> bool:
     """Whether it is a learning-rate scheduler and no optimiser."""
     return isinstance(optimizer, torch.optim.lr_scheduler.LRScheduler)
 

@@ -29,7 +29,8 @@ Init = Tensor | float | Callable[[], Tensor] | None
 class UnknownParameterError(ParameterError, KeyError):
     """A parameter without an initial value was never declared."""
 
-    __str__ = Exception.__str__
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class StateDict(TypedDict):
@@ -54,8 +55,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         """Names of the parameters that the engine has asked for, networks of baselines included; see `Asking`."""
         self.registered: weakref.WeakValueDictionary[str, nn.Module] = weakref.WeakValueDictionary()
         """Modules whose parameters the statement `pyro.module` enters by itself."""
-        self.version = 0
-        self.generation = 0
+        self.version: int = 0
+        self.generation: int = 0
         """How often the store was emptied or its contents replaced: averages of earlier contents mean nothing then."""
 
     # As a dictionary
@@ -65,8 +66,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         transform = self._transforms[name]
         if transform is None:
             return leaf
-        value = transform(leaf)
-        value.unconstrained = _Unconstrained(leaf)
+        value: Tensor = transform(leaf)
+        value.unconstrained = _Unconstrained(leaf)  # type: ignore[attr-defined]
         return value
 
     def __setitem__(self, name: str, new_constrained_value: Tensor) -> None:
@@ -91,7 +92,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         """The names, in the order of declaration."""
         return self._params.keys()
 
-    def setdefault(  # type: ignore[override]
+    def setdefault(
         self,
         name: str,
         init_constrained_value: Init = None,
@@ -344,7 +345,8 @@ class Asking:
         self.store = store
 
     def __enter__(self) -> dict[str, None]:
-        self.before, self.store.asked = self.store.asked, {}
+        self.before: dict[str, None] = self.store.asked
+        self.store.asked = {}
         return self.store.asked
 
     def __exit__(self, *error: object) -> None:
@@ -375,8 +377,8 @@ def _compare(name: str, known: Tensor, init: Tensor) -> None:
         )
 
 
-def _constraint_classes(kind: type) -> list[Any]:
-    found: list[Any] = [kind]
+def _constraint_classes(kind: type) -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    found: list[Callable[..., object] | tuple[Callable[..., object], str]] = [kind]
     sub: type
     for sub in kind.__subclasses__():
         if sub.__module__.startswith(("torch.distributions.", "varigrad.")):

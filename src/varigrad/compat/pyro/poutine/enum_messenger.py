@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Self
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
-from varigrad.language.messages import Forward, Sample, evolve
+from varigrad.language.messages import Forward, Message, Sample, evolve
 from varigrad.language.runtime import expanded
 
 
@@ -23,15 +23,15 @@ class EnumMessenger(Messenger):
         super().__init__()
         if first_available_dim is not None and not first_available_dim < 0:
             raise ValueError(f"first_available_dim must be negative, got {first_available_dim}")
-        self.first_available_dim = -1 if first_available_dim is None else first_available_dim
+        self.first_available_dim: int = -1 if first_available_dim is None else first_available_dim
         self._next = self.first_available_dim
 
-    def __enter__(self) -> EnumMessenger:
+    def __enter__(self) -> Self:
         self._next = self.first_available_dim
         super().__enter__()
         return self
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if (
             type(message) is not Sample
             or message.value is not None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.runtime import NonlocalExit
-from varigrad.language.messages import Forward, Sample
+from varigrad.language.messages import Forward, Message, Sample
 
 
 class EscapeMessenger(Messenger):
@@ -18,7 +17,7 @@ class EscapeMessenger(Messenger):
         super().__init__()
         self.escape_fn = escape_fn
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is Sample:
             msg = view(message)
             assert msg is not None

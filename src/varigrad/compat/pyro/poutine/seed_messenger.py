@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.util import get_rng_state, set_rng_seed, set_rng_state
@@ -16,12 +17,14 @@ class SeedMessenger(Messenger):
         self.rng_seed = rng_seed
         self.old_states: list[dict[str, Any]] = []
 
-    def __enter__(self) -> SeedMessenger:
+    def __enter__(self) -> Self:
         self.old_states.append(get_rng_state())
         set_rng_seed(self.rng_seed)
         super().__enter__()
         return self
 
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
         set_rng_state(self.old_states.pop())
         return super().__exit__(exc_type, exc_value, traceback)

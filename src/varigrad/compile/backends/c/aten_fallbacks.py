@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from varigrad._torch_internals import OpOverload, pytree
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Call:
         outs: where the results go; None for a result that is not used, or that lies in an operand.
     """
 
-    operation: torch._ops.OpOverload
+    operation: OpOverload
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outs: tuple[TensorLocation | None, ...]

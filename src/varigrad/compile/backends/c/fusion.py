@@ -51,7 +51,9 @@ class LoopWriter:
         self.sizes: dict[str, int] = {}
         self.kinds: dict[str, torch.dtype] = {}
         self.loaded: set[str] = set()
-        self.products, self.multiplies, self.threads = products, False, threads
+        self.products = products
+        self.multiplies: bool = False
+        self.threads = threads
         self.aliases: dict[str, tuple[str, int]] = {}
         self.constants: dict[str, str] = {}
         self._pieces: list[Loop | Lines] = []

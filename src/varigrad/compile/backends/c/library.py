@@ -53,8 +53,10 @@ class CLibrary:
         self._own = room[-room.data_ptr() % ALIGNED :][: program.bytes]
         self._caller = Caller(program.calls, self._own)
         self._callback = _CALLBACK(self._caller) if program.calls else _CALLBACK()
-        self.calls = tuple(dict.fromkeys(operation_name(call.operation) for call in program.calls))
-        self.kernels, self.found, self.seconds = program.loops, False, 0.0
+        self.calls: tuple[str, ...] = tuple(dict.fromkeys(operation_name(call.operation) for call in program.calls))
+        self.kernels: int = program.loops
+        self.found: bool = False
+        self.seconds: float = 0.0
 
     def run(self, inputs: list[Tensor], count: int = 1) -> None:
         addresses = (ctypes.c_void_p * len(inputs))(*[i.data_ptr() for i in inputs])

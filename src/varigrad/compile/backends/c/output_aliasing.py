@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from varigrad._torch_internals import schema_or_none
 from varigrad.compile.graph.geometry import GEOMETRY, Geometry, geometry_of, name_of, operand_of, schema_of, shares
 
 
@@ -86,7 +87,7 @@ def _is_whole(source: fx.Node, result: fx.Node) -> bool:
     own, all_of_it = geometry_of(source), geometry_of(result)
     return (
         result.op == "call_function"
-        and hasattr(result.target, "_schema")
+        and schema_or_none(result.target) is not None
         and name_of(result) != "cat"
         and not schema_of(result).is_mutable
         and own.numel == all_of_it.numel
@@ -101,7 +102,7 @@ def _changes(result: fx.Node) -> bool:
 
 
 def _is_mutable(node: fx.Node) -> bool:
-    return not hasattr(node.target, "_schema") or schema_of(node).is_mutable
+    return schema_or_none(node.target) is None or schema_of(node).is_mutable
 
 
 def _is_alike(node: fx.Node, root: fx.Node) -> bool:

@@ -5,4 +5,4 @@ from __future__ import annotations
 from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import family
 
-RejectionGamma = family(native.RejectionGamma, __name__)
+RejectionGamma: type[native.RejectionGamma] = family(native.RejectionGamma, __name__)

@@ -34,7 +34,7 @@ class LocScaleReparam(Reparam):
         ):
             raise SiteError(f"centered must be in [0, 1], got {centered!r}")
         self.centered = centered
-        self.shape_params = tuple(shape_params or ())
+        self.shape_params: tuple[str, ...] = tuple(shape_params or ())
 
     def apply(self, msg: Dictionary) -> Dictionary:
         name, fn = msg["name"], msg["fn"]

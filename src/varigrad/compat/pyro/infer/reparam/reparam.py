@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
 from varigrad.compat.pyro.poutine.messages import Dictionary
+from varigrad.language.messages import Program
 
 
 class Reparam(ABC):
@@ -20,7 +20,7 @@ class Reparam(ABC):
             msg: the site's `name`, `fn`, `value`, `is_observed` and `infer`.
         """
 
-    def __call__(self, fn: Callable[..., Any]) -> Any:
+    def __call__(self, fn: Program) -> NoReturn:
         """Not there.
 
         Raises:
