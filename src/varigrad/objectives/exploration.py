@@ -24,7 +24,7 @@ from varigrad.objectives.without_side_effects import PreservedState, preserving_
 
 
 class BiasWarning(UserWarning):
-    """An estimator was asked for by name where it may be biased.
+    """An estimator that the user named may be biased at this site.
 
     Example:
         >>> import warnings

@@ -16,7 +16,7 @@ Roots = tuple[Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class Pole:
-    """A call, in an explored run, of a function with a pole that what depends on choices may reach.
+    """A call, in an explored run, of a function with a pole that a value depending on choices may reach.
 
     Attributes:
         provenance: what the denominator depends on.

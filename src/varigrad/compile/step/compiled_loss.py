@@ -112,7 +112,7 @@ class Compiled(nn.Module):
 
 
 class _Hooks:
-    """Hooks of `register_hook`, switched off: they are for `backward()`, which runs them on what is attached here.
+    """Hooks of `register_hook`, switched off, because `backward()` runs them on the attached gradient.
 
     The program itself runs with its parameters' hooks on, because it may register some, and remove others.
     """
