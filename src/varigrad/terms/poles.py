@@ -1,8 +1,9 @@
-"""Poles: records divisions whose denominator may vanish while a program is explored, and reports them in the plan.
+"""Poles: finds calls of functions with a pole (divisions, ...) whose argument may reach it, in exploring runs.
 
-Where a denominator changes its sign, the quotient jumps, and the gradient misses the jump there. Divisions do not count
-as discontinuous operations, or most models would lose pathwise gradients. The signs of tensors are tracked from
-operation to operation, so that denominators known to be positive are not reported.
+Where a denominator changes its sign, the quotient jumps, and the gradient misses the jump there. A division alone does
+not count as a discontinuous operation, or most models would lose pathwise gradients; a denominator that crosses zero
+between two explored runs does (`pole_crossings.py`). The signs of tensors are tracked from operation to operation, so
+that denominators known to be positive are left out.
 """
 
 # ruff: noqa: SIM905 - a list of words reads better as words
