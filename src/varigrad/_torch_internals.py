@@ -213,7 +213,7 @@ class AotRunner(Protocol):
     """A loaded library of Inductor's."""
 
     def run(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Compute the graph's results."""
+        """Run it; returns the values that the graph returns, in their order."""
 
 
 def aot_runner(path: str, device: str) -> AotRunner:
