@@ -152,6 +152,16 @@ class Multinomial(Methods, td.Multinomial):
         self._categorical = Categorical(probs, logits)
         self._begin(self._categorical.batch_shape, self._categorical.param_shape[-1:], validate_args)
 
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
+        # Not torch's: from 2.14 on, that expands `_binomial`, which is made when it is asked for here.
+        twin = self.__new__(type(self)) if _instance is None else _instance
+        assert isinstance(twin, type(self))
+        batch = torch.Size(batch_shape)
+        twin.total_count, twin._categorical = self.total_count, self._categorical.expand(batch)
+        td.Distribution.__init__(twin, batch, self.event_shape, validate_args=False)
+        twin._validate_args = self._validate_args
+        return self._as_told(twin)
+
     @property
     def _binomial(self) -> td.Binomial:  # type: ignore[override]
         return Binomial(self.total_count, probs=self.probs)
