@@ -1,8 +1,8 @@
 """How far rounding may move each result: the graph is run again with every result moved by its rounding error.
 
-What only exact steps lead to is to be equal bit for bit. The rest may be off by a multiple of what moves when each
-step's operands and results are multiplied by `1 + rounds * eps`, with either sign, element by element: this is as small or as
-large as the sizes, the types and the conditioning of the graph make it.
+What only exact steps lead to is to be equal bit for bit. The rest may be off by a multiple of what moves when the
+operands and results of each step are multiplied by `1 + rounds * eps`, with either sign, element by element: this is as
+small or as large as the sizes, the types and the conditioning of the graph make it.
 """
 
 import math
@@ -15,7 +15,7 @@ from random_graphs.graphs import RandomGraph, Step, run
 
 RUNS = 5
 """How often the graph is run with rounding errors."""
-FACTOR = 12.0
+FACTOR = 30.0
 """How many times what was seen in these runs is allowed."""
 LAST_PLACES = 16.0
 """How many units in the last place are allowed in any case where something is rounded."""
