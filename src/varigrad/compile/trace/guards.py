@@ -321,8 +321,8 @@ def _size(values: object) -> int:
     """Bytes of an array."""
     if hasattr(values, "nbytes"):
         return int(values.nbytes)
-    assert isinstance(values, bytearray)
-    return len(values)
+    assert isinstance(values, (bytearray, array.array))
+    return len(values) * (values.itemsize if isinstance(values, array.array) else 1)
 
 
 def _numbers(values: object) -> bytes:

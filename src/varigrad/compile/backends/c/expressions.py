@@ -79,6 +79,8 @@ def literal(value: object, kind: torch.dtype) -> str:
         raise Unsupported(f"an argument {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         text = "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY"
+    elif kind == torch.bool:
+        text = str(int(bool(value)))  # 0.5 is true
     else:
         text = repr(float(value)) if kind.is_floating_point else repr(int(value))
     return f"(({TYPES[kind]}){text})"
