@@ -13,7 +13,7 @@ MUTANTS = (
     M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_denominator_that_may_vanish_is_in_the_plan"),
     # Dependencies.
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
-    M("sites not followed", "objectives/execute.py", "follow = estimator.needs.cost or", "follow = False and", "score on bernoulli"),
+    M("sites not followed", "objectives/execute.py", "follow = needs.cost or", "follow = False and", "score on bernoulli"),
     M("escapes ignored", "terms/dependency_tracker.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
     M("escapes cross no plate", "terms/dependency_tracker.py", "Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
     M("the dispatcher does not mark", "terms/tracked.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
