@@ -41,7 +41,7 @@ from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
     FAILURES,
     failure_side_by_side,
-    layout_of,
+    vectorization_of,
     mixed_plates,
     moves_anywhere,
     open_plates,
@@ -65,7 +65,7 @@ class DiscoveryResult:
     """What is known about two programs after a look at them.
 
     Attributes:
-        layout: how leading dimensions are used, with the plates whose elements are mixed.
+        vectorization: how leading dimensions are used, with the plates whose elements are mixed.
         side_by_side: whether particles and alternatives run along dimensions of their own; else in a loop.
         reason: why in a loop; empty otherwise.
         nondifferentiable: sites whose values go through a step, or lose their derivative.
@@ -77,7 +77,7 @@ class DiscoveryResult:
         suspects: sites where Pathwise was asked for by name though it may be biased.
     """
 
-    layout: Vectorization
+    vectorization: Vectorization
     side_by_side: bool
     reason: str
     nondifferentiable: frozenset[str]
@@ -125,7 +125,7 @@ class Discovery:
         check: raise for what is wrong with the programs.
         lasting: parameters that come into being stay.
         points: at how many other points to compare numbers.
-        base: a run whose draws and minibatches the look is to take, and the layout it had.
+        base: a run whose draws and minibatches the look is to take, and the vectorization it had.
     """
 
     runs: ProgramRuns
@@ -164,9 +164,9 @@ class Discovery:
                 self._check(seen, nondifferentiable)
             if self.lasting:
                 self._owner = shadow_of(runs.owner)  # what other values than the drawn ones lead to does not stay
-            wide = layout_of(seen, runs.objective.particles)
+            wide = vectorization_of(seen, runs.objective.particles)
             if self.known is not None:
-                self._mixed = dict(self.known.layout.mixed)
+                self._mixed = dict(self.known.vectorization.mixed)
             self._structure(seen, wide)
             self._add(mixed_plates(self._again, runs.terms, seen, wide, self._settled))
             reason = self._reason(wide)
@@ -193,8 +193,8 @@ class Discovery:
         runs = self.runs
         forced, indices = {}, None
         if self.base is not None:
-            run, layout = self.base
-            forced, indices = site_values(run, layout), run.indices
+            run, vectorization = self.base
+            forced, indices = site_values(run, vectorization), run.indices
         settings = runs.settings(
             Vectorization(mixed=mixed or {}),
             owner=self._owner,
@@ -212,20 +212,20 @@ class Discovery:
     def _lasting(self) -> AbstractContextManager[None]:
         return self.kept.lasting()
 
-    def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
+    def _again(self, vectorization: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """Run the programs again, with some values forced, on the minibatches of another run."""
         runs = self.runs
         settings = runs.settings(
-            layout, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
+            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
         )
         indices = like.indices if like is not None else None
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
-    def _followed(self, layout: Vectorization, follower: Follower, plain: bool) -> RunRecord:
+    def _followed(self, vectorization: Vectorization, follower: Follower, plain: bool) -> RunRecord:
         """Run the programs while a follower follows dimensions: with plain draws, or as steps run them."""
         runs = self.runs
         settings = runs.settings(
-            layout,
+            vectorization,
             owner=self._owner,
             nondifferentiable=self._nondifferentiable,
             track_all=True,
@@ -267,9 +267,9 @@ class Discovery:
         for site, plates in mixed.items():
             self._mixed[site] = self._mixed.get(site, frozenset()) | plates
 
-    def _alone(self, layout: Vectorization) -> bool:
+    def _alone(self, vectorization: Vectorization) -> bool:
         """Whether there is nothing that could run side by side."""
-        return layout.count == 1 and layout.particles == 1
+        return vectorization.count == 1 and vectorization.particles == 1
 
     def _reason(self, wide: Vectorization) -> str:
         """Why particles and alternatives have to run in a loop, at the present parameters; empty if they need not."""
@@ -358,7 +358,7 @@ class Discovery:
             seen = self.explore()
         finally:
             self.base = base
-        here = layout_of(seen, runs.objective.particles)
+        here = vectorization_of(seen, runs.objective.particles)
         if here.plates != wide.plates or tuple(here.order) != tuple(wide.order) or here.lanes != wide.lanes:
             return reason, False  # another branch
         terms: list[Term] = runs.terms(seen, Vectorization(plates=wide.plates, order=wide.order))

@@ -154,7 +154,7 @@ def shown(part: object) -> str:
 def plan_of(
     run: RunRecord,
     terms: list[Term],
-    layout: Vectorization,
+    vectorization: Vectorization,
     particles: int,
     reason: str,
     side_by_side: bool,
@@ -179,7 +179,7 @@ def plan_of(
                 choice.why,
                 tuple(own[name].upstream),
                 tuple(t.name if t.sign > 0 else f"q({t.name})" for t in below),
-                len(layout.lanes.get(name, ())),
+                len(vectorization.lanes.get(name, ())),
                 tuple(sorted(crossed)),
                 estimator.promises.unbiased,
                 estimator.drawing.pathwise and name in nondifferentiable,
@@ -187,7 +187,7 @@ def plan_of(
             )
         )
     return Plan(
-        tuple(sites), particles, layout.count, side_by_side, reason, unproven, _poles_of(run, nondifferentiable)
+        tuple(sites), particles, vectorization.count, side_by_side, reason, unproven, _poles_of(run, nondifferentiable)
     )
 
 
