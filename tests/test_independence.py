@@ -279,7 +279,7 @@ def test_batch_norm_is_apart_while_it_evaluates():
     norm.eval()
     assert look(bound)[0]["z"]["n"].apart
     norm.train()  # writes its running averages, so that the value leaves torch, and crosses the plate by that alone
-    assert bound.plan()["z"].crossed == ("n",)
+    assert bound.plan()["z"].cross_element == ("n",)
     norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
     assert look(bound)[0]["z"]["n"].operation == "aten.native_batch_norm.default"
 

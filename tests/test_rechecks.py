@@ -413,7 +413,7 @@ def test_a_plan_tells_of_a_change_and_leaves_the_run_as_it_is():
     svi = late()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert svi.plan()["z"].crossed == ("n",)
+        assert svi.plan()["z"].cross_element == ("n",)
     assert svi.bound.discovered.vectorization.mixed == {}
 
 
@@ -543,7 +543,7 @@ def test_what_is_read_outside_of_a_plate_has_crossed_it_without_operations(monke
 
     bound = vg.ELBO()(model, guide)
     assert bound.discovered.vectorization.mixed == {}
-    assert bound.plan()["z"].crossed == ("n",)
+    assert bound.plan()["z"].cross_element == ("n",)
     assert bias(bound) < 1e-9
 
 

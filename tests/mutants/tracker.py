@@ -26,7 +26,7 @@ MUTANTS = (
     M("a mask not looked at", "terms/dependency_tracker.py", "upstream |= message.mask._provenance", "pass", "dependent mask"),
     M("a scale not looked at", "terms/dependency_tracker.py", "upstream |= message.scale._provenance", "pass", "dependent scale"),
     M("a factor's value not looked at", "terms/dependency_tracker.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
-    M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.crossed | (self.plates[t.site] - here)", "t.crossed", f"{ALONE}what_is_read_outside_of_a_plate_has_crossed_it_without_operations"),
+    M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.cross_element | (self.plates[t.site] - here)", "t.cross_element", f"{ALONE}what_is_read_outside_of_a_plate_has_crossed_it_without_operations"),
     # Numbers are compared where operations prove nothing.
     M("mixing inside a plate ignored", "objectives/vectorization.py", "if _mixes(perform,", "if False and _mixes(perform,", f"{HERE}[by_its_neighbours]"),
     M("all sites changed at once only", "objectives/vectorization.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, vectorization, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),

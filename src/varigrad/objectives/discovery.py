@@ -41,11 +41,11 @@ from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
     FAILURES,
     failure_side_by_side,
-    vectorization_of,
     mixed_plates,
     moves_anywhere,
     open_plates,
     site_values,
+    vectorization_of,
 )
 from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
@@ -153,8 +153,10 @@ class Discovery:
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
             escapes = seen.tracker.escapes
-            nondifferentiable = frozenset(t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.crossed)
-            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.crossed)
+            nondifferentiable = frozenset(
+                t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.cross_element
+            )
+            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.cross_element)
             known = self.known.nondifferentiable if self.known is not None else frozenset()
             if nondifferentiable or blocked or known:
                 self._nondifferentiable = nondifferentiable | blocked | known

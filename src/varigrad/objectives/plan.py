@@ -20,7 +20,7 @@ class SitePlan:
         upstream: the choices its distribution depends on.
         alternatives: lanes besides the run itself.
         leaves: whether its value leaves torch.
-        crossed: plates along which the cost is not taken per element, because the dependency leaves the plate.
+        cross_element: plates with cross-element dependence, along which the cost is not taken per element.
     """
 
     name: str
@@ -31,7 +31,7 @@ class SitePlan:
     upstream: tuple[str, ...]
     downstream: tuple[str, ...]
     alternatives: int
-    crossed: tuple[str, ...]
+    cross_element: tuple[str, ...]
     unbiased: bool
     suspect: bool
     leaves: bool
@@ -111,9 +111,10 @@ class Plan:
         lines = [table(rows, header), ""]
         lines += [f"{s.name}: {s.why}" for s in self.sites]
         for s in self.sites:
-            if s.crossed:
+            if s.cross_element:
+                plates = ", ".join(s.cross_element)
                 lines.append(
-                    f"{s.name}: its dependency leaves plate {', '.join(s.crossed)}, so the full cost is used there "
+                    f"{s.name}: its dependency leaves plate {plates}, so the full cost is used there "
                     "(right, and noisier than one per element)"
                 )
             if s.leaves:
@@ -168,7 +169,7 @@ def plan_of(
         message = next(s.message for s in run.guide if s.message.name == name)
         assert isinstance(message, Sample)
         below = [t for t in terms if t.name == name or name in t.upstream]
-        crossed = {p for t in below for p in t.upstream.get(name, ()) if p in {q.name for q in t.plates}}
+        cross_element = {p for t in below for p in t.upstream.get(name, ()) if p in {q.name for q in t.plates}}
         estimator = choice.estimator
         sites.append(
             SitePlan(
@@ -180,7 +181,7 @@ def plan_of(
                 tuple(own[name].upstream),
                 tuple(t.name if t.sign > 0 else f"q({t.name})" for t in below),
                 len(vectorization.lanes.get(name, ())),
-                tuple(sorted(crossed)),
+                tuple(sorted(cross_element)),
                 estimator.promises.unbiased,
                 estimator.drawing.pathwise and name in nondifferentiable,
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
@@ -197,7 +198,7 @@ def _poles_of(run: RunRecord, nondifferentiable: frozenset[str]) -> tuple[str, .
         f"{token.site!r}: {'div' if 'div' in name else name} at {line} never divides by zero (or reaches another pole)"
         for provenance, name, line in run.tracker.escapes.poles
         for token in provenance
-        if NOT_PATHWISE not in token.crossed
+        if NOT_PATHWISE not in token.cross_element
         and token.site not in nondifferentiable
         and run.choices[token.site].estimator.drawing.pathwise
     }
