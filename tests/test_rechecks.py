@@ -242,6 +242,55 @@ def test_a_run_of_other_operations_is_looked_at_before_its_step(what):
     assert bias(bound, opened) < 1e-9
 
 
+def normed(z, running, **options):
+    """`batch_norm` of the plate's elements, as one batch of one channel."""
+    averages = (torch.zeros(1).double(), torch.ones(1).double()) if running else (None, None)
+    return torch.nn.functional.batch_norm(z.reshape(-1, 1), *averages, **options).reshape(-1)
+
+
+def instances(z, use_input_stats):
+    averages = torch.zeros(1).double(), torch.ones(1).double()
+    return torch.nn.functional.instance_norm(z.reshape(1, 1, -1), *averages, None, None, use_input_stats).reshape(-1)
+
+
+def bags(z, offsets):
+    table = torch.nn.functional.embedding_bag(torch.arange(3), z.reshape(3, 1), torch.tensor(offsets), mode="sum")
+    return table.reshape(-1)
+
+
+ARRANGEMENTS = {  # what keeps elements apart and what mixes them, by an argument alone
+    "batch_norm training": lambda z, on: normed(z, True, training=on),
+    "batch_norm averages": lambda z, on: normed(z, not on, training=on),
+    "instance_norm use_input_stats": instances,
+    "embedding_bag offsets": lambda z, on: bags(z, [0, 0, 2] if on else [0, 1, 2]),
+    "as_strided": lambda z, on: z.clone().as_strided((3,), (0 if on else 1,)),
+    "flip": lambda z, on: z.reshape(3, 1).flip(0 if on else 1).reshape(3),
+    "cumsum by keyword": lambda z, on: z.reshape(3, 1).cumsum(dim=0 if on else 1).reshape(3),
+    "softmax": lambda z, on: z.reshape(3, 1).softmax(0 if on else 1).reshape(3),
+    "transpose": lambda z, on: (z.reshape(3, 1) * torch.ones(3).double()).transpose(0, int(on))[:, 0],
+    "einsum": lambda z, on: torch.einsum("ij->ji" if on else "ij->ij", z.reshape(3, 1) * torch.ones(3).double())[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_an_argument_that_makes_an_operation_mix_is_looked_at_before_its_step(name):
+    """The number of operations, all shapes and all statements stay what they were."""
+    state = {"on": False}
+
+    def model():
+        with vg.plate("n", 3):
+            z = vg.sample("z", dist.Bernoulli(torch.full((3,), 0.4, dtype=torch.float64)))
+            vg.sample("x", dist.Normal(z + 3 * ARRANGEMENTS[name](z + 0.5, state["on"]), 1.0), obs=DATA)
+
+    bound = vg.ELBO()(model, guide_with(Score()))
+    for _ in range(2):
+        bound()
+    assert not bound.discovered.vectorization.mixed.get("z")
+    state["on"] = True
+    bound()
+    assert bias(bound) < 1e-9
+
+
 def test_random_control_flow_is_looked_at_a_few_times(monkeypatch):
     looks, count = [], [0]
 

@@ -92,16 +92,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def is_whole(value: object, least: int = 1, most: int | None = None) -> bool:
-    """Whether a value is a whole number within bounds; True and False are none.
+    """Whether a value is a whole number (see `as_whole`) within bounds; True and False are none.
 
     Args:
         value: anything.
         least: the smallest that will do.
         most: the largest that will do; None: any.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        return False
-    return value >= least and (most is None or value <= most)
+    number = as_whole(value)
+    return number is not None and number >= least and (most is None or number <= most)
 
 
 def as_whole(value: object) -> int | None:
@@ -116,14 +115,25 @@ def as_whole(value: object) -> int | None:
         return None
 
 
+def store_whole(record: object, *names: str) -> None:
+    """Put Python's whole numbers in the place of numpy's and torch's, in fields of a frozen record.
+
+    A configuration is printed, compared and hashed, and its numbers become sizes.
+    """
+    for name in names:
+        number = as_whole(getattr(record, name))
+        if number is not None:
+            object.__setattr__(record, name, number)
+
+
 def whole_number(name: str, value: object, least: int = 1) -> int:
     """The whole number of at least `least` that a value is; see `as_whole`.
 
     Raises:
         VarigradError: it is none.
     """
+    check_whole(name, value, least)
     number = as_whole(value)
-    check_whole(name, value if number is None else number, least)
     assert number is not None
     return number
 

@@ -97,6 +97,7 @@ def compare(
             because="it is how many gradients are drawn with each estimator, and a variance needs some",
             try_="budget=1000",
         )
+    budget = int(budget)
     globs = _checked(estimators)
     args = args if isinstance(args, tuple) else (args,)
     with measured_bound(model, guide, args, at, seed) as at, warnings.catch_warnings():

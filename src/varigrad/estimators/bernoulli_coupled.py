@@ -15,7 +15,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first, tensor_of
 from varigrad.estimators.disarm_categorical import draw_pair, field
 from varigrad.shapes import sum_rightmost
@@ -183,6 +183,7 @@ class ARMS(Estimator):
     n: int = 4
 
     def __post_init__(self) -> None:
+        store_whole(self, "n")
         if not is_whole(self.n, 2, 8):
             raise SiteError(
                 f"n must be a whole number from 2 to 8, got {self.n!r}",

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.errors import store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.control_variate_weights import coefficients, learnt
 from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, softened, values_of
@@ -62,6 +63,7 @@ class DoubleControlVariate(Estimator):
     needs: ClassVar[Needs] = Needs(between_values=True, slope=Slope())
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:

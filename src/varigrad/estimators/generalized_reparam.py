@@ -26,7 +26,7 @@ from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.rejection import RejectionGamma
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.traits import Drawing, Needs
@@ -199,6 +199,7 @@ class Rsvi(Generalised):
     shape_augmentation: int = 1
 
     def __post_init__(self) -> None:
+        store_whole(self, "shape_augmentation")
         boost = self.shape_augmentation
         if not is_whole(boost, 0):
             raise SiteError(

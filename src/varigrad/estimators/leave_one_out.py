@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.traits import Needs
 
@@ -54,6 +54,7 @@ class LeaveOneOut(Estimator):
 
     def __post_init__(self) -> None:
         if self.k is not None:
+            store_whole(self, "k")
             check_draws(self.k, "LeaveOneOut", "Score(MovingAverage())")
 
     @property

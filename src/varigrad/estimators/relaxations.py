@@ -21,7 +21,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, check_whole
+from varigrad.errors import SiteError, check_whole, store_whole
 from varigrad.estimators import gumbel
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, tensor_of
 from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
@@ -54,6 +54,7 @@ class Annealed:
     def __post_init__(self) -> None:
         _check_positive("start", self.start, "Annealed")
         _check_positive("end", self.end, "Annealed")
+        store_whole(self, "steps")
         check_whole("steps", self.steps, error=SiteError, site="Annealed")
 
     def at(self, step: Tensor) -> Tensor:
@@ -240,6 +241,7 @@ class GumbelRao(Relaxation):
     temperature: Temperature = 0.5
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_whole("k", self.k, error=SiteError, site="GumbelRao")
         _check_temperature(self.temperature, "GumbelRao")
 

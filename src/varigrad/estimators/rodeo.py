@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
-from varigrad.errors import BaselineError
+from varigrad.errors import BaselineError, store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, tuple_of
 from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
 from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, values_of
@@ -78,6 +78,7 @@ class Rodeo(Estimator):
     network: nn.Module | None = None
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_draws(self.k, "Rodeo", "MuProp(MovingAverage())")
 
     @property

@@ -11,7 +11,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of, listed
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.traits import Needs
 
@@ -57,6 +57,7 @@ class UnorderedSet(Estimator):
     needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         if not is_whole(self.k, 2, 8):
             raise SiteError(
                 f"k must be a whole number from 2 to 8, got {self.k!r}",
@@ -161,6 +162,7 @@ class SumAndSample(Estimator):
     needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         if not is_whole(self.k):
             raise SiteError(
                 f"k must be a whole number of at least 1, got {self.k!r}",

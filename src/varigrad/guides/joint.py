@@ -13,7 +13,7 @@ from torch import distributions as td
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.families import LowRankMultivariateNormal, MultivariateNormal, Normal
 from varigrad.distributions.flattened import Flattened
-from varigrad.errors import PlateError, SiteError, VarigradError, check_whole
+from varigrad.errors import PlateError, SiteError, VarigradError, whole_number
 from varigrad.guides.base import AutoGuide, Inside, Latent
 from varigrad.language.messages import Program
 from varigrad.language.primitives import sample
@@ -207,7 +207,7 @@ class AutoLowRankMultivariateNormal(JointGuide):
 
     def __init__(self, model: Program, *args: object, rank: int | None = None, **kwargs: Any) -> None:
         if rank is not None:
-            check_whole("rank", rank)
+            rank = whole_number("rank", rank)
         self._rank = rank
         super().__init__(model, *args, **kwargs)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.compile.trace.tracer import is_tracing
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, check_whole, store_whole
 from varigrad.inference.gradient_noise import NoiseHistory, NoiseSnapshot
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import SurrogateParts
@@ -58,6 +58,7 @@ class Gradients:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        store_whole(self, "every", "reach", "seed")
         if self.every is not None:
             check_whole("every", self.every)
         check_whole("reach", self.reach)

@@ -283,6 +283,9 @@ class Predictive:
         if failure is None:
             return found
         if self.vectorize:
+            if isinstance(failure, VarigradError):  # one of the predictions may be wrong by itself, and says so
+                for row in range(count):
+                    program(self._cut(self._row(row), first, indices))
             raise VarigradError(
                 f"cannot run predictions side by side: {failure}",
                 because="vectorize=True asks for it",

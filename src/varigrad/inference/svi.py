@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from varigrad.compile.step.step_compiler import SavedSteps, StepCompiler
+from varigrad.compile.step.saved_steps import SavedSteps
+from varigrad.compile.step.step_compiler import StepCompiler
 from varigrad.compile.step.step_results import Metrics, StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source

@@ -297,8 +297,8 @@ class Bound(Parameters):
         self.exploration.rechecks.hasten(self.exploration)
 
     @property
-    def undeclared_flags(self) -> object:
-        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
+    def undeclared_flags(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare."""
         return self.exploration.rechecks.undeclared
 
     def decide(self, choices: Mapping[str, Choice] | None) -> None:

@@ -32,6 +32,7 @@ from varigrad.objectives.checks.plate_independence import (
     structure_of_plates,
     with_upstream_sites,
 )
+from varigrad.objectives.checks.pole_crossings import pole_crossings
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
@@ -75,6 +76,7 @@ class DiscoveryResult:
         proven: whether the operations that were seen prove it, so that numbers need not be compared again.
         points: how many other points than the present one have said something.
         suspects: sites where Pathwise was asked for by name though it may be biased.
+        crossed: sites whose pathwise gradients were seen to go through a pole, with a sentence about the place.
     """
 
     vectorization: Vectorization
@@ -87,6 +89,7 @@ class DiscoveryResult:
     proven: bool = False
     points: int = 0
     suspects: tuple[str, ...] = ()
+    crossed: Mapping[str, str] = field(default_factory=dict)
 
 
 class InitializingStore:
@@ -166,6 +169,12 @@ class Discovery:
                 self._check(seen, nondifferentiable)
             if self.lasting:
                 self._owner = shadow_of(runs.owner)  # what other values than the drawn ones lead to does not stay
+            crossed = dict(self.known.crossed) if self.known is not None else {}
+            if differentiable and (new := self._crossed(seen)):
+                crossed.update(new)
+                self._nondifferentiable |= new.keys()
+                with torch.enable_grad():
+                    seen = self.explore()
             wide = vectorization_of(seen, runs.objective.particles)
             if self.known is not None:
                 self._mixed = dict(self.known.vectorization.mixed)
@@ -181,11 +190,12 @@ class Discovery:
             runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
         unproven = self._unproven(seen, wide, reason, points)
-        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, self._nondifferentiable, unproven)
+        without = self._nondifferentiable
+        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, without, unproven, crossed)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return DiscoveryResult(
-            wide, side, reason, self._nondifferentiable, plan, branch_of(seen), sentences, proven, points, suspects
+            wide, side, reason, without, plan, branch_of(seen), sentences, proven, points, suspects, crossed
         )
 
     def explore(self, mixed: MixedPlates | None = None) -> RunRecord:
@@ -210,6 +220,17 @@ class Discovery:
         except TypeError:
             check_arguments(runs.model, runs.guide, self.args, self.kwargs)
             raise
+
+    def _crossed(self, seen: RunRecord) -> dict[str, str]:
+        """The sites whose pathwise gradients were seen to go through a pole, with sentences about the places."""
+        assert self._owner is not None
+        self.kept.know(p for _, p in self._owner.named_parameters())
+        self.base, base = None, self.base
+        try:
+            with torch.enable_grad():
+                return pole_crossings(seen, self.explore, self.kept, 2 * self.points)
+        finally:
+            self.base = base
 
     def _lasting(self) -> AbstractContextManager[None]:
         return self.kept.lasting()

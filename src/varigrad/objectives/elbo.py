@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, check_whole, store_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
@@ -69,6 +69,7 @@ class ELBO:
     strict: bool = True
 
     def __post_init__(self) -> None:
+        store_whole(self, "particles")
         check_particles_and_estimators(self.particles, self.estimators)
 
     def __call__(self, model: Program, guide: Program) -> Bound:

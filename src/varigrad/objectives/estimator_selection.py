@@ -47,7 +47,7 @@ SCORE = Choice(Score(MovingAverage()), "default: it has no rsample to differenti
 NONDIFFERENTIABLE = Choice(
     Score(MovingAverage()),
     "default: it has rsample, but a comparison, rounding or conversion of its value was seen, a density that jumps in "
-    "it, or a lost derivative",
+    "it, a pole that it crosses, or a lost derivative",
 )
 
 

@@ -107,8 +107,8 @@ class Exploration:
         self.rechecks.reach(self.owner, self._reachable)
         for name in found.suspects:
             warnings.warn(
-                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
-                "conversion, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
+                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding conversion "
+                "or a pole, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
                 "no_grad, an index). Try: Score(MovingAverage())",
                 BiasWarning,
                 stacklevel=4,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
+from varigrad.objectives.checks.pole_crossings import name_of, pathwise_sources
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.shapes import table
-from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.term import Term
 
 
@@ -47,6 +48,7 @@ class Plan:
         side_by_side: whether they run along dimensions of their own.
         reason: why in a loop; empty otherwise.
         poles: divisions of what a pathwise gradient goes through, whose denominator is not known to keep its sign.
+        crossed_poles: which of them were seen to go through a pole, so that no pathwise gradient is right there.
         unproven: what no operation proves though "unbiased: yes" relies on it, with the numbers that speak for it.
 
     Example:
@@ -69,6 +71,7 @@ class Plan:
     reason: str
     unproven: tuple[str, ...] = ()
     poles: tuple[str, ...] = ()
+    crossed_poles: tuple[str, ...] = ()
 
     @property
     def relies_on(self) -> tuple[str, ...]:
@@ -110,6 +113,7 @@ class Plan:
         header = ("site", "distribution", "plates", "estimator", "upstream", "downstream", "alternatives", "unbiased")
         lines = [table(rows, header), ""]
         lines += [f"{s.name}: {s.why}" for s in self.sites]
+        lines += self.crossed_poles
         for s in self.sites:
             if s.cross_element:
                 plates = ", ".join(s.cross_element)
@@ -127,8 +131,8 @@ class Plan:
                 lines.append(f"{s.name}: {s.estimator} has unbiased=False: its mean is not the gradient of the bound")
             if s.suspect:
                 lines.append(
-                    f"{s.name}: Pathwise was asked for, but a comparison, rounding or conversion of its value was "
-                    "seen: what jumps there is missed by the gradient. Try: Score(MovingAverage())"
+                    f"{s.name}: Pathwise was asked for, but a comparison, rounding or conversion of its value, or a "
+                    "pole, was seen: what jumps there is missed by the gradient. Try: Score(MovingAverage())"
                 )
         count = self.particles * self.lanes
         if count > 1:
@@ -161,8 +165,13 @@ def plan_of(
     side_by_side: bool,
     nondifferentiable: frozenset[str],
     unproven: tuple[str, ...] = (),
+    through_poles: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan that an exploring run, with every site tracked, amounts to."""
+    """The plan that an exploring run, with every site tracked, amounts to.
+
+    Args:
+        through_poles: sentences about poles that pathwise gradients were seen to go through, by site.
+    """
     sites = []
     own = {t.name: t for t in terms if t.sign < 0}
     for name, choice in run.choices.items():
@@ -187,19 +196,16 @@ def plan_of(
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
             )
         )
-    return Plan(
-        tuple(sites), particles, vectorization.count, side_by_side, reason, unproven, _poles_of(run, nondifferentiable)
-    )
+    poles = _poles_of(run, nondifferentiable)
+    through = tuple(f"{site}: {sentence}" for site, sentence in sorted((through_poles or {}).items()))
+    return Plan(tuple(sites), particles, vectorization.count, side_by_side, reason, unproven, poles, through)
 
 
 def _poles_of(run: RunRecord, nondifferentiable: frozenset[str]) -> tuple[str, ...]:
     """What has to stay away from poles for pathwise gradients to be right, in sentences."""
     found = {
-        f"{token.site!r}: {'div' if 'div' in name else name} at {line} never divides by zero (or reaches another pole)"
-        for provenance, name, line in run.tracker.escapes.poles
-        for token in provenance
-        if NOT_PATHWISE not in token.cross_element
-        and token.site not in nondifferentiable
-        and run.choices[token.site].estimator.drawing.pathwise
+        f"{site!r}: {name_of(pole)} never divides by zero (or reaches another pole)"
+        for pole in run.tracker.escapes.poles
+        for site in pathwise_sources(run, pole, nondifferentiable)
     }
     return tuple(sorted(found))

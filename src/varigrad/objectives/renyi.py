@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, VarigradError
+from varigrad.errors import SiteError, VarigradError, store_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
@@ -92,6 +92,7 @@ class Renyi:
     weights: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __post_init__(self) -> None:
+        store_whole(self, "particles")
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not math.isfinite(self.alpha):
             raise VarigradError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.alpha == 1:

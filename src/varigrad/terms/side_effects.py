@@ -31,6 +31,7 @@ from varigrad._torch_internals import (
     schema_of_operator,
     schemas_by_name,
 )
+from varigrad.terms.arrangements import ARRANGED
 from varigrad.terms.reviewed_operators import (
     ALIASES,
     CONVERSIONS,
@@ -68,6 +69,7 @@ class Effect:
         raises: whether it may raise an error that depends on values.
         measured: whether there is any argument that may become a size.
         first: whether the first argument never does.
+        arranged: whether arguments that are no tensors say which elements meet (`arrangements.py`).
     """
 
     name: str
@@ -82,6 +84,7 @@ class Effect:
     raises: bool = True
     measured: bool = False
     first: bool = True
+    arranged: bool = False
 
 
 _FOREIGN = Effect("", "calls code that is not torch's")
@@ -97,6 +100,11 @@ def effect_of(function: object) -> Effect:
 
 @lru_cache(maxsize=4096)
 def _effect_of(function: object) -> Effect:
+    effect = _own_effect_of(function)
+    return replace(effect, arranged=True) if effect.name in ARRANGED else effect
+
+
+def _own_effect_of(function: object) -> Effect:
     if isinstance(function, OpOverload):
         return _of_operator(function.namespace, name_of_overload(function), [schema_of_operator(function)])
     if isinstance(function, OpOverloadPacket):

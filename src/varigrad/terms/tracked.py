@@ -33,12 +33,14 @@ from varigrad._torch_internals import (
     version_of,
 )
 from varigrad.errors import VarigradError
+from varigrad.terms.arrangements import arrangement
 from varigrad.terms.caught_errors import would_be_caught
-from varigrad.terms.escapes import NOTHING, Escapes, Provenance
+from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
 from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
 from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
 from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
+from varigrad.terms.zero_crossings import pole_at, roots_after
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
@@ -57,6 +59,8 @@ class Tracked(Tensor):
     """What is known of the signs of its numbers (`poles.py`), likewise."""
     _signed = 0
     """The version of its memory of which that was known."""
+    _roots: Roots = ()
+    """What it vanishes with, where it is nowhere negative."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
         """Return the tensor itself, as a `torch.Tensor`; torch has no hook for this method.
@@ -100,7 +104,8 @@ class Tracked(Tensor):
                 return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
             if escapes is not None:
-                escapes.way = hash((escapes.way, effect.name))
+                told = arrangement(effect.name, plain_args, plain_kwargs) if effect.arranged else effect.name
+                escapes.way = hash((escapes.way, told))
             if escapes is not None and (
                 effect.leaves
                 or (effect.changes is not None and effect.changes(args, kwargs or {}))
@@ -118,11 +123,14 @@ class Tracked(Tensor):
             ):
                 escapes.add(provenance)
             blocked, sign = NOTHING, 0
+            roots: Roots = ()
             if escapes is not None and escapes.watch:
                 blocked, sign = get_blocked(*inputs), sign_after(effect.name, args, kwargs or {})
-                below = denominator(effect.name, args)
+                below = denominator(effect.name, args, kwargs or {})
                 if type(below) is Tracked and below._plain.requires_grad and (line := place_of(sys._getframe())):
-                    escapes.poles.add((below._provenance, effect.name, line))
+                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                if sign:
+                    roots = roots_after(func, effect.name, args, plain_args, plain_kwargs)
                 if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
                     kwargs and kwargs.get("rounding_mode")
                 ):
@@ -141,7 +149,7 @@ class Tracked(Tensor):
                             given._provenance |= provenance
                             given._blocked |= blocked
                         return given
-                return tracked(result, provenance, escapes, blocked, sign)
+                return tracked(result, provenance, escapes, blocked, sign, roots)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
                 _block(marked, blocked, provenance, jumping_parts(effect.name))
@@ -182,6 +190,12 @@ class Tracked(Tensor):
                 escapes.nondifferentiable |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
+                below = denominator(effect.name, args, kwargs or {})
+                if type(below) is Tracked and (line := place_of(sys._getframe())):  # gradients are above this level
+                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                if type(marked) is Tracked and (sign := sign_after(effect.name, args, kwargs or {})):
+                    marked._sign, marked._signed = sign, version_of(marked._plain)
+                    marked._roots = roots_after(func, effect.name, args, args, kwargs or {})
                 _block(marked, get_blocked(*inputs), provenance, jumping_parts(effect.name))
             if escapes is not None and (
                 effect.leaves
@@ -220,7 +234,12 @@ def _plain(tensor: Tracked) -> Tensor:
 
 
 def tracked(
-    plain: Tensor, provenance: Provenance, escapes: Escapes | None, blocked: Provenance = NOTHING, sign: int = 0
+    plain: Tensor,
+    provenance: Provenance,
+    escapes: Escapes | None,
+    blocked: Provenance = NOTHING,
+    sign: int = 0,
+    roots: Roots = (),
 ) -> Tensor:
     """A plain tensor, marked; `escapes` is told when it leaves torch, the rest is kept while a program is explored."""
     try:
@@ -235,7 +254,7 @@ def tracked(
     if blocked:
         shell._blocked = blocked
     if sign and not plain.is_inference():  # tensors of that mode do not count how often they are written to
-        shell._sign, shell._signed = sign, version_of(plain)
+        shell._sign, shell._signed, shell._roots = sign, version_of(plain), roots
     return shell
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.distributions.counter_rng import Noise
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, whole_number
 from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound
 
@@ -79,7 +79,7 @@ def assert_step(svi: Steps, *args: object, steps: int = 4, tolerance: float | No
         >>> svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.01), seed=0)
         >>> assert_step(svi)
     """
-    check_whole("steps", steps)
+    steps = whole_number("steps", steps)
     with _untouched(svi):
         if svi.optimizer is None:
             generator = svi.bound.source.get_state()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from varigrad.errors import check_whole
+from varigrad.errors import whole_number
 from varigrad.estimators.base import Estimator
 from varigrad.gradients.moments import (
     FIRST_ALARM,
@@ -75,7 +75,7 @@ def assert_unbiased(
         ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
         >>> testing.assert_unbiased(model, guide, draws=100)
     """
-    check_whole("draws", draws, 2)
+    draws = whole_number("draws", draws, 2)
     args = args if isinstance(args, tuple) else (args,)
     with measured_bound(model, guide, args, at, seed) as at:
         config = at.config if objective is None else objective

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,8 +22,9 @@ from varigrad.compile.step.compiled_step import CompiledStep, Host
 from varigrad.compile.step.explain import explain
 from varigrad.compile.step.flat_state import FlatState, flattened
 from varigrad.compile.step.flat_state_pool import FlatStatePool
+from varigrad.compile.step.saved_steps import SavedSpecialization, SavedSteps
 from varigrad.compile.step.signature import Call, Signatures, arguments_in_words, layout_of, surroundings
-from varigrad.compile.step.specialization import SavedSpecialization, Specialization
+from varigrad.compile.step.specialization import Specialization
 from varigrad.compile.step.stages import CHECKED, Stage
 from varigrad.compile.step.step_results import StepResults
 from varigrad.distributions.counter_rng import Noise, Rows
@@ -44,13 +45,6 @@ _POLL = 0.02
 
 class CaptureWarning(UserWarning):
     """A step that was to be compiled runs eagerly, and why."""
-
-
-class SavedSteps(TypedDict, total=False):
-    """The part of a saved state about compiled steps: specialisations and lifted numbers, by the text of their key."""
-
-    forms: dict[str, SavedSpecialization]
-    numbers: dict[str, list[int]]
 
 
 class _LastCall(NamedTuple):
@@ -184,9 +178,10 @@ class StepCompiler:
             return False
         if any(p.requires_grad for p in own.frozen):
             return False  # no longer frozen: to the graph it is a constant
-        if own.undeclared is None:  # a saved state does not know them
-            own.undeclared = self.host.bound.undeclared_flags
-        if own.undeclared != self.host.bound.undeclared_flags:
+        undeclared = self.host.bound.undeclared_flags
+        if own.undeclared is None and (own.thawed is None or sum(undeclared) <= own.thawed):
+            own.undeclared = undeclared  # a saved state does not know them one by one
+        if own.undeclared != undeclared:
             own.progress = own.progress.forgotten()
             return False  # a tensor that is not declared requires a gradient: Python says what that means
         states = self.host.bound.estimator_states

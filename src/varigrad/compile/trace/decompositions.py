@@ -57,7 +57,7 @@ def _gather(x: Tensor, dim: int, index: Tensor) -> Callable[[], Tensor] | None:
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Callable[[], Tensor] | None:
-    if not _is_single(x, dim, index) or index.shape != source.shape:
+    if not _is_single(x, dim, index) or index.shape != source.shape or x.dtype == torch.bool:
         return None
     return lambda: x + torch.where(_places(x, dim) == index, source, 0)
 
@@ -86,6 +86,8 @@ def _index_put(
 ) -> Callable[[], Tensor] | None:
     index = _only(x, indices)
     if index is None or not accumulate or values.shape != (*index.shape, *x.shape[1:]):
+        return None
+    if not x.is_floating_point():  # sums of other numbers are of another type
         return None
 
     def added() -> Tensor:

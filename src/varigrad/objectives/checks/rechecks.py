@@ -158,9 +158,9 @@ class Rechecks:
         return torch.is_grad_enabled(), shapes, own, modes, undeclared
 
     @property
-    def undeclared(self) -> object:
-        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
-        return () if self._now is None else self._now[-1]
+    def undeclared(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare."""
+        return tuple(map(_REQUIRED, self._undeclared))
 
     def is_due(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
@@ -332,7 +332,9 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         worse.append(f"particles or alternatives cannot run side by side: {reason}")
     nondifferentiable = found.nondifferentiable - known.nondifferentiable
     for site in sorted(nondifferentiable):
-        worse.append(f"{site!r}: its value goes through a comparison, rounding or conversion, or loses its derivative")
+        worse.append(
+            f"{site!r}: its value goes through a comparison, rounding, conversion or pole, or loses its derivative"
+        )
     if not worse:
         return known, worse
     return evolve(
@@ -343,6 +345,7 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         nondifferentiable=known.nondifferentiable | found.nondifferentiable,
         plan=found.plan,
         sentences={**known.sentences, **found.sentences},
+        crossed={**known.crossed, **found.crossed},
     ), worse
 
 

@@ -22,7 +22,7 @@ from varigrad.compat.pyro.poutine.trace_struct import Trace
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.compile.step.compiled_loss import Compiled, compiled
 from varigrad.distributions.rng import Source
-from varigrad.errors import PlateError, check_whole
+from varigrad.errors import PlateError, whole_number
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Estimate
@@ -66,7 +66,6 @@ class ELBO:
         if max_iarange_nesting is not None:
             warnings.warn("max_iarange_nesting is deprecated. Try: max_plate_nesting", FutureWarning, stacklevel=2)
             max_plate_nesting = max_iarange_nesting
-        self.num_particles = num_particles
         self.max_plate_nesting = max_plate_nesting
         self.vectorize_particles = vectorize_particles
         self.strict_enumeration_warning = strict_enumeration_warning
@@ -76,7 +75,7 @@ class ELBO:
         self._bounds: OrderedDict[tuple[Program, Program], tuple[Bound, Reading]] = OrderedDict()
         self._graphs: WeakKeyDictionary[Bound, Compiled] = WeakKeyDictionary()
         self._generation = get_param_store().generation
-        check_whole("num_particles", num_particles)
+        self.num_particles = whole_number("num_particles", num_particles)
 
     def native(self) -> Native:
         """The native objective that stands behind this one."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from varigrad.compat.pyro import poutine
 from varigrad.compat.pyro.poutine.trace_struct import Trace
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, whole_number
 from varigrad.language.messages import Forward, Message, Program, Sample, evolve
 from varigrad.language.runtime import Handled
 
@@ -38,7 +38,7 @@ def config_enumerate(
         if value not in options:
             raise VarigradError(f"{what} must be one of {options}, got {value!r}")
     if num_samples is not None:
-        check_whole("num_samples", num_samples)
+        num_samples = whole_number("num_samples", num_samples)
         if default == "sequential":
             raise VarigradError("num_samples goes with default='parallel'")
     handler = partial(_mark, {"enumerate": default, "expand": expand, "num_samples": num_samples, "tmc": tmc})

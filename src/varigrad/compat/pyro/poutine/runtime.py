@@ -137,4 +137,4 @@ def get_mask() -> Tensor | bool | None:
 
 def get_plates() -> tuple[CondIndepStackFrame, ...]:
     """The plates around this call, outermost first."""
-    return tuple(frame_of(h.plate) for h in handlers_in_force() if isinstance(h, InPlate))
+    return tuple(frame_of(h.plate) for h in handlers_in_force() if isinstance(h, InPlate) and not h.is_over)
