@@ -176,7 +176,7 @@ def check(spec, seen):
         return
     assert largest_difference(moments.mean, gradient) <= 1e-9
     assert abs(moments.value - value) <= 1e-9
-    seen["crossed"] += any(s.crossed for s in bound.plan().sites)
+    seen["crossed"] += any(s.cross_element for s in bound.plan().sites)
     seen["exact"] += 1
 
 

@@ -179,7 +179,7 @@ class Bound(Parameters):
             assert known is not None
             try:
                 result = self.runs.estimate(
-                    known.layout, known.nondifferentiable, known.side_by_side, mixed_in, args, kwargs
+                    known.vectorization, known.nondifferentiable, known.side_by_side, mixed_in, args, kwargs
                 )
             except VectorizationChanged:
                 exploration.use(exploration.look(args, kwargs))

@@ -20,7 +20,7 @@ from varigrad.terms.cost import cost, downstream, lanes
 from varigrad.terms.term import Term
 
 
-def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Vectorization, again: bool) -> Tensor:
+def slope(site: str, ensemble: Ensemble, draw: Draw, vectorization: Vectorization, again: bool) -> Tensor:
     """The derivative of the cost's mean, `[rows, *plates, *event]`, by the site's value in its rows (lane 0 first).
 
     Args:
@@ -32,9 +32,9 @@ def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Vectorization, agai
     looped = site in ensemble.alternatives
     if looped:
         runs = [ensemble, *ensemble.alternatives[site]]
-        parts = [part for run in runs for part in _looped(site, run, ensemble, layout.dims)]
+        parts = [part for run in runs for part in _looped(site, run, ensemble, vectorization.dims)]
     else:
-        parts = list(_wide(site, ensemble, rows, layout.dims))
+        parts = list(_wide(site, ensemble, rows, vectorization.dims))
     parts = [part for part in parts if part.requires_grad]
     if not parts:
         found = torch.zeros_like(draw.value)

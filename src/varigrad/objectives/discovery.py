@@ -43,11 +43,11 @@ from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
     FAILURES,
     failure_side_by_side,
-    layout_of,
     mixed_plates,
     moves_anywhere,
     open_plates,
     site_values,
+    vectorization_of,
 )
 from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
@@ -67,7 +67,7 @@ class DiscoveryResult:
     """The result of analysing two programs.
 
     Attributes:
-        layout: how leading dimensions are used, with the plates whose elements are mixed.
+        vectorization: how leading dimensions are used, with the plates whose elements are mixed.
         side_by_side: whether particles and alternatives run along separate dimensions; else in a loop.
         reason: why in a loop; empty otherwise.
         nondifferentiable: sites whose values go through a step, or lose their derivative.
@@ -80,7 +80,7 @@ class DiscoveryResult:
         crossed: sites whose pathwise gradients were seen to go through a pole, with a sentence about the place.
     """
 
-    layout: Vectorization
+    vectorization: Vectorization
     side_by_side: bool
     reason: str
     nondifferentiable: frozenset[str]
@@ -129,7 +129,7 @@ class Discovery:
         check: raise for what is wrong with the programs.
         lasting: parameters that come into being stay.
         points: at how many other points to compare numbers.
-        base: a run whose draws and minibatches the look is to take, and the layout it had.
+        base: a run whose draws and minibatches the look is to take, and the vectorization it had.
     """
 
     runs: ProgramRuns
@@ -157,8 +157,10 @@ class Discovery:
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
             escapes = seen.tracker.escapes
-            nondifferentiable = frozenset(t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.crossed)
-            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.crossed)
+            nondifferentiable = frozenset(
+                t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.cross_element
+            )
+            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.cross_element)
             known = self.known.nondifferentiable if self.known is not None else frozenset()
             if nondifferentiable or blocked or known:
                 self._nondifferentiable = nondifferentiable | blocked | known
@@ -174,9 +176,9 @@ class Discovery:
                 self._nondifferentiable |= new.keys()
                 with torch.enable_grad():
                     seen = self.explore()
-            wide = layout_of(seen, runs.objective.particles)
+            wide = vectorization_of(seen, runs.objective.particles)
             if self.known is not None:
-                self._mixed = dict(self.known.layout.mixed)
+                self._mixed = dict(self.known.vectorization.mixed)
             self._structure(seen, wide)
             self._add(mixed_plates(self._again, runs.terms, seen, wide, self._settled))
             reason = self._reason(wide)
@@ -204,8 +206,8 @@ class Discovery:
         runs = self.runs
         forced, indices = {}, None
         if self.base is not None:
-            run, layout = self.base
-            forced, indices = site_values(run, layout), run.indices
+            run, vectorization = self.base
+            forced, indices = site_values(run, vectorization), run.indices
         settings = runs.settings(
             Vectorization(mixed=mixed or {}),
             owner=self._owner,
@@ -234,20 +236,20 @@ class Discovery:
     def _lasting(self) -> AbstractContextManager[None]:
         return self.kept.lasting()
 
-    def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
+    def _again(self, vectorization: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """Run the programs again, with some values forced, on the minibatches of another run."""
         runs = self.runs
         settings = runs.settings(
-            layout, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
+            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
         )
         indices = like.indices if like is not None else None
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
-    def _followed(self, layout: Vectorization, follower: Follower, plain: bool) -> RunRecord:
+    def _followed(self, vectorization: Vectorization, follower: Follower, plain: bool) -> RunRecord:
         """Run the programs while a follower follows dimensions: with plain draws, or as steps run them."""
         runs = self.runs
         settings = runs.settings(
-            layout,
+            vectorization,
             owner=self._owner,
             nondifferentiable=self._nondifferentiable,
             track_all=True,
@@ -289,9 +291,9 @@ class Discovery:
         for site, plates in mixed.items():
             self._mixed[site] = self._mixed.get(site, frozenset()) | plates
 
-    def _alone(self, layout: Vectorization) -> bool:
+    def _alone(self, vectorization: Vectorization) -> bool:
         """Whether there is nothing that could run side by side."""
-        return layout.count == 1 and layout.particles == 1
+        return vectorization.count == 1 and vectorization.particles == 1
 
     def _reason(self, wide: Vectorization) -> str:
         """Why particles and alternatives have to run in a loop, at the present parameters; empty if they need not."""
@@ -380,7 +382,7 @@ class Discovery:
             seen = self.explore()
         finally:
             self.base = base
-        here = layout_of(seen, runs.objective.particles)
+        here = vectorization_of(seen, runs.objective.particles)
         if here.plates != wide.plates or tuple(here.order) != tuple(wide.order) or here.lanes != wide.lanes:
             return reason, False  # another branch
         terms: list[Term] = runs.terms(seen, Vectorization(plates=wide.plates, order=wide.order))

@@ -83,9 +83,11 @@ class ELBO:
     def check(self, run: RunRecord) -> None:
         """Accept the programs, whatever their estimators are."""
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
+    def combine(
+        self, ensembles: Sequence[Ensemble], vectorization: Vectorization, state: Mapping[str, State]
+    ) -> Estimate:
         """Value and surrogate from the terms of all particles."""
-        return estimate(ensembles, layout, state)
+        return estimate(ensembles, vectorization, state)
 
 
 def check_particles_and_estimators(

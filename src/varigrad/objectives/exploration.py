@@ -19,7 +19,7 @@ from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.reachable_state import ReachableState, reachable_from
 from varigrad.objectives.run_record import RunRecord, Vectorization
-from varigrad.objectives.vectorization import layout_of
+from varigrad.objectives.vectorization import vectorization_of
 from varigrad.objectives.without_side_effects import PreservedState, preserving_programs, seed_beside
 
 
@@ -127,7 +127,7 @@ class Exploration:
 
         Args:
             known: what was discovered before, which stays.
-            base: a run whose draws are to be used, and its layout.
+            base: a run whose draws are to be used, and its vectorization.
             points: at how many other points than the present parameters and arguments to compare numbers.
         """
         with self._preserved() as kept:
@@ -148,7 +148,7 @@ class Exploration:
         self.rechecks.settle(self, args, kwargs)
 
     def mixed_in(
-        self, run: RunRecord, layout: Vectorization, args: tuple[object, ...], kwargs: dict[str, object]
+        self, run: RunRecord, vectorization: Vectorization, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> MixedPlates:
         """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
 
@@ -157,13 +157,13 @@ class Exploration:
         """
         before = self.discovered
         assert before is not None
-        if self.held or not self.rechecks.note_branch(self, run, layout, args, kwargs):
+        if self.held or not self.rechecks.note_branch(self, run, vectorization, args, kwargs):
             return {}
         now = self.discovered
         assert now is not None
         if (now.side_by_side, now.nondifferentiable) != (before.side_by_side, before.nondifferentiable):
             raise StepInvalidated
-        return now.layout.mixed
+        return now.vectorization.mixed
 
     def first_problem(self, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
         """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""
@@ -173,7 +173,7 @@ class Exploration:
         with self._preserved(self.fresh_seed()) as kept, torch.no_grad():
             found = Discovery(self.runs, args, kwargs, kept).explore()
             check_pass(found)
-            sentence = first_bad(self.runs.terms(found, Vectorization(plates=layout_of(found, 1).plates)))
+            sentence = first_bad(self.runs.terms(found, Vectorization(plates=vectorization_of(found, 1).plates)))
         return sentence or "every term is finite in a fresh run; the gradient is not"
 
     def check_after(self, error: Exception | None, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

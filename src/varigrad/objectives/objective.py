@@ -40,5 +40,7 @@ class Objective(Protocol):
     def check(self, run: RunRecord) -> None:
         """Raise if the objective cannot serve the programs of this run."""
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
+    def combine(
+        self, ensembles: Sequence[Ensemble], vectorization: Vectorization, state: Mapping[str, State]
+    ) -> Estimate:
         """Value and surrogate from the terms of all particles."""

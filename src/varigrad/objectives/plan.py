@@ -21,7 +21,7 @@ class SitePlan:
         upstream: the choices its distribution depends on.
         alternatives: lanes besides the run itself.
         leaves: whether its value leaves torch.
-        crossed: plates along which the cost is not taken per element, because the dependency leaves the plate.
+        cross_element: plates with cross-element dependence, along which the cost is not taken per element.
     """
 
     name: str
@@ -32,7 +32,7 @@ class SitePlan:
     upstream: tuple[str, ...]
     downstream: tuple[str, ...]
     alternatives: int
-    crossed: tuple[str, ...]
+    cross_element: tuple[str, ...]
     unbiased: bool
     suspect: bool
     leaves: bool
@@ -115,9 +115,10 @@ class Plan:
         lines += [f"{s.name}: {s.why}" for s in self.sites]
         lines += self.crossed_poles
         for s in self.sites:
-            if s.crossed:
+            if s.cross_element:
+                plates = ", ".join(s.cross_element)
                 lines.append(
-                    f"{s.name}: its dependency leaves plate {', '.join(s.crossed)}, so the full cost is used there "
+                    f"{s.name}: its dependency leaves plate {plates}, so the full cost is used there "
                     "(right, and noisier than one per element)"
                 )
             if s.leaves:
@@ -158,7 +159,7 @@ def shown(part: object) -> str:
 def plan_of(
     run: RunRecord,
     terms: list[Term],
-    layout: Vectorization,
+    vectorization: Vectorization,
     particles: int,
     reason: str,
     side_by_side: bool,
@@ -177,7 +178,7 @@ def plan_of(
         message = next(s.message for s in run.guide if s.message.name == name)
         assert isinstance(message, Sample)
         below = [t for t in terms if t.name == name or name in t.upstream]
-        crossed = {p for t in below for p in t.upstream.get(name, ()) if p in {q.name for q in t.plates}}
+        cross_element = {p for t in below for p in t.upstream.get(name, ()) if p in {q.name for q in t.plates}}
         estimator = choice.estimator
         sites.append(
             SitePlan(
@@ -188,8 +189,8 @@ def plan_of(
                 choice.why,
                 tuple(own[name].upstream),
                 tuple(t.name if t.sign > 0 else f"q({t.name})" for t in below),
-                len(layout.lanes.get(name, ())),
-                tuple(sorted(crossed)),
+                len(vectorization.lanes.get(name, ())),
+                tuple(sorted(cross_element)),
                 estimator.promises.unbiased,
                 estimator.drawing.pathwise and name in nondifferentiable,
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
@@ -197,7 +198,7 @@ def plan_of(
         )
     poles = _poles_of(run, nondifferentiable)
     through = tuple(f"{site}: {sentence}" for site, sentence in sorted((through_poles or {}).items()))
-    return Plan(tuple(sites), particles, layout.count, side_by_side, reason, unproven, poles, through)
+    return Plan(tuple(sites), particles, vectorization.count, side_by_side, reason, unproven, poles, through)
 
 
 def _poles_of(run: RunRecord, nondifferentiable: frozenset[str]) -> tuple[str, ...]:

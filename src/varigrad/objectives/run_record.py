@@ -113,7 +113,7 @@ class RunSettings:
         owner: holds the parameters.
         patterns: the estimators that the objective asks for, by glob.
         source: where all draws come from.
-        layout: how leading dimensions are used.
+        vectorization: how leading dimensions are used.
         track_all: follow the draws of all sites, also where no estimator needs it.
         nondifferentiable: sites through whose values no derivative can be taken.
         explore: draw without lanes, to find out what there is.
@@ -128,7 +128,7 @@ class RunSettings:
     owner: ParameterStore
     patterns: Patterns
     source: Source
-    layout: Vectorization
+    vectorization: Vectorization
     track_all: bool = False
     nondifferentiable: frozenset[str] = frozenset()
     explore: bool = False

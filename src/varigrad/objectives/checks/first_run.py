@@ -160,7 +160,7 @@ def check_smooth(run: RunRecord, nondifferentiable: Container[str]) -> None:
 
 
 def _reaches(provenance: Iterable[Token], site: str) -> bool:
-    return any(t.site == site and NOT_PATHWISE not in t.crossed for t in provenance)
+    return any(t.site == site and NOT_PATHWISE not in t.cross_element for t in provenance)
 
 
 def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None:

@@ -49,7 +49,7 @@ def pathwise_sources(run: RunRecord, pole: Pole, exempt: Container[str] = ()) ->
     return [
         token.site
         for token in pole.provenance
-        if NOT_PATHWISE not in token.crossed
+        if NOT_PATHWISE not in token.cross_element
         and token.site not in exempt
         and run.choices[token.site].estimator.drawing.pathwise
     ]

@@ -258,7 +258,7 @@ class Rechecks:
         self,
         explored: Explored,
         run: RunRecord,
-        layout: Vectorization,
+        vectorization: Vectorization,
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> bool:
@@ -280,7 +280,7 @@ class Rechecks:
         known = explored.discovered
         assert known is not None
         try:
-            found = explored.look(args, kwargs, known, (run, layout), points=POINTS if other else 1)
+            found = explored.look(args, kwargs, known, (run, vectorization), points=POINTS if other else 1)
         except FAILURES:
             return False
         found, worse = joined(known, found)
@@ -317,10 +317,10 @@ class Rechecks:
 def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryResult, list[str]]:
     """An earlier result with what a later one adds to it, and a sentence about each thing that it adds."""
     worse: list[str] = []
-    mixed = dict(known.layout.mixed)
-    for site, plates in found.layout.mixed.items():
+    mixed = dict(known.vectorization.mixed)
+    for site, plates in found.vectorization.mixed.items():
         new = plates - mixed.get(site, frozenset())
-        if new and site in known.layout.order:
+        if new and site in known.vectorization.order:
             names = ", ".join(map(repr, sorted(new)))
             how = [found.sentences[site, plate] for plate in sorted(new) if (site, plate) in found.sentences]
             because = f" ({'; '.join(how)})" if how else ""
@@ -339,7 +339,7 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         return known, worse
     return evolve(
         known,
-        layout=evolve(known.layout, mixed=mixed),
+        vectorization=evolve(known.vectorization, mixed=mixed),
         side_by_side=side,
         reason=reason,
         nondifferentiable=known.nondifferentiable | found.nondifferentiable,

@@ -151,7 +151,7 @@ class Follower(TorchDispatchMode):
             for plate in self.plates_of.get(token.site, ()):
                 origin = Origin(token.site, plate.name)
                 dim = here.get(plate.name)
-                if plate.name in token.crossed or dim is None:
+                if plate.name in token.cross_element or dim is None:
                     state: State = Trouble("mixes", f"the draw of {message.name!r}, outside of the plate,", "")
                 else:
                     state = _placed(value, dim - event, plate)
@@ -183,7 +183,7 @@ class Follower(TorchDispatchMode):
     def plates(self, terms: Iterable[Term]) -> dict[str, dict[str, Verdict]]:
         """For each site and each plate around it, whether all densities in the plate keep its elements apart.
 
-        Plates that are known to be crossed on the way to a density are left out of the question there.
+        Plates with known cross-element dependence on the way to a density are left out of the question there.
         """
         terms = list(terms)
         found: dict[str, dict[str, Verdict]] = {}
@@ -201,7 +201,7 @@ class Follower(TorchDispatchMode):
         if not inside or plate.dim is None or not (own or site in term.upstream):
             return APART
         if plate.name in term.upstream.get(site, ()):
-            return APART  # crossed: this cost is not taken element by element
+            return APART  # cross-element dependence: this cost is not taken element by element
         origin = Origin(site, plate.name)
         found = self.verdict(term.log_prob, origin, plate.dim)
         if found.apart and origin in self._followed and origin not in self.known.get(plain(term.log_prob)):

@@ -203,7 +203,7 @@ class ELBO:
                 bound.explore(*args, **kwargs)
             assert bound.discovered is not None and bound.latest_plan is not None
             reading.warn(bound.latest_plan)
-            plates = bound.discovered.layout.plates
+            plates = bound.discovered.vectorization.plates
             if plates > self.max_plate_nesting:
                 raise PlateError(
                     f"plates take {plates} dimensions, and max_plate_nesting is {self.max_plate_nesting}",
