@@ -1,7 +1,7 @@
-"""Operations whose non-tensor arguments (a flag, an axis, offsets, strides) decide which elements are combined.
+"""Operations whose arguments that are no tensors say which elements meet: a flag, an axis, offsets, strides.
 
-Runs are distinguished by the operations that are called on tracked tensors. For most operations the name is enough,
-because an argument's effect changes a shape; for these it is not, so their arguments are compared as well.
+A run is told from another by the operations that are called on tracked tensors. For most operations that is enough,
+because what an argument changes shows in a shape; for these it is not, so their arguments are told as well.
 """
 
 # ruff: noqa: SIM905 - a list of words reads better as words
@@ -40,13 +40,12 @@ def arrangement(name: str, args: Sequence[object], kwargs: Mapping[str, object])
     return name, given, tuple(map(_told, args)), tuple([(k, _told(v)) for k, v in kwargs.items()])
 
 
-def _told(value: object) -> object:
+def _told(value: object) -> Hashable:
     """An argument by its value; a tensor only by being there."""
-    kind: type = Tensor if isinstance(value, Tensor) else type(value)
-    if kind is Tensor:
-        return kind
+    if isinstance(value, Tensor):
+        return "Tensor"
     if isinstance(value, (tuple, list)):
         return tuple(map(_told, value))
     if isinstance(value, (bool, int, float, str)):
         return value
-    return kind
+    return type(value).__qualname__
