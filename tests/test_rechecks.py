@@ -469,7 +469,7 @@ def test_a_plan_tells_of_a_change_and_leaves_the_run_as_it_is():
 def numeric_only(monkeypatch):
     """No operation can be followed, so that numbers alone have to tell."""
     from varigrad.objectives import discovery
-    from varigrad.objectives.checks.plate_independence import UNSEEN, Structure
+    from varigrad.objectives.checks.plate_independence_by_operations import UNSEEN, Structure
 
     monkeypatch.setattr(discovery, "structure_of_plates", lambda *args: Structure())
     monkeypatch.setattr(discovery, "structure_of_lanes", lambda *args: UNSEEN)

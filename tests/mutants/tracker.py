@@ -8,7 +8,7 @@ HERE = f"{ALONE}numbers_at_the_present_point_tell_without_operations"
 
 MUTANTS = (
     # Steps.
-    M("an option that makes a function jump ignored", "terms/step_functions.py", "        if not _jumps_here(name, args, kwargs, tracked):\n            return False", "        return False", "test_steps.py::test_what_jumps_leads_to_the_score_function[grid_sample]"),
+    M("an option that makes a function jump ignored", "terms/discontinuous_operators.py", "        if not _jumps_here(name, args, kwargs, tracked):\n            return False", "        return False", "test_steps.py::test_what_jumps_leads_to_the_score_function[grid_sample]"),
     M("results without a derivative ignored", "terms/tracked.py", "elif has_no_derivative(", "elif False and has_no_derivative(", "test_steps.py::test_what_jumps_leads_to_the_score_function[no derivative at all]"),
     M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_denominator_that_may_vanish_is_in_the_plan"),
     # Dependencies.

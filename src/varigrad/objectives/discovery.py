@@ -24,8 +24,8 @@ from varigrad.objectives.checks.first_run import (
     check_patterns,
     check_smooth,
 )
-from varigrad.objectives.checks.perturbation import moved, moved_arguments
-from varigrad.objectives.checks.plate_independence import (
+from varigrad.objectives.checks.perturbed_points import moved, moved_arguments
+from varigrad.objectives.checks.plate_independence_by_operations import (
     MixedPlates,
     Structure,
     joined_plates,

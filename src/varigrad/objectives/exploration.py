@@ -11,7 +11,7 @@ import torch
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
 from varigrad.objectives.checks.first_run import check_pass, first_bad
-from varigrad.objectives.checks.plate_independence import MixedPlates
+from varigrad.objectives.checks.plate_independence_by_operations import MixedPlates
 from varigrad.objectives.checks.rechecks import Rechecks
 from varigrad.objectives.discovery import POINTS, Discovery, DiscoveryResult
 from varigrad.objectives.estimator_selection import patterns_of
