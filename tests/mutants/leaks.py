@@ -25,7 +25,7 @@ MUTANTS = (
     M("keywords not looked at", "terms/side_effects.py", "place < len(args) else kwargs.get(name)", "place < len(args) else None", "way out, writes: running_averages_of_instances"),
     M("renormalised embeddings ignored", "terms/side_effects.py", 'for n in ("inplace", "max_norm")', 'for n in ("inplace",)', "way out, writes: renormalised"),
     M("swapped memory not seen", "terms/data_assignment.py", "self.escapes.swapped = True", "pass", "way out, writes: swapped_memory"),
-    M("swapped memory forgotten after the first run", "objectives/vectorization.py", "guarded=run.tracker.escapes.swapped", "guarded=False", "way out, writes: swapped_memory"),
+    M("swapped memory forgotten after the first run", "objectives/run_record.py", "guarded=run.tracker.escapes.swapped", "guarded=False", "way out, writes: swapped_memory"),
     M("sizes by position ignored", "terms/tracked.py", "if place < len(args) and _holds(args[place]):", "if False:", "way out, sizes: dimensions_of_a_sum_in_a_list"),
     M("sizes written out ignored", "terms/tracked.py", "if effect.rest is not None and any(", "if False and any(", "way out, sizes: reshape_to_a_second"),
     M("sizes by keyword ignored", "terms/tracked.py", "if name not in effect.tensors and _holds(given)", "if False and _holds(given)", "way out, sizes: view_by_keyword"),

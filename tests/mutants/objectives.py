@@ -15,7 +15,7 @@ MUTANTS = (
     M("loop: sites after an alternative not drawn anew", "objectives/program_runs.py", "for n in order[: order.index(site)]}", "for n in order}", "leave one out on categorical_chain"),
     M("loop: sites before an alternative drawn anew", "objectives/program_runs.py", "for n in order[: order.index(site)]}", "for n in ()}", "leave one out on categorical_chain"),
     M("loop: another minibatch for the alternative", "objectives/program_runs.py", "forced, base.indices)", "forced, None)", "leave one out on subsampled"),
-    M("programs that mix their lanes run side by side", "objectives/vectorization.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "plate crossed by"),
+    M("programs that mix their lanes run side by side", "objectives/checks/lane_independence.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "plate crossed by"),
     # The cost of a site.
     M("a downstream term dropped", "terms/cost.py", "return [t for t in terms if site in t.upstream or", "return [t for t in list(terms)[:-1] if site in t.upstream or", "score on bernoulli"),
     M("own term missing", "terms/cost.py", "for term in terms:\n        keep", "for term in terms:\n        if term.name == site and term.sign < 0:\n            continue\n        keep", "score on bernoulli"),

@@ -28,11 +28,11 @@ MUTANTS = (
     M("a factor's value not looked at", "terms/dependency_tracker.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
     M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.cross_element | (self.plates[t.site] - here)", "t.cross_element", f"{ALONE}what_is_read_outside_of_a_plate_has_crossed_it_without_operations"),
     # Numbers are compared where operations prove nothing.
-    M("mixing inside a plate ignored", "objectives/vectorization.py", "if _mixes(perform,", "if False and _mixes(perform,", f"{HERE}[by_its_neighbours]"),
-    M("all sites changed at once only", "objectives/vectorization.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, vectorization, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),
-    M("every other element changed at once", "objectives/vectorization.py", "[index == i for i in range(size)]", "[index % 2 == 0]", f"{HERE}[from_one_element_to_another]"),
-    M("mixing looked for at one draw only", "objectives/vectorization.py", "for start in starts:", "for start in starts[:1]:", f"{HERE}[where_no_draw_is]"),
-    M("lanes compared at one draw only", "objectives/vectorization.py", "(8 if small and thorough else 2)", "0", f"{ALONE}lanes_are_compared_at_other_draws_without_operations"),
+    M("mixing inside a plate ignored", "objectives/checks/plate_independence_by_values.py", "if _mixes(perform,", "if False and _mixes(perform,", f"{HERE}[by_its_neighbours]"),
+    M("all sites changed at once only", "objectives/checks/plate_independence_by_values.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, vectorization, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),
+    M("every other element changed at once", "objectives/checks/plate_independence_by_values.py", "[index == i for i in range(size)]", "[index % 2 == 0]", f"{HERE}[from_one_element_to_another]"),
+    M("mixing looked for at one draw only", "objectives/checks/plate_independence_by_values.py", "for start in starts:", "for start in starts[:1]:", f"{HERE}[where_no_draw_is]"),
+    M("lanes compared at one draw only", "objectives/checks/lane_independence.py", "(8 if small and thorough else 2)", "0", f"{ALONE}lanes_are_compared_at_other_draws_without_operations"),
     M("hidden tensors not looked for", "terms/term.py", "if not statement.opaque:", "if True:", "a distribution may hide"),
     M("escapes cross particles", "terms/dependency_tracker.py", "self.plates[t.site] - {PARTICLES})", "self.plates[t.site])", "test_soundness.py::test_a_value_that_leaves_torch_stays_in_its_particle[leave_one_out]"),
 )  # fmt: skip

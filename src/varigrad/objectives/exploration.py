@@ -18,8 +18,7 @@ from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.reachable_state import ReachableState, reachable_from
-from varigrad.objectives.run_record import RunRecord, Vectorization
-from varigrad.objectives.vectorization import vectorization_of
+from varigrad.objectives.run_record import RunRecord, Vectorization, vectorization_of
 from varigrad.objectives.without_side_effects import PreservedState, preserving_programs, seed_beside
 
 
