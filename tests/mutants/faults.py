@@ -58,7 +58,7 @@ MUTANTS = (
     M(
         "a graph goes on with a thawed network",
         "compile/step/step_compiler.py",
-        "if own.undeclared != self.host.bound.undeclared_flags:",
+        "if own.undeclared != undeclared:",
         "if False:",
         f"{LEAVES}::test_a_network_that_is_thawed_later_is_found_at_once[net_in_a_closure-15-wait]",
     ),
