@@ -10,7 +10,11 @@ MUTANTS = (
     # Steps.
     M("an option that makes a function jump ignored", "terms/discontinuous_operators.py", "        if not _jumps_here(name, args, kwargs, tracked):\n            return False", "        return False", "test_steps.py::test_what_jumps_leads_to_the_score_function[grid_sample]"),
     M("results without a derivative ignored", "terms/tracked.py", "elif has_no_derivative(", "elif False and has_no_derivative(", "test_steps.py::test_what_jumps_leads_to_the_score_function[no derivative at all]"),
-    M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_denominator_that_may_vanish_is_in_the_plan"),
+    M("poles are not compared", "objectives/checks/pole_crossings.py", "if known is not None and known.crossed(pole):", "if False:", "test_steps.py::test_a_pole_between_two_runs_is_a_jump"),
+    M("a reduction has no root", "terms/zero_crossings.py", "if name in _REDUCTIONS:", "if name == 'nowhere':", "test_steps.py::test_a_pole_between_two_runs_is_a_jump"),
+    M("roots are always of one size", "terms/zero_crossings.py", "if not bool((alike | (size <= _EQUAL * high)).all()):", "if False:", "test_steps.py::test_parts_of_other_sizes_do_not_vanish_together"),
+    M("arguments arrange nothing", "terms/side_effects.py", "replace(effect, arranged=True)", "replace(effect, arranged=False)", "test_rechecks.py::test_an_argument_that_makes_an_operation_mix_is_looked_at_before_its_step"),
+    M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_pole_that_is_not_met_is_what_the_plan_relies_on"),
     # Dependencies.
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
     M("sites not followed", "objectives/execute.py", "follow = needs.cost or", "follow = False and", "score on bernoulli"),
