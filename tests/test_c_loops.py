@@ -48,6 +48,14 @@ def test_hazards_of_writes_in_place():
         a.copy_(b)
         return [a, b, turned, a.amax(1), a[torch.tensor([1, 0])] + b[:2]]
 
+    def turned_round(x, y, v):
+        a = x * 2
+        b = a.flip(0)
+        c = y + 1
+        d = c.t().contiguous() * 2
+        e = v.exp()
+        return [b + 1, d, c.flip(0, 1), e.flip(0) + e]
+
     def numbers(x, y, v):
         total = x.sum()
         one = total * 2
@@ -64,11 +72,13 @@ def test_hazards_of_writes_in_place():
             a.add_(v)
         return [*found, a]
 
-    check([read_before_it_is_written, written_in_parts, read_elsewhere, numbers, read_many_times], [X, Y, V])
+    check(
+        [read_before_it_is_written, written_in_parts, read_elsewhere, turned_round, numbers, read_many_times], [X, Y, V]
+    )
 
 
 def test_hazards_of_sums_and_look_ups():
-    index = torch.tensor([4, 0, 2])
+    index, order = torch.tensor([4, 0, 2, 9, 9, 1, 0, 3, 5, 2]), torch.tensor([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
 
     def sums(x, y, v):
         total = (x * y).sum(1)
@@ -78,20 +88,27 @@ def test_hazards_of_sums_and_look_ups():
         return [total, scaled, again, (scaled + again[:, None]).sum(), whole, x * whole, (x * whole).sum(1)]
 
     def looked_up(x, y, v):
-        table = v * 2
+        table = x.reshape(-1)[:10] * 2
         first = table[index] + 1
         table.add_(1)
         second = table[index] * first
-        table[index] = second
+        table[order] = second
         third = table.index_add(0, index, first)
-        return [first, second, third, table, table + third, third[index]]
+        return [first, second, third, table, table + third, third[index], table.scatter(0, order, first) + table]
+
+    def written_and_looked_up(x, y, v):
+        table = y.reshape(-1)[:10] * 2
+        other = table + 1
+        found = table[index] * other
+        other.mul_(found)
+        return [table, other, found, other[index], other[order] + other]
 
     def sums_of_other_parts(x, y, v):
         rows, columns = (x * 2).sum((1,)), (x * 2).sum((0,))
         parts = (x.reshape(2, 3, 5) * 2).sum((1, 2)), (x.reshape(2, 3, 5) * 2).sum(2)
         return [rows, columns, *parts, (x * 2).sum(), x.reshape(-1).sum(), x.reshape(3, 10).sum(1)]
 
-    check([sums, looked_up, sums_of_other_parts], [X, Y, V])
+    check([sums, looked_up, written_and_looked_up, sums_of_other_parts], [X, Y, V])
 
 
 def test_views_are_addresses():
@@ -231,6 +248,7 @@ def test_an_input_is_overwritten_only_after_every_check():
     """A step with a wrong index changes nothing, wherever in it the index is."""
     table, index, count, target = some(12), torch.tensor([1, 3]), torch.zeros(()), torch.zeros(2, dtype=torch.float64)
     for look in (lambda: table[index], lambda: torch.zeros(12).scatter(0, index, 1.0)[:2].double()):
+        index.copy_(torch.tensor([1, 3]))
         step = TracedFunction(lambda look=look: [count + 1, look()], [table, index, count, target], [count, target], {})
         step.compile().ready(wait=True)
         for wrong in (12, -13):
