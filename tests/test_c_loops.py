@@ -119,6 +119,7 @@ def test_views_are_addresses():
             b[1:, :, ::2] + 1, b.select(2, 1) * v[:, None], a[1:].expand(2, 3, 5) + a, a[:, 1, 3:], b.flip(0, 2),
             a.transpose(0, 1).reshape(-1) * 2, v.expand(3, 5).t() + 1, (a + b.permute(1, 2, 0)).diagonal(0, 1, 2),
             a.unfold(2, 2, 1) * 2, x.as_strided((3, 2), (7, 2), 4) + 1, x[2:, 1:4].t() * 2, x[5:].expand(4, 5) + v,
+            (x * 2)[1:, 1:].amax(0), (x * 2)[2:].cumsum(1), (x * 2)[1:, 2:] @ (y * 2)[3:, 1:],
         ]  # fmt: skip
 
     check([views], [X, Y, V])
@@ -151,6 +152,11 @@ def test_what_is_shared_among_threads(monkeypatch):
         ]
 
     check([function], [x])
+    text = emit(recorded([function], [x])[0].graph.operations, threads=3).text
+    bodies = [body.split("\n}")[0] for body in text.split("int part)\n{")[1:]]
+    assert len(bodies) > 4
+    # A thread's part is all that a shared function does: what needs all parts comes after it.
+    assert not any("int64_t part = 0" in body or "bad" in body for body in bodies)
 
 
 def test_results_that_lie_in_others():
@@ -173,7 +179,16 @@ def test_results_that_lie_in_others():
         a = v * 3
         one = torch.cat([a, v, a])
         b = x.t() * 2
-        return [one, torch.cat([v, a]), torch.cat([one, one]), torch.cat([b.reshape(-1), v]), torch.cat([b.t(), x * 2])]
+        nested = torch.cat([torch.cat([v * 7, v.exp()]), y.t().contiguous().reshape(-1)])
+        sideways, turned = torch.cat([x * 3, y * 3], 1), torch.cat([x.t() * 4, y.t() * 4])
+        found = [
+            one,
+            torch.cat([v, a]),
+            torch.cat([one, one]),
+            torch.cat([b.reshape(-1), v]),
+            torch.cat([b.t(), x * 2]),
+        ]
+        return [*found, nested, sideways, turned]
 
     def of_other_types(x, y, v):
         a, n = v.float() * 2, (v * 3).long()
@@ -206,8 +221,24 @@ def test_numbers_that_are_the_same_everywhere():
         table.index_add_(0, torch.tensor([1]), v[:1])
         sums = torch.full((6,), 1.0, dtype=torch.float64)
         sums.copy_(x.sum(1))
-        places = torch.arange(5) + v
-        return [a, zeros, zeros + x, one, half * v, got, table * 2, sums + 1, places, torch.arange(5) * places]
+        places, rows = torch.arange(5) + v, torch.arange(6)
+        part = x + 0.0
+        part[1:3].fill_(2.0)
+        return [
+            rows[:, None] * x,
+            part + y,
+            part,
+            a,
+            zeros,
+            zeros + x,
+            one,
+            half * v,
+            got,
+            table * 2,
+            sums + 1,
+            places,
+            torch.arange(5) * places,
+        ]
 
     check([constants], [X, Y, V])
 

@@ -98,7 +98,7 @@ CHANGES = {
     "the code": (lambda: closure, lambda p: setattr(p, "__code__", other_code.__code__), "__code__ of"),
     "an attribute of a function": (lambda: by_default, lambda p: setattr(p, "extra", 1), "entries and has"),
     "an attribute": (Kept, lambda p: setattr(p, "plain", 3), "Kept.plain was 2 and is 3"),
-    "a new attribute": (Kept, lambda p: setattr(p, "later", 3), "entries and has"),
+    "a new attribute": (on_a_plain_class, lambda p: setattr(p, "later", 3), "had 0 entries and has 1"),
     "a slot": (Kept, lambda p: setattr(p, "slot", 3), "Kept.slot was 1 and is 3"),
     "deep inside": (Kept, lambda p: p.nested["a"][1].update(b=3), "was 2 and is 3"),
     "a key": (Kept, lambda p: p.nested.update(c=p.nested.pop("a")), "was 'a' and is 'c'"),

@@ -11,7 +11,7 @@ MUTANTS = (
     M("only lengths of containers looked at", "compile/trace/guards.py", "if not all(map(operator.is_, found, values)) and not all(map(_same, found, values)):", "if False:", "test_guards.py::test_a_change_is_noticed_and_named[an element of a global]"),
     M("lengths of containers not looked at", "compile/trace/guards.py", "            if len(found) != len(values):", "            if False:", "test_guards.py::test_a_change_is_noticed_and_named[a longer list]"),
     M("keys not looked at", "compile/trace/guards.py", "return (*container.values(), *container)", "return tuple(container.values())", "test_guards.py::test_a_change_is_noticed_and_named[a key]"),
-    M("empty containers not looked at", "compile/trace/guards.py", "if not 0 < len(value) <= self._left:", "if len(value) > self._left:", "test_guards.py::test_a_change_is_noticed_and_named[an empty list]"),
+    M("large containers looked into", "compile/trace/guards.py", "if not 0 < len(value) <= self._left:", "if not 0 < len(value):", "test_guards.py::test_no_more_variables_than_the_limit"),
     M("elements of containers not visited", "compile/trace/guards.py", "                self._queue += [(v, _label(value, i, name)) for i, v in enumerate(values)]\n", "", "test_guards.py::test_a_change_is_noticed_and_named[deep inside]"),
     M("values of variables not visited", "compile/trace/guards.py", "                self._queue.append((found, label))\n", "", "test_guards.py::test_a_change_is_noticed_and_named[an element of a global]"),
     M("closures not looked at", "compile/trace/guards.py", "        yield Variable(cell, None, f\"{variable!r}\")\n", "", "test_guards.py::test_a_change_is_noticed_and_named[a closure]"),
