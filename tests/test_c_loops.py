@@ -269,7 +269,13 @@ def test_large_products_of_all_layouts():
                 a[:, ::2] @ b[::2],
             ],
             lambda a, b: [torch.addmm(b[0], a, b), torch.bmm(a.expand(3, 40, 30), b.expand(3, 30, 50)), a @ b[:, 0]],
-            lambda a, b: [a.flip(1) @ b, a[:, :1] @ b[:1], a.expand(2, 40, 30) @ b, (a * 2)[3:, 5:] @ b[5:, 7:]],
+            lambda a, b: [
+                a.flip(1) @ b,
+                a[:, :1] @ b[:1],
+                a.expand(2, 40, 30) @ b,
+                a.reshape(-1).unfold(0, 30, 1)[:40] @ b,
+                (a * 2)[3:, 5:] @ b[5:, 7:],
+            ],
         ],
         [a, b],
     )

@@ -115,10 +115,8 @@ LEFT_TO_TORCH = {
     "weighted cross entropies": lambda x, n, t: F.binary_cross_entropy_with_logits(
         x, t.double(), x.abs(), reduction="none"
     ),
-    "a floor of a quotient": lambda x, n, t: [
-        torch.div(x, 0.3, rounding_mode="floor"),
-        torch.div(n, 3, rounding_mode="trunc"),
-    ],
+    "a floor of a quotient": lambda x, n, t: torch.div(x, 0.3, rounding_mode="floor"),
+    "a quotient of whole numbers": lambda x, n, t: torch.div(n, 3, rounding_mode="trunc"),
     "rounding to decimals": lambda x, n, t: x.round(decimals=1),
     "approximate gelu": lambda x, n, t: F.gelu(x, approximate="tanh"),
     "powers of whole numbers": lambda x, n, t: n.abs().clamp(max=3) ** 5,
@@ -146,6 +144,17 @@ def test_a_remainder_by_nothing_is_an_error():
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         step.run()
     assert target.tolist() == [1, 2]
+
+
+def test_at_the_edge():
+    """At a threshold itself, and where all entries are true."""
+    check(
+        [
+            lambda x, n, t: [aten.threshold_backward(x + 1, x, 1.5), F.softplus(x, beta=3.0, threshold=1.0)],
+            lambda x, n, t: [(n == n).all(), (t | ~t).all(1), t.all(1), (t & ~t).any(1), t.any()],
+        ],
+        [REAL, WHOLE, TRUE],
+    )
 
 
 def test_small_differences_of_large_numbers():

@@ -1,9 +1,14 @@
 """What tells the specialisations of a step apart: everything that a graph takes for granted of its arguments."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from graph_harness import by_graph, svi_of, taken
 
+import varigrad as vg
+from varigrad import distributions as dist
 from varigrad.compile.step.signature import Signatures
 
 X = torch.zeros(3, 3)
@@ -69,6 +74,8 @@ def test_a_number_that_changes_is_lifted_from_then_on():
     # What single precision does not hold stays a number of Python's.
     large, key = signatures.of((X, float(2**24), 7.5), {})
     assert not large.lifted and key not in (first, lifted[0])
+    flags = Signatures()
+    assert not any(flags.of((X, flag), {})[0].lifted for flag in (True, False, True))
     assert signatures.of((X, np.float64(0.3), 7.5), {})[0].lifted == frozenset()
 
 
@@ -83,3 +90,17 @@ def test_lifted_numbers_are_part_of_a_state_and_a_refusal_ends_them():
     signatures.lift_none(call.base, "Python needs it")
     assert not signatures.of((X, 3), {})[0].lifted and signatures.of((X, 3), {})[1] != signatures.of((X, 4), {})[1]
     assert not signatures.state()
+
+
+def test_a_step_reads_its_own_arguments_and_not_those_of_the_last():
+    """Maximum likelihood: the loss is known, with and without a graph."""
+
+    def model(data):
+        vg.sample("x", dist.Normal(vg.param("m", torch.zeros(())), 1.0).expand([3]).to_event(1), obs=data)
+
+    with by_graph():
+        svi = svi_of(model, lambda data: None, optim=vg.optim.SGD(lr=1e-9))
+        for i in range(8):
+            expected = 1.5 * (math.log(2 * math.pi) + (i % 3) ** 2)
+            assert svi.step(torch.full((3,), float(i % 3))) == pytest.approx(expected, abs=1e-4)
+        assert taken(svi) == 6
