@@ -39,5 +39,5 @@ MUTANTS = (
     M("a program that is wrong twice is kept", "compile/step/step_compiler.py", "        if own.progress.is_wrong:\n", "        if False:\n", "test_compiled_bad_input.py::test_what_nobody_can_watch"),
     M("the block before a step that is not finite stays", "compile/step/step_compiler.py", "        noise.set_state({**before.noise, \"global\": noise.get_state()[\"global\"]})\n", "", "test_capture.py::test_nothing_goes_on_after_a_step_that_is_not_finite"),
     M("schedules count steps that are left out", "compile/step/step_compiler.py", "        return 1  # a step that is left out does not move the schedule on", "        pass", "test_capture.py::test_steps_that_are_not_finite_are_skipped"),
-    M("steps with more arguments than the last call", "compile/step/step_compiler.py", "and all(map(operator.is_, args, last.call.args))", "and True", "test_capture.py::test_another_tensor_of_the_same_form"),
+    M("the last call's arguments again", "compile/step/step_compiler.py", "and all(map(operator.is_, args, last.call.args))", "and True", "test_signature.py::test_a_step_reads_its_own_arguments_and_not_those_of_the_last"),
 )  # fmt: skip
