@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint laws mutants sanitize bench bench-full clean
+.PHONY: demo test test-all test-torch coverage lint laws mutants sanitize bench bench-full clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "varigrad needs Python 3.11 or newer")'
@@ -25,6 +25,26 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules src tests
+
+# Part of the tests for the two targets below, as `make coverage TESTS=tests/test_svi.py`.
+TESTS ?= tests
+TORCH ?= 2.9.1
+
+# The fast tests under another torch, `make test-torch TORCH=2.9.1`, also under one that pyproject.toml does not declare.
+# The environment is its own; with CUDA, as the registry has it for Linux, torch takes several GB.
+test-torch: .venv-torch-$(TORCH)/ready
+	.venv-torch-$(TORCH)/bin/python -m pytest -n 2 -m "not slow" $(TESTS)
+
+.venv-torch-%/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-torch-$*
+	grep -Ev '^(torch|pyro-ppl)==' constraints.txt > .venv-torch-$*/requirements.txt
+	.venv-torch-$*/bin/python -m pip install --quiet --disable-pip-version-check torch==$* -r .venv-torch-$*/requirements.txt
+	.venv-torch-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# Lines and branches that the fast tests run; what a test starts as a process of its own is not counted.
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
 
 laws: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 -m slow tests
@@ -61,4 +81,4 @@ bench-full: $(VENV)/bench .venv-numpyro/ready
 	$(BIN)/python -m benchmarks.compiled --full
 
 clean:
-	rm -rf $(VENV) .venv-numpyro build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-numpyro .venv-torch-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

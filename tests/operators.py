@@ -3,10 +3,14 @@
     python tests/operators.py            writes the list for the torch that is installed
     python tests/operators.py --check    shows what differs from the list (or from another one, if it is named)
 
+`torch_operators.txt` is for the release in its first line. What another release has besides, or otherwise, is in
+`operators_of_torch/RELEASE.txt`, in the form in which `--check` shows it.
+
 Parts of torch register operators of their own when they are imported. So the list is of a process of its own, which
 imports nothing but what this file does.
 
-Each operator (every overload that is registered) and each public function or method is one of
+Each operator of torch's own (every overload of the namespaces aten and prims; others are taken for code that is not
+torch's, whatever they are) and each public function or method is one of
 
 * carries: its results are marked, and that is all that it does;
 * escapes: whatever goes in is taken to have left torch, for the reason that follows;
@@ -30,6 +34,8 @@ from varigrad.terms.reviewed_operators import TELLING, WITH_RUNNING_AVERAGES
 from varigrad.terms.side_effects import effect_of, writes
 
 LIST = Path(__file__).with_name("torch_operators.txt")
+OTHER_RELEASES = LIST.parent / "operators_of_torch"
+RELEASE = torch.__version__.split("+")[0]
 MODULES = """torch torch.nn.functional torch.linalg torch.fft torch.special torch.func torch.autograd
 torch.autograd.functional torch.autograd.forward_ad torch.autograd.graph torch.utils torch.utils.checkpoint
 torch.utils.dlpack torch.nn.utils torch.nn.utils.rnn torch.nn.utils.parametrize torch.nn.utils.parametrizations
@@ -150,19 +156,32 @@ def functions():
 
 def lines():
     """The list, sorted."""
-    found = {f"{s.name}.{s.overload_name}".rstrip("."): of_schema(s) for s in torch._C._jit_get_all_schemas()}
+    own = [s for s in torch._C._jit_get_all_schemas() if s.name.split("::")[0] in ("aten", "prims")]
+    found = {f"{s.name}.{s.overload_name}".rstrip("."): of_schema(s) for s in own}
     found |= {name: of_function(name, function) for name, function in functions().items()}
     return [f"{name}  {what}" for name, what in sorted(found.items())]
 
 
-def listed(path=LIST):
+def of_list(path=LIST):
     """What a list says, by name."""
     return dict(line.split("  ", 1) for line in Path(path).read_text().splitlines()[1:])
 
 
-def differences(path=LIST):
-    """What is new, gone or different: of a list, and of the torch that is installed."""
-    before = listed(path)
+def listed(path=LIST):
+    """What a list says of the torch that is installed, by name."""
+    found, other = of_list(path), OTHER_RELEASES / f"{RELEASE}.txt"
+    for line in other.read_text().splitlines() if other.exists() else ():
+        kind, rest = line.split(": ", 1)
+        name, _, what = rest.partition("  ")
+        if kind == "gone":
+            found.pop(name, None)
+        else:
+            found[name] = what.split(" -> ")[-1]
+    return found
+
+
+def differences(before):
+    """What is new, gone or different: of a list's content, and of the torch that is installed."""
     now = dict(line.split("  ", 1) for line in lines())
     return [
         *(f"new: {name}  {now[name]}" for name in now if name not in before),
@@ -177,6 +196,8 @@ def differences(path=LIST):
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        print("\n".join(differences(*sys.argv[2:])) or "the list is complete")
+        print("\n".join(differences(listed(*sys.argv[2:]))) or "the list is complete")
+    elif LIST.read_text().startswith(f"torch {RELEASE}\n"):
+        LIST.write_text("\n".join([f"torch {RELEASE}", *lines()]) + "\n")
     else:
-        LIST.write_text("\n".join([f"torch {torch.__version__.split('+')[0]}", *lines()]) + "\n")
+        (OTHER_RELEASES / f"{RELEASE}.txt").write_text("".join(f"{line}\n" for line in differences(of_list())))

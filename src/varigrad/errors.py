@@ -1,4 +1,4 @@
-"""What users did wrong, said once: what, where, because, and what to try."""
+"""Exceptions for users' mistakes: what is wrong, at which site, why, and what to try."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _rebuild(kind: type[VarigradError], what: str, site: str | None, because: st
 
 
 class SiteError(VarigradError):
-    """A site cannot do what is asked of it: a wrong argument, or an estimator that cannot serve it."""
+    """A site has a wrong argument, or an estimator that cannot serve it."""
 
 
 class SiteNameError(SiteError):
@@ -66,7 +66,7 @@ class ConstraintError(SiteError):
 
 
 class ParameterError(SiteError):
-    """A parameter is declared twice in different ways, has the wrong dtype, or is shared where it must not be."""
+    """A parameter is declared twice in different ways, has the wrong dtype, or is shared where that is forbidden."""
 
 
 class GuideMismatchError(SiteError):
@@ -74,7 +74,7 @@ class GuideMismatchError(SiteError):
 
 
 class BaselineError(SiteError):
-    """A baseline cannot act, depends on the draw it is subtracted from, or leaks gradients."""
+    """A baseline would have no effect, depends on the draw it is subtracted from, or leaks gradients."""
 
 
 class ArgumentError(VarigradError):

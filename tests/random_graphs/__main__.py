@@ -2,8 +2,8 @@
 
 PYTHONPATH=tests .venv/bin/python -m random_graphs seed [up to seed] [--threads]
 
-Each graph runs in a process of its own, so that one that crashes is a verdict like any other. `--threads` shares all loops
-among three threads.
+Each graph runs in a process of its own, so that one that crashes is a verdict like any other. `--threads` shares all
+loops among three threads.
 """
 
 import multiprocessing

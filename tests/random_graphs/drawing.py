@@ -1,5 +1,6 @@
-"""Random graphs, drawn by a seed: shapes from a small palette, so that tensors meet; what torch refuses is not drawn."""
+"""Random graphs, drawn by a seed: shapes of a small palette, so that tensors meet; what torch refuses is not drawn."""
 
+import math
 import random
 import warnings
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ KINDS = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, to
 WEIGHTS = (8, 5, 3, 1, 1, 2)
 LAYOUTS = ("plain", "plain", "turned", "part", "shifted", "spread")
 PALETTES = (
-    (1, 3, 4), (2, 5), (1, 2, 3), (3, 7, 1), (4, 9), (0, 3), (2, 17, 1), (5, 40), (1, 200), (70, 33), (130, 3), (2, 4097),
+    (1, 3, 4), (2, 5), (1, 2, 3), (3, 7, 1), (4, 9), (0, 3), (2, 17, 1), (5, 40), (1, 200), (70, 33), (130, 3),
+    (2, 4097),
 )  # fmt: skip
 """The sizes of a graph's dimensions: short and long rows, sums of few and of many terms, small and large products."""
 LARGEST = 20_000
@@ -57,7 +59,7 @@ def drawn(seed: int, length: int = 30) -> RandomGraph:
         able = [i for i, v in enumerate(draft.values) if v is not None and i >= len(inputs)]
         outputs = tuple(i for i in able if rng.random() < 0.3 or i in able[-2:])
         graph = RandomGraph(tuple(inputs), tuple(draft.steps), outputs, False)
-        return _with_slopes(graph, draft.tensors) if rng.random() < 0.6 else graph
+        return _with_slopes(graph, draft.tensors) if rng.random() < 0.6 and not special else graph
 
 
 def _with_slopes(graph: RandomGraph, tensors: list[Tensor]) -> RandomGraph:
@@ -128,6 +130,8 @@ def _proposed(draft: _Draft, rng: random.Random) -> Step | None:
     text = _filled(text, x, rng)
     if text is None:
         return None
+    if table in (operations.REDUCED, operations.MULTIPLIED):
+        rounds *= max(1.0, math.sqrt(x.numel()) / 4)  # partial sums are rounded as well
     return Step(text, (first, second) if "{1}" in text else (first,), rounds, writes)
 
 
@@ -155,6 +159,7 @@ def _filled(text: str, x: Tensor, rng: random.Random) -> str | None:
     kind = rng.choice(("torch.int64", "torch.float32", "torch.float64"))
     pairs = [[rng.randrange(rows) for _ in range(3)] for _ in range(2)] if rows else []
     for word, meaning in (
+        ("WHOLE", "{0}.nan_to_num(0.0, 9.0, -9.0).long()" if x.is_floating_point() else "{0}.long()"),
         ("INDEX2D", f"torch.tensor({pairs})"),
         ("INDEX", f"torch.tensor({indices})"),
         ("ORDER", f"torch.tensor({places})"),

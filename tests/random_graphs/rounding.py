@@ -1,10 +1,11 @@
 """How far rounding may move each result: the graph is run again with every result moved by its rounding error.
 
-What only exact steps lead to is to be equal bit for bit. The rest may be off by a multiple of what moves when each step's
-operands and results are multiplied by `1 + rounds * eps`, with either sign, element by element: this is as small or as
-large as the sizes, the types and the conditioning of the graph make it.
+What only exact steps lead to is to be equal bit for bit. The rest may be off by a multiple of what moves when the
+operands and results of each step are multiplied by `1 + rounds * eps`, with either sign, element by element: this is as
+small or as large as the sizes, the types and the conditioning of the graph make it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from random_graphs.graphs import RandomGraph, Step, run
 
 RUNS = 5
 """How often the graph is run with rounding errors."""
-FACTOR = 12.0
+FACTOR = 30.0
 """How many times what was seen in these runs is allowed."""
 LAST_PLACES = 16.0
 """How many units in the last place are allowed in any case where something is rounded."""
@@ -86,7 +87,9 @@ class _Rounded:
 
     def _with_rounded_slope(self, found: Tensor | None, step: Step) -> Tensor | None:
         if found is not None and found.requires_grad and found.grad_fn is not None and not step.writes:
-            found.register_hook(lambda g: g * (1 + self._errors(g, max(step.rounds, 1.0))))
+            found.register_hook(
+                lambda g: g * (1 + self._errors(g, max(step.rounds, math.sqrt(found.numel()) / 4, 1.0)))
+            )
         return found
 
     def _errors(self, like: Tensor, rounds: float) -> Tensor:

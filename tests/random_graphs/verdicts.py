@@ -89,6 +89,11 @@ def _smaller(graph: RandomGraph):
     for output in graph.outputs:
         if len(graph.outputs) > 1:
             yield replace(graph, outputs=tuple(o for o in graph.outputs if o != output))
+    for output in graph.outputs:
+        if output >= len(graph.inputs):
+            for operand in graph.steps[output - len(graph.inputs)].operands:
+                if operand >= len(graph.inputs):
+                    yield _needed(replace(graph, outputs=(operand,)))
     for number in reversed(range(len(graph.steps))):
         yield from _without(graph, number)
 

@@ -1,4 +1,4 @@
-"""Measure several estimators on one program: bias, variance, cost, and which to use."""
+"""`compare`: measures the bias, variance and cost of several estimators on one program, and recommends one."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _sites_of_parameters(at: Bound, args: tuple[object, ...], globs: tuple[str, 
 
 @dataclass(frozen=True)
 class _SecondStage:
-    """A second look at what seems biased: without sampling if there are few outcomes, else with fresh draws of
+    """A second test of gradients that seem biased: without sampling if there are few outcomes, else with fresh draws of
     estimator and reference, four times as many.
     """
 
@@ -212,7 +212,7 @@ class _SecondStage:
 
 @dataclass(eq=False)
 class _Probe:
-    """One estimator, while its gradients are measured."""
+    """One estimator whose gradients are being measured."""
 
     glob: str
     estimator: Estimator

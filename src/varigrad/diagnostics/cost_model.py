@@ -1,4 +1,4 @@
-"""What a gradient costs, counted instead of timed: the same number every time, whatever else the machine does."""
+"""Cost model: estimates a gradient's time from counts of operations, so that the estimate is reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison measures of an estimator: cost, bias, and variance by parameter."""
+"""Measurements of an estimator in a comparison: cost, bias, and variance by parameter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """The gradient of one parameter by one estimator.
+    """The measured gradient of one parameter by one estimator.
 
     Attributes:
         parameter: the parameter's name.
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """One estimator at the sites of one glob.
+    """The measurements of one estimator at the sites of one glob.
 
     Attributes:
         sites: the glob on site names.

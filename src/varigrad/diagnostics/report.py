@@ -1,4 +1,4 @@
-"""What a comparison of estimators found: tables, a picture, a dictionary, and a sentence of advice."""
+"""`Comparison`: the result of comparing estimators, as tables, a plot, a dictionary, and a recommendation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `varigrad.compare` found; `print` it, `.plot()` it, `.to_dict()` it.
+    """The result of `varigrad.compare`; `print` it, `.plot()` it, `.to_dict()` it.
 
     Attributes:
         measured: one entry for each estimator at each glob.

@@ -1,4 +1,4 @@
-"""Counts whose rate or probabilities have been integrated out."""
+"""Compound count distributions (beta-binomial, gamma-Poisson, ...): the rate or probabilities are integrated out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _log_beta(a: Tensor, b: Tensor) -> Tensor:
 
 
 class BetaBinomial(Univariate):
-    """Successes in `total_count` trials of a probability that is Beta.
+    """Successes in `total_count` trials whose probability has a Beta distribution.
 
     Args:
         concentration1, concentration0: `[*batch]`, positive.
@@ -86,7 +86,7 @@ class BetaBinomial(Univariate):
 
 
 class GammaPoisson(Univariate):
-    """Counts at a rate that is Gamma: a negative binomial.
+    """Counts whose rate has a Gamma distribution: a negative binomial.
 
     Args:
         concentration, rate: `[*batch]`, positive.
@@ -129,7 +129,7 @@ class GammaPoisson(Univariate):
 
 
 class DirichletMultinomial(Methods, td.Distribution):
-    """Counts of categories in `total_count` draws from probabilities that are Dirichlet.
+    """Counts of categories in `total_count` draws whose probabilities have a Dirichlet distribution.
 
     Args:
         concentration: `[*batch, categories]`, positive.

@@ -1,7 +1,7 @@
-"""Random numbers of several particles that belong together: more even than independent ones, each by itself the same.
+"""Coupled random numbers for particles (antithetic, Sobol): correlated, each with the usual marginal distribution.
 
-A particle's own numbers are distributed as if it were alone, so a mean over particles keeps its expectation, and loses
-variance where what one particle misses another one has.
+Since each particle's numbers have the usual distribution, a mean over particles keeps its expectation. Its variance
+falls where the errors of different particles cancel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from varigrad.errors import SiteError
 
 
 class Coupling(ABC):
-    """How the numbers of the particles belong together.
+    """Interface of couplings: they generate correlated random numbers for the particles.
 
     Example:
         >>> from varigrad import distributions as dist
@@ -40,7 +40,7 @@ class Coupling(ABC):
 
 @dataclass(frozen=True)
 class Antithetic(Coupling):
-    """Half of the particles, and their mirror images: x and -x, u and 1 - u.
+    """Antithetic pairs: half of the particles, and their mirror images: x and -x, u and 1 - u.
 
     Odd parts of a cost cancel. Of an even one every value comes twice, which doubles the variance.
 
@@ -77,7 +77,7 @@ class Antithetic(Coupling):
 
 @dataclass(frozen=True)
 class Sobol(Coupling):
-    """Points of a Sobol sequence, scrambled anew at each step: quasi-Monte Carlo whose mean is right.
+    """Points of a Sobol sequence, scrambled anew at each step: unbiased quasi-Monte Carlo.
 
     As many particles as a power of two are best. Each site has a sequence of its own, independent of the others'. For
     smooth costs in few dimensions the error of the mean falls almost like 1 / particles. Scrambling takes time: about a

@@ -1,4 +1,4 @@
-"""A point mass, for maximum a posteriori guides and fixed values."""
+"""`Delta`: a point mass, for maximum a posteriori guides and fixed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distributions over directions, given as vectors of length one."""
+"""Directional distributions: random vectors of length one."""
 
 from __future__ import annotations
 

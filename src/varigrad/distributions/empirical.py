@@ -1,4 +1,4 @@
-"""A distribution over stored samples with weights."""
+"""`Empirical`: a distribution over stored samples with weights."""
 
 from __future__ import annotations
 

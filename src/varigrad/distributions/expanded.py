@@ -1,4 +1,4 @@
-"""Independent copies of any distribution, for classes that cannot expand themselves."""
+"""`Expanded`: gives any distribution a larger batch shape, with independent draws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from varigrad.shapes import Shape, broadcasts, join
 
 
 class Expanded(Wrapper):
-    """`base` with the batch shape `batch_shape`: elements that were one element are drawn independently.
+    """`base` with the larger batch shape `batch_shape`: copies of an element are drawn independently.
 
     Args:
         base: any distribution; its density has to take values with more batch dimensions than its own.

@@ -1,4 +1,4 @@
-"""A prior of density one on a whole support, which cannot be drawn from."""
+"""`ImproperUniform`: an improper prior of density one on its whole support, which cannot be sampled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relatives of the Laplace distribution: smooth, and with two different tails."""
+"""Relatives of the Laplace distribution: `SoftLaplace` is smooth, the asymmetric ones have two different tails."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SoftLaplace(Univariate):
 
 
 class _TwoTails(Univariate):
-    """A tail on either side, whose scales are told by their geometric mean and by their ratio."""
+    """Interface of families with two tails, whose scales have a given geometric mean and ratio."""
 
     scale: Tensor
     asymmetry: Tensor

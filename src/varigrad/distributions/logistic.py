@@ -1,4 +1,4 @@
-"""The logistic distribution, which torch has only as a transformed uniform, and its skewed relative."""
+"""`Logistic`, which torch has only as a transformed uniform distribution, and `SkewLogistic`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Mixtures with a fixed choice of component, and mixtures of Normals that can be differentiated through.
+r"""Mixtures: components chosen by a mask, and mixtures of Normals with pathwise gradients.
 
 A draw of a mixture is no smooth function of its weights. But its coordinates are a function of uniform noise: the
 conditional CDF of each given those before, :math:`F_d(z_d | z_{<d}; \phi) = u_d`. Differentiated at constant noise,
@@ -106,7 +106,7 @@ class MaskedMixture(Methods, td.Distribution):
 
 
 class _Either(constraints.Constraint):
-    """One constraint where a mask is True, another where it is not."""
+    """A constraint where a mask is True, and another one elsewhere."""
 
     def __init__(self, mask: Tensor, first: constraints.Constraint, second: constraints.Constraint) -> None:
         self.mask, self.first, self.second = mask, first, second

@@ -1,4 +1,4 @@
-"""The multivariate Student-t distribution."""
+"""`MultivariateStudentT`: the multivariate Student-t distribution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from varigrad.shapes import Shape, join
 
 
 class MultivariateStudentT(Methods, td.Distribution):
-    """A multivariate Normal over the root of a chi-square divided by its degrees of freedom.
+    """A multivariate Normal divided by the root of a chi-square over its degrees of freedom.
 
     Args:
         df: `[*batch]`, positive.

@@ -1,4 +1,4 @@
-"""Likelihoods of data in which NaN means missing."""
+"""Normal likelihoods that ignore missing data, which are marked by NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ordered categories: a latent score, cut at thresholds."""
+"""`OrderedLogistic`: ordered categories, which thresholds cut from a latent score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Polya-Gamma distribution PG(1, 0), cut off where it has almost no mass."""
+"""`TruncatedPolyaGamma`: the Polya-Gamma distribution PG(1, 0), truncated where it has almost no mass."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-r"""Rejection-sampled families that are only partly reparameterised.
+r"""Families drawn by rejection sampling, which are only partly reparameterised and need a score part.
 
 The accepted noise :math:`\varepsilon` still depends on the parameters, so a pathwise gradient alone is biased: the
-estimator must add a score part. A family says so by having a method `score_part(value)`, the field whose gradient is
-that part's weight on the cost; `value` is a draw of `rsample`, with its gradient.
+estimator must add a score part. Such a family has a method `score_part(value)`, the field whose gradient is that part's
+weight on the cost; `value` is a draw of `rsample`, with its gradient.
 
 References:
     Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
@@ -106,7 +106,7 @@ class RejectionGamma(Methods, td.Distribution):
 
 
 class Rejector(Methods, td.Distribution):
-    r"""Draws of a proposal, kept with a probability :math:`a(z)`.
+    r"""Rejection sampling: draws of a proposal are accepted with a probability :math:`a(z)`.
 
     The density is :math:`r(z) a(z) / Z` with the proposal's density :math:`r` and :math:`Z = E_r[a(z)]`. If the
     proposal is reparameterised, so are the draws, up to a score part: that of :math:`a(h(\varepsilon)) / Z`.

@@ -1,4 +1,4 @@
-"""A distribution with its reparameterisation taken away."""
+"""`ScoreOnly`: a distribution without its reparameterisation, which only score-function estimators serve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from varigrad.shapes import Shape
 
 
 class ScoreOnly(Wrapper):
-    """`base`, which can be drawn from but not differentiated through: only score-function estimators fit it.
+    """`base` without `rsample`: its draws have no derivative, so only score-function estimators serve it.
 
     A program needs none of these (`estimator=Score()` does the same to a plain Beta); tests and tutorials do.
 

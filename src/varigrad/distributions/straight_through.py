@@ -1,7 +1,7 @@
-"""Relaxed families whose draws are rounded, and whose gradients pretend that they were not.
+"""Straight-through families: rounded draws of relaxed distributions, with the relaxed draw's (biased) gradient.
 
-The density is that of the relaxed draw, which a rounded one therefore has to remember. It is remembered on the tensor
-object: copies of it are refused by `log_prob` instead of being given the density of something else.
+The density is that of the relaxed draw, which is stored on the rounded tensor object. `log_prob` refuses copies of the
+tensor, which lack it, instead of returning a wrong density.
 """
 
 from __future__ import annotations

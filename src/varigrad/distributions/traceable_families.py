@@ -1,7 +1,7 @@
-"""Families of torch that are built of others, or look at their parameters: here they stay inside torch.
+"""Torch families rewritten so that they never read a tensor's value, and can therefore be tracked and traced.
 
-torch validates the inner distributions whatever it is told, and tests or overwrites elements by mask. Both read values
-out of torch, so everything after such a distribution would count as depending on them, and no step could be recorded.
+torch's versions always validate their inner distributions, and test or overwrite elements by mask. Both read values out
+of torch, so everything after such a distribution would count as depending on them, and no step could be recorded.
 """
 
 from __future__ import annotations
@@ -151,6 +151,16 @@ class Multinomial(Methods, td.Multinomial):
         self.total_count = total_count
         self._categorical = Categorical(probs, logits)
         self._begin(self._categorical.batch_shape, self._categorical.param_shape[-1:], validate_args)
+
+    def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
+        # Not torch's: from 2.14 on, that expands `_binomial`, which is made when it is asked for here.
+        twin = self.__new__(type(self)) if _instance is None else _instance
+        assert isinstance(twin, type(self))
+        batch = torch.Size(batch_shape)
+        twin.total_count, twin._categorical = self.total_count, self._categorical.expand(batch)
+        td.Distribution.__init__(twin, batch, self.event_shape, validate_args=False)
+        twin._validate_args = self._validate_args
+        return self._as_told(twin)
 
     @property
     def _binomial(self) -> td.Binomial:  # type: ignore[override]

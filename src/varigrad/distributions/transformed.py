@@ -1,4 +1,4 @@
-"""Distributions that are others pushed through a fixed map: scaled, folded, or squared."""
+"""Distributions pushed through a fixed map: scaled (`AffineBeta`), folded, or correlation matrices (`LKJ`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A distribution over nothing that carries a log-density, for code that wants a factor as a sample site."""
+"""`Unit`: a distribution over an empty event that carries a log-density, for a factor as a sample site."""
 
 from __future__ import annotations
 

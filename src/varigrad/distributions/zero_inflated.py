@@ -1,4 +1,4 @@
-"""Counts with extra zeros, as single-cell data have them."""
+"""Zero-inflated count distributions: counts with extra zeros, as in single-cell data."""
 
 from __future__ import annotations
 

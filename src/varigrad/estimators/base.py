@@ -1,4 +1,4 @@
-"""What a gradient estimator is: how to draw a site and, given the cost, which surrogate to differentiate."""
+"""`Estimator`, the interface of gradient estimators: draws a site and, given its cost, returns a surrogate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tensor_of(state: State) -> Tensor:
 
 @dataclass(frozen=True)
 class Lanes:
-    """The leading dimension along which alternatives lie.
+    """The leading batch dimension that holds the alternatives of sites.
 
     Lane 0 is the run itself. In a lane of site `i`, site `i` holds an alternative, sites before it hold lane 0's
     values, sites after it are drawn anew given the lane. So one pass costs one plus the *sum* of the alternatives.
@@ -89,7 +89,7 @@ class Lanes:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """What an estimator drew at a site.
+    """An estimator's draw at a site.
 
     Attributes:
         distribution: what it was drawn from, `[lanes?, *plates]`.
@@ -127,7 +127,7 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """What an estimator answers.
+    """An estimator's surrogate at a site: a field whose gradient is the site's share of the gradient.
 
     Attributes:
         value: the field to differentiate.

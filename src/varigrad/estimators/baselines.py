@@ -1,4 +1,4 @@
-"""Baselines: what is subtracted from a cost before it multiplies the score.
+"""Baselines: control variates that are subtracted from a cost before it multiplies the score.
 
 `E[b grad log q(z)] = 0` for every b that does not depend on this draw of z, so a baseline changes the variance and
 never the mean. Baselines add: `MovingAverage() + NeuralBaseline(net, x)`; the second then learns what the first leaves.
@@ -28,7 +28,7 @@ Input = Tensor | tuple[Tensor, ...] | Callable[[Mapping[str, Tensor]], Any]
 
 @dataclass(frozen=True, eq=False)
 class Guess:
-    """A baseline's value for this step, its next state, and the loss that trains its parameters."""
+    """A baseline's value for this step, its state for the next one, and the loss that trains its parameters."""
 
     value: Tensor
     state: State = None
@@ -36,7 +36,7 @@ class Guess:
 
 
 class Baseline(ABC):
-    """Interface of baselines: each guesses a site's cost without looking at its draw.
+    """Interface of baselines: each predicts a site's cost independently of the site's draw.
 
     Example:
         >>> import torch, varigrad as vg
@@ -221,7 +221,7 @@ class ValueBaseline(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class Sum(Baseline):
-    """Baselines in a row: each guesses what those before it leave of the cost."""
+    """A sum of baselines: each predicts the rest of the cost that those before it leave."""
 
     parts: tuple[Baseline, ...]
 
@@ -245,7 +245,7 @@ class Sum(Baseline):
 
 @dataclass(frozen=True, init=False)
 class Combination(Baseline):
-    r"""Several guesses, each of the whole cost, in the proportion that would have served past draws best.
+    r"""Several predictions of the whole cost, combined with the coefficients that were best for past draws.
 
     .. math:: b = \sum_i \alpha_i b_i, \qquad
               \alpha = \arg\min_\alpha \overline{\Big(f - \sum_i \alpha_i b_i\Big)^2}

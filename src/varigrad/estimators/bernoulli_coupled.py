@@ -1,4 +1,4 @@
-"""Coupled estimators: draws of a Bernoulli that repel each other.
+"""Coupled estimators of Bernoulli sites (ARM, DisARM, ARMS): they draw negatively correlated values.
 
 All of them draw through `Source.index`, from the joint probabilities of the coupled values, so that their outcomes can
 be enumerated.
@@ -23,7 +23,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class ARM(Estimator):
-    r"""Antithetic pairs, weighted by the uniform that both are made of.
+    r"""Antithetic pairs, weighted by the uniform number that both are computed from.
 
     .. math:: \big(f(b) - f(\tilde b)\big) (u - \tfrac12) \quad\text{per logit},
               \qquad b = 1[u > 1 - p],\ \tilde b = 1[u < p]
@@ -148,7 +148,7 @@ class DisARM(Estimator):
 
 @dataclass(frozen=True)
 class ARMS(Estimator):
-    r"""Several draws that repel each other, and leave-one-out between them, corrected for their correlation.
+    r"""Several negatively correlated draws, with a leave-one-out baseline that is corrected for the correlation.
 
     .. math:: \frac{1}{(1 - \rho)(n - 1)} \sum_i (f_i - \bar f)(b_i - p) \quad\text{per logit},
               \qquad \rho = \operatorname{corr}(b_i, b_j) \le 0

@@ -1,4 +1,4 @@
-"""Double control variates: several draws, each with the others' costs and slopes for a baseline."""
+"""Double control variates: each of several draws has the other draws' costs and derivatives for a baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class DoubleControlVariate(Estimator):
-    r"""Leave-one-out over costs from which a first-order expansion has been taken, made of the other draws' slopes.
+    r"""Leave-one-out over costs less a first-order expansion, which uses the other draws' derivatives.
 
     .. math:: \frac1K \sum_k \Big(h_k - \frac{1}{K-1} \sum_{j \ne k} h_j\Big) \nabla \log q(x_k)
               - \alpha \Big(\frac1K \sum_k f'(x_k)\Big)^T \nabla \mu, \qquad

@@ -1,4 +1,4 @@
-"""Enumeration: every value of a discrete site, weighted by its probability."""
+"""`Enumerate`: sums over every value of a discrete site, weighted by its probability."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from varigrad.estimators.traits import Needs
 
 @dataclass(frozen=True)
 class Enumerate(Estimator):
-    r"""The exact expectation over one site, given what is upstream of it.
+    r"""The exact expectation over one site, given the values of the sites upstream.
 
     .. math:: \sum_b \nabla q(b)\, f(b)
 

@@ -1,8 +1,8 @@
-r"""Draws that carry only part of their derivative: noise whose own law still depends on the parameters.
+r"""Generalised reparameterisation: pathwise gradients for noise that depends on the parameters, plus a score part.
 
 A draw is :math:`z = T(\varepsilon; \phi)` with noise of density :math:`r_\phi(\varepsilon) = q_\phi(z)
-\,|\partial T / \partial \varepsilon|`. If T is chosen well, :math:`r_\phi` hardly moves with :math:`\phi`, and what it
-does move is put right by a score part:
+\,|\partial T / \partial \varepsilon|`. If T is chosen well, :math:`r_\phi` depends little on :math:`\phi`, and a score
+part corrects for this dependence:
 
 .. math:: \nabla E_q[f] = E\big[\nabla_z f \, \partial_\phi T + (f - b)\, \nabla_\phi \log r_\phi(\varepsilon)\big]
 
@@ -38,7 +38,7 @@ Made = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Generalised(Estimator):
-    """Interface of estimators that differ only in how a Gamma or Beta draw is made of noise."""
+    """Interface of estimators that differ only in how they compute a Gamma or Beta draw from noise."""
 
     drawing: ClassVar[Drawing] = Drawing(pathwise=True, partial=True)
     needs: ClassVar[Needs] = Needs(cost=False)
@@ -107,7 +107,7 @@ class Generalised(Estimator):
 
 @dataclass(frozen=True)
 class GRep(Generalised):
-    r"""Generalised reparameterisation: a logarithm (of Beta's odds) made standard by its mean and deviation.
+    r"""Generalised reparameterisation: standardises the draw's logarithm (or a Beta draw's log-odds).
 
     .. math:: \text{Gamma}(\alpha, 1):\ &\log z = \psi(\alpha) + \sqrt{\psi_1(\alpha)}\, \varepsilon \\
               \text{Beta}(\alpha, \beta):\ &\operatorname{logit} z = \psi(\alpha) - \psi(\beta)

@@ -1,4 +1,4 @@
-"""Leave-one-out: several draws, each with the mean cost of the others for a baseline."""
+"""`LeaveOneOut`: a score-function estimator with several draws; each has the others' mean cost for a baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local expectation: the exact expectation over one coordinate at a time, at the draw of the others."""
+"""`LocalExpectation`: sums exactly over one coordinate at a time, with the others as drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from varigrad.estimators.traits import Needs
 
 @dataclass(frozen=True)
 class LocalExpectation(Estimator):
-    r"""Every coordinate of an event summed over its values, with the others as they were drawn.
+    r"""Sums over the values of each coordinate of an event, with the other coordinates as drawn.
 
     .. math:: \sum_i \sum_v \nabla q_i(v)\, f(b_1, \dots, b_{i-1}, v, b_{i+1}, \dots)
 

@@ -1,8 +1,8 @@
-r"""Measure-valued derivatives: a density's derivative as a difference of two distributions that one can draw from.
+r"""Measure-valued derivatives: write a density's derivative as a difference of two distributions that can be sampled.
 
 .. math:: \partial_\theta q_\theta = c\,(q^+ - q^-), \qquad \partial_\theta E_q[f] = c\,(E_{q^+}[f] - E_{q^-}[f])
 
-Where it can be, one of the two is q itself and its draw the run itself, and the other is made of the same numbers.
+Where possible, one of the two is q itself, whose draw is the run's own, and the other uses the same random numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SUMMED = LocalExpectation()
 
 @dataclass(frozen=True)
 class MeasureValued(Estimator):
-    r"""The cost's difference under the two parts of the density's derivative, a pair for each parameter.
+    r"""Measure-valued derivative: the cost's difference between two distributions, for each parameter.
 
     | family | parameter | derivative of :math:`E[f]` |
     |---|---|---|
@@ -126,7 +126,7 @@ class MeasureValued(Estimator):
 
 @dataclass(frozen=True)
 class _Family:
-    """Alternatives of each coordinate, how they are made of the draw and another draw, and the field to differentiate.
+    """How one family computes alternatives from the draw and another draw, and the field to differentiate.
 
     Attributes:
         others: `(distribution, draw, another draw, source) -> alternatives`, each `[*plates, *coordinates]`.

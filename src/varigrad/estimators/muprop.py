@@ -1,4 +1,4 @@
-"""Control variates that are linear in the draw, from the cost's derivative: for costs that are smooth enough."""
+"""`MuProp`: a control variate that is linear in the draw, from the cost's derivative at the mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class MuProp(Estimator):
-    r"""The cost's first-order expansion about the mean, for a control variate.
+    r"""Score-function estimator with the cost's first-order expansion about the mean for a control variate.
 
     .. math:: \big(f(b) - f(\mu) - f'(\mu)^T (b - \mu) - c\big) \nabla \log q(b) + f'(\mu)^T \nabla \mu,
               \qquad \mu = E[b]

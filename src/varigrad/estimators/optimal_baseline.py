@@ -1,4 +1,4 @@
-"""The best constant baseline there is, one for each parameter of the distribution."""
+"""`OptimalScore`: REINFORCE with the variance-minimising constant baseline for each distribution parameter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class OptimalScore(Estimator):
-    r"""REINFORCE with the constant baseline of the least variance, for each parameter of the distribution its own.
+    r"""REINFORCE with a constant baseline of least variance for each parameter of the distribution.
 
     .. math:: \sum_i (f - c_i)\, s_i\, \nabla \eta_i, \qquad
               s_i = \frac{\partial \log q(z)}{\partial \eta_i}, \qquad c_i = \frac{E[f s_i^2]}{E[s_i^2]}

@@ -1,4 +1,4 @@
-"""The pathwise estimator: differentiate through the draw."""
+"""`Pathwise`: the reparameterisation gradient, which differentiates through the draw."""
 
 from __future__ import annotations
 

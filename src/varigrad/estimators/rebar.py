@@ -1,9 +1,10 @@
-r"""Control variates from a concrete variable behind the draw, whose own gradient is known in two ways.
+r"""REBAR: a control variate from the concrete relaxation, whose gradient can be estimated in two ways.
 
 .. math:: \nabla E[c(z)] = E\big[c(\tilde z) \nabla \log q(b) + \nabla c(\tilde z)\big] = E[\nabla c(z)],
           \qquad z \sim p(z | b),\ \tilde z \sim p(z | b)
 
-so the difference of both has mean zero, and can be taken off the score-function estimator as often as one likes.
+The first estimate is by score function and reparameterisation, the second by reparameterisation alone. Their difference
+has mean zero, so any multiple of it can be subtracted from the score-function estimator.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _TRAINED = Needs(between_values=True, differentiable=True, slope=Slope(twice=Tru
 
 @dataclass(frozen=True)
 class Rebar(Estimator):
-    r"""The cost of a softened draw, for a control variate.
+    r"""REBAR: the cost at a relaxed draw is the control variate of a score-function estimator.
 
     .. math:: \big(f(b) - c - \eta (f(\sigma_\lambda(\tilde z)) - c)\big) \nabla \log q(b)
               + \eta \nabla f(\sigma_\lambda(z)) - \eta \nabla f(\sigma_\lambda(\tilde z))

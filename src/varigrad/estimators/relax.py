@@ -1,7 +1,7 @@
-r"""Control variates that a network learns, with the gradient of their mean known by another way.
+r"""RELAX and LAX: control variates that a network learns; the gradient of their mean is known from reparameterisation.
 
-The network is trained on the squared gradient. What is taken off has mean zero for any network, so it is free to be
-wrong. It answers in units of past costs, and sees one element of a plate at a time.
+The network is trained to minimise the squared gradient. The control variate has mean zero for any network, so a poor
+network only adds variance. Its output is scaled by past costs, and it sees one plate element at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class Relax(Estimator):
-    r"""A network of the concrete variable behind the draw, for a control variate.
+    r"""RELAX: a network of the concrete variable behind a discrete draw is the control variate.
 
     .. math:: (f(b) - c_\phi(\tilde z))\, \nabla \log q(b) + \nabla c_\phi(z) - \nabla c_\phi(\tilde z)
 
@@ -90,7 +90,7 @@ class Relax(Estimator):
 
 @dataclass(frozen=True)
 class Lax(Estimator):
-    r"""A network of a continuous draw, for a control variate.
+    r"""LAX: a network of a continuous draw is the control variate.
 
     .. math:: (f(z) - c_\phi(z))\, \nabla \log q(z) + \nabla c_\phi(\mu + \sigma \epsilon)
 

@@ -1,11 +1,12 @@
-r"""Biased: draws that carry the derivative of a softened draw, as if the model were fed that and nothing jumped.
+r"""Biased relaxed estimators (Gumbel-softmax, straight-through): the draw gets the derivative of its softened version.
 
-Cheap, of little variance, and wrong: the mean is the gradient of no bound. So all of them say `unbiased = False`, and
-serve only by name. They need models that are differentiable in the value, and refuse those that visibly are not.
+They are cheap and have little variance, but their mean is the gradient of no bound. So all of them have `unbiased =
+False`, and are used only if the user names them. They need models that are differentiable in the value, and refuse
+those that visibly are not.
 
 Densities of the site's own value, in guide and model, are continued linearly between the values of the support and
-differentiated with all the rest. With `ELBO(analytic_kl=True)` a divergence in closed form stands for both, so that
-only the likelihood's part is biased.
+differentiated with all the rest. With `ELBO(analytic_kl=True)` a divergence in closed form replaces both, so that only
+the likelihood's part is biased.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Relaxation(Estimator):
 
 @dataclass(frozen=True)
 class GumbelSoftmax(Relaxation):
-    r"""A softened draw in place of the draw: :math:`\nabla f(\sigma_\lambda(z))` with a concrete variable z.
+    r"""A relaxed draw instead of the draw: :math:`\nabla f(\sigma_\lambda(z))` with a concrete variable z.
 
     Serves Bernoulli (where it is also called the binary concrete relaxation) and OneHotCategorical, also with
     `.to_event`. One evaluation. Biased: with a lower temperature less, and noisier. What `step` reports is the value at
@@ -140,7 +141,7 @@ class GumbelSoftmax(Relaxation):
 
 @dataclass(frozen=True)
 class StraightThrough(Relaxation):
-    r"""The draw, with the derivative of its mean: :math:`b + p - \operatorname{const}(p)`.
+    r"""The discrete draw, with the derivative of its mean: :math:`b + p - \operatorname{const}(p)`.
 
     Serves Bernoulli and OneHotCategorical, also with `.to_event`. One evaluation. Biased, unless the cost is linear in
     every draw.
@@ -170,7 +171,7 @@ class StraightThrough(Relaxation):
 
 @dataclass(frozen=True)
 class StraightThroughGumbel(Relaxation):
-    r"""The draw, with the derivative of the softened one: :math:`b + \sigma_\lambda(z) - \operatorname{const}`.
+    r"""The discrete draw, with the relaxed one's derivative: :math:`b + \sigma_\lambda(z) - \operatorname{const}`.
 
     Serves Bernoulli and OneHotCategorical, also with `.to_event`. One evaluation. Biased, at any temperature; noisier
     as it gets lower. The concrete variable is drawn given b, which is the same.
@@ -207,7 +208,7 @@ class StraightThroughGumbel(Relaxation):
 
 @dataclass(frozen=True)
 class GumbelRao(Relaxation):
-    r"""The draw, with the derivative averaged over k softened ones that all round to it.
+    r"""The discrete draw, with the derivative averaged over k relaxed draws that all round to it.
 
     .. math:: b + \tfrac1k \sum_j \sigma_\lambda(z_j) - \operatorname{const}, \qquad z_j \sim p(z \mid b)
 
@@ -252,7 +253,7 @@ class GumbelRao(Relaxation):
 
 @dataclass(frozen=True)
 class GappedStraightThrough(Relaxation):
-    r"""The draw, with the derivative of a softmax whose logits are moved until the draw leads by a gap.
+    r"""The discrete draw, with the derivative of a softmax whose logits are moved until it leads by a gap.
 
     .. math:: b + \operatorname{softmax}_\lambda(\theta + m) - \operatorname{const},
               \qquad m = (\max \theta - \theta_b)\, b - (\theta - \max \theta + g)^+ (1 - b)

@@ -1,11 +1,11 @@
-r"""Control variates from a Gibbs sampler's steps: what they change has mean zero.
+r"""RODEO: leave-one-out with discrete Stein control variates, built from the steps of a Gibbs sampler.
 
 With :math:`x^{\neg d}` for x with coordinate d turned over, and q the product of D Bernoulli distributions,
 
 .. math:: (A h)(x) = \frac1D \sum_d q_d(\neg x_d) \big(h(x^{\neg d}) - h(x)\big), \qquad E_q[A h] = 0,
 
-since a step of a sampler that renews one coordinate at a time leaves q as it is. Coordinates are those of an event,
-and the elements of plates that share a cost.
+since q is invariant under a step of a Gibbs sampler, which draws one coordinate anew at a time. Coordinates are those
+of an event, and the elements of plates that share a cost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OF_SLOPES_APART = Needs(between_values=True, slope=Slope(apart=True))
 
 @dataclass(frozen=True)
 class Rodeo(Estimator):
-    r"""Leave-one-out with two control variates made of the other draws' costs and slopes.
+    r"""RODEO: leave-one-out with two control variates from the other draws' costs and derivatives.
 
     .. math:: \frac1K \sum_k \Big(f_k - \frac{1}{K-1} \sum_{j \ne k} \big(f_j + \alpha\, (A h_j)(x_j)\big)\Big) s(x_k)
               + \beta\, (A\, h_k s)(x_k) + \gamma\, (A\, c_k s)(x_k), \qquad s = \nabla \log q
@@ -160,7 +160,7 @@ class Rodeo(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """The changes that steps of the sampler make to each draw.
+    """The changes of each draw by the steps of a Gibbs sampler.
 
     Attributes:
         value, score: `[K, *plates, *event]`.

@@ -1,4 +1,4 @@
-"""Score-function estimators: any distribution, any cost, one draw."""
+"""Score-function estimators (REINFORCE), which serve any distribution and any cost with one draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Couplings: what a small change of the parameters does to a draw is, with a small probability, a jump next door.
+r"""Stochastic automatic differentiation: the derivative by differences between a draw and its neighbouring values.
 
 For a family of counts with :math:`q_\theta(x)`, summation by parts turns the derivative into differences between
 neighbours, :math:`\partial_\theta E[f] = E[w(x) (f(x + 1) - f(x))]` with
@@ -24,7 +24,7 @@ from varigrad.estimators.traits import Needs
 
 @dataclass(frozen=True)
 class StochasticAD(Estimator):
-    r"""The draw against one neighbour of it, weighted by how fast probability flows there.
+    r"""Compares the draw with one neighbouring value, weighted by how fast probability flows there.
 
     | family | derivative of :math:`E[f]` |
     |---|---|

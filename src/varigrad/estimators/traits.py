@@ -1,7 +1,7 @@
-"""What an estimator says about itself: how it draws, what it needs of the cost, what it promises.
+"""Traits of an estimator: how it draws, what it needs of the cost, and whether it is unbiased.
 
-An estimator states only what is special about it, as class attributes (or as properties, where it depends on how the
-estimator was made):
+An estimator overrides only the traits that differ from the defaults, as class attributes (or as properties, where they
+depend on its arguments):
 
     needs = Needs(per_element=True)
 """
@@ -17,7 +17,7 @@ from varigrad.errors import SiteError
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an estimator draws.
+    """How an estimator draws: with or without a derivative, and independently or coupled.
 
     Attributes:
         pathwise: the draw carries the derivative by the guide's parameters.
@@ -37,7 +37,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Slope:
-    """How an estimator with alternatives wants `draw.slope`, the derivative of the mean cost by the value.
+    """Options of `draw.slope`, the derivative of the mean cost by the value, for an estimator with alternatives.
 
     Attributes:
         twice: it is differentiated again, by what `draw` made the value of.
@@ -56,7 +56,7 @@ class Slope:
 
 @dataclass(frozen=True)
 class Needs:
-    """What an estimator needs of the cost and of the densities in it.
+    """Properties that an estimator needs of the cost and of the densities in it.
 
     Attributes:
         cost: `surrogate` is called with the site's cost; if not, the terms are differentiated through the draw.
@@ -88,7 +88,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Promises:
-    """What an estimator promises; `varigrad.testing.check_estimator` tests it.
+    """Properties that an estimator guarantees; `varigrad.testing.check_estimator` tests them.
 
     Attributes:
         unbiased: the mean of its gradient is the gradient of the bound.

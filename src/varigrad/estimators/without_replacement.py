@@ -1,4 +1,4 @@
-"""Draws without replacement: several different values of one choice, each element of a plate with a set of its own."""
+"""Sampling without replacement: several distinct values of one discrete site."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from varigrad.estimators.traits import Needs
 
 @dataclass(frozen=True)
 class UnorderedSet(Estimator):
-    r"""k different values, drawn one after the other, weighted as a set whose order is forgotten.
+    r"""Draws k distinct values one after the other, and weights them as a set, whatever their order.
 
     .. math:: \sum_{s \in S} \nabla p(s)\, R(S, s) \Big[f(s) - \sum_{s' \in S} p(s')\, R^{\setminus s}(S, s') f(s')\Big]
 
@@ -123,7 +123,7 @@ class UnorderedSet(Estimator):
 
 @dataclass(frozen=True)
 class SumAndSample(Estimator):
-    r"""The k likeliest values summed, and one draw from the others that stands for them.
+    r"""Sums over the k likeliest values, and draws one of the others, which represents the rest.
 
     .. math:: \sum_{s \in C} \nabla p(s)\,(f(s) - b) + (1 - p_C)\,\nabla \log p(j)\,(f(j) - b), \qquad
               j \sim p(\cdot \mid j \notin C), \quad b = \sum_{s \in C} p(s) f(s) / p_C

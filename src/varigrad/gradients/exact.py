@@ -2,7 +2,7 @@
 
 Replaying an *estimator* along every path through the tree of outcomes (`outcomes.py`) gives the mean and variance of
 its gradient without sampling error (`expected_gradient`); replaying the *programs* gives the gradient it should have
-(`exact_gradient`), by a way that shares nothing with estimators, terms and costs.
+(`exact_gradient`), by code that shares nothing with estimators, terms and costs.
 """
 
 from __future__ import annotations

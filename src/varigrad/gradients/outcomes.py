@@ -1,10 +1,10 @@
-"""The tree of outcomes of a program's draws, walked path by path.
+"""`Outcomes`: a random source that walks the tree of outcomes of a program's draws, path by path.
 
-`Outcomes` is a random source that makes choices instead of drawing, one path through the tree of outcomes a run, and
-knows the path's probability.
+The source makes choices instead of drawing: each run follows one path through the tree, and the source computes the
+path's probability.
 
 A uniform number has no finite support. Where an estimator promises a polynomial in it, a few Gauss-Legendre nodes are
-exact. Elsewhere it is for the caller to say how many nodes stand for it, and to see that they are enough.
+exact. Elsewhere the caller chooses how many nodes replace it, and checks that they are enough.
 """
 
 from __future__ import annotations

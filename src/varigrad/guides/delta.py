@@ -1,4 +1,4 @@
-"""Point guide: maximum a posteriori estimation."""
+"""`AutoDelta`: a point guide, for maximum a posteriori estimation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guides that compose: one program made of several, each for its own sites."""
+"""`AutoGuideList`: combines several guides into one program; each draws its part of the sites."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.language.messages import Program
 
 
 class AutoGuideList(nn.Module):
-    """Several guides, one after the other: automatic ones for some sites, programs of your own for others.
+    """Several guides, one after the other: automatic ones for some sites, the user's programs for others.
 
         AutoGuideList(AutoMultivariateNormal(model, sites=["mean", "scale"]), AutoNormal(model, sites="z*"), my_guide)
 

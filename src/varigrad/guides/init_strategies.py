@@ -1,7 +1,7 @@
-"""Where automatic guides start: functions of a latent site and some draws of it from the prior.
+"""Initial values of automatic guides: functions of a latent site and some draws of it from the prior.
 
 Each takes the site's message (with `name` and `distribution`) and draws `[draws, *site]`, and returns a value `[*site]`
-in the support. One of your own is as good: `AutoNormal(model, init=lambda site, draws: draws[0])`.
+in the support. Users can pass other such functions: `AutoNormal(model, init=lambda site, draws: draws[0])`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
 
 
 def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
-    """Start where unconstrained values are zero, whatever the prior says.
+    """Start where unconstrained values are zero, independently of the prior.
 
     Args:
         site: the site's message.

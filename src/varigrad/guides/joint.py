@@ -1,4 +1,4 @@
-"""Automatic guides with one normal for all latent sites together, in the unconstrained space."""
+"""Joint automatic guides: one normal distribution for all latent sites together, in the unconstrained space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from varigrad.language.primitives import sample
 
 
 class JointGuide(AutoGuide):
-    """Interface of guides that draw all sites as one vector, the auxiliary site `name`, and cut it up.
+    """Interface of guides that draw all sites as one vector, the auxiliary site `name`, and split it.
 
     Args:
         model, args, kwargs, init, sites: see `AutoGuide`.

@@ -1,4 +1,4 @@
-"""Mean-field normal guide in the unconstrained space."""
+"""`AutoNormal`: the mean-field normal guide, in the unconstrained space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eager steps: gradient descent in Python by an optimiser of torch's, and the parameters that it updates."""
+"""Eager steps: gradient descent in Python by a torch optimiser, and the list of parameters that it updates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GradientWarning(UserWarning):
 
 
 class EagerSteps:
-    """Takes the gradient steps of a run in Python; compiled steps do the same.
+    """Takes the gradient steps of a run in Python; compiled steps compute the same.
 
     Args:
         bound: the objective.

@@ -1,4 +1,4 @@
-"""The outcome of a run: parameters, losses, and draws from the fitted guide."""
+"""`Fit`: the result of a run, with parameters, losses, and draws from the fitted guide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The outcome of `SVI.run`.
+    """The result of `SVI.run`.
 
     Attributes:
         bound: the objective, which owns the (live) parameters.

@@ -1,4 +1,4 @@
-"""Monitors the gradient's noise while a run goes on, beside its steps: never a part of them."""
+"""Measures gradient noise at intervals during a run, outside the training steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Grads = Mapping[str, Sequence[Tensor | None]]
 
 @dataclass(frozen=True)
 class Gradients:
-    """Looks at the gradient's noise: `svi.run(..., monitor=Gradients())`, then `fit.gradients` tells.
+    """Configures measurements of gradient noise: `svi.run(..., monitor=Gradients())` adds them to `fit.gradients`.
 
     Every look runs the programs twice more, in Python (also beside compiled steps), at the parameters and arguments of
     the step that was just taken, with random numbers of its own. It changes nothing: losses and parameters are, bit for
@@ -67,7 +67,7 @@ class Gradients:
 
 
 class Monitor:
-    """Takes a run's looks at the gradient's noise.
+    """Measures the gradient's noise during a run.
 
     Args:
         config: when to look.

@@ -1,4 +1,4 @@
-"""Predictions: what a model would draw next, given draws of its latent sites."""
+"""`Predictive`: draws predictions from a model, given draws of its latent sites."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PREDICTIONS = "predictions"
 
 
 class Predictive:
-    """Draws from a model, given draws of its latent sites from a guide, or given ones.
+    """Draws from a model, given draws of its latent sites that a guide makes or the user provides.
 
     A site that the model draws itself has to depend on what was learnt. One that does not comes from its prior, which
     is rarely what is meant (nothing else tells a forgotten latent site from a prediction), so it has to be named in

@@ -1,4 +1,4 @@
-"""The state of a run as one tree of tensors and plain values: saving and loading."""
+"""Saves and loads the state of a run as one tree of tensors and plain values."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def reading(part: str) -> Iterator[None]:
 
 
 def copied(tree: Any) -> Any:
-    """A copy of a tree, with tensors of its own."""
+    """A copy of a tree and of its tensors."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):

@@ -1,4 +1,4 @@
-"""Stochastic variational inference: an objective, an optimiser, and the loop around them."""
+"""`SVI`: stochastic variational inference, which maximises an objective by an optimiser's steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from varigrad.optim.schedules import Scheduler
 
 
 class SVI:
-    """Maximise an objective over the parameters of a model and a guide.
+    """Maximises an objective over the parameters of a model and a guide.
 
     Args:
         model, guide: plain functions, or modules.

@@ -1,7 +1,7 @@
-"""Whether a `for` loop is still being run, told from the frames of Python: a loop that an error has left may be alive.
+"""`LoopPosition`: finds out from Python's frames whether a `for` loop is still running, even after an error.
 
 The loop of a sequential plate is a generator. An error's traceback, or a variable, may keep it alive after its loop has
-ended, and then nothing closes it. What comes after such a loop is not inside its plate.
+ended, and then nothing closes it. Statements after such a loop are not inside its plate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENE
 
 
 class LoopPosition:
-    """The place in a program that asked a generator for its next element.
+    """The place in a program that requested a generator's next element.
 
     Args:
         frame: that asks. It is not kept, because it may keep the generator alive.

@@ -1,4 +1,4 @@
-"""Plates: dimensions, or loops, whose elements the user declares independent."""
+"""Plates: batch dimensions or loops whose elements the user declares conditionally independent."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class InPlate:
 
 
 class plate:  # noqa: N801 - a word of the language, like sample and param
-    """Declare independence: `with plate("data", n):` for a batch dimension, `for i in plate("data", n):` for a loop.
+    """Declares independence: `with plate("data", n):` for a batch dimension, `for i in plate("data", n):` for a loop.
 
     Args:
         name: unique among the program's plates.

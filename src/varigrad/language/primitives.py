@@ -1,4 +1,4 @@
-"""The six words of a program: sample, param, module, factor, deterministic, subsample (and plate, next door)."""
+"""The primitives: sample, param, module, factor, deterministic, subsample; `plate` is in `plates.py`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sample(
         obs_mask: bool, `[*plates]`: where False, the value is missing and drawn as the latent site
             `name + "_unobserved"`, which the guide then has to have.
         estimator: how the gradient through this choice is estimated (guides only), e.g. `Score(MovingAverage())`.
-        notes: anything that handlers of your own, or traces, are to know about the site.
+        notes: annotations of the site, for users' handlers and for traces.
         auxiliary: a choice of the guide that the model does not have: noise that other sites are made of. Those sites
             are `Delta`s, or what is left of their distribution given the noise; the densities together have to be
             that of the model's sites.

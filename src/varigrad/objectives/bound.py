@@ -1,4 +1,4 @@
-"""An objective bound to a model and a guide: a torch module that owns the parameters and computes the loss."""
+"""`Bound`: an objective of a model and a guide, as a torch module that owns the parameters and computes the loss."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Bound(Parameters):
 
     @property
     def side_by_side(self) -> bool:
-        """Whether particles and alternatives run along dimensions of their own; else one by one, in a loop."""
+        """Whether particles and alternatives run along separate dimensions; else one by one, in a loop."""
         return self.discovered is None or self.discovered.side_by_side
 
     @property

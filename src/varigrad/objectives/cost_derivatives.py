@@ -1,6 +1,6 @@
-r"""Derivatives of a site's cost by its value, in every lane, through everything that is drawn on the way.
+r"""Derivatives of a site's cost by its value, in every lane, including the effect on choices drawn downstream.
 
-Where a choice further down is drawn without a derivative, the mean over it moves by its score,
+Where a downstream choice is drawn without a derivative, the score function gives the derivative of the mean over it,
 
 .. math:: \nabla_z E_{y \sim q(\cdot|z)}[f] = E[\nabla_z f + (f_y - b)\, \nabla_z \log q(y|z)],
 

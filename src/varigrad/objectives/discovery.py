@@ -1,6 +1,7 @@
-"""Discovery: what runs of two programs show about their sites, plates, and how particles and lanes can run.
+"""Discovery: analyses two programs by running them: their sites, plates, and whether they can be vectorised.
 
-Nothing that is found here is believed for ever (`rechecks.py`), and nothing is left behind (`without_side_effects.py`).
+Findings are rechecked later (`rechecks.py`). Runs are undone (`without_side_effects.py`), but the first run's new
+parameters may stay.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ _NAME = attrgetter("message.name")
 
 @dataclass(frozen=True, eq=False)
 class DiscoveryResult:
-    """What is known about two programs after a look at them.
+    """The result of analysing two programs.
 
     Attributes:
         vectorization: how leading dimensions are used, with the plates whose elements are mixed.
-        side_by_side: whether particles and alternatives run along dimensions of their own; else in a loop.
+        side_by_side: whether particles and alternatives run along separate dimensions; else in a loop.
         reason: why in a loop; empty otherwise.
         nondifferentiable: sites whose values go through a step, or lose their derivative.
         plan: what to tell about it.
@@ -93,7 +94,7 @@ class DiscoveryResult:
 
 
 class InitializingStore:
-    """A store for the first run: new parameters stay and their initial values count as drawn, though it is undone."""
+    """A store for the first run: its new parameters stay, and their initialisation still counts as drawn."""
 
     def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
         self.owner = owner
@@ -118,7 +119,7 @@ def branch_of(run: RunRecord) -> tuple[object, ...]:
 
 @dataclass(eq=False)
 class Discovery:
-    """One look at two programs, in runs whose side effects are undone afterwards.
+    """One analysis of two programs, by runs whose side effects are undone afterwards.
 
     Args:
         runs: the programs; their source is one of the look's own.

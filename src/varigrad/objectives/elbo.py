@@ -1,4 +1,4 @@
-"""The evidence lower bound, and how its gradient is to be estimated."""
+"""`ELBO`: the evidence lower bound, and the options of its gradient estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The value, the surrogate and the next states of estimators, computed from the runs of one step."""
+"""Computes a step's estimate from its runs: the value, the surrogate, and the next states of estimators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Adjust = Callable[[RunRecord, list[Term]], list[Term]]
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """What a site whose estimator needs a cost adds to the surrogate: a scalar.
+    """The share of a site in the surrogate, a scalar, if the site's estimator needs a cost.
 
     Attributes:
         cost, baseline: what it was made of, and what was subtracted; None if nothing was.
@@ -38,7 +38,7 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class SurrogateParts:
-    """What a surrogate is made of, without the baselines' own losses: `(path + the shares) / count`.
+    """The summands of a surrogate without the baselines' own losses: `(path + the shares) / count`.
 
     Attributes:
         path: what is differentiated directly.

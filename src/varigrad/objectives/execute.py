@@ -1,4 +1,4 @@
-"""One run of guide and model: parameters in, statements and draws out."""
+"""Runs guide and model once with given parameters, and records statements and draws."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
 
 
 class _Program:
-    """What the handlers of guide and model have in common."""
+    """Base of the handlers of guide and model."""
 
     takes_modules = True
-    """A `Module` message says enough; its parameters need no messages of their own."""
+    """One `Module` message is enough; its parameters need no separate messages."""
 
     def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
@@ -173,7 +173,7 @@ class _Program:
 
 
 class _Guide(_Program):
-    """Draws every latent site with its estimator."""
+    """The guide's handler: draws every latent site with its estimator."""
 
     def __init__(
         self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
@@ -263,7 +263,7 @@ class _Guide(_Program):
         return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.vectorization.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
-        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for runs of their own."""
+        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for separate runs."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
         if count == 1:
@@ -281,7 +281,7 @@ class _Guide(_Program):
 
 
 class _Model(_Program):
-    """Replays the guide's values and collects the model's densities."""
+    """The model's handler: replays the guide's values and collects the model's densities."""
 
     def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], guide: _Guide) -> None:
         super().__init__(settings, record, cache)

@@ -1,4 +1,4 @@
-"""What a bound knows about its programs: how it comes to know it, and when it looks again."""
+"""Keeps the analysis of a bound's programs, and renews it when something changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from varigrad.objectives.without_side_effects import PreservedState, preserving_
 
 
 class BiasWarning(UserWarning):
-    """An estimator was asked for by name where it may be biased.
+    """An estimator that the user named may be biased at this site.
 
     Example:
         >>> import warnings
@@ -35,11 +35,11 @@ class BiasWarning(UserWarning):
 
 
 class StepInvalidated(Exception):
-    """A step relied on a discovery that does not hold any more: the step has to be taken again."""
+    """A step relied on an analysis that no longer holds, so the step has to be repeated."""
 
 
 class Exploration:
-    """What a bound knows about its programs, and the looks by which it comes to know it.
+    """The analysis of a bound's programs, which it renews when something changes.
 
     Args:
         runs: the programs, with all that their runs need.
@@ -81,7 +81,7 @@ class Exploration:
         self.discovered = discovered
 
     def mirror(self, other: Exploration) -> None:
-        """Use what another exploration of the same programs knows, without looks of one's own."""
+        """Use the analysis of another exploration of the same programs, without analysing them again."""
         self.discovered, self._reachable = other.discovered, other._reachable
         self.held = self.quiet = True
 

@@ -1,4 +1,4 @@
-"""The plan: which estimator serves which site, and why; printed by `svi.plan(data)`."""
+"""`Plan`: the estimator of each site and the reason for it; `svi.plan(data)` returns it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from varigrad.terms.term import Term
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One latent site: its estimator, and why.
+    """The estimator of one latent site, and the reason for it.
 
     Attributes:
         downstream: names of the terms in its cost, `q(...)` for the guide's.
@@ -40,12 +40,12 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimators of all sites, and how particles and alternatives run; `print` it.
+    """The estimators of all sites, and whether particles and alternatives are vectorised; `print` it.
 
     Attributes:
         sites: the latent sites, in the order of drawing.
         particles, lanes: how many of each.
-        side_by_side: whether they run along dimensions of their own.
+        side_by_side: whether they run along separate dimensions.
         reason: why in a loop; empty otherwise.
         poles: divisions of what a pathwise gradient goes through, whose denominator is not known to keep its sign.
         crossed_poles: which of them were seen to go through a pole, so that no pathwise gradient is right there.

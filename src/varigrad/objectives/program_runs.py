@@ -1,4 +1,4 @@
-"""The runs of a model and a guide that make up a step, and the terms that they leave."""
+"""`ProgramRuns`: makes a step's runs of a model and a guide, and collects their terms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MixedIn = Callable[[RunRecord, Vectorization], MixedPlates]
 
 @dataclass(eq=False)
 class ProgramRuns:
-    """A model and a guide with all that a run of them needs: the objective, the parameters, the randomness, the state.
+    """A model and a guide with everything that a run needs: objective, parameters, randomness, state.
 
     Attributes:
         objective: the configuration.

@@ -1,4 +1,4 @@
-r"""Rényi bounds: several particles inside one logarithm, the importance-weighted bound among them.
+r"""`Renyi`: Rényi bounds, with several particles inside one logarithm; order 0 is the importance-weighted bound.
 
 With :math:`w_k = p(x, z_k) / q(z_k)` for `K` particles drawn from the guide,
 

@@ -1,4 +1,4 @@
-"""Find out what a program is made of, and whether its particles and alternatives can run side by side."""
+"""Tests by changing values whether plate elements are independent, and particles and alternatives can be vectorised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which random choices each statement of one run depends on.
+"""`Tracker`: finds the random choices on which each statement of a run depends.
 
 A `Token` names a site and the plates whose elements have been mixed since it was drawn. Inside a plate, element `n`
 of a cost depends on element `n` of a site only, unless the dependency went through a statement outside the plate
@@ -44,7 +44,7 @@ gradient goes through."""
 
 
 class Token(NamedTuple):
-    """A random choice that something depends on."""
+    """A random choice upstream of a value, and the plates whose elements were mixed on the way."""
 
     site: str
     cross_element: frozenset[str] = frozenset()
@@ -66,7 +66,7 @@ _UNGUARDED = nullcontext()
 
 
 class Tracker:
-    """Follows the tracked sites of one run of guide and model.
+    """Tracks the dependencies on the sites of one run of guide and model.
 
     Args:
         watch: note values that go through steps without a useful derivative.

@@ -1,4 +1,4 @@
-"""What has left torch during one run of a program."""
+"""`Escapes`: records the values that leave torch during one run of a program, and what they depend on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Roots = tuple[Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class Pole:
-    """A call, in an explored run, of a function with a pole that what depends on choices may reach.
+    """A call, in an explored run, of a function with a pole that a value depending on choices may reach.
 
     Attributes:
         provenance: what the denominator depends on.
@@ -41,7 +41,7 @@ class Pole:
 
 
 class Escapes:
-    """What has left torch during one run of a program; later statements count as downstream of it."""
+    """The values that have left torch during one run of a program; later statements count as downstream of them."""
 
     # Defaults of the class: most runs write to none of them.
     provenance: Provenance = NOTHING

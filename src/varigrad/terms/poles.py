@@ -1,8 +1,9 @@
-"""Divisions whose denominator may vanish: noted while a program is explored, and said in the plan.
+"""Poles: finds calls of functions with a pole (divisions, ...) whose argument may reach it, in exploring runs.
 
-Where a denominator changes its sign the quotient jumps, and a pathwise gradient misses that. It does not count as a
-step, or most models would lose their pathwise gradients. What is known to be positive is followed from operation to
-operation.
+Where a denominator changes its sign, the quotient jumps, and the gradient misses the jump there. A division alone does
+not count as a discontinuous operation, or most models would lose pathwise gradients; a denominator that crosses zero
+between two explored runs does (`pole_crossings.py`). The signs of tensors are tracked from operation to operation, so
+that denominators known to be positive are left out.
 """
 
 # ruff: noqa: SIM905 - a list of words reads better as words

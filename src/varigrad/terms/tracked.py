@@ -1,17 +1,13 @@
-"""Tracked tensors: a `Tensor` subclass that knows which random choices its numbers were computed from.
+"""`Tracked`: a `Tensor` subclass that records which random choices its numbers were computed from.
 
-A tracked tensor is a `Tensor` subclass that shares its storage with the plain tensor it stands for. Two hooks
-keep the promise that a dependency is never lost:
-
-* `__torch_function__` sees every call made from Python. It runs the operation on the plain tensors and marks
-  the results with the union of the inputs' provenance (the fast path, a few microseconds).
-* `__torch_dispatch__` sees whatever reaches the dispatcher some other way: a scripted or traced module, `vmap`, an
-  `autograd.Function`, `torch.tensor(t)`.
-
-When a value *leaves* torch there is nothing left to mark: it becomes a number, a size or the text of an error, it is
-written into memory that other tensors may share, or code that is not torch's is given plain tensors. `side_effects.py`
-knows what each function does. Then the tensor's `Escapes` record is told, and everything computed afterwards counts as
-downstream: over-reported, never lost.
+A tracked tensor shares its storage with the plain tensor behind it. Two hooks ensure that a dependency is never lost: *
+`__torch_function__` intercepts every call made from Python. It runs the operation on the plain tensors and marks the
+results with the union of the inputs' provenance (the fast path, a few microseconds). * `__torch_dispatch__` intercepts
+operations that reach the dispatcher some other way: from a scripted or traced module, `vmap`, an `autograd.Function`,
+`torch.tensor(t)`. When a value *leaves* torch, no tensor is left to mark: the value becomes a number, a size or the
+text of an error, it is written into memory that other tensors may share, or code that is not torch's gets plain
+tensors. `side_effects.py` classifies each function. The tensor's `Escapes` record then keeps the provenance, and
+everything computed afterwards counts as downstream: dependencies are over-reported, never lost.
 """
 
 from __future__ import annotations
@@ -44,11 +40,11 @@ from varigrad.terms.zero_crossings import pole_at, roots_after
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
-"""Classes without hooks of their own."""
+"""Classes that define no hooks."""
 
 
 class Tracked(Tensor):
-    """A tensor that knows its provenance. Made by `provenance.track_provenance`, and by every operation on one."""
+    """A tensor with provenance. `provenance.track_provenance` makes one, and so does every operation on one."""
 
     _plain: Tensor
     _provenance: Provenance
@@ -288,9 +284,9 @@ def _under_a_mode(
 
 
 def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
-    """Refuse tensor classes with hooks of their own.
+    """Refuse tensor classes that define hooks.
 
-    Such a class may take out of a tensor whatever it likes, and does not hand marks on.
+    Such a class may read any value out of a tensor, and does not pass marks on.
     """
     for kind in types:
         if kind is not Tracked and kind not in HARMLESS:

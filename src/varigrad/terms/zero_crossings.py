@@ -1,9 +1,9 @@
-"""Zero crossings: what a denominator vanishes with, noted so that two explored runs tell whether one went through zero.
+"""Zero crossings: records the roots of denominators, to detect whether one crossed zero between two explored runs.
 
 A denominator that is nowhere negative (`z.abs()`, a norm, a standard deviation) touches zero without changing its sign.
-So its *root*, the value with whose sign it vanishes, is followed beside it. A sum of squares vanishes where all its
-parts do, which happens with probability zero on the way from one point to another, unless those that are not zero are
-of one size.
+So its *root*, a value that changes its sign where the denominator vanishes, is tracked as well. A sum of squares
+vanishes where all its parts do, which happens with probability zero on the way from one point to another, unless the
+parts that are not zero have the same size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Hold an estimator to the laws: `check_estimator(MyEstimator())` for people who write their own.
+"""`check_estimator`: tests that an estimator is unbiased on a registry of programs.
 
 For every program of the registry that the estimator serves, its mean gradient has to equal the exact one. Where the
-guide is discrete and what the estimator draws has few outcomes, each of them is run and nothing is sampled; uniform
-numbers are integrated over. Elsewhere there is a two-stage sampling test. A site it does not serve it has to refuse.
+guide is discrete and the estimator's draws have few outcomes, each outcome is run and nothing is sampled; uniform
+numbers are integrated over. Elsewhere a two-stage sampling test is used. The estimator has to refuse sites that it does
+not serve.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ converged, and is sampled instead; an error that falls like 1/n^2 or faster is t
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found on one program.
+    """The result of the tests on one program.
 
     Attributes:
         program: the program's name.

@@ -1,4 +1,4 @@
-"""Score-only twins of reparameterised families: the same draws and densities, without `rsample`."""
+"""Twins of reparameterised families without `rsample`: the same draws and densities, for score-function estimators."""
 
 from __future__ import annotations
 

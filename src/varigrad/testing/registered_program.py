@@ -1,4 +1,4 @@
-"""One program of the registry, how to register it, and what such programs are written with: all in double precision."""
+"""`Case`: one program of the registry; with helpers to register it and to write it in double precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Closed = Callable[[dict[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One program.
+    """One program of the registry.
 
     Attributes:
         model, guide: the programs; the sites under test are called `z*`.

@@ -1,4 +1,4 @@
-"""`assert_unbiased(model, guide, data)`: a line for your own test suite."""
+"""`assert_unbiased(model, guide, data)`: tests in one line that a program's gradient is unbiased."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def sampled_complaint(bound: Bound, reference: Reference, args: tuple[object, ..
 
     Args:
         bound: the objective to draw gradients of.
-        reference: the gradient that their mean is held to.
+        reference: the gradient that their mean is compared with.
         args: the programs' arguments.
         draws: how many gradients to draw.
         alarm: the probability of a false alarm.
@@ -120,7 +120,7 @@ def exact_complaint(bound: Bound, reference: Reference, bias: Tensor) -> str:
 
     Args:
         bound: the objective, which knows the parameters' names.
-        reference: the gradient that the mean was held to.
+        reference: the gradient that the mean was compared with.
         bias: the difference, for all parameters in one vector.
     """
     wrong = bias.abs() > rounding_of(reference, dtype_of(bound))

@@ -1,4 +1,4 @@
-"""Plates as Pyro's programs use them: entered, they answer with indices; they also loop, and wrap functions."""
+"""`plate`: Pyro's plates, which yield their indices, and can also loop or wrap a function."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class plate:  # noqa: N801 - Pyro's name
-    """Declare independence: `with plate("data", n) as indices:`, `for i in plate("data", n):`, or around a function.
+    """Declares independence: `with plate("data", n) as indices:`, `for i in plate("data", n):`, or around a function.
 
     A minibatch is drawn when the plate is made, and is the same in model and guide, whichever of them asks for it.
 

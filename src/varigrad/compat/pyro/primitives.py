@@ -1,4 +1,4 @@
-"""Pyro's statements, said to our handlers: sample, param, module, plate, factor, deterministic, subsample."""
+"""Pyro's primitives (sample, param, module, factor, ...): they send messages to varigrad's handlers."""
 
 from __future__ import annotations
 

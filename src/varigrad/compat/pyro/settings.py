@@ -1,4 +1,4 @@
-"""Settings by name, as Pyro has them: `get`, `set`, `context`, `register`."""
+"""Pyro's settings by name: `get`, `set`, `context`, `register`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from varigrad.errors import VarigradError, did_you_mean
 
 @dataclass
 class _Values:
-    """The settings of the process that are no variable of a module's."""
+    """The settings of the process that are not variables of a module."""
 
     validate_distributions_pyro: bool = True
     validate_poutine: bool = True

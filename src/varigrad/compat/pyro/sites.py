@@ -1,4 +1,4 @@
-"""What `infer=` may say about a site: mistakes are errors at the sample statement."""
+"""Checks the options of a site, `infer=`, at the sample statement."""
 
 from __future__ import annotations
 

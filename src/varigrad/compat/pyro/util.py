@@ -1,4 +1,4 @@
-"""Small things that programs take from `pyro.util`: seeds, and checks of numbers."""
+"""Helpers of `pyro.util`: seeds, and checks of numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Y = TypeVar("Y")
 
 
 class ExperimentalWarning(UserWarning):
-    """Something that may change without notice."""
+    """A feature may change without notice."""
 
 
 def set_rng_seed(rng_seed: int) -> None:
@@ -116,7 +116,7 @@ def jit_iter(tensor: Tensor) -> list[Tensor]:
 
 
 class timed:  # noqa: N801 - Pyro's name
-    """A `with` block that knows how many seconds have passed: `elapsed`."""
+    """A `with` block that measures its time in seconds: `elapsed`."""
 
     def __enter__(self) -> timed:
         self.start: float = default_timer()

@@ -1,4 +1,4 @@
-"""Libraries that torch's Inductor makes: for graphs that C has no types for, and for very large ones."""
+"""Compiles graphs by torch's Inductor: those with types that our C lacks, and those with large intermediate results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS: dict[str, object] = {
 
 
 class InductorLibrary:
-    """A library of Inductor's.
+    """A loaded library that Inductor has compiled.
 
     Args:
         path: the library's file.
@@ -52,7 +52,7 @@ class InductorLibrary:
 
 
 class InductorRecipe:
-    """Has Inductor compile a graph.
+    """Compiles a graph by Inductor.
 
     Args:
         graph: what to compile.

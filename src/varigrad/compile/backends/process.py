@@ -1,4 +1,4 @@
-"""The process in which a compiler runs, so that steps go on meanwhile, and its end."""
+"""`CompilerProcess`: starts the compiler in a separate process, so that steps continue meanwhile, and stops it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CompilerProcess:
 
     Args:
         folder: what to compile; the library will be there.
-        root: the cache, where Inductor keeps files of its own.
+        root: the cache, where Inductor keeps its files.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""A bound for loops of one's own whose loss and gradient come from a compiled graph."""
+"""`Compiled`: a compiled loss and gradient for users who write their own training loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from varigrad.optim.schedules import Scheduler
 
 
 class Compiled(nn.Module):
-    """An objective whose loss and gradient come from a compiled graph: called like the bound, it gives the same loss.
+    """An objective whose loss and gradient come from a compiled graph; its call gives the same loss as the bound's.
 
     Its parameters are the bound's, under `bound`.
     """
@@ -112,7 +112,7 @@ class Compiled(nn.Module):
 
 
 class _Hooks:
-    """Hooks of `register_hook`, switched off: they are for `backward()`, which runs them on what is attached here.
+    """Hooks of `register_hook`, switched off, because `backward()` runs them on the attached gradient.
 
     The program itself runs with its parameters' hooks on, because it may register some, and remove others.
     """
@@ -144,7 +144,7 @@ def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 class _Attach(torch.autograd.Function):
-    """Gives a number a gradient that is known already."""
+    """An autograd function that gives a number a gradient that has already been computed."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, grads: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class _Attach(torch.autograd.Function):
 
 
 def compiled(bound: Bound, *, wait: bool = False, seed: int | None = None) -> Compiled:
-    """Compile an objective for a loop of one's own.
+    """Compile an objective for a user's training loop.
 
     Args:
         bound: such as `ELBO()(model, guide)`.

@@ -1,7 +1,7 @@
-"""The whole step as one function of tensors: both programs, gradient, baselines, clipping, optimiser.
+"""`CompiledStep`: a whole step as one traced function: both programs, gradient, baselines, clipping, optimiser.
 
-Many steps in a row need nothing from Python: a counter in the graph picks the step's random numbers and settings from
-rows drawn beforehand, and losses go into rows of their own.
+Many steps in a row need nothing from Python: a counter in the graph selects the step's random numbers and settings from
+rows drawn beforehand, and the row to which the step writes its loss.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NUMBERS = 2**19
 
 
 class Host(Protocol):
-    """The object that takes a run's steps in Python, and has the settings of the steps.
+    """Interface of the object that takes a run's steps in Python and holds the settings of the steps.
 
     Attributes:
         bound: the objective; its source is a `Noise`.

@@ -1,4 +1,4 @@
-"""Flat state: the parameters and moments of a compiled step, side by side in flat tensors.
+"""Flat state: concatenates the parameters and moments of a compiled step into a few flat tensors.
 
 The parameters that users hold become views of the flat tensors, so they are always up to date, and one operation
 updates them all. A parameter whose memory another tensor holds too (`w = net.weight.detach()`) stays where it is.
@@ -29,7 +29,7 @@ TreeForm = tuple[pytree.TreeSpec, list[object]]
 
 
 class _Key(NamedTuple):
-    """Properties that parameters of one bucket share; `alone` is the id of a parameter with a bucket of its own."""
+    """Properties that parameters of one bucket share; `alone` is the id of a parameter with a separate bucket."""
 
     group: int
     dtype: torch.dtype
@@ -39,7 +39,7 @@ class _Key(NamedTuple):
 
 
 class Bucket:
-    """Parameters of one group, dtype and age, and what the optimiser keeps for them.
+    """Parameters of one group, dtype and age, with the moments that the optimiser keeps for them.
 
     Args:
         moments: how many tensors the optimiser keeps for each parameter.

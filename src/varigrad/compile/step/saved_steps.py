@@ -1,4 +1,4 @@
-"""The part of a saved state that says how far compiled steps had come, and whether it is whole."""
+"""The part of a saved state about compiled steps: their progress, and a check that it is complete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from varigrad.distributions.counter_rng import Kind
 
 
 class SavedSpecialization(TypedDict, total=False):
-    """A specialisation in a saved state; the keys are those of the first version.
+    """A specialisation in a saved state; its field names stay those of the first version.
 
     Attributes:
         seen, taken: steps in Python and by graph.
@@ -36,7 +36,7 @@ class SavedSpecialization(TypedDict, total=False):
 
 
 class SavedSteps(TypedDict, total=False):
-    """Specialisations and lifted numbers, by the text of their key."""
+    """Compiled steps in a saved state: specialisations and lifted numbers, by the text of their key."""
 
     forms: dict[str, SavedSpecialization]
     numbers: dict[str, list[int]]

@@ -1,4 +1,4 @@
-"""Specialisations: compiled steps for one signature of the arguments each, and how far each has come."""
+"""Specialisations: compiled steps, one for each signature of the arguments, with their progress and statistics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from varigrad.distributions.counter_rng import Kind, Noise, Rows
 
 @dataclass(eq=False)
 class Specialization:
-    """Steps with arguments of one signature (shapes, types, Python values), and how far they have come.
+    """Compiled steps for arguments of one signature (shapes, types, Python values), and their progress.
 
     Attributes:
         text: the arguments, in words.
@@ -29,7 +29,7 @@ class Specialization:
         frozen: those that required no gradient in the last step in Python.
         undeclared: `requires_grad` of the tensors that the programs did not declare then; None: not known.
         thawed: how many of these required a gradient when a state was saved; None: not known.
-        structure: of the estimators' state after the last step in Python; a text if a saved state said so.
+        structure: of the estimators' state after the last step in Python; a text if it comes from a saved state.
         flat_state: where parameters and moments are kept while the graph takes the steps.
         waits: whether steps wait for the compiler, because the library was there when the state that this run goes on
             from was saved.

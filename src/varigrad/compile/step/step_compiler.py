@@ -1,8 +1,8 @@
-"""Decides who takes each step: Python at first, then a traced graph, compiled in the background and checked by Python.
+"""Decides for each step whether Python, the traced graph or the compiled library runs it.
 
-All randomness of a step comes from rows of numbers that are drawn beforehand, an eager step's too. So it does not
-matter to a run when the compiler is done: every step sees the numbers that it would have seen anyway. The stages that a
-step goes through, and what leads from one to the next, are in `stages.py`.
+All steps, eager ones included, take their randomness from rows of numbers that are drawn beforehand. So the time at
+which the compiler finishes does not change a run: every step sees the numbers that it would have seen anyway. The
+stages of a specialisation and their transitions are in `stages.py`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _POLL = 0.02
 
 
 class CaptureWarning(UserWarning):
-    """A step that was to be compiled runs eagerly, and why."""
+    """A step that was to be compiled runs eagerly, for the reason given."""
 
 
 class _LastCall(NamedTuple):
-    """The last call, for the next one with the very same tensors."""
+    """The last call, kept so that a call with the very same tensors skips the search."""
 
     layouts: list[tuple[Hashable, ...]]
     surroundings: Hashable
@@ -57,14 +57,14 @@ class _LastCall(NamedTuple):
 
 
 class _Position(NamedTuple):
-    """Where a block of steps begins: the state of the random numbers, and of the schedule."""
+    """The state at the start of a block of steps: of the random numbers, and of the schedule."""
 
     noise: dict[Any, Any]
     schedule: Schedule
 
 
 class StepCompiler:
-    """Takes steps, and compiles them meanwhile.
+    """Takes steps, and traces and compiles them in the background.
 
     Args:
         host: whose steps they are; its bound's randomness comes from a `Noise`.

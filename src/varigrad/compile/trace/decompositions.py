@@ -1,4 +1,4 @@
-"""Decompositions: operations that are traced as others with the same results, which compile to faster loops.
+"""Decompositions: replaces some operations by equivalent ones that compile to faster loops.
 
 Look-ups along a dimension of a few entries become comparisons, which fuse with the operations around them, vectorise,
 and need no atomic additions in their gradient. An index without an entry gives NaN, where torch raises an error.

@@ -1,4 +1,4 @@
-"""A traced function of tensors: compiled in the background, or replayed, and compared with Python."""
+"""`TracedFunction`: traces a function, runs its graph or its compiled library, and compares either with Python."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Snapshot(NamedTuple):
 
 
 class TracedFunction:
-    """A function whose results overwrite tensors.
+    """A traced function whose results overwrite tensors.
 
     Args:
         function: computes new values for `targets`, in order, from the very tensors in `inputs`; changes nothing.

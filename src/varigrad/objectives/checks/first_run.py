@@ -1,4 +1,4 @@
-"""Checks made on a program's first run, and again when a number goes bad: never on the step's path."""
+"""Checks of a program's first run, which are repeated when a loss or gradient is not finite; normal steps skip them."""
 
 from __future__ import annotations
 

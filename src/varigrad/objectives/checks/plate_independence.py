@@ -1,4 +1,4 @@
-"""What the operations of a run prove about plates and lanes, whatever the numbers are (by `terms/independence`)."""
+"""Proves from a run's operations that plate elements or lanes stay independent (by `terms/independence`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSEEN = Verdict("unknown", "a run that could not be followed")
 
 @dataclass(frozen=True)
 class Structure:
-    """What is proven about the plates of each site.
+    """The proven plates of each site: those whose elements are mixed, and those whose elements stay apart.
 
     Attributes:
         mixed, apart: plates whose elements an operation mixes, and those where none does, by site.

@@ -1,6 +1,6 @@
-"""Whether a pole lies between two explored runs: a denominator that changed its sign, a number that ceased to be one.
+"""Detects poles between two explored runs: a denominator changed its sign, or a number ceased to be one.
 
-A pathwise gradient misses what jumps at a pole. Where none of the runs has met one, the plan says what it relies on.
+A pathwise gradient misses the jump at a pole. Where no run has met one, the plan names the assumption.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Rechecks: when programs are looked at again, and the warning where an earlier look was wrong.
+"""Rechecks: decides when programs are analysed again, and warns if an earlier analysis was wrong.
 
-Looks are taken at steps 10, 100, 1000, ..., and whenever something changes that may matter: the mode of a module, a
-buffer (from outside), the shapes of arguments, `requires_grad`, or the statements of a run. What a look finds to be
-mixed, stepped or not to run side by side stays so: that is always right, if noisier.
+Programs are analysed at steps 10, 100, 1000, ..., and whenever something changes that may matter: the mode of a module,
+a buffer (from outside), the shapes of arguments, `requires_grad`, or the statements of a run. Once found mixed,
+discontinuous or not vectorisable, a site or plate stays so: still correct, only noisier.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class StaleCheckWarning(UserWarning):
 
 
 class Explored(Protocol):
-    """What has been discovered about some programs, and the way to look at them again.
+    """Interface of an object that holds the analysis of some programs and can repeat it.
 
     Attributes:
         quiet: whether to warn of nothing.
@@ -92,7 +92,7 @@ class Explored(Protocol):
 
 
 class Rechecks:
-    """When programs have to be looked at again, and what earlier looks have found in which situation.
+    """Decides when programs are analysed again, and keeps earlier results by situation.
 
     Attributes:
         due: how many steps have to have been taken for the next look that nothing but time calls for.

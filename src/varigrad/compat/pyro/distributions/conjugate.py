@@ -1,4 +1,4 @@
-"""Counts whose rate or probabilities have been integrated out, by Pyro's names."""
+"""Compound count distributions (`BetaBinomial`, `GammaPoisson`, `DirichletMultinomial`) with Pyro's methods."""
 
 from __future__ import annotations
 

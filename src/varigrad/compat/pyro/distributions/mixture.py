@@ -1,4 +1,4 @@
-"""Mixtures under Pyro's names: all of them are one mixture of Normals, or a choice by mask."""
+"""Mixtures of Normals, and `MaskedMixture`, with Pyro's names and arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MaskedMixture: type[native.MaskedMixture] = family(native.MaskedMixture, __name_
 
 
 class MixtureOfDiagNormals(TorchDistributionMixin, native.MixtureOfNormals):
-    """Components `[*batch, k, d]` of their own locations and scales; weights `[*batch, k]` as logits."""
+    """Components `[*batch, k, d]` with separate locations and scales; weights `[*batch, k]` as logits."""
 
     def __init__(self, locs: Tensor, coord_scale: Tensor, component_logits: Tensor) -> None:
         super().__init__(locs, coord_scale, component_logits)

@@ -1,4 +1,4 @@
-"""Rejection sampling from a proposal."""
+"""`Rejector`: rejection sampling from a proposal, with Pyro's methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family of `torch.distributions`, made by putting Pyro's methods in front of varigrad's version."""
+"""Every family of `torch.distributions`: varigrad's version with Pyro's methods, by the mixin in `family`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pyro's methods on top of torch's distributions: call to draw, `shape`, `has_rsample_`, masks and copies."""
+"""Pyro's methods for torch's distributions: call to draw, `shape`, `has_rsample_`, `mask`, `expand_by`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ D = TypeVar("D", bound=td.Distribution)
 
 
 class TorchDistributionMixin:
-    """What Pyro's families can do beyond torch's. In front of a `torch.distributions.Distribution`."""
+    """Mixin in front of a `torch.distributions.Distribution` that adds Pyro's methods."""
 
     is_pyro_distribution = True
 
@@ -128,7 +128,7 @@ def _switched(distribution: D, value: bool) -> D:
 
 
 class TorchDistribution(TorchDistributionMixin, td.Distribution):
-    """What distributions of the user's own derive from: give `sample` (and `rsample`) and `log_prob`.
+    """Base class of users' distributions, which define `sample` (and `rsample`) and `log_prob`.
 
     Args:
         batch_shape, event_shape: as in torch.
@@ -147,11 +147,11 @@ class TorchDistribution(TorchDistributionMixin, td.Distribution):
 
 
 class Independent(TorchDistributionMixin, native.Independent):
-    """Some batch dimensions of `base_distribution` declared one event."""
+    """Declares some batch dimensions of `base_distribution` one event."""
 
 
 class _Based:
-    """Pyro's name for what a wrapper wraps."""
+    """Mixin that names a wrapper's inner distribution `base_dist`, as Pyro does."""
 
     @property
     def base_dist(self: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A log-density without a value, under Pyro's argument names."""
+"""`Unit`: a log-density without a value, with Pyro's argument names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from varigrad.compat.pyro.distributions.torch_distribution import TorchDistribut
 
 
 class Unit(TorchDistributionMixin, native.Unit):
-    """The empty event with log-density `log_factor`, `[*batch]`; `has_rsample` says whether to call it pathwise."""
+    """The empty event with log-density `log_factor`, `[*batch]`; `has_rsample` declares it pathwise or not."""
 
     def __init__(
         self, log_factor: Tensor | float, *, has_rsample: bool | None = None, validate_args: bool | None = None

@@ -1,4 +1,4 @@
-"""Small tools for shapes, and the switch for validation."""
+"""Helpers for shapes and tensors that Pyro programs import, and the switch for validation."""
 
 from __future__ import annotations
 

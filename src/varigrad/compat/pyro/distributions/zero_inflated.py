@@ -1,4 +1,4 @@
-"""Counts with extra zeros, under Pyro's argument names."""
+"""Zero-inflated count distributions with Pyro's argument names."""
 
 from __future__ import annotations
 

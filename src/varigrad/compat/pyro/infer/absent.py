@@ -1,4 +1,4 @@
-"""Names that programs import from `pyro.infer` and need not use: an error says what is missing when they do."""
+"""Classes of `pyro.infer` that varigrad lacks: programs can import them, and their use raises an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHY: dict[str, tuple[str, ...]] = {
 
 
 class NotThere:
-    """Stands for a class of Pyro's that varigrad does not have."""
+    """Stands for a class of Pyro's that varigrad lacks; constructing it raises an error."""
 
     why = ""
 

@@ -1,4 +1,4 @@
-"""What Pyro's objectives share: each is a configuration of a native one, bound to the parameter store."""
+"""`ELBO`, the interface of Pyro's objectives: each configures a native objective on the parameter store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEPT = 8
 
 
 class ELBO:
-    """What the objectives share; one of your own may define `loss` and `loss_and_grads` instead of `native`.
+    """Interface of Pyro's objectives; a user's subclass may define `loss` and `loss_and_grads` instead of `native`.
 
     Args:
         num_particles: independent runs of model and guide, averaged.
@@ -144,7 +144,7 @@ class ELBO:
     def _get_trace(
         self, model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[Trace, Trace]:
-        """Traces of one run of the model and of the guide, for objectives of your own."""
+        """Traces of one run of the model and of the guide, for users' objectives."""
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
     def _get_traces(

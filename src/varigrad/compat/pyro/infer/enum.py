@@ -1,4 +1,4 @@
-"""Marking sites to be enumerated, and runs of model and guide for objectives of one's own."""
+"""`config_enumerate` marks sites to be enumerated; `get_importance_trace` runs model and guide for users' bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Pyro's options at a site mean to the engine: `infer={...}` becomes an estimator."""
+"""Translates Pyro's options of a site, `infer={...}`, to an estimator of varigrad's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from varigrad.objectives.plan import Plan
 
 
 class Reading:
-    """Two handlers, around a model and a guide, that read the options of their sites for the engine.
+    """Two handlers, around a model and a guide, that translate the options of their sites to estimators.
 
     Args:
         enumerates: whether the objective enumerates the sites that ask for it.

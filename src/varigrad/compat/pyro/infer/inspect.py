@@ -1,4 +1,4 @@
-"""How a model's variables depend on each other, as data and as a picture."""
+"""Dependencies between a model's variables: `get_dependencies`, `get_model_relations` and `render_model`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Node:
 
 
 class _Watch:
-    """The handler that follows every choice from where it is drawn to the next ones, and no further.
+    """A handler that tracks each choice from its draw to the next choices that depend on it.
 
     A value that leaves torch (a number, a branch) counts as read by everything after it.
     """
@@ -103,7 +103,7 @@ class _Watch:
 
 
 class _Parameter(str):
-    """The name of a parameter, where names of sites may be, too."""
+    """The name of a parameter; its type distinguishes it from the name of a site."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Predictions under Pyro's names, in the shapes that Pyro gives them."""
+"""`Predictive`: predictions with Pyro's arguments, in the shapes that Pyro gives them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Predictive(nn.Module):
         parallel: run all side by side, which needs a model that leaves leading dimensions alone; else one by one.
 
     Raises:
-        VarigradError: (a `ValueError`) it is not said how many predictions, or two sources of latent values are given.
+        VarigradError: (a `ValueError`) the number of predictions is missing, or two sources of latent values are given.
     """
 
     def __init__(

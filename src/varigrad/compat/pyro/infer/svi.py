@@ -1,4 +1,4 @@
-"""Stochastic variational inference under Pyro's names."""
+"""`SVI`: stochastic variational inference with Pyro's arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from varigrad.language.messages import Program
 
 
 class SVI:
-    """Fit the parameters in the store.
+    """Fits the parameters in the parameter store.
 
     Args:
         model, guide: programs.

@@ -1,4 +1,4 @@
-"""The ELBO with exact sums over choices of the guide that ask for them."""
+"""`TraceEnum_ELBO`: the ELBO with exact sums over the guide's sites that are marked to be enumerated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from varigrad.language.messages import Program
 
 
 class TraceEnum_ELBO(Trace_ELBO):  # noqa: N801 - Pyro's name
-    """Sites of the guide marked `infer={"enumerate": "parallel"}` (or `"sequential"`) get `Enumerate()`.
+    """The ELBO with `Enumerate()` at the guide's sites marked `infer={"enumerate": "parallel"}` (or `"sequential"`).
 
     Each is summed over exactly, given a draw of the others: with one such site the loss is exact, with several it
     is unbiased, and costs their sum and not their product. `num_samples` means `LeaveOneOut(num_samples)`.

@@ -1,4 +1,4 @@
-"""The ELBO with dependencies followed, and the handler that shows them."""
+"""`TraceGraph_ELBO`: the ELBO with dependencies tracked; `TrackNonReparam` is the handler that shows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class JitTraceGraph_ELBO(TraceGraph_ELBO):  # noqa: N801
 
 
 class TrackNonReparam:
-    """A `with` block, or a wrapper of a program, in which choices without `rsample` mark what is computed from them.
+    """A `with` block, or a program's wrapper, in which choices without `rsample` mark the results computed from them.
 
     Read with `pyro.ops.provenance.get_provenance`.
     """

@@ -1,4 +1,4 @@
-"""Networks that a program uses without registering them: Pyro does not train them, and here it is said."""
+"""Warns of networks a program uses but never registers: Pyro does not train them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.objectives.checks.untrained_leaves import LookSchedule, UntrainedL
 
 
 class Unregistered:
-    """Warns, once each, of tensors that a step's gradient reaches and the parameter store does not have.
+    """Warns, once each, of tensors that a step's gradient reaches and that the parameter store lacks.
 
     Natively this is an error. Pyro lets such programs run, and leaves the gradient in `.grad`, where an optimiser of
     the program's own may use it.

@@ -1,4 +1,4 @@
-"""Helpers of inference: which parameters a run asks for, numbers out of tensors, gradients to zero."""
+"""Helpers of inference: names of the parameters that a run uses, numbers from tensors, zeroed gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attribute of a `PyroModule` is declared as, and the call in which attributes are read once."""
+"""Declarations of a `PyroModule`'s attributes (`PyroParam`, `PyroSample`), and the call in which each is read once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 
 class OnFirstUse:
-    """A description of an attribute that stands in a class body: it becomes the instance's when first read."""
+    """Description of an attribute in a class body, which the instance gets when it is first read."""
 
     name: str
 
@@ -76,7 +76,7 @@ class PyroSample(OnFirstUse):
 
 
 class Context:
-    """The call that is going on in a tree of modules, and what has been read in it."""
+    """The call in progress in a tree of modules, and the attributes that it has read."""
 
     def __init__(self) -> None:
         self.depth: int = 0

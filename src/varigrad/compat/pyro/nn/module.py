@@ -1,8 +1,8 @@
-"""Modules whose attributes are statements: parameters of the store, and random choices drawn once a call.
+"""`PyroModule`: torch modules whose attributes are parameters of the store, or random choices drawn once a call.
 
-Inside a call of a module, or a method marked `pyro_method`, reading an attribute says `pyro.param`, `pyro.sample` or
-`pyro.module` under the attribute's full name, once; reading it again gives the same value. Outside, a parameter is
-just computed, and a random choice drawn anew.
+Inside a call of a module, or a method marked `pyro_method`, reading an attribute calls `pyro.param`, `pyro.sample` or
+`pyro.module` with the attribute's full name, once; reading it again gives the same value. Outside, reading an attribute
+only computes a parameter, and draws a random choice anew.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LEAF = "_unconstrained"
 
 
 class _PyroModuleMeta(type):
-    """`PyroModule[nn.Linear]`: a class that is both."""
+    """Metaclass for `PyroModule[nn.Linear]`, a subclass of both classes."""
 
     def __getitem__(cls, kind: type[nn.Module]) -> type[PyroModule]:
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
@@ -300,7 +300,7 @@ class PyroModuleList(nn.ModuleList, PyroModule):
 
 
 def pyro_method(method: F) -> F:
-    """Let a method be a call of its module: attributes are statements, each said once."""
+    """Let a method be a call of its module: attributes are statements, each executed once."""
 
     @functools.wraps(method)
     def called(self: PyroModule, *args: object, **kwargs: object) -> object:

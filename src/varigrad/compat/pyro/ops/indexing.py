@@ -1,4 +1,4 @@
-"""Indexing by several tensors at once whose batch dimensions, on the left, broadcast."""
+"""`vindex`: indexing by several tensors at once whose batch dimensions, on the left, broadcast."""
 
 from __future__ import annotations
 

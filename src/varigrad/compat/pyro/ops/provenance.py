@@ -1,4 +1,4 @@
-"""Pyro's names for provenance, through lists, tuples and dictionaries of tensors."""
+"""Provenance under Pyro's names, also for lists, tuples and dictionaries of tensors."""
 
 from __future__ import annotations
 

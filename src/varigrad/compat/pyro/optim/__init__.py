@@ -1,4 +1,4 @@
-"""Pyro's optimisers: torch's, for parameters that appear as steps ask for them."""
+"""Pyro's optimisers: torch's, with parameters that are added when steps first use them."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedulers for optimisers that learn of their parameters one by one."""
+"""`PyroLRScheduler`: learning-rate schedules for a `PyroOptim`, whose parameters are added one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every optimiser and scheduler of torch, wrapped: found in `torch.optim`, so that new ones appear by themselves."""
+"""Every optimiser and scheduler in `torch.optim` as a Pyro optimiser; new versions of torch add theirs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The parameter store: a dictionary of constrained values over the unconstrained tensors that optimisers move.
+"""The parameter store: a dictionary of constrained values over the unconstrained tensors that optimisers update.
 
-It is the one thing of Pyro's that is global. To the engine it is an owner of parameters like any other
-(`varigrad.objectives.parameters.Owner`), handed to each objective that Pyro's names build.
+The store is Pyro's one global object. It implements the engine's interface for owners of parameters
+(`varigrad.objectives.parameters.ParameterStore`), and each of Pyro's objectives gets it as an argument.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Init = Tensor | float | Callable[[], Tensor] | None
 
 
 class UnknownParameterError(ParameterError, KeyError):
-    """A parameter is asked for that has no initial value and was never declared."""
+    """A parameter without an initial value was never declared."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
@@ -314,7 +314,7 @@ def as_taken(message: Param) -> Param:
 
 
 class _Aside(ParamStoreDict):
-    """What a store is for an exploring run."""
+    """The view of a store that an exploring run uses."""
 
     def __init__(self, store: ParamStoreDict) -> None:
         super().__init__()
@@ -339,7 +339,7 @@ class _Aside(ParamStoreDict):
 
 
 class Asking:
-    """A `with` block that yields the names of the parameters that the engine asks for in it."""
+    """A `with` block that yields the names of the parameters that the engine reads in it."""
 
     def __init__(self, store: ParamStoreDict) -> None:
         self.store = store
@@ -354,7 +354,7 @@ class Asking:
 
 
 class _Unconstrained:
-    """Calls back the leaf behind a constrained value, without keeping it alive; a pickle forgets it."""
+    """Returns the leaf behind a constrained value, without keeping it alive; a pickle drops it."""
 
     __slots__ = ("_leaf",)
 

@@ -1,4 +1,4 @@
-"""Hiding statements from the handlers outside."""
+"""`block`: hides statements from the handlers outside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Choice = Callable[[Dictionary], bool | None]
 
 
 class BlockMessenger(Messenger):
-    """Hides everything, or what the arguments choose: by function, by name, or by type.
+    """Hides all statements, or those that the arguments select: by function, by name, or by type.
 
     Args:
         hide_fn, expose_fn: functions of a message.

@@ -1,4 +1,4 @@
-"""Observing sites at given values."""
+"""`condition`: observes sites at given values."""
 
 from __future__ import annotations
 

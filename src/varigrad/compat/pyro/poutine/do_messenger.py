@@ -1,4 +1,4 @@
-"""Interventions: what follows a site sees another value."""
+"""`do`: interventions; statements after a site use another value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.language.messages import Forward, Message, Sample, evolve
 
 
 class DoMessenger(Messenger):
-    """What follows the named sites sees the values in `data`; the sites themselves are left alone."""
+    """Statements after the named sites use the values in `data`; the sites themselves stay unchanged."""
 
     def __init__(self, data: Mapping[str, Tensor | float]) -> None:
         super().__init__()

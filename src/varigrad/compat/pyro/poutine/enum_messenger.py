@@ -1,4 +1,4 @@
-"""Every value of a discrete site at once, along a dimension left of the plates: for looking at densities."""
+"""`enum`: enumerates all values of discrete sites, along dimensions left of the plates, to inspect densities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from varigrad.language.runtime import expanded
 
 
 class EnumMessenger(Messenger):
-    """Sites marked `infer={"enumerate": "parallel"}` take all their values, each along a dimension of its own.
+    """Gives sites marked `infer={"enumerate": "parallel"}` all their values, each site along a separate dimension.
 
     Args:
         first_available_dim: the first of these dimensions; negative, left of all plates.

@@ -1,4 +1,4 @@
-"""Leaving a run at a site."""
+"""`escape`: stops a run at a site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from varigrad.language.messages import Forward, Message, Sample
 
 
 class EscapeMessenger(Messenger):
-    """Where `escape_fn(msg)` is true, the run is left by `NonlocalExit`."""
+    """Stops the run by `NonlocalExit` where `escape_fn(msg)` is true."""
 
     def __init__(self, escape_fn: Callable[[Dictionary], bool]) -> None:
         super().__init__()

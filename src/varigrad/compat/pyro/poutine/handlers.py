@@ -1,4 +1,4 @@
-"""Pyro's handlers as functions: of a program, which they return changed; without one, for a `with` block or decorator.
+"""Pyro's handlers as functions: they return a changed program or, without a program, a `with` block or decorator.
 
 conditioned = poutine.condition(model, data={"z": z})
 with poutine.mask(mask=observed): ...

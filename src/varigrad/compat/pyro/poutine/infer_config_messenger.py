@@ -1,4 +1,4 @@
-"""Options of sites, set from outside."""
+"""`infer_config`: sets options of sites from outside the program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from varigrad.language.messages import Forward, Message, Sample, evolve
 
 
 class InferConfigMessenger(Messenger):
-    """`config_fn(msg)` returns what is added to `infer` at a site."""
+    """Adds the result of `config_fn(msg)` to `infer` at each site."""
 
     def __init__(self, config_fn: Callable[[Dictionary], Mapping[str, object]]) -> None:
         super().__init__()

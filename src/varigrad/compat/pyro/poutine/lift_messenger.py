@@ -1,4 +1,4 @@
-"""Random choices in the place of parameters."""
+"""`lift`: replaces parameters by random choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Densities that count in some places only."""
+"""`mask`: ignores log-densities where a mask is False."""
 
 from __future__ import annotations
 

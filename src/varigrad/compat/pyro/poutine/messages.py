@@ -1,4 +1,4 @@
-"""Between our frozen messages and the dictionaries that Pyro's handlers read and write."""
+"""Converts between varigrad's frozen messages and the dictionaries that Pyro's handlers read and write."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CondIndepStackFrame(NamedTuple):
 
 
 class _Subsample:
-    """The minibatch of a plate, where Pyro has a distribution."""
+    """Stands for the distribution that Pyro's minibatch sites have."""
 
     has_rsample = False
     has_enumerate_support = False
@@ -64,7 +64,7 @@ class _Subsample:
 
 @dataclass(frozen=True, eq=False)
 class Effect(Extension):
-    """A message of a kind of the program's own; its default action is taken when its value is first asked for."""
+    """A message type that a program defines; its default action runs when its value is first read."""
 
     message: Dictionary
 

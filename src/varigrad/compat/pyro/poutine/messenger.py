@@ -1,7 +1,7 @@
-"""What Pyro's handlers are: around a program or a `with` block, they see every statement's message.
+"""`Messenger`, the interface of Pyro's handlers: around a program or a `with` block, it handles every message.
 
-Ours are handlers of the native stack. Those that come with Pyro say what they do to a native message (`_handle`); those
-that a program defines have methods `_pyro_sample(msg)`, `_pyro_post_sample(msg)` and so on, and get dictionaries.
+Messengers are handlers of the native stack. Pyro's own messengers change native messages (`_handle`); those that a
+program defines have methods `_pyro_sample(msg)`, `_pyro_post_sample(msg)` and so on, and get dictionaries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Other parametrisations of sites, from outside."""
+"""`reparam`: replaces sites by other parametrisations, from outside the program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ReparamMessenger(Messenger):
-    """Sites are replaced by what `config[name]`, or `config(msg)`, makes of them.
+    """Replaces sites by the sites that `config[name]`, or `config(msg)`, draws.
 
     Args:
         config: reparametrisers by site, or a function of a message that returns one or None.

@@ -1,4 +1,4 @@
-"""Values from an earlier run."""
+"""`replay`: gives sites their values from an earlier run."""
 
 from __future__ import annotations
 

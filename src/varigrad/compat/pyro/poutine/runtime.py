@@ -1,4 +1,4 @@
-"""The stack underneath: functions that are statements, and messages of a program's own."""
+"""Pyro's interface to the handler stack: `effectful` functions, `apply_stack`, and users' own messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from varigrad.language.runtime import apply, handlers_in_force
 
 
 class NonlocalExit(Exception):
-    """Leaves a run in the middle; `site` is the message at which it was left."""
+    """Stops a run at the message `site`."""
 
     def __init__(self, site: Dictionary, *args: object) -> None:
         super().__init__(site, *args)
@@ -29,7 +29,7 @@ class NonlocalExit(Exception):
 
 
 class _Stack(Sequence[object]):
-    """The handlers in force, outermost first, as they were put there."""
+    """A read-only sequence of the handlers in force, outermost first."""
 
     @overload
     def __getitem__(self, index: int) -> object: ...

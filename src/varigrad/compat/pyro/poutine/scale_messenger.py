@@ -1,4 +1,4 @@
-"""Densities times a factor."""
+"""`scale`: multiplies log-densities by a factor."""
 
 from __future__ import annotations
 

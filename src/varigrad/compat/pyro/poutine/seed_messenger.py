@@ -1,4 +1,4 @@
-"""Runs that can be repeated."""
+"""`seed`: fixes the seeds of a run, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from varigrad.compat.pyro.util import get_rng_state, set_rng_seed, set_rng_state
 
 
 class SeedMessenger(Messenger):
-    """Seeds the generators of torch, Python and numpy at the start, and puts them back at the end."""
+    """Seeds the generators of torch, Python and numpy at the start, and restores them at the end."""
 
     def __init__(self, rng_seed: int) -> None:
         super().__init__()

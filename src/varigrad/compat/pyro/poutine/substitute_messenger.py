@@ -1,4 +1,4 @@
-"""Parameters at given values."""
+"""`substitute`: sets parameters to given values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recording runs: around a program, or as a `with` block."""
+"""`trace`: records the runs of a program, or of a `with` block."""
 
 from __future__ import annotations
 

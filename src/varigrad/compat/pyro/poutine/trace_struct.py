@@ -1,4 +1,4 @@
-"""Traces as Pyro's programs read them: a dictionary of nodes, each a dictionary, with log-densities on demand."""
+"""`Trace`: the record of a run as a dictionary of nodes, each a dictionary, with log-densities computed on demand."""
 
 from __future__ import annotations
 

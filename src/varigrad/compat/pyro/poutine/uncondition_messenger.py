@@ -1,4 +1,4 @@
-"""Drawing sites that are observed."""
+"""`uncondition`: draws sites that are observed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from varigrad.language.messages import Forward, Message, Sample, evolve
 
 
 class UnconditionMessenger(Messenger):
-    """Observed sites are drawn; their data is in `infer["obs"]`."""
+    """Draws observed sites; their data is in `infer["obs"]`."""
 
     def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is Sample and message.observed:

@@ -1,4 +1,4 @@
-"""Questions about sites, and how to go on from an unfinished run."""
+"""Helpers for handlers: predicates of sites, and continuations of unfinished runs for enumeration."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""From a graph to a C program: each operation in turn becomes loops, views become addresses.
+"""Code generation: writes a graph as a C program; operations become loops, and views become addresses.
 
-What is not in the tables (convolutions, decompositions of matrices, sorting) is torch's own operation, called back.
-`Unsupported` says what cannot be written at all: tensors of a type that C does not have.
+The program calls torch back for operations that the tables lack (convolutions, matrix decompositions, sorting).
+`Unsupported` is raised for graphs that cannot be written at all: those with tensors of a type that C does not have.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _IGNORED = ("dtype", "layout", "device", "pin_memory", "memory_format", "generat
 
 @dataclass(frozen=True)
 class Program:
-    """A graph in C.
+    """A graph as a C program.
 
     Attributes:
         text: exports `int run(char *own, char *const *inputs, long count, int (*torch)(int))`, which takes `count`
@@ -95,7 +95,7 @@ def work(graph: fx.Graph) -> int:
 
 
 class _Translation:
-    """A graph on its way to a program: the buffer of every node, and the loops that fill them."""
+    """The translation of one graph: the buffer of every node, and the loops that fill the buffers."""
 
     def __init__(self, graph: fx.Graph, writer: LoopWriter) -> None:
         self.writer = writer

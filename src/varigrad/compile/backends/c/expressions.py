@@ -1,4 +1,4 @@
-"""Operations element by element: from torch's operands to an expression of C, with conversions and literals."""
+"""Elementwise operations: writes each as an expression of C, with type conversions and literals."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_elementwise(
 
 @dataclass(frozen=True)
 class _Variable:
-    """The name of a variable, converted to the type that is computed in; `{0:raw}` is the name alone."""
+    """The name of a C variable, converted to the type of the computation; `{0:raw}` is the name alone."""
 
     name: str
     kind: torch.dtype
@@ -79,6 +79,8 @@ def literal(value: object, kind: torch.dtype) -> str:
         raise Unsupported(f"an argument {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         text = "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY"
+    elif kind == torch.bool:
+        text = str(int(bool(value)))  # 0.5 is true
     else:
         text = repr(float(value)) if kind.is_floating_point else repr(int(value))
     return f"(({TYPES[kind]}){text})"

@@ -1,4 +1,4 @@
-"""Operations that move elements: concatenation, slices, look-ups by index, scatters, triangles."""
+"""Indexing operations in C: concatenation, slices, look-ups by index, scatters and triangles move elements."""
 
 from __future__ import annotations
 

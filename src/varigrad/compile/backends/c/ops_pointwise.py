@@ -1,4 +1,4 @@
-"""Operations element by element, each as an expression of C.
+"""Tables of elementwise operations: the C expression that computes each of them.
 
 `{0}`, `{1}` are the operands in the order of torch's schema, converted to the type that the operation computes in;
 `{0:raw}` is the operand as it is, `@` the `f` with which C's functions of single precision end.

@@ -1,4 +1,4 @@
-"""Reductions along dimensions, and what needs all entries of a row: sums, extremes, softmax, cumulative sums."""
+"""Reductions in C: sums, extremes, softmax, cumulative sums and other operations that read whole rows."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _softmax(w: LoopWriter, out: Out, x: BufferView, dim: int, half: bool) -> No
 def _log_softmax(w: LoopWriter, out: Out, x: BufferView, dim: int, half: bool) -> None:
     f = suffix(x)
     lines = ["double total = 0;", *_vectors(x, dim), "{all}", f"total += exp{f}({{x}} - top);"]
-    lines += [f"const {{t}} rest = top + log{f}(total);", "{all}", "{y} = {x} - rest;"]
+    lines += [f"const {{t}} rest = log{f}(total);", "{all}", "{y} = ({x} - top) - rest;"]
     _rows(w, only(out), [x], dim, [*_top(f), *lines])
 
 

@@ -1,4 +1,4 @@
-"""Families with their reparameterisation taken away: only score-function estimators fit them."""
+"""Twins of reparameterised families without `rsample`, which only score-function estimators serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gamma by rejection: reparameterised up to a score part, which Pyro's TraceGraph_ELBO drops and ours does not."""
+"""Gamma by rejection: reparameterised up to a score part, which Pyro's TraceGraph_ELBO drops and varigrad keeps."""
 
 from __future__ import annotations
 

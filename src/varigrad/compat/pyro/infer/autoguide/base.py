@@ -1,4 +1,4 @@
-"""What Pyro's automatic guides share: a native guide inside, whose parameters are the module's and the store's."""
+"""`AutoGuide`, the interface of Pyro's automatic guides: a native guide whose parameters are in the parameter store."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class AutoGuide(PyroModule):
 
 
 class ModelGuide(AutoGuide):
-    """Interface of the guides that are native ones underneath.
+    """Interface of automatic guides that wrap a native guide.
 
     Args:
         model, create_plates: see `AutoGuide`.
@@ -122,7 +122,7 @@ class ModelGuide(AutoGuide):
 
 
 class Inside(native.AutoGuide):
-    """Mixin for native guides whose parameters are kept by one of Pyro's, in `keeper`."""
+    """Mixin for native guides whose parameters belong to one of Pyro's guides, the `keeper`."""
 
     draws_for_init = 1
     keeper: ModelGuide
@@ -143,7 +143,7 @@ class Inside(native.AutoGuide):
 
 
 class _Waiting:
-    """A model that is not run before the guide is called, though it may need no arguments."""
+    """A model that is not run before the guide's first call, even if it needs no arguments."""
 
     def __init__(self, program: Program) -> None:
         self._program = program

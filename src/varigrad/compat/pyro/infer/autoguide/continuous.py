@@ -1,4 +1,4 @@
-"""Guides with one distribution for all sites together, under Pyro's names."""
+"""Pyro's continuous guides (`AutoMultivariateNormal`, ...): one distribution for all sites together."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ class AutoIAFNormal(AutoNormalizingFlow):
 
 
 class AutoLaplaceApproximation(AutoContinuous):
-    """A point, moved to the posterior's mode; `laplace_approximation` then turns it into a normal around it.
+    """A point at the posterior's mode; `laplace_approximation` then turns it into a normal around it.
 
     Args:
         model, init_loc_fn: see `ModelGuide`.

@@ -1,4 +1,4 @@
-"""Independent distributions for discrete sites, to be enumerated."""
+"""`AutoDiscreteParallel`: independent distributions for discrete sites, which are enumerated."""
 
 from __future__ import annotations
 

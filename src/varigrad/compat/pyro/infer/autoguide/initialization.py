@@ -1,4 +1,4 @@
-"""Where guides start: functions of a site, as Pyro writes them, over the native ones."""
+"""Initial values of Pyro's guides: functions of a site that call varigrad's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _draws(site: Dictionary, count: int = 1) -> Tensor:
 
 
 def init_to_feasible(site: Dictionary | None = None) -> Initial:
-    """Where unconstrained values are zero, whatever the prior says."""
+    """Where unconstrained values are zero, independently of the prior."""
     if site is None:
         return init_to_feasible
     return native.init_to_feasible(_statement(site), _draws(site))
@@ -120,7 +120,7 @@ def _fallen_back(site: Dictionary, fallback: InitFunction | None, because: str) 
 
 
 class InitMessenger(Messenger):
-    """Latent sites take the values of an initialiser; sites after them see those."""
+    """Gives latent sites the values of an initialiser, on which sites after them then depend."""
 
     def __init__(self, init_fn: InitFunction) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Guides made of guides."""
+"""`AutoGuideList`: a guide that combines several guides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.language.messages import Program
 
 
 class AutoCallable(AutoGuide):
-    """A program of your own as a part of an `AutoGuideList`.
+    """A user's program as a part of an `AutoGuideList`.
 
     Args:
         model: the model.
@@ -46,7 +46,7 @@ class AutoGuideList(AutoGuide, PyroModuleList):
         self._belong(model, create_plates)
 
     def append(self, part: Program) -> None:  # type: ignore[override]
-        """Add a guide, or a program of your own, at the end."""
+        """Add a guide, or a user's program, at the end."""
         super().append(part if isinstance(part, AutoGuide) else AutoCallable(self.model, part))
 
     def add(self, part: Program) -> None:

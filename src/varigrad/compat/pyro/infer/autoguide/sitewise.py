@@ -1,4 +1,4 @@
-"""AutoNormal and AutoDelta under Pyro's names."""
+"""Pyro's `AutoNormal` and `AutoDelta`: guides with one independent distribution for each site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from varigrad.language.messages import Program
 
 
 class _Sitewise(Inside):
-    """Mixin for guides that have nothing against a model without latent sites: its own parameters are fitted."""
+    """Mixin for guides that accept a model without latent sites, of which only the model's parameters are fitted."""
 
     def without_sites(self) -> None:
         pass

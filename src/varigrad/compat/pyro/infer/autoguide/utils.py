@@ -1,4 +1,4 @@
-"""Attributes under dotted names."""
+"""Sets and reads attributes under dotted names."""
 
 from __future__ import annotations
 

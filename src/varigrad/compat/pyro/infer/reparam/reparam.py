@@ -1,4 +1,4 @@
-"""What a reparametriser is."""
+"""`Reparam`: interface of reparametrisers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from varigrad.language.messages import Program
 
 
 class Reparam(ABC):
-    """Says how a site is drawn in another way: by sites of other names, of which its value is computed."""
+    """Interface of reparametrisers: they draw other sites, and compute the site's value from them."""
 
     @abstractmethod
     def apply(self, msg: Dictionary) -> Dictionary:
