@@ -18,7 +18,7 @@ from varigrad.objectives.execute import perform
 from varigrad.objectives.run_record import Vectorization, VectorizationChanged, vectorization_of
 from varigrad.terms.independence import rule_table
 from varigrad.terms.independence.analysis import Follower, Origin, Verdict, follow_dimensions
-from varigrad.terms.independence.rules import Place, regrouped
+from varigrad.terms.independence.rules import ElementAxis, regrouped
 from varigrad.testing import PROGRAMS
 
 N = Origin("z", "n")
@@ -152,14 +152,14 @@ def test_the_random_law_catches_wrong_rules(monkeypatch):
 @pytest.mark.parametrize(
     ("before", "after", "place", "expected"),
     [
-        ((2, 3, 4), (6, 4), Place(-2, 3), Place(-2, 3)),
-        ((2, 3, 4), (6, 4), Place(-3, 2), Place(-2, 2, 3)),
-        ((6, 4), (2, 3, 4), Place(-2, 2, 3), Place(-3, 2)),
-        ((6, 4), (2, 3, 4), Place(-2, 3), Place(-2, 3)),
-        ((2, 3, 4), (24,), Place(-3, 2), Place(-1, 2, 12)),
-        ((6, 4), (3, 2, 4), Place(-2, 6), "mixes"),
-        ((3, 4), (4, 3), Place(-2, 3), "mixes"),
-        ((3, 4), (3, 1, 2, 2), Place(-2, 3), Place(-4, 3)),
+        ((2, 3, 4), (6, 4), ElementAxis(-2, 3), ElementAxis(-2, 3)),
+        ((2, 3, 4), (6, 4), ElementAxis(-3, 2), ElementAxis(-2, 2, 3)),
+        ((6, 4), (2, 3, 4), ElementAxis(-2, 2, 3), ElementAxis(-3, 2)),
+        ((6, 4), (2, 3, 4), ElementAxis(-2, 3), ElementAxis(-2, 3)),
+        ((2, 3, 4), (24,), ElementAxis(-3, 2), ElementAxis(-1, 2, 12)),
+        ((6, 4), (3, 2, 4), ElementAxis(-2, 6), "mixes"),
+        ((3, 4), (4, 3), ElementAxis(-2, 3), "mixes"),
+        ((3, 4), (3, 1, 2, 2), ElementAxis(-2, 3), ElementAxis(-4, 3)),
     ],
 )
 def test_a_place_after_a_change_of_shape(before, after, place, expected):
@@ -183,8 +183,8 @@ def test_a_merged_dimension_is_what_numbers_say():
         shape = [1] * len(before)
         shape[axis] = size
         elements = torch.arange(size).reshape(shape).expand(before).reshape(after)
-        place = regrouped(before, after, Place(axis - len(before), size))
-        if isinstance(place, Place):
+        place = regrouped(before, after, ElementAxis(axis - len(before), size))
+        if isinstance(place, ElementAxis):
             index = (torch.arange(after[place.dim]) // place.inner) % size
             index = index.reshape([-1 if d - len(after) == place.dim else 1 for d in range(len(after))])
             assert torch.equal(elements, index.expand(after))

@@ -29,6 +29,7 @@ OLD_NAMES = frozenset(
         "Replayed",
         "Watch",
         "minds",
+        "Place",
     }
 )
 """Names that have been replaced: one thing has one word. (The former flags are strings where they are refused.)"""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from varigrad._torch_internals import disable_current_modes, identity_of_storage
-from varigrad.terms.independence.rules import Kind, Place
+from varigrad.terms.independence.rules import ElementAxis, Kind
 
 
 class Origin(NamedTuple):
@@ -33,7 +33,7 @@ class Trouble(NamedTuple):
     where: str
 
 
-State = Place | Trouble
+State = ElementAxis | Trouble
 Label = Mapping[Origin, State]
 """What a tensor depends on, and how; an origin that is not in it does not matter to the tensor."""
 
@@ -187,14 +187,14 @@ def _seen_in(state: State, own: Geometry | None, geometry: Geometry | None) -> S
     # Elements are told by `(address - start) // stride % size`; the start may lie anywhere before both tensors.
     stride = own.strides[state.dim] * state.inner
     for start in (own.offset, own.offset - (own.offset - geometry.offset) % stride) if stride > 0 else ():
-        if _place(own, start, stride, state.size) == state:
-            place = _place(geometry, start, stride, state.size)
-            if place is not None:
-                return place
+        if _axis_of(own, start, stride, state.size) == state:
+            axis = _axis_of(geometry, start, stride, state.size)
+            if axis is not None:
+                return axis
     return unknown
 
 
-def _place(geometry: Geometry, start: int, stride: int, size: int) -> Place | None:
+def _axis_of(geometry: Geometry, start: int, stride: int, size: int) -> ElementAxis | None:
     """The dimension along which `(address - start) // stride % size` goes through the elements.
 
     None if there is none: all other dimensions have to move in steps of whole periods, or stay within one stride.
@@ -204,7 +204,7 @@ def _place(geometry: Geometry, start: int, stride: int, size: int) -> Place | No
         step, count = geometry.strides[dim], geometry.shape[dim]
         inner = stride // step if step else 0
         if found is None and inner and stride % step == 0 and count % (inner * size) == 0:
-            found = Place(dim, size, inner)
+            found = ElementAxis(dim, size, inner)
             small += step * (inner - 1)
         elif count > 1 and step % (stride * size):
             small += step * (count - 1)

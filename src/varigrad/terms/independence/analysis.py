@@ -49,7 +49,7 @@ from varigrad.terms.independence.propagation import (
     written_by,
 )
 from varigrad.terms.independence.rule_table import name_of, rule_of
-from varigrad.terms.independence.rules import Call, Place, Slot
+from varigrad.terms.independence.rules import Call, ElementAxis, Slot
 from varigrad.terms.provenance import Escapes, Provenance
 from varigrad.terms.term import Term
 
@@ -130,7 +130,7 @@ class Follower(TorchDispatchMode):
         size = tensor.shape[dim]
         if size > 1:
             bare = plain(tensor)
-            self.known.put(bare, {**self.known.get(bare), origin: Place(dim, size)})
+            self.known.put(bare, {**self.known.get(bare), origin: ElementAxis(dim, size)})
 
     def drawn(self, value: Tensor, message: Sample, upstream: Provenance, lane: int | None = None) -> Tensor:
         """A drawn value, as a copy whose elements are followed.
@@ -160,10 +160,12 @@ class Follower(TorchDispatchMode):
             assert plate.dim is not None
             label[Origin(message.name, plate.name)] = _placed(value, plate.dim - event, plate)
         if lane is not None and value.dim() - event >= -lane:
-            label[LANES] = Place(lane - event, value.shape[lane - event])
+            label[LANES] = ElementAxis(lane - event, value.shape[lane - event])
         with disable_current_modes():
             copy = value.clone()
-        label = {origin: state for origin, state in label.items() if not (isinstance(state, Place) and state.size <= 1)}
+        label = {
+            origin: state for origin, state in label.items() if not (isinstance(state, ElementAxis) and state.size <= 1)
+        }
         self._followed |= label.keys()
         self.known.put(plain(copy), label)
         return copy
@@ -176,7 +178,7 @@ class Follower(TorchDispatchMode):
         left = self.left.get(origin)
         if isinstance(state, Trouble):
             return Verdict(state.kind, state.operation, state.where)
-        if state is not None and state != Place(dim, tensor.shape[dim] if tensor.dim() >= -dim else 1):
+        if state is not None and state != ElementAxis(dim, tensor.shape[dim] if tensor.dim() >= -dim else 1):
             return Verdict("mixes", f"what moves dimension {dim} to {state.dim}, or repeats it,")
         return APART if left is None else Verdict(left.kind, left.operation, left.where)
 
@@ -345,7 +347,7 @@ def _placed(value: Tensor, dim: int, plate: Plate) -> State:
     size = value.shape[dim] if value.dim() >= -dim else 1
     if size == 1 and (plate.batch or 1) > 1:
         return Trouble("mixes", "one value for all elements of the plate", "")
-    return Place(dim, size)
+    return ElementAxis(dim, size)
 
 
 class _Classes(TorchFunctionMode):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from varigrad._torch_internals import OpOverload, schema_of_operator
 from varigrad.terms.independence.aliases import Label, Origin, State, Trouble, joined
-from varigrad.terms.independence.rules import Answer, Call, Kind, Place, Rule, Slot
+from varigrad.terms.independence.rules import Answer, Call, ElementAxis, Kind, Rule, Slot
 from varigrad.terms.provenance import Tracked
 
 _OURS = (str(Path(__file__).parents[2]), str(Path(torch.__file__).parent), "<")
@@ -43,11 +43,11 @@ def labels_of(call: Call, rule: Rule | None, slots: Sequence[tuple[Slot, Label]]
         return lines[kind]
 
     for slot, label in slots:
-        answers: dict[Place, Sequence[Answer]] = {}
+        answers: dict[ElementAxis, Sequence[Answer]] = {}
         for origin, state in label.items():
             if isinstance(state, Trouble):
                 states: Sequence[State | Kind | None] = [
-                    None if a is None else state for a in _answered(call, rule, slot, Place(-1, 1))
+                    None if a is None else state for a in _answered(call, rule, slot, ElementAxis(-1, 1))
                 ]
             else:
                 if state not in answers:
@@ -66,14 +66,14 @@ def labels_of(call: Call, rule: Rule | None, slots: Sequence[tuple[Slot, Label]]
     return list(found)
 
 
-def _answered(call: Call, rule: Rule | None, slot: Slot, place: Place) -> Sequence[Answer]:
+def _answered(call: Call, rule: Rule | None, slot: Slot, axis: ElementAxis) -> Sequence[Answer]:
     if rule is None:
         return ["unknown"] * len(call.results)
     try:
-        answers = rule(call, slot, place)
+        answers = rule(call, slot, axis)
     except (IndexError, KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError):
         answers = "unknown"  # a form of the operation that the rule does not know
-    every = [answers] * len(call.results) if isinstance(answers, Place | str | None) else answers
+    every = [answers] * len(call.results) if isinstance(answers, ElementAxis | str | None) else answers
     if len(every) != len(call.results):
         return ["unknown"] * len(call.results)
     return [_checked(answer, result) for answer, result in zip(every, call.results, strict=True)]
@@ -81,7 +81,7 @@ def _answered(call: Call, rule: Rule | None, slot: Slot, place: Place) -> Sequen
 
 def _checked(answer: Answer, result: Tensor) -> Answer:
     """The answer of a rule, if the result has such a dimension."""
-    if not isinstance(answer, Place):
+    if not isinstance(answer, ElementAxis):
         return answer
     fits = answer.dim < 0 and result.dim() >= -answer.dim
     return answer if fits and result.shape[answer.dim] % (answer.size * answer.inner) == 0 else "unknown"

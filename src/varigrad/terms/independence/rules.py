@@ -1,10 +1,10 @@
 """Rules of the independence analysis: the effect of each torch operation on a dimension of plate elements.
 
-A *rule* is a function of one tensor argument of one call and of the *place* of the followed elements in it. It returns
-their place in each result, `MIXES`, `UNKNOWN`, or None: that result does not depend on the argument. A rule reads
+A *rule* is a function of one tensor argument of one call and of the *axis* of the followed elements in it. It returns
+their axis in each result, `MIXES`, `UNKNOWN`, or None: that result does not depend on the argument. A rule reads
 shapes and options of the call, never the numbers in a tensor. An operation without a rule is `UNKNOWN`.
 
-A place is a dimension, counted from the right, along which entry `j` belongs to element `(j // inner) % size`. With
+An axis is a dimension, counted from the right, along which entry `j` belongs to element `(j // inner) % size`. With
 `inner = 1` and as many entries as elements that is the dimension itself; other values stand for a dimension that was
 merged with its neighbours, as a linear layer does with all leading dimensions before it multiplies two matrices.
 """
@@ -22,19 +22,19 @@ MIXES: Kind = "mixes"
 UNKNOWN: Kind = "unknown"
 
 
-class Place(NamedTuple):
-    """The place of the elements: entry `j` along `dim` (negative) belongs to element `(j // inner) % size`."""
+class ElementAxis(NamedTuple):
+    """The axis of the elements: entry `j` along `dim` (negative) belongs to element `(j // inner) % size`."""
 
     dim: int
     size: int
     inner: int = 1
 
-    def at(self, dim: int) -> Place:
-        """The same place along another dimension."""
-        return Place(dim, self.size, self.inner)
+    def at(self, dim: int) -> ElementAxis:
+        """The same elements along another dimension."""
+        return ElementAxis(dim, self.size, self.inner)
 
 
-Answer = Place | Kind | None
+Answer = ElementAxis | Kind | None
 Answers = Answer | tuple[Answer, ...]
 """One answer for all results, or one for each."""
 
@@ -60,7 +60,7 @@ class Call(NamedTuple):
         return self.results[0]
 
 
-Rule = Callable[[Call, Slot, Place], Answers]
+Rule = Callable[[Call, Slot, ElementAxis], Answers]
 
 
 def negative(dim: int, of: int) -> int:
@@ -75,50 +75,50 @@ def several(dims: int | Sequence[int] | None, of: int) -> set[int]:
     return {negative(d, of) for d in ([dims] if isinstance(dims, int) else dims)}
 
 
-def moved(place: Place, gone: Iterable[int]) -> Place:
-    """The place once these dimensions, counted from the right, have been taken out."""
-    return place.at(place.dim + sum(1 for d in gone if d > place.dim))
+def moved(axis: ElementAxis, gone: Iterable[int]) -> ElementAxis:
+    """The axis once these dimensions, counted from the right, have been taken out."""
+    return axis.at(axis.dim + sum(1 for d in gone if d > axis.dim))
 
 
-def elementwise(call: Call, slot: Slot, place: Place) -> Answers:
+def elementwise(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Rule of elementwise operations: broadcasting is from the right, so the dimension stays where it is."""
-    return place
+    return axis
 
 
-def overwritten(call: Call, slot: Slot, place: Place) -> Answers:
+def overwritten(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """`copy_`, `zero_`: what was in `self` does not matter, the rest is elementwise."""
-    return None if slot.name == "self" else place
+    return None if slot.name == "self" else axis
 
 
-def independent(call: Call, slot: Slot, place: Place) -> Answers:
+def independent(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Rule of operations whose results do not depend on the numbers in the argument."""
     return None
 
 
-def mixing(call: Call, slot: Slot, place: Place) -> Answers:
+def mixing(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Rule of operations that combine all entries of their arguments."""
     return MIXES
 
 
-def along(call: Call, slot: Slot, place: Place) -> Answers:
+def along(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """`softmax`, `cumsum`, `sort`, `flip`: combine or move entries along `dim` (or `dims`) and keep it."""
     dims = call.given.get("dim", call.given.get("dims"))
     if dims is None and "dim" not in call.given and "dims" not in call.given:
         return MIXES
-    return MIXES if place.dim in several(dims, slot.tensor.dim()) else place
+    return MIXES if axis.dim in several(dims, slot.tensor.dim()) else axis
 
 
-def reducing(call: Call, slot: Slot, place: Place) -> Answers:
+def reducing(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """`sum`, `mean`, `amax`, `var`: combine the entries along some dimensions, which then go or have size 1."""
     dims = several(call.given.get("dim"), slot.tensor.dim())
-    if place.dim in dims:
+    if axis.dim in dims:
         return MIXES
-    return place if call.given.get("keepdim", False) else moved(place, dims)
+    return axis if call.given.get("keepdim", False) else moved(axis, dims)
 
 
-def loss(call: Call, slot: Slot, place: Place) -> Answers:
+def loss(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """A loss element by element, summed or averaged unless `reduction` says none."""
-    return place if call.given.get("reduction") == 0 else MIXES
+    return axis if call.given.get("reduction") == 0 else MIXES
 
 
 def batched(core: Mapping[str, int], results: Sequence[int]) -> Rule:
@@ -129,13 +129,13 @@ def batched(core: Mapping[str, int], results: Sequence[int]) -> Rule:
         results: the same for each result.
     """
 
-    def rule(call: Call, slot: Slot, place: Place) -> Answers:
+    def rule(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
         inside = core.get(slot.name)
         if inside is None:
             return UNKNOWN
-        if place.dim >= -inside:
+        if axis.dim >= -inside:
             return MIXES
-        return tuple(place.at(place.dim + inside - kept) for kept in results)
+        return tuple(axis.at(axis.dim + inside - kept) for kept in results)
 
     return rule
 
@@ -143,163 +143,163 @@ def batched(core: Mapping[str, int], results: Sequence[int]) -> Rule:
 # -- views --
 
 
-def regrouped(before: Sequence[int], after: Sequence[int], place: Place) -> Answer:
-    """The place after `reshape`: the order of all entries stays, and with it an element's stride in that order.
+def regrouped(before: Sequence[int], after: Sequence[int], axis: ElementAxis) -> Answer:
+    """The axis after `reshape`: the order of all entries stays, and with it an element's stride in that order.
 
     Args:
         before: the shape that is reshaped.
         after: the new shape.
-        place: where the elements lie before.
+        axis: where the elements lie before.
     """
-    stride = place.inner * prod(before[len(before) + place.dim + 1 :])
+    stride = axis.inner * prod(before[len(before) + axis.dim + 1 :])
     right = 1
     for dim in range(-1, -len(after) - 1, -1):
         size = after[dim]
         if right <= stride < right * size:
             inner = stride // right
             # The whole run of elements has to lie inside this dimension, and start where one entry of it does.
-            if stride % right or size % (inner * place.size):
+            if stride % right or size % (inner * axis.size):
                 return MIXES
-            return Place(dim, place.size, inner)
+            return ElementAxis(dim, axis.size, inner)
         right *= size
     return MIXES
 
 
-def reshape(call: Call, slot: Slot, place: Place) -> Answers:
+def reshape(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Any change of shape that keeps the order of the entries."""
-    return regrouped(slot.tensor.shape, call.out.shape, place)
+    return regrouped(slot.tensor.shape, call.out.shape, axis)
 
 
-def view(call: Call, slot: Slot, place: Place) -> Answers:
+def view(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Rule of `view`: a change of shape, or of type."""
     if "dtype" in call.given:
         same = call.out.dtype.itemsize == slot.tensor.dtype.itemsize
-        return place if same or place.dim < -1 else UNKNOWN
-    return reshape(call, slot, place)
+        return axis if same or axis.dim < -1 else UNKNOWN
+    return reshape(call, slot, axis)
 
 
-def unsqueeze(call: Call, slot: Slot, place: Place) -> Answers:
+def unsqueeze(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Also `stack`: a new dimension, counted in the result."""
     new = negative(call.given["dim"], call.out.dim())
-    return place if place.dim > new else place.at(place.dim - 1)
+    return axis if axis.dim > new else axis.at(axis.dim - 1)
 
 
-def squeeze(call: Call, slot: Slot, place: Place) -> Answers:
+def squeeze(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Dimensions of size 1 go: all, or those that are named."""
     tensor = slot.tensor
     asked = several(call.given["dim"], tensor.dim()) if "dim" in call.given else range(-tensor.dim(), 0)
     if "dim" in call.given and not isinstance(call.given["dim"], int) and not len(call.given["dim"]):
-        return place
-    return moved(place, [d for d in asked if tensor.shape[d] == 1])
+        return axis
+    return moved(axis, [d for d in asked if tensor.shape[d] == 1])
 
 
-def permute(call: Call, slot: Slot, place: Place) -> Answers:
+def permute(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """The dimensions in another order."""
     of = slot.tensor.dim()
     order = [negative(d, of) for d in call.given["dims"]]
-    return place.at(order.index(place.dim) - of)
+    return axis.at(order.index(axis.dim) - of)
 
 
-def transpose(call: Call, slot: Slot, place: Place) -> Answers:
+def transpose(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Two dimensions change places."""
     of = slot.tensor.dim()
     first = negative(call.given.get("dim0", call.given.get("axis0", 0)), of)
     second = negative(call.given.get("dim1", call.given.get("axis1", 1)), of)
-    return place.at({first: second, second: first}.get(place.dim, place.dim))
+    return axis.at({first: second, second: first}.get(axis.dim, axis.dim))
 
 
-def matrix_transpose(call: Call, slot: Slot, place: Place) -> Answers:
+def matrix_transpose(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """The two dimensions of a matrix change places."""
     if slot.tensor.dim() < 2:
-        return place
-    return place.at({-1: -2, -2: -1}[place.dim])
+        return axis
+    return axis.at({-1: -2, -2: -1}[axis.dim])
 
 
-def select(call: Call, slot: Slot, place: Place) -> Answers:
+def select(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Rule of `select` and `unbind`: one entry along a dimension, which goes."""
     dim = negative(call.given.get("dim", 0), slot.tensor.dim())
-    return MIXES if dim == place.dim else moved(place, [dim])
+    return MIXES if dim == axis.dim else moved(axis, [dim])
 
 
-def slice_(call: Call, slot: Slot, place: Place) -> Answers:
+def slice_(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """A part along a dimension; the whole of it leaves everything where it is."""
     dim = negative(call.given.get("dim", 0), slot.tensor.dim())
     whole = call.out.shape[dim] == slot.tensor.shape[dim]
-    return MIXES if dim == place.dim and not whole else place
+    return MIXES if dim == axis.dim and not whole else axis
 
 
-def split(call: Call, slot: Slot, place: Place) -> Answers:
+def split(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Parts along a dimension; one part leaves everything where it is."""
     dim = negative(call.given.get("dim", 0), slot.tensor.dim())
-    return MIXES if dim == place.dim and len(call.results) > 1 else place
+    return MIXES if dim == axis.dim and len(call.results) > 1 else axis
 
 
-def diagonal(call: Call, slot: Slot, place: Place) -> Answers:
+def diagonal(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Two dimensions become one, on the right."""
     of = slot.tensor.dim()
     gone = [negative(call.given.get("dim1", 0), of), negative(call.given.get("dim2", 1), of)]
-    if place.dim in gone:
+    if axis.dim in gone:
         return MIXES
-    rest = moved(place, gone)
+    rest = moved(axis, gone)
     return rest.at(rest.dim - 1)
 
 
-def diag_embed(call: Call, slot: Slot, place: Place) -> Answers:
+def diag_embed(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """The last dimension becomes two; another pair of places is refused."""
     of = call.out.dim()
     new = {negative(call.given.get("dim1", -2), of), negative(call.given.get("dim2", -1), of)}
-    if place.dim == -1 or new != {-2, -1}:
+    if axis.dim == -1 or new != {-2, -1}:
         return MIXES
-    return place.at(place.dim - 1)
+    return axis.at(axis.dim - 1)
 
 
-def unfold(call: Call, slot: Slot, place: Place) -> Answers:
+def unfold(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Windows along a dimension, which become the last one."""
     dim = negative(call.given["dimension"], slot.tensor.dim())
-    return MIXES if dim == place.dim else place.at(place.dim - 1)
+    return MIXES if dim == axis.dim else axis.at(axis.dim - 1)
 
 
-def cat(call: Call, slot: Slot, place: Place) -> Answers:
+def cat(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Tensors one after another along a dimension; empty ones do not count."""
     dim = negative(call.given.get("dim", 0), call.out.dim())
     alone = sum(1 for t in call.given["tensors"] if t.numel()) == 1
-    return MIXES if dim == place.dim and not alone else place
+    return MIXES if dim == axis.dim and not alone else axis
 
 
-def roll(call: Call, slot: Slot, place: Place) -> Answers:
+def roll(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Shifts along some dimensions; without any, of the flat tensor."""
     dims = call.given.get("dims")
-    return MIXES if not dims or place.dim in several(dims, slot.tensor.dim()) else place
+    return MIXES if not dims or axis.dim in several(dims, slot.tensor.dim()) else axis
 
 
-def constant_pad(call: Call, slot: Slot, place: Place) -> Answers:
+def constant_pad(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Padding moves the entries along a dimension that is padded."""
-    pair = call.given["pad"][2 * (-place.dim - 1) :][:2]
-    return MIXES if any(pair) else place
+    pair = call.given["pad"][2 * (-axis.dim - 1) :][:2]
+    return MIXES if any(pair) else axis
 
 
 def rightmost(count: int) -> Rule:
     """An operation that combines the `count` rightmost dimensions and keeps them: pooling, interpolation, padding."""
 
-    def rule(call: Call, slot: Slot, place: Place) -> Answers:
-        return MIXES if place.dim >= -count else place
+    def rule(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
+        return MIXES if axis.dim >= -count else axis
 
     return rule
 
 
-def view_as_real(call: Call, slot: Slot, place: Place) -> Answers:
+def view_as_real(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Complex numbers as pairs, along a new last dimension."""
-    return place.at(place.dim - 1)
+    return axis.at(axis.dim - 1)
 
 
-def view_as_complex(call: Call, slot: Slot, place: Place) -> Answers:
+def view_as_complex(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Pairs along the last dimension as complex numbers."""
-    return MIXES if place.dim == -1 else place.at(place.dim + 1)
+    return MIXES if axis.dim == -1 else axis.at(axis.dim + 1)
 
 
-def renorm(call: Call, slot: Slot, place: Place) -> Answers:
+def renorm(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Rescales the slices along `dim`, each by its own norm."""
-    return place if place.dim == negative(call.given["dim"], slot.tensor.dim()) else MIXES
+    return axis if axis.dim == negative(call.given["dim"], slot.tensor.dim()) else MIXES
 
 
 # -- products --
@@ -314,50 +314,50 @@ def product(left: str, right: str, added: str | None = None, contracted: Sequenc
         contracted: the dimensions that are summed over, of the left and the right factor.
     """
 
-    def rule(call: Call, slot: Slot, place: Place) -> Answers:
+    def rule(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
         if slot.name == left and left != right:
-            return MIXES if place.dim == contracted[0] else place
+            return MIXES if axis.dim == contracted[0] else axis
         if slot.name == right:
-            return MIXES if place.dim == contracted[1] else place
-        return place if slot.name == added else UNKNOWN
+            return MIXES if axis.dim == contracted[1] else axis
+        return axis if slot.name == added else UNKNOWN
 
     return rule
 
 
-def summed_product(call: Call, slot: Slot, place: Place) -> Answers:
+def summed_product(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """`addbmm`: batches are added up."""
     if slot.name == "self":
-        return place
-    return place if place.dim == {"batch1": -2, "batch2": -1}[slot.name] else MIXES
+        return axis
+    return axis if axis.dim == {"batch1": -2, "batch2": -1}[slot.name] else MIXES
 
 
-def matrix_vector(call: Call, slot: Slot, place: Place) -> Answers:
+def matrix_vector(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """`[n, k] @ [k]`."""
     matrix = "mat" if "mat" in call.given else "self"
     if slot.name == matrix:
-        return place.at(-1) if place.dim == -2 else MIXES
-    return MIXES if slot.name == "vec" else place
+        return axis.at(-1) if axis.dim == -2 else MIXES
+    return MIXES if slot.name == "vec" else axis
 
 
-def outer(call: Call, slot: Slot, place: Place) -> Answers:
+def outer(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """Rule of `addr`: the outer product of two vectors, added to a matrix."""
-    return place.at(-2) if slot.name == "vec1" else place
+    return axis.at(-2) if slot.name == "vec1" else axis
 
 
-def trilinear(call: Call, slot: Slot, place: Place) -> Answers:
+def trilinear(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """`bilinear` layers: three factors with new dimensions, multiplied, some dimensions summed."""
     given = call.given
     number = slot.name[1:]
     added = list(given[f"expand{number}"])
     of = slot.tensor.dim() + len(added)
     kept = [a for a in range(of) if a not in {d % of for d in added}]
-    axis = kept[slot.tensor.dim() + place.dim] - of
+    position = kept[slot.tensor.dim() + axis.dim] - of
     gone = several(given["sumdim"], of) if given["sumdim"] else set()
-    return MIXES if axis in gone else moved(place.at(axis), gone)
+    return MIXES if position in gone else moved(axis.at(position), gone)
 
 
-def distances(call: Call, slot: Slot, place: Place) -> Answers:
+def distances(call: Call, slot: Slot, axis: ElementAxis) -> Answers:
     """`cdist`: `[*batch, p, m]` and `[*batch, r, m]` to `[*batch, p, r]`."""
-    if place.dim == -1:
+    if axis.dim == -1:
         return MIXES
-    return place.at(-1) if place.dim == -2 and slot.name == "x2" else place
+    return axis.at(-1) if axis.dim == -2 and slot.name == "x2" else axis

@@ -75,7 +75,7 @@ class ELBO:
         self._bounds: OrderedDict[tuple[Program, Program], tuple[Bound, Reading]] = OrderedDict()
         self._graphs: WeakKeyDictionary[Bound, Compiled] = WeakKeyDictionary()
         self._generation = get_param_store().generation
-        self.num_particles = whole_number("num_particles", num_particles)
+        self.num_particles: int = whole_number("num_particles", num_particles)
 
     def native(self) -> Native:
         """The native objective that stands behind this one."""
