@@ -213,7 +213,7 @@ class AotRunner(Protocol):
     """A loaded library of Inductor's."""
 
     def run(self, inputs: list[Tensor]) -> list[Tensor]:
-        """The graph's results."""
+        """Compute the graph's results from its inputs."""
 
 
 def aot_runner(path: str, device: str) -> AotRunner:
