@@ -589,6 +589,33 @@ def test_an_error_of_the_program_itself_stays():
         svi.run(100, progress=False)
 
 
+WHOLE = {
+    "ELBO": lambda n: vg.ELBO(particles=n).particles,
+    "Renyi": lambda n: vg.Renyi(particles=n).particles,
+    "LeaveOneOut": lambda n: vg.estimators.LeaveOneOut(n).k,
+    "DoubleControlVariate": lambda n: vg.estimators.DoubleControlVariate(n).k,
+    "Rodeo": lambda n: vg.estimators.Rodeo(n).k,
+    "ARMS": lambda n: vg.estimators.ARMS(n).n,
+    "UnorderedSet": lambda n: vg.estimators.UnorderedSet(n).k,
+    "SumAndSample": lambda n: vg.estimators.SumAndSample(n).k,
+    "GumbelRao": lambda n: vg.estimators.GumbelRao(n).k,
+    "Annealed": lambda n: vg.estimators.Annealed(1.0, 0.5, n).steps,
+    "Rsvi": lambda n: vg.estimators.Rsvi(n).shape_augmentation,
+    "Gradients": lambda n: vg.Gradients(n).every,
+}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+@pytest.mark.parametrize("name", WHOLE)
+def test_configurations_hold_whole_numbers_of_python(name, kind):
+    """They are printed, compared, hashed and become sizes."""
+    found = WHOLE[name](kind(2))
+    assert type(found) is int and found == 2
+    for wrong in (np.float64(2.0), np.bool_(True), True, torch.tensor([2])):
+        with pytest.raises(VarigradError, match="must be a whole number"):
+            WHOLE[name](wrong)
+
+
 @pytest.mark.parametrize("whole", [np.int64, np.uint8, torch.tensor, lambda n: torch.tensor(n, dtype=torch.int32)])
 def test_whole_numbers_of_numpy_and_torch_are_whole_numbers(whole):
     plate = vg.plate("a", whole(4), subsample_size=whole(2), dim=whole(-3) if whole is np.int64 else None)

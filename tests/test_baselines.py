@@ -26,7 +26,7 @@ from varigrad.estimators import (
     ValueBaseline,
 )
 from varigrad.estimators.baselines import _coefficients
-from varigrad.gradients.exact import Outcomes
+from varigrad.gradients.outcomes import Outcomes
 from varigrad.language.messages import Plate
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 

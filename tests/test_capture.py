@@ -805,7 +805,7 @@ def dependencies(model, guide, args=()):
     """`(site, sign) -> sites upstream`, by the tracker and by reachability in the graph."""
     noise = Noise(0)
     bound = vg.ELBO().bind(model, guide, noise).init(*args)
-    plain = Vectorization(plates=bound.discovered.layout.plates, mixed=bound.discovered.layout.mixed)
+    plain = Vectorization(plates=bound.discovered.vectorization.plates, mixed=bound.discovered.vectorization.mixed)
     seen = {}
 
     def run():

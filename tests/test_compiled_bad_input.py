@@ -693,6 +693,42 @@ def test_an_optimiser_that_becomes_another(optim, change, groups):
     assert not said and taken(svi) > 8
 
 
+@pytest.mark.parametrize("often", ["once", "in every run", "on an intermediate value", "removed"])
+def test_hooks_that_a_program_registers_in_a_loop_of_ones_own(often):
+    """They are run once by `backward()`, as they are without a graph."""
+    noise = torch.tensor(0.0)
+
+    def gradients(compiled):
+        net = torch.nn.Module()
+        net.p, handles = torch.nn.Parameter(torch.tensor(0.5)), []
+
+        def model():
+            vg.factor("f", -(vg.param("q", noise) * 0 + net.p * 1.0 - 3.0).square())
+
+        def guide():
+            vg.module("net", net)
+            if often == "removed" and handles:
+                handles.pop().remove()
+            if often == "on an intermediate value" or (often == "once" and handles):
+                value = net.p * 1.0
+                value.register_hook(lambda g: g)
+            else:
+                handles.append(net.p.register_hook(lambda g: 2 * g))
+            vg.sample("z", dist.Normal(net.p.detach(), 1.0))
+
+        bound = vg.ELBO()(lambda: (vg.sample("z", dist.Normal(0.0, 1.0)), model()), guide)
+        loss = vg.compiled(bound, wait=True, seed=0) if compiled else bound
+        found = []
+        for _ in range(6):
+            net.p.grad = None
+            loss().backward()
+            found.append(net.p.grad.item())
+        return found, len(net.p._backward_hooks or ())
+
+    with warnings.catch_warnings(action="ignore", category=CaptureWarning):
+        assert gradients(True) == gradients(False)
+
+
 def test_an_optimisers_hooks():
     def go(svi):
         svi.run(8, DATA)

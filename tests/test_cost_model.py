@@ -10,15 +10,8 @@ import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.distributions.independent_utils import count_of, listed
 from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, Score
-from varigrad.gradients.exact import (
-    LIMIT,
-    NotEnumerable,
-    Outcomes,
-    draws_of,
-    exact_gradient,
-    options_of,
-    outcomes,
-)
+from varigrad.gradients.exact import draws_of, exact_gradient, options_of
+from varigrad.gradients.outcomes import LIMIT, NotEnumerable, Outcomes, outcomes
 from varigrad.testing import assert_unbiased
 
 t = torch.tensor

@@ -16,7 +16,7 @@ from varigrad import estimators as E
 from varigrad.errors import VarigradError
 from varigrad.objectives.execute import perform
 from varigrad.objectives.run_record import Vectorization, VectorizationChanged
-from varigrad.objectives.vectorization import layout_of
+from varigrad.objectives.vectorization import vectorization_of
 from varigrad.terms.independence import rule_table
 from varigrad.terms.independence.analysis import Follower, Origin, Verdict, follow_dimensions
 from varigrad.terms.independence.rules import Place, regrouped
@@ -205,7 +205,7 @@ def look(bound, *args) -> tuple[dict[str, dict[str, Verdict]], Verdict | None]:
             {},
             {},
         )
-        wide = layout_of(run, bound.config.particles)
+        wide = vectorization_of(run, bound.config.particles)
         plates = follower.plates(bound.runs.terms(run, Vectorization(plates=wide.plates)))
     if wide.count == 1 and wide.particles == 1:
         return plates, None
@@ -279,7 +279,7 @@ def test_batch_norm_is_apart_while_it_evaluates():
     norm.eval()
     assert look(bound)[0]["z"]["n"].apart
     norm.train()  # writes its running averages, so that the value leaves torch, and crosses the plate by that alone
-    assert bound.plan()["z"].crossed == ("n",)
+    assert bound.plan()["z"].cross_element == ("n",)
     norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
     assert look(bound)[0]["z"]["n"].operation == "aten.native_batch_norm.default"
 
@@ -355,7 +355,7 @@ def test_the_registry_says_the_same_by_numbers(name):
             continue  # not every family is served
         plates, lanes = look(bound, *case.args)
         assert bound.discovered is not None and lanes is not None
-        by_numbers = {(s, p) for s, found in bound.discovered.layout.mixed.items() for p in found}
+        by_numbers = {(s, p) for s, found in bound.discovered.vectorization.mixed.items() for p in found}
         by_structure = {(s, p) for s, found in plates.items() for p, v in found.items() if not v.apart}
         assert by_structure == by_numbers
         assert lanes.apart == bound.side_by_side
@@ -364,18 +364,18 @@ def test_the_registry_says_the_same_by_numbers(name):
 def test_following_changes_no_number():
     bound = vg.ELBO(particles=2)(model_of(GATED["sum"]), bernoulli_guide(E.LeaveOneOut(2)))
     bound.init()
-    settings = bound.runs.settings(bound.discovered.layout, track_all=True)
+    settings = bound.runs.settings(bound.discovered.vectorization, track_all=True)
     values = []
     for following in (False, True):
         torch.manual_seed(0)
         if following:
             with follow_dimensions() as follower:
-                settings = bound.runs.settings(bound.discovered.layout, track_all=True, follower=follower)
+                settings = bound.runs.settings(bound.discovered.vectorization, track_all=True, follower=follower)
                 run = perform(settings, bound.model_program, bound.guide_program, (), {}, {})
-                values.append([t.log_prob for t in bound.runs.terms(run, bound.discovered.layout)])
+                values.append([t.log_prob for t in bound.runs.terms(run, bound.discovered.vectorization)])
         else:
             run = perform(settings, bound.model_program, bound.guide_program, (), {}, {})
-            values.append([t.log_prob for t in bound.runs.terms(run, bound.discovered.layout)])
+            values.append([t.log_prob for t in bound.runs.terms(run, bound.discovered.vectorization)])
     assert all(torch.equal(a, b) for a, b in zip(*values, strict=True))
 
 

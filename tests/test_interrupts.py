@@ -324,37 +324,14 @@ def test_wrong_arguments_of_a_run():
 
 # The real thing
 
-SCRIPT = """
-import os, random, signal, sys, threading, time, warnings
-import torch, varigrad as vg
-from programs_for_svi import MixedGuide, mixed_model
-warnings.simplefilter("ignore")
-torch.set_num_threads(1)
-compile = {compile}
-random.seed({seed})
-new = lambda: vg.SVI(mixed_model, MixedGuide(), vg.optim.Adam(lr=0.005), seed=0, compile=compile)
-for i in range({tries}):
-    s = new()
-    s.run(5, progress=False)
-    given = threading.main_thread().ident, signal.SIGINT
-    timer = threading.Timer(random.uniform(0.02, 0.3), signal.pthread_kill, given)
-    timer.start()
-    n = len(s.run(10**9, progress=False).losses)
-    u = new()
-    u.run(5 + n, progress=False)
-    same = all(torch.equal(x, y) for x, y in zip(s.bound.parameters(), u.bound.parameters()))
-    assert same and s.bound.steps == u.bound.steps == n + 5 and s.metrics.step == n + 5, (i, n, s.bound.steps)
-print("whole")
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("compile", [False, "wait"])
-def test_five_hundred_interrupts(compile):
-    """Signals at random moments, from another thread."""
-    script = SCRIPT.format(compile=repr(compile), seed=1, tries=500)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=os.path.dirname(__file__), check=False
-    )
-    assert done.stdout.strip() == "whole", (done.stdout[-500:], done.stderr[-2000:])
+@pytest.mark.parametrize("kind", ["eager", "compiled"])
+def test_five_hundred_interrupts(kind, tmp_path):
+    """By a timer's signal, at random moments (`interrupting_at_random.py`)."""
+    environment = {**os.environ, "VARIGRAD_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "interrupting_at_random", kind, "500"]
+    here = os.path.dirname(__file__)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here, env=environment, check=False)
+    assert done.stdout.startswith("whole: 500 interrupts"), (done.stdout[-500:], done.stderr[-2000:])

@@ -11,7 +11,8 @@ import torch
 import varigrad as vg
 from varigrad import distributions as td
 from varigrad.estimators import Enumerate
-from varigrad.gradients.exact import Outcomes, exact_gradient, expected_gradient, largest_difference, outcomes
+from varigrad.gradients.exact import exact_gradient, expected_gradient, largest_difference
+from varigrad.gradients.outcomes import Outcomes, outcomes
 
 PATH = Path(__file__).parent.parent / "examples" / "mini.py"
 _spec = importlib.util.spec_from_file_location("mini", PATH)

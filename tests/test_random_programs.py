@@ -176,17 +176,20 @@ def check(spec, seen):
         return
     assert largest_difference(moments.mean, gradient) <= 1e-9
     assert abs(moments.value - value) <= 1e-9
-    seen["crossed"] += any(s.crossed for s in bound.plan().sites)
+    seen["crossed"] += any(s.cross_element for s in bound.plan().sites)
     seen["exact"] += 1
 
 
 @pytest.mark.parametrize(
     ("kinds", "examples", "exact"),
     [
-        ("score_functions", 200, 150),
-        ("all_estimators", 200, 150),
+        ("score_functions", 60, 40),
+        ("all_estimators", 80, 60),
+        ("by_element", 30, 12),
+        pytest.param("score_functions", 200, 150, marks=pytest.mark.slow),
+        pytest.param("all_estimators", 200, 150, marks=pytest.mark.slow),
         pytest.param("coupled", 60, 40, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
-        ("by_element", 80, 40),
+        pytest.param("by_element", 80, 40, marks=pytest.mark.slow),
     ],
 )
 def test_random_programs_have_exact_mean_gradients(kinds, examples, exact):
@@ -200,4 +203,4 @@ def test_random_programs_have_exact_mean_gradients(kinds, examples, exact):
     law()
     assert seen["exact"] >= exact, seen
     if kinds in ("score_functions", "all_estimators"):
-        assert seen["crossed"] >= 5, seen  # programs that break a plate's promise are among them
+        assert seen["crossed"] >= examples // 40, seen  # programs that break a plate's promise are among them

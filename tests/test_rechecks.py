@@ -144,7 +144,7 @@ TEXT = r"'z': what reads it mixes the elements of plate 'n' \(aten\.sum.*so step
 def test_what_could_not_be_seen_is_found_at_step_ten_with_one_warning():
     svi = late()
     stepped(svi, 10 - svi.bound.steps, ())
-    assert svi.bound.discovered.layout.mixed == {}  # so there is something to find
+    assert svi.bound.discovered.vectorization.mixed == {}  # so there is something to find
     with pytest.warns(StaleCheckWarning, match=TEXT) as caught:
         svi.step()
     assert sum(issubclass(w.category, StaleCheckWarning) for w in caught) == 1
@@ -179,7 +179,7 @@ def test_from_the_look_on_a_run_goes_on_as_one_that_has_always_known(compile):
     knows.change(svi.bound)
     other = vg.SVI(knows.model, guide_with(Score(MovingAverage())), vg.optim.Adam(lr=0.01), seed=1, compile=compile)
     other.init()
-    assert other.bound.discovered.layout.mixed
+    assert other.bound.discovered.vectorization.mixed
     other.load_state(svi.state())
     assert torch.equal(svi.run(20, progress=False).losses, other.run(20, progress=False).losses)
     for one, two in zip(svi.bound.parameters(), other.bound.parameters(), strict=True):
@@ -238,8 +238,57 @@ def test_a_run_of_other_operations_is_looked_at_before_its_step(what):
         bound(shut)
     state["on"] = True
     bound(opened)
-    assert bound.discovered.layout.mixed == {"z": frozenset({"n"})}
+    assert bound.discovered.vectorization.mixed == {"z": frozenset({"n"})}
     assert bias(bound, opened) < 1e-9
+
+
+def normed(z, running, **options):
+    """`batch_norm` of the plate's elements, as one batch of one channel."""
+    averages = (torch.zeros(1).double(), torch.ones(1).double()) if running else (None, None)
+    return torch.nn.functional.batch_norm(z.reshape(-1, 1), *averages, **options).reshape(-1)
+
+
+def instances(z, use_input_stats):
+    averages = torch.zeros(1).double(), torch.ones(1).double()
+    return torch.nn.functional.instance_norm(z.reshape(1, 1, -1), *averages, None, None, use_input_stats).reshape(-1)
+
+
+def bags(z, offsets):
+    table = torch.nn.functional.embedding_bag(torch.arange(3), z.reshape(3, 1), torch.tensor(offsets), mode="sum")
+    return table.reshape(-1)
+
+
+ARRANGEMENTS = {  # what keeps elements apart and what mixes them, by an argument alone
+    "batch_norm training": lambda z, on: normed(z, True, training=on),
+    "batch_norm averages": lambda z, on: normed(z, not on, training=on),
+    "instance_norm use_input_stats": instances,
+    "embedding_bag offsets": lambda z, on: bags(z, [0, 0, 2] if on else [0, 1, 2]),
+    "as_strided": lambda z, on: z.clone().as_strided((3,), (0 if on else 1,)),
+    "flip": lambda z, on: z.reshape(3, 1).flip(0 if on else 1).reshape(3),
+    "cumsum by keyword": lambda z, on: z.reshape(3, 1).cumsum(dim=0 if on else 1).reshape(3),
+    "softmax": lambda z, on: z.reshape(3, 1).softmax(0 if on else 1).reshape(3),
+    "transpose": lambda z, on: (z.reshape(3, 1) * torch.ones(3).double()).transpose(0, int(on))[:, 0],
+    "einsum": lambda z, on: torch.einsum("ij->ji" if on else "ij->ij", z.reshape(3, 1) * torch.ones(3).double())[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_an_argument_that_makes_an_operation_mix_is_looked_at_before_its_step(name):
+    """The number of operations, all shapes and all statements stay what they were."""
+    state = {"on": False}
+
+    def model():
+        with vg.plate("n", 3):
+            z = vg.sample("z", dist.Bernoulli(torch.full((3,), 0.4, dtype=torch.float64)))
+            vg.sample("x", dist.Normal(z + 3 * ARRANGEMENTS[name](z + 0.5, state["on"]), 1.0), obs=DATA)
+
+    bound = vg.ELBO()(model, guide_with(Score()))
+    for _ in range(2):
+        bound()
+    assert not bound.discovered.vectorization.mixed.get("z")
+    state["on"] = True
+    bound()
+    assert bias(bound) < 1e-9
 
 
 def test_random_control_flow_is_looked_at_a_few_times(monkeypatch):
@@ -346,7 +395,7 @@ def test_modes_that_go_back_and_forth_are_looked_at_once_each(monkeypatch):
     for training in (True, False, True, False):
         net.train(training)
         bound()
-        assert bool(bound.discovered.layout.mixed) is training
+        assert bool(bound.discovered.vectorization.mixed) is training
     assert len(looks) == 1
 
 
@@ -413,8 +462,8 @@ def test_a_plan_tells_of_a_change_and_leaves_the_run_as_it_is():
     svi = late()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert svi.plan()["z"].crossed == ("n",)
-    assert svi.bound.discovered.layout.mixed == {}
+        assert svi.plan()["z"].cross_element == ("n",)
+    assert svi.bound.discovered.vectorization.mixed == {}
 
 
 def numeric_only(monkeypatch):
@@ -484,7 +533,7 @@ def test_numbers_at_the_present_point_tell_without_operations(name, monkeypatch)
     torch.manual_seed(0)
     bound = vg.ELBO()(coins(mean), only_here(Score(), logits)).init()
     assert bound.discovered.points == 0
-    assert bound.discovered.layout.mixed == {"z": {"n"}}
+    assert bound.discovered.vectorization.mixed == {"z": {"n"}}
     assert bias(bound) < 1e-9
 
 
@@ -504,7 +553,7 @@ def test_sites_that_cancel_in_each_other_are_changed_one_at_a_time(monkeypatch):
             vg.sample("x", dist.Normal((a != b).flip(-1).double(), 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, guide)
-    assert bound.discovered.layout.mixed == {"a": {"n"}, "b": {"n"}}
+    assert bound.discovered.vectorization.mixed == {"a": {"n"}, "b": {"n"}}
     assert bias(bound) < 1e-9
 
 
@@ -542,8 +591,8 @@ def test_what_is_read_outside_of_a_plate_has_crossed_it_without_operations(monke
             vg.sample("x", dist.Normal(2 * g, 1.0), obs=DATA)
 
     bound = vg.ELBO()(model, guide)
-    assert bound.discovered.layout.mixed == {}
-    assert bound.plan()["z"].crossed == ("n",)
+    assert bound.discovered.vectorization.mixed == {}
+    assert bound.plan()["z"].cross_element == ("n",)
     assert bias(bound) < 1e-9
 
 
@@ -578,6 +627,6 @@ def test_a_look_at_a_step_that_is_due_neither_warns_nor_cures():
         warnings.simplefilter("error")
         svi.bound.gradients(1)
         svi.evaluate()
-    assert svi.bound.discovered.layout.mixed == {}
+    assert svi.bound.discovered.vectorization.mixed == {}
     with pytest.warns(StaleCheckWarning, match=TEXT):
         svi.step()

@@ -240,6 +240,46 @@ def test_a_damaged_state_changes_nothing(name, compiled):
         assert torch.equal(one.run(5, DATA).losses, other.run(5, DATA).losses)
 
 
+def form_of(state):
+    return next(iter(state["compiled"]["forms"].values()))
+
+
+DAMAGED_STEPS = {
+    "a number": lambda s: s.update(compiled=5),
+    "an empty list": lambda s: s.update(compiled=[]),
+    "a number for forms": lambda s: s["compiled"].update(forms=5),
+    "a number for numbers": lambda s: s["compiled"].update(numbers=5),
+    "texts for numbers": lambda s: s["compiled"].update(numbers={"a": "b"}),
+    "a number for a form": lambda s: s["compiled"]["forms"].update({next(iter(s["compiled"]["forms"])): 5}),
+    "a text for a count": lambda s: form_of(s).update(seen="a"),
+    "a negative count": lambda s: form_of(s).update(taken=-1),
+    "no count": lambda s: form_of(s).pop("check"),
+    "no refusal": lambda s: form_of(s).pop("refusal"),
+    "a number for a structure": lambda s: form_of(s).update(carried=5),
+    "an unknown parameter": lambda s: form_of(s).update(reached=["nowhere"]),
+    "a number for names": lambda s: form_of(s).update(frozen=5),
+    "a number for demand": lambda s: form_of(s).update(demand=5),
+    "an unknown demand": lambda s: form_of(s).update(demand={("cauchy", torch.float32): 2}),
+    "an odd demand": lambda s: form_of(s).update(demand={("normal", torch.float32): "b"}),
+    "a text for a number of tensors": lambda s: form_of(s).update(thawed="a"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_STEPS)
+def test_a_damaged_part_about_compiled_steps_changes_nothing(name):
+    with by_graph():
+        one, other = SVIS["normal"](0), SVIS["normal"](3)
+        one.run(5, DATA), other.run(7, DATA)
+        state = through_a_file(one.state())
+        DAMAGED_STEPS[name](state)
+        before = other.state()
+        with pytest.raises(ParameterError, match=r"the state's 'compiled' cannot be read: .* because it is damaged"):
+            other.load_state(state)
+        assert same(other.state(), before)
+        other.load_state(one.state())
+        assert torch.equal(one.run(5, DATA).losses, other.run(5, DATA).losses)
+
+
 @pytest.mark.parametrize("state", [None, 5, [], {}])
 def test_what_is_no_state_at_all(state):
     with pytest.raises(ParameterError, match="the state has no 'bound'; because it is damaged, or no state of an SVI"):

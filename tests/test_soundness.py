@@ -315,7 +315,7 @@ def broken_promise(read_through):
 @pytest.mark.parametrize("read_through", ["site", "sum", "item", "flip"])
 def test_the_broken_promise_of_plates(read_through):
     bound = hold(*broken_promise(read_through))
-    assert bound.plan()["z"].crossed == ("n",)
+    assert bound.plan()["z"].cross_element == ("n",)
     assert "leaves plate n" in str(bound.plan())
 
 
@@ -329,7 +329,7 @@ def test_elements_of_a_kept_promise_are_taken_one_by_one():
         with vg.plate("n", 2):
             vg.sample("z", dist.Bernoulli(logits=vg.param("t", torch.tensor([0.7, -0.3]))))
 
-    assert hold(model, guide).plan()["z"].crossed == ()
+    assert hold(model, guide).plan()["z"].cross_element == ()
 
 
 def test_provenance_is_a_public_tool():
@@ -464,4 +464,4 @@ def test_a_plate_that_a_function_returns_swallows_no_errors():
     bound = vg.ELBO(estimators={"z": Enumerate()})(model, guide).init(x)
     for _ in range(3):
         bound(x).backward()
-    assert not bound.plan(x)["z"].crossed
+    assert not bound.plan(x)["z"].cross_element

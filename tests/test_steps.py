@@ -97,13 +97,13 @@ def SCRIPTED(table, at):
     return torch.grid_sampler(table, at, 1, 0, True)
 
 
-def bound_of(f, estimator=None):
+def bound_of(f, estimator=None, loc=0.2, scale=1.0):
     def model():
         vg.factor("f", f(vg.sample("z", dist.Normal(0.0, 2.0))))
 
     def guide():
         given = {} if estimator is None else {"estimator": estimator}
-        vg.sample("z", dist.Normal(vg.param("loc", t(0.2)), 1.0), **given)
+        vg.sample("z", dist.Normal(vg.param("loc", t(loc)), scale), **given)
 
     return vg.ELBO()(model, guide)
 
@@ -128,10 +128,21 @@ def test_pathwise_by_name_is_suspect(name):
     assert not plan.relies_on
 
 
+def over_its_size(z: torch.Tensor):
+    return z / z.abs()
+
+
+def layer_norm_of_two(z: torch.Tensor):
+    return torch.nn.functional.layer_norm(torch.stack([z, z * 0]), [2], None, None, 0.0)[0]
+
+
 def written(positive):
     """A view is written to, and with it the tensor that it looks at."""
     positive.view(-1)[0:1].sub_(5.0)
     return positive
+
+
+SCRIPTED_QUOTIENT = torch.jit.script(over_its_size)
 
 
 # Functions whose denominator may vanish, and functions whose denominator is known to be positive.
@@ -146,9 +157,32 @@ POLES = {
     "linalg_inv": [lambda z: torch.linalg.inv(z.reshape(1, 1)).sum()],
 }
 POLES["div"] += [  # what was positive once need not be
-    lambda z: 1 / torch.multiply(z.exp(), -1.0), lambda z: 1 / z.exp().clamp(max=-1.0), lambda z: 1 / z.exp().sub_(5.0),
-    lambda z: 1 / written(z.exp()), lambda z: 1 / torch.stack([z.exp(), z.exp() + z]).var(0),
+    lambda z: 1 / z.exp().sub_(5.0), lambda z: 1 / written(z.exp()),
+    lambda z: 1 / torch.stack([z.exp(), z.exp() + z]).var(0),
+    lambda z: pair(z).sum() / pair(z).square().mul(z.exp()).sqrt().sum(), lambda z: z.exp() / z.abs().reshape(1)[0],
+    lambda z: torch.div(z, torch.multiply(z, z)),
+    SCRIPTED_QUOTIENT,
 ]  # fmt: skip
+POLES |= {
+    "reciprocal": [lambda z: torch.linalg.vector_norm(pair(z)).reciprocal()],
+    "layer_norm": [
+        lambda z: F.layer_norm(torch.stack([z, -z]), (2,), eps=0.0)[0],
+        lambda z: torch.nn.LayerNorm(2, eps=0.0, elementwise_affine=False)(torch.stack([z, z * 0]))[0],
+    ],
+    "native_layer_norm": [torch.jit.script(layer_norm_of_two)],
+    "group_norm": [lambda z: F.group_norm(torch.stack([z, z * 0]).reshape(1, 2), 1, eps=0.0)[0, 0]],
+    "batch_norm": [
+        lambda z: F.batch_norm(torch.stack([z, z * 0]).reshape(2, 1), None, None, training=True, eps=1e-20)[0, 0],
+    ],
+}
+NO_CROSSING = {  # what never goes through zero, however unknown its sign is
+    "div": [lambda z: 1 / torch.multiply(z.exp(), -1.0), lambda z: 1 / z.exp().clamp(max=-1.0)],
+    "pow": [lambda z: (pair(z) + pair(z).exp()).square().sum() ** -0.5],
+    "normalize": [lambda z: F.normalize(torch.stack([z, z + 1, z * 3]), dim=0).sum()],
+    "layer_norm": [lambda z: F.layer_norm(torch.stack([z, z.exp(), z.cos()]), (3,), eps=0.0)[0]],
+    "cosine_similarity": [lambda z: F.cosine_similarity(torch.stack([z, z.exp()]), t([1.0, 2.0]), dim=0)],
+    "linalg_inv": [lambda z: torch.linalg.inv(z * torch.eye(2, dtype=torch.float64) + torch.ones(2, 2).tril(-1)).sum()],
+}
 AWAY = [
     lambda z: z / z.exp(), lambda z: z / (1 + z**2).sqrt(), lambda z: (F.softplus(z) + 1e-3) ** -0.5,
     lambda z: z / 3, lambda z: 1 / torch.softmax(pair(z), -1).sum(), lambda z: z.cos() / z.sigmoid(),
@@ -157,16 +191,47 @@ AWAY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "f"), [(name, f) for name, fs in POLES.items() for f in fs])
-def test_a_denominator_that_may_vanish_is_in_the_plan(name, f):
+def cases(table):
+    return [(name, f) for name, fs in table.items() for f in fs]
+
+
+@pytest.mark.parametrize(("name", "f"), cases(POLES))
+def test_a_pole_between_two_runs_is_a_jump(name, f):
     plan = bound_of(f).plan()
-    assert plan["z"].estimator == "Pathwise()"
+    assert plan["z"].estimator.startswith("Score(") and "a pole that it crosses" in plan["z"].why
+    (sentence,) = plan.crossed_poles
+    assert re.fullmatch(rf"z: what {name} at test_steps.py:\d+ divides by \(or takes\) .* them", sentence)
+    assert sentence in str(plan) and len(plan.relies_on) == 1
+    with pytest.warns(vg.objectives.BiasWarning, match="or a pole"):
+        plan = bound_of(f, Pathwise()).plan()
+    assert plan["z"].suspect and str(plan).splitlines()[2].endswith("suspect")
+
+
+@pytest.mark.parametrize(
+    ("name", "f"), [*cases(NO_CROSSING), ("div", lambda z: z / z.abs()), ("digamma", torch.digamma)]
+)
+def test_a_pole_that_is_not_met_is_what_the_plan_relies_on(name, f):
+    plan = bound_of(f, loc=6.0, scale=0.01).plan()
+    assert plan["z"].estimator == "Pathwise()" and not plan.crossed_poles
     (sentence,) = plan.relies_on[1:]
     assert re.fullmatch(
         rf"'z': {name} at test_steps.py:\d+ never divides by zero \(or reaches another pole\)", sentence
     )
     assert f"unbiased relies on: {sentence}" in str(plan)
     assert str(plan).splitlines()[2].endswith("yes")
+
+
+def test_a_pole_that_is_reached_later_is_found_then():
+    """While the parameter moves on, at the next look; a warning says since when."""
+    bound = bound_of(lambda z: 1 / z, loc=40.0, scale=0.5)
+    svi = vg.SVI(bound.runs.model, bound.runs.guide, vg.optim.Adam(), bound, seed=0)
+    svi.run(5)
+    assert svi.bound.plan()["z"].estimator == "Pathwise()"
+    with torch.no_grad():
+        svi.bound.loc.fill_(0.0)
+    with pytest.warns(vg.objectives.StaleCheckWarning, match="pole"):
+        svi.run(8)
+    assert svi.bound.plan()["z"].estimator.startswith("Score")
 
 
 @pytest.mark.parametrize("f", AWAY)

@@ -95,7 +95,7 @@ def test_beside_a_discrete_plate_costs_stay_element_by_element(name):
         svi.run(12, progress=False)
         assert taken(svi) > 5
     plan = svi.plan()["z"]
-    assert plan.crossed == () and not plan.leaves
+    assert plan.cross_element == () and not plan.leaves
 
 
 # ---- recorded: as a guide with parameters, and as a prior under an automatic guide

@@ -405,6 +405,29 @@ def test_a_network_that_is_thawed_later_is_found_at_once(seen, steps, compile):
         assert form.graph_steps > 0 and not form.refusal
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["another SVI", "the same SVI"])
+def test_a_network_that_is_thawed_between_saving_and_loading_is_found_at_once(again):
+    net = linear().requires_grad_(False)
+    make = lambda: vg.SVI(model, with_param(net_in_a_closure(net)), vg.optim.Adam(lr=0.05), seed=0, compile="wait")  # noqa: E731
+    svi = make().init()
+    svi.run(15, progress=False)
+    state = svi.state()
+    net.requires_grad_(True)
+    other = svi if again else vg.SVI(model, with_param(net_in_a_closure(net)), vg.optim.Adam(), seed=0, compile="wait")
+    if not again:
+        net.requires_grad_(False)
+        other.init()
+        net.requires_grad_(True)
+    other.load_state(state)
+    with pytest.raises(ParameterError, match=r"weight': requires a gradient and gets none"):
+        other.run(5, progress=False)
+    net.requires_grad_(False)
+    other.load_state(state)
+    whole = make().init()
+    whole.run(15, progress=False)
+    assert torch.equal(other.run(5, progress=False).losses, whole.run(5, progress=False).losses)
+
+
 def test_compiled_gradients_notice_a_network_that_is_thawed_later():
     net = linear().requires_grad_(False)
     loss = vg.compiled(vg.ELBO()(model, with_param(lambda *_: draw(net(ONE)))), wait=True, seed=0)

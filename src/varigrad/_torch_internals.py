@@ -1,8 +1,8 @@
-"""All private names of torch that varigrad uses, each with what it is used for and what is relied on.
+"""All private names of torch that varigrad uses, each with its purpose and the behaviour that varigrad relies on.
 
-Torch promises nothing about these names, so an upgrade may rename them or change what they mean. No other module of the
-package names them (`tests/test_private_names.py`), and `tests/test_torch_internals.py` has a test for each of them, so
-that an upgrade fails there, by name. Functions of torch are assigned, not wrapped: a call costs what torch's own does.
+Torch guarantees nothing about these names, so an upgrade may rename them or change their behaviour. No other module of
+the package uses them (`tests/test_private_names.py`), and `tests/test_torch_internals.py` tests each of them, so that
+an incompatible upgrade fails there, by name. Functions of torch are assigned, not wrapped, so that calls cost no more.
 """
 
 from __future__ import annotations

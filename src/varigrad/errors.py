@@ -1,4 +1,4 @@
-"""What users did wrong, said once: what, where, because, and what to try."""
+"""Exceptions for users' mistakes: what is wrong, at which site, why, and what to try."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _rebuild(kind: type[VarigradError], what: str, site: str | None, because: st
 
 
 class SiteError(VarigradError):
-    """A site cannot do what is asked of it: a wrong argument, or an estimator that cannot serve it."""
+    """A site has a wrong argument, or an estimator that cannot serve it."""
 
 
 class SiteNameError(SiteError):
@@ -66,7 +66,7 @@ class ConstraintError(SiteError):
 
 
 class ParameterError(SiteError):
-    """A parameter is declared twice in different ways, has the wrong dtype, or is shared where it must not be."""
+    """A parameter is declared twice in different ways, has the wrong dtype, or is shared where that is forbidden."""
 
 
 class GuideMismatchError(SiteError):
@@ -74,7 +74,7 @@ class GuideMismatchError(SiteError):
 
 
 class BaselineError(SiteError):
-    """A baseline cannot act, depends on the draw it is subtracted from, or leaks gradients."""
+    """A baseline would have no effect, depends on the draw it is subtracted from, or leaks gradients."""
 
 
 class ArgumentError(VarigradError):
@@ -92,20 +92,21 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def is_whole(value: object, least: int = 1, most: int | None = None) -> bool:
-    """Whether a value is a whole number within bounds; True and False are none.
+    """Whether a value is a whole number (see `as_whole`) within bounds; True and False are none.
 
     Args:
         value: anything.
         least: the smallest that will do.
         most: the largest that will do; None: any.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        return False
-    return value >= least and (most is None or value <= most)
+    number = as_whole(value)
+    return number is not None and number >= least and (most is None or number <= most)
 
 
 def as_whole(value: object) -> int | None:
     """The whole number that a value is, of Python, numpy or a tensor without dimensions; None if it is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or getattr(value, "shape", ()) != () or str(getattr(value, "dtype", "")) in _TRUTHS:
         return None
     try:
@@ -114,14 +115,25 @@ def as_whole(value: object) -> int | None:
         return None
 
 
+def store_whole(record: object, *names: str) -> None:
+    """Put Python's whole numbers in the place of numpy's and torch's, in fields of a frozen record.
+
+    A configuration is printed, compared and hashed, and its numbers become sizes.
+    """
+    for name in names:
+        number = as_whole(getattr(record, name))
+        if number is not None:
+            object.__setattr__(record, name, number)
+
+
 def whole_number(name: str, value: object, least: int = 1) -> int:
     """The whole number of at least `least` that a value is; see `as_whole`.
 
     Raises:
         VarigradError: it is none.
     """
+    check_whole(name, value, least)
     number = as_whole(value)
-    check_whole(name, value if number is None else number, least)
     assert number is not None
     return number
 

@@ -1,12 +1,12 @@
-"""Ctrl-C between two steps, never inside one.
+"""Delays Ctrl-C until a step is complete, so that no step is interrupted halfway.
 
-A step changes parameters, the optimiser's moments, baselines and counters one after the other, and they belong
-together. So Ctrl-C is held back while one is taken: the signal is noted, and its handler is called when the step is
-whole. Where nothing has been changed yet, a program that takes too long can be left: by a second Ctrl-C while it is run
-eagerly, by the first one while a loader, a callback or the compiler is waited for.
+A step changes parameters, the optimiser's moments, baselines and counters one after the other, and they must stay
+consistent. So Ctrl-C is delayed during a step: the signal is recorded, and its handler is called when the step is
+complete. While a step has changed nothing yet, users can interrupt a program that takes too long: by a second Ctrl-C
+while it runs eagerly, by the first one while the step waits for a loader, a callback or the compiler.
 
-Only the main thread receives signals, so there is nothing to hold back in others. A handler other than Python's own is
-called just as late.
+Only the main thread receives signals, so other threads delay nothing. Signal handlers that users have installed are
+delayed as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ALL = math.inf
 
 
 class Interrupts:
-    """Holds Ctrl-C (SIGINT) back while a call runs.
+    """Delays Ctrl-C (SIGINT) while a call runs.
 
     Copies hold nothing back: the original does.
     """

@@ -1,4 +1,4 @@
-"""Shapes: sums over chosen dimensions, and tables of shapes (or of anything) for errors and reports."""
+"""Helpers for shapes: sums over rightmost dimensions, and text or HTML tables for errors and reports."""
 
 from __future__ import annotations
 

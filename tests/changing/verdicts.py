@@ -9,7 +9,8 @@ from graph_harness import Uncompiled, assert_close, by_graph, by_python
 import varigrad as vg
 from changing.programs import FAMILIES, LARGEST, Program
 from varigrad.errors import SiteError, VarigradError
-from varigrad.gradients.exact import NotEnumerable, draws_of
+from varigrad.gradients.exact import draws_of
+from varigrad.gradients.outcomes import NotEnumerable
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
 TOLERANCE = 1e-9

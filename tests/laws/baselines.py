@@ -15,7 +15,7 @@ from varigrad.estimators import (
     Score,
     ValueBaseline,
 )
-from varigrad.gradients.exact import Outcomes
+from varigrad.gradients.outcomes import Outcomes
 from varigrad.testing import exact_gradient, expected_gradient, largest_difference
 
 

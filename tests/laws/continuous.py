@@ -12,7 +12,7 @@ from varigrad.estimators import (
     Pathwise,
     Score,
 )
-from varigrad.gradients.exact import Outcomes, _next
+from varigrad.gradients.outcomes import Outcomes, _next
 from varigrad.testing import PROGRAMS, gradient_of, largest_difference
 
 

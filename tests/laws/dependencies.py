@@ -196,7 +196,7 @@ def _crossing_law(read_through):
     def crossed():
         for estimator in (Score(), LeaveOneOut(2), DisARM()):
             bound, _ = hold(*_crossing(read_through, estimator))
-            assert bound.plan()["z"].crossed == ("n",)
+            assert bound.plan()["z"].cross_element == ("n",)
         try:
             hold(*_crossing(read_through, Enumerate()))
         except vg.errors.SiteError as error:

@@ -72,7 +72,7 @@ def a_divergence_is_not_taken_for_the_density_of_its_site():
 
     for estimator in (Pathwise(), Score()):
         bound = seeded(vg.ELBO(2, analytic_kl=True), program, lambda e=estimator: program(estimator=e))
-        assert bound.side_by_side and not bound.discovered.layout.mixed
+        assert bound.side_by_side and not bound.discovered.vectorization.mixed
 
 
 @law

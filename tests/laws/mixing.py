@@ -43,7 +43,7 @@ def _mixing_law(read):
             model, guide = _mixing(size, READS[read], start, Score())
             for seed in range(8):
                 bound = seeded(vg.ELBO(), model, guide, seed)
-                assert bound.plan()["z"].crossed == ("n",), (size, start, seed)
+                assert bound.plan()["z"].cross_element == ("n",), (size, start, seed)
         for seed in range(12):
             torch.manual_seed(seed)
             for estimator in (LeaveOneOut(2), DisARM()):

@@ -11,7 +11,7 @@ from varigrad.estimators import (
     Estimator,
     Surrogate,
 )
-from varigrad.gradients.exact import NotEnumerable
+from varigrad.gradients.outcomes import NotEnumerable
 from varigrad.testing import PROGRAMS, check_case, exact_gradient, expected_gradient, largest_difference
 
 

@@ -4,8 +4,9 @@
 
 A mutant is made in a copy of the package, and the law that it names runs against the copy in a process of its own. A
 law of `tests/laws` or `tests/step_laws.py` that holds nevertheless is followed by all the others. A subject is the
-name of a file of this folder. The run fails if a mutant survives, if a fragment is no longer in the source (so that
-these lists cannot rot), or if the source itself breaks a law.
+name of a file of this folder. The run fails if a mutant survives, if a fragment is no longer in the source (LOST, so
+that these lists cannot rot), if a process ends without a verdict (CRASHED: it died, or pytest could not collect or find
+the test; TIMEOUT), if a mutant cannot run at all (NONSENSE), or if the source itself breaks a law (BROKEN).
 
 Processes are forks of this one, which has imported torch and pytest for all of them.
 """
@@ -39,6 +40,7 @@ SOURCE = Path(os.environ.get("MUTANTS_SOURCE", TESTS.parent / "src"))
 AT_ONCE = int(os.environ.get("MUTANTS_AT_ONCE", "2"))
 SECONDS = 300
 NONSENSE = ("NameError", "AttributeError", "ImportError", "ModuleNotFoundError", "SyntaxError", "UnboundLocalError")
+GOOD = ("killed", "holds")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -70,23 +72,30 @@ class Trial:
             self.process.start()
         return wrong
 
-    def verdict(self) -> tuple[bool, str]:
-        """Whether it is as it should be, and by what (or why not)."""
+    @property
+    def most_seconds(self) -> int:
+        """How long it may take."""
+        return SECONDS if self.mutant else 4 * SECONDS
+
+    def verdict(self) -> tuple[str, str]:
+        """One word (one of `GOOD` if it is as it should be), and by what (or why not)."""
         assert self.process is not None
         if self.process.is_alive():
-            return False, f"no verdict after {SECONDS} s"
+            return "TIMEOUT", f"no verdict after {self.most_seconds} s"
         try:
             broken, how, holds = json.loads((self.folder / "verdict").read_text())
-        except FileNotFoundError:
-            printed = (self.folder / "output").read_text().strip().splitlines()[-1:]
-            return False, f"ended with {self.process.exitcode}: {''.join(printed)[:100]}"
+        except (FileNotFoundError, ValueError):
+            output = self.folder / "output"
+            printed = output.read_text(errors="replace").strip().splitlines()[-1:] if output.exists() else []
+            return "CRASHED", f"ended with {self.process.exitcode}: {''.join(printed)[:100]}"
         if self.mutant is None:
-            return broken is None and holds > 0, f"{holds} hold" if broken is None else f"{broken} ({how})"
+            good = broken is None and holds > 0
+            return "holds" if good else "BROKEN", f"{holds} hold" if broken is None else f"{broken} ({how})"
         if broken is None:
-            return False, f"{holds} hold"
+            return "SURVIVED", f"{holds} hold"
         if how in NONSENSE:
-            return False, f"not a mutant but nonsense: {how} in {broken!r}"
-        return True, broken if how == "AssertionError" else f"{broken} ({how})"
+            return "NONSENSE", f"it cannot run: {how} in {broken!r}"
+        return "killed", broken if how == "AssertionError" else f"{broken} ({how})"
 
     def end(self) -> None:
         """Stop what is left of it, with everything it started, and clear away its folder."""
@@ -201,12 +210,11 @@ def main(wanted: Sequence[str], out: TextIO = sys.stdout) -> int:
     waiting, running, bad = trials(wanted), [], []
     count = sum(mutant is not None for mutant, *_ in waiting)
 
-    def say(trial: Trial, good: bool, by: str) -> None:
-        verdict = ("killed" if trial.mutant else "holds") if good else "SURVIVED" if trial.mutant else "BROKEN"
+    def say(trial: Trial, verdict: str, by: str) -> None:
         seconds = time.perf_counter() - trial.start
         print(f"{trial.name:<52} {verdict:<9} {seconds:5.1f} s  {by}", file=out, flush=True)
-        if not good:
-            bad.append(trial.name)
+        if verdict not in GOOD:
+            bad.append(f"{trial.name} ({verdict})")
 
     try:
         while waiting or running:
@@ -216,11 +224,11 @@ def main(wanted: Sequence[str], out: TextIO = sys.stdout) -> int:
                 wrong = trial.begin()
                 if wrong:
                     running.remove(trial)
-                    say(trial, False, wrong)
+                    say(trial, "LOST", wrong)
                     trial.end()
             multiprocessing.connection.wait([t.process.sentinel for t in running if t.process], timeout=1)
             for trial in list(running):
-                late = time.perf_counter() - trial.start > (SECONDS if trial.mutant else 4 * SECONDS)
+                late = time.perf_counter() - trial.start > trial.most_seconds
                 if late or not (trial.process and trial.process.is_alive()):
                     say(trial, *trial.verdict())
                     running.remove(trial)

@@ -34,7 +34,7 @@ MUTANTS = (
     M("mirror image the same way round", "distributions/couplings.py", "torch.cat([half, middle - half])", "torch.cat([half, half])", "antithetic particles"),
     M("uniform numbers mirrored beyond the grid", "distributions/couplings.py", "1 - torch.finfo(half.dtype).eps / 2", "1.0", "antithetic particles"),
     M("normal numbers mirrored about a half", "distributions/couplings.py", "middle = 0.0 if normal", "middle = 0.5 if normal", "antithetic on normals"),
-    M("lanes coupled instead of particles", "objectives/execute.py", "len(batch) - settings.layout.dims)", "0)", "antithetic particles"),
+    M("lanes coupled instead of particles", "objectives/execute.py", "len(batch) - settings.vectorization.dims)", "0)", "antithetic particles"),
     M("Sobol points not scrambled", "distributions/rng.py", "scramble=True", "scramble=False", "sobol particles"),
     M("Sobol points scrambled once for all", "distributions/rng.py", "scramble=True, seed=seed", "scramble=True, seed=1", "sobol particles"),
     # Log-densities that jump, and those that remember.

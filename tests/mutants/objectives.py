@@ -5,7 +5,7 @@ from mutants import M
 
 MUTANTS = (
     # Uniform numbers, where outcomes are enumerated.
-    M("one node too few", "gradients/exact.py", "else degree + 1", "else degree", "uniform numbers"),
+    M("one node too few", "gradients/outcomes.py", "else degree + 1", "else degree", "uniform numbers"),
     M("quadrature believed over a jump", "testing/conformance.py", "> tolerance / 4", "> 4", "uniform numbers"),
     # Lanes.
     M("sites after an alternative not drawn anew", "estimators/base.py", "value[list(self.source)]", "value[[r if r in self.own else 0 for r in range(self.count)]]", "leave one out on categorical_chain"),
@@ -24,7 +24,7 @@ MUTANTS = (
     M("all terms count as downstream", "terms/cost.py", "for t in terms if site in t.upstream or", "for t in terms if t.sign or site in t.upstream or", "what is not downstream"),
     M("plates not reduced", "terms/cost.py", "return log_prob.sum(summed, keepdim=True) if summed else log_prob", "return log_prob", "score on nested"),
     M("plates reduced though kept", "terms/cost.py", "if plates else ()", "if plates and False else ()", "an element of a plate"),
-    M("plates kept though crossed", "terms/cost.py", "if p.dim is not None} - crossed", "if p.dim is not None}", "plate crossed by sum"),
+    M("plates kept though crossed", "terms/cost.py", "if p.dim is not None} - cross_element", "if p.dim is not None}", "plate crossed by sum"),
     # Terms.
     M("scale forgotten", "terms/term.py", "log_prob = log_prob * message.scale", "pass", "score on scaled"),
     M("scale of a minibatch forgotten", "language/plates.py", "scale=message.scale * self.factor", "scale=message.scale", "a minibatch estimates"),

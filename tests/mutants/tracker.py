@@ -13,7 +13,7 @@ MUTANTS = (
     M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_denominator_that_may_vanish_is_in_the_plan"),
     # Dependencies.
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
-    M("sites not followed", "objectives/execute.py", "follow = estimator.needs.cost or", "follow = False and", "score on bernoulli"),
+    M("sites not followed", "objectives/execute.py", "follow = needs.cost or", "follow = False and", "score on bernoulli"),
     M("escapes ignored", "terms/dependency_tracker.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
     M("escapes cross no plate", "terms/dependency_tracker.py", "Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
     M("the dispatcher does not mark", "terms/tracked.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
@@ -26,10 +26,10 @@ MUTANTS = (
     M("a mask not looked at", "terms/dependency_tracker.py", "upstream |= message.mask._provenance", "pass", "dependent mask"),
     M("a scale not looked at", "terms/dependency_tracker.py", "upstream |= message.scale._provenance", "pass", "dependent scale"),
     M("a factor's value not looked at", "terms/dependency_tracker.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
-    M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.crossed | (self.plates[t.site] - here)", "t.crossed", f"{ALONE}what_is_read_outside_of_a_plate_has_crossed_it_without_operations"),
+    M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.cross_element | (self.plates[t.site] - here)", "t.cross_element", f"{ALONE}what_is_read_outside_of_a_plate_has_crossed_it_without_operations"),
     # Numbers are compared where operations prove nothing.
     M("mixing inside a plate ignored", "objectives/vectorization.py", "if _mixes(perform,", "if False and _mixes(perform,", f"{HERE}[by_its_neighbours]"),
-    M("all sites changed at once only", "objectives/vectorization.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, layout, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),
+    M("all sites changed at once only", "objectives/vectorization.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, vectorization, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),
     M("every other element changed at once", "objectives/vectorization.py", "[index == i for i in range(size)]", "[index % 2 == 0]", f"{HERE}[from_one_element_to_another]"),
     M("mixing looked for at one draw only", "objectives/vectorization.py", "for start in starts:", "for start in starts[:1]:", f"{HERE}[where_no_draw_is]"),
     M("lanes compared at one draw only", "objectives/vectorization.py", "(8 if small and thorough else 2)", "0", f"{ALONE}lanes_are_compared_at_other_draws_without_operations"),

@@ -1,1 +1,1 @@
-"""Other libraries' names on top of ours; nothing below imports from here."""
+"""Compatibility layers: other libraries' names on top of varigrad's. Modules outside of `compat` never import them."""

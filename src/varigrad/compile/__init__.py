@@ -1,1 +1,1 @@
-"""Compiled steps: a step traced to a graph, compiled by a back end, and checked against Python's."""
+"""Compiled steps: traces a step to a graph, has a back end compile it, and checks the results against Python's."""

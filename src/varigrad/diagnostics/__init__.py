@@ -1,4 +1,4 @@
-"""The gradient doctor: which estimators are right for a program, and which of them is cheapest for its noise."""
+"""Diagnostics of gradient estimators: compares their bias, variance and cost on a program, and recommends one."""
 
 from varigrad.diagnostics.auto_select import decide as decide
 from varigrad.diagnostics.comparison import compare as compare

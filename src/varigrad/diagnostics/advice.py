@@ -1,4 +1,4 @@
-"""From measurements to advice: the least variance times time among the unbiased, if the draws can tell."""
+"""Recommends the unbiased estimator with the least variance x time, if the difference is significant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTABLE = 1.2
 
 @dataclass(frozen=True)
 class Advice:
-    """What to use at the sites of one glob.
+    """The estimator that is recommended for the sites of one glob.
 
     Attributes:
         estimator: None if the budget cannot tell, or if no unbiased one serves.

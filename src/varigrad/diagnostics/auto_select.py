@@ -1,7 +1,7 @@
-"""`estimators="auto"`: a short pilot tries what could serve each site, and keeps what is cheapest for its noise.
+"""`estimators="auto"`: a short pilot tries the estimators that fit each site; the least variance x cost wins.
 
-Costs are counted, not timed, and draws have seeds of their own, so the same program at the same parameters is always
-answered in the same way.
+Costs are counted, not timed, and draws have fixed seeds, so the choice is always the same for the same program at the
+same parameters.
 """
 
 from __future__ import annotations
@@ -92,6 +92,19 @@ def decide(bound: Bound, *args: object, seed: int = 0, compiled: bool = False, *
 
     Raises:
         VarigradError: nothing is to be decided.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Gumbel(vg.param("m", 0.0), 1.0))
+        >>> bound = vg.ELBO(estimators="auto")(model, guide)
+        >>> plan = vg.decide(bound)
+        >>> plan["z"].unbiased
+        True
     """
     patterns = patterns_of(bound.config.estimators)
     if not any(asked == "auto" for _, asked in patterns):
@@ -193,7 +206,7 @@ class _Contender:
 
 @dataclass(frozen=True, eq=False)
 class _Pilot:
-    """The contests of all sites, at the parameters of a bound that is preserved."""
+    """The comparisons for all sites, at the parameters of a bound whose state is preserved."""
 
     at: Bound
     args: tuple[object, ...]

@@ -1,4 +1,4 @@
-"""Measure several estimators on one program: bias, variance, cost, and which to use."""
+"""`compare`: measures the bias, variance and cost of several estimators on one program, and recommends one."""
 
 from __future__ import annotations
 
@@ -63,15 +63,33 @@ def compare(
     generator.
 
     Args:
+        model, guide: the programs.
         args: what the programs are called with: a tuple, or the only argument.
         estimators: `{glob: [estimators]}`, each in turn at all sites that match; other sites keep what the objective,
             the guide or the rule says.
         budget: gradients for each estimator.
         objective: default: that of `at`, else `ELBO()`.
         at: look at the parameters of this bound (`svi.bound`, `fit.bound`); default: where they start.
+        seed: of all draws.
+
+    Returns:
+        What was measured, with advice for each glob: a table to `print`.
 
     Raises:
         VarigradError: the budget is no whole number of at least 4, there are no estimators, or a glob names no site.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> from varigrad.estimators import LeaveOneOut, Pathwise
+        >>> found = vg.compare(model, guide, estimators={"z": [LeaveOneOut(2), Pathwise()]}, budget=8)
+        >>> [(m.estimator, m.evaluations) for m in found.measured]
+        [('LeaveOneOut(k=2)', 2), ('Pathwise()', 1)]
     """
     if not is_whole(budget, SMALLEST):
         raise VarigradError(
@@ -79,6 +97,7 @@ def compare(
             because="it is how many gradients are drawn with each estimator, and a variance needs some",
             try_="budget=1000",
         )
+    budget = int(budget)
     globs = _checked(estimators)
     args = args if isinstance(args, tuple) else (args,)
     with measured_bound(model, guide, args, at, seed) as at, warnings.catch_warnings():
@@ -162,7 +181,7 @@ def _sites_of_parameters(at: Bound, args: tuple[object, ...], globs: tuple[str, 
 
 @dataclass(frozen=True)
 class _SecondStage:
-    """A second look at what seems biased: without sampling if there are few outcomes, else with fresh draws of
+    """A second test of gradients that seem biased: without sampling if there are few outcomes, else with fresh draws of
     estimator and reference, four times as many.
     """
 
@@ -193,7 +212,7 @@ class _SecondStage:
 
 @dataclass(eq=False)
 class _Probe:
-    """One estimator, while its gradients are measured."""
+    """One estimator whose gradients are being measured."""
 
     glob: str
     estimator: Estimator

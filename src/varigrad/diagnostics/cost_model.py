@@ -1,4 +1,4 @@
-"""What a gradient costs, counted instead of timed: the same number every time, whatever else the machine does."""
+"""Cost model: estimates a gradient's time from counts of operations, so that the estimate is reproducible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Counted(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch says nothing of its type
-        self.operations = self.elements = self.flops = 0
+        self.operations: int = 0
+        self.elements: int = 0
+        self.flops: int = 0
 
     def __torch_dispatch__(
         self,

@@ -1,4 +1,4 @@
-"""What a comparison of estimators found: tables, a picture, a dictionary, and a sentence of advice."""
+"""`Comparison`: the result of comparing estimators, as tables, a plot, a dictionary, and a recommendation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `varigrad.compare` found; `print` it, `.plot()` it, `.to_dict()` it.
+    """The result of `varigrad.compare`; `print` it, `.plot()` it, `.to_dict()` it.
 
     Attributes:
+        measured: one entry for each estimator at each glob.
         reference: what biases are relative to.
+        budget: gradients drawn for each estimator.
         advice: for each glob what to use, and why.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> from varigrad.estimators import Pathwise, Score
+        >>> found = vg.compare(model, guide, estimators={"z": [Pathwise(), Score()]}, budget=8)
+        >>> [m.estimator for m in found.measured]
+        ['Pathwise()', 'Score()']
     """
 
     measured: tuple[Measured, ...]

@@ -1,4 +1,4 @@
-"""Distributions: all of torch.distributions, what it lacks, and facts about families."""
+"""Distributions: all of `torch.distributions`, further families, and helpers that give properties of families."""
 
 from torch.distributions import kl_divergence as kl_divergence
 

@@ -1,4 +1,4 @@
-"""Counts whose rate or probabilities have been integrated out."""
+"""Compound count distributions (beta-binomial, gamma-Poisson, ...): the rate or probabilities are integrated out."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ def _log_beta(a: Tensor, b: Tensor) -> Tensor:
 
 
 class BetaBinomial(Univariate):
-    """Successes in `total_count` trials of a probability that is Beta.
+    """Successes in `total_count` trials whose probability has a Beta distribution.
 
     Args:
         concentration1, concentration0: `[*batch]`, positive.
         total_count: `[*batch]`, whole.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.BetaBinomial(2.0, 3.0, total_count=10)
+        >>> round(d.log_prob(torch.arange(11.0)).exp().sum().item(), 4)
+        1.0
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {
@@ -79,10 +86,17 @@ class BetaBinomial(Univariate):
 
 
 class GammaPoisson(Univariate):
-    """Counts at a rate that is Gamma: a negative binomial.
+    """Counts whose rate has a Gamma distribution: a negative binomial.
 
     Args:
         concentration, rate: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.GammaPoisson(2.0, 1.0)
+        >>> round(d.log_prob(torch.tensor(3.0)).item(), 4)
+        -2.0794
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {
@@ -115,12 +129,19 @@ class GammaPoisson(Univariate):
 
 
 class DirichletMultinomial(Methods, td.Distribution):
-    """Counts of categories in `total_count` draws from probabilities that are Dirichlet.
+    """Counts of categories in `total_count` draws whose probabilities have a Dirichlet distribution.
 
     Args:
         concentration: `[*batch, categories]`, positive.
         total_count: `[*batch]`, whole. The density takes counts of any total.
         is_sparse: most counts are zero; accepted, and makes no difference.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.DirichletMultinomial(torch.tensor([1.0, 2.0, 3.0]), total_count=5)
+        >>> d.sample().sum()
+        tensor(5.)
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {
@@ -190,6 +211,13 @@ class LogNormalNegativeBinomial(Univariate):
         logits: `[*batch]`.
         multiplicative_noise_scale: `[*batch]`, positive: the noise's standard deviation.
         num_quad_points: of the quadrature in `log_prob`.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.LogNormalNegativeBinomial(5.0, 0.0, multiplicative_noise_scale=0.1)
+        >>> round(d.log_prob(torch.tensor(4.0)).item(), 4)
+        -1.9997
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

@@ -1,4 +1,4 @@
-"""The constraints of torch, and those it lacks, with maps to them."""
+"""Constraints: torch's, further ones, and the bijections from unconstrained values to them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-r"""The continuous Bernoulli's functions, with derivatives that are right near logits of zero, where it is uniform.
+r"""Functions of the continuous Bernoulli whose derivatives stay accurate near logits of zero, where it is uniform.
 
 With logits :math:`l` the density on [0, 1] is :math:`e^{lx}\, l / (e^l - 1)`. Its inverse distribution function is
 :math:`K_u(l) / l`, where :math:`K_u(l) = \log(1 - u + u e^l)` generates the cumulants :math:`\kappa_n` of a Bernoulli
 with probability :math:`u`. So near zero it is :math:`\sum_n \kappa_n l^{n-1} / n!`, with :math:`\kappa_1 = u`.
 
-torch takes the uniform distribution in place of all that are nearly uniform. Its draws have no derivative there.
+torch replaces nearly uniform ones by the uniform distribution, whose draws have no derivative.
 
 References:
     Loaiza-Ganem, Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in variational autoencoders.

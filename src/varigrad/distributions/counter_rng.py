@@ -1,9 +1,9 @@
-"""Draws as functions of numbers drawn beforehand: what makes a step with random choices one that can be captured.
+"""Draws computed from random numbers generated beforehand, so that a step can be compiled.
 
-A `Noise` asks for a row of normal and a row of uniform numbers a step, from streams with generators of their own, and
-every family's draw becomes plain arithmetic on them. Rows for many steps can be drawn at once: a row is the same
-whether it is drawn alone or with others. What has no such form (`poisson`, `binomial`, a user's dropout) draws from
-torch's global generator, which is lent this source's state meanwhile.
+A `Noise` generates a row of normal and a row of uniform numbers for each step, from two separate streams, and every
+family's draw becomes plain arithmetic on them. Rows for many steps can be drawn at once: a row is the same whether it
+is drawn alone or with others. Functions without such a form (`poisson`, `binomial`, a user's dropout) draw from torch's
+global generator, which has this source's state meanwhile.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _GLOBAL = threading.RLock()
 
 
 class Arithmetic(Source):
-    """A source all of whose draws are arithmetic on normal and uniform numbers; a subclass says how those are made."""
+    """A source whose draws are arithmetic on normal and uniform numbers; subclasses generate those numbers."""
 
     def draw(
         self, distribution: td.Distribution, *, reparameterised: bool = False, lanes: tuple[int, ...] | None = None
@@ -261,7 +261,7 @@ def _unit(kind: Kind) -> int:
 
 
 class _Functional(TorchFunctionMode):
-    """A mode inside which random functions of torch become arithmetic on the source, for a family's own `sample`."""
+    """A mode in which torch's random functions become arithmetic on the source, for a family's own `sample`."""
 
     def __init__(self, source: Arithmetic) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Random numbers of several particles that belong together: more even than independent ones, each by itself the same.
+"""Coupled random numbers for particles (antithetic, Sobol): correlated, each with the usual marginal distribution.
 
-A particle's own numbers are distributed as if it were alone, so a mean over particles keeps its expectation, and loses
-variance where what one particle misses another one has.
+Since each particle's numbers have the usual distribution, a mean over particles keeps its expectation. Its variance
+falls where the errors of different particles cancel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from varigrad.errors import SiteError
 
 
 class Coupling(ABC):
-    """How the numbers of the particles belong together."""
+    """Interface of couplings: they generate correlated random numbers for the particles.
+
+    Example:
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Antithetic
+        >>> Antithetic().refusal(particles=3)
+        ('3 is odd, so that one particle has no mirror image', 'ELBO(particles=4)')
+    """
 
     @abstractmethod
     def refusal(self, particles: int) -> tuple[str, str] | None:
@@ -33,12 +40,26 @@ class Coupling(ABC):
 
 @dataclass(frozen=True)
 class Antithetic(Coupling):
-    """Half of the particles, and their mirror images: x and -x, u and 1 - u.
+    """Antithetic pairs: half of the particles, and their mirror images: x and -x, u and 1 - u.
 
     Odd parts of a cost cancel. Of an even one every value comes twice, which doubles the variance.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Antithetic, Pathwise
+        >>> def model():
+        ...     vg.sample("x", dist.Normal(vg.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0), estimator=Pathwise(coupling=Antithetic()))
+        >>> loss = vg.ELBO(particles=4)(model, guide)
+        >>> loss().backward()
+        >>> round(loss.m.grad.item(), 4)
+        -2.0
+
     References:
         Hammersley, Morton (1956), A new Monte Carlo technique: antithetic variates.
+        doi:10.1017/S0305004100031455.
     """
 
     def refusal(self, particles: int) -> tuple[str, str] | None:
@@ -56,16 +77,29 @@ class Antithetic(Coupling):
 
 @dataclass(frozen=True)
 class Sobol(Coupling):
-    """Points of a Sobol sequence, scrambled anew at each step: quasi-Monte Carlo whose mean is right.
+    """Points of a Sobol sequence, scrambled anew at each step: unbiased quasi-Monte Carlo.
 
     As many particles as a power of two are best. Each site has a sequence of its own, independent of the others'. For
     smooth costs in few dimensions the error of the mean falls almost like 1 / particles. Scrambling takes time: about a
     millisecond a step for some hundred numbers.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Pathwise, Sobol
+        >>> def model():
+        ...     vg.sample("x", dist.Normal(vg.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0), estimator=Pathwise(coupling=Sobol()))
+        >>> loss = vg.ELBO(particles=8)(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator
+        'Pathwise(coupling=Sobol())'
+
     References:
         Owen (1995), Randomly permuted (t,m,s)-nets and (t,s)-sequences.
         Matoušek (1998), On the L2-discrepancy for anchored boxes.
-        Buchholz, Wenzel, Mandt (2018), Quasi-Monte Carlo variational inference.
+        Buchholz, Wenzel, Mandt (2018), Quasi-Monte Carlo variational inference. arXiv:1807.01604.
     """
 
     def refusal(self, particles: int) -> tuple[str, str] | None:

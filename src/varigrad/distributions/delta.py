@@ -1,4 +1,4 @@
-"""A point mass, for maximum a posteriori guides and fixed values."""
+"""`Delta`: a point mass, for maximum a posteriori guides and fixed values."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ class Delta(Methods, td.Distribution):
         value: `[*batch, *event]`; gradients flow through draws to it.
         log_density: `[*batch]`, the log-density at `value`.
         event_dim: how many rightmost dimensions of `value` are one event.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Delta(torch.tensor([1.0, 2.0]), event_dim=1)
+        >>> d.sample(), d.log_prob(torch.tensor([1.0, 2.0]))
+        (tensor([1., 2.]), tensor(0.))
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

@@ -1,4 +1,4 @@
-"""Distributions over directions, given as vectors of length one."""
+"""Directional distributions: random vectors of length one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ class VonMises3D(Methods, td.Distribution):
 
     Args:
         concentration: `[*batch, 3]`: its direction is the mean's, its length the concentration.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.VonMises3D(torch.tensor([1.0, 0.0, 0.0]))
+        >>> round(d.sample().norm().item(), 4)
+        1.0
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.real_vector}
@@ -65,6 +72,13 @@ class ProjectedNormal(Methods, td.Distribution):
 
     Args:
         concentration: `[*batch, d]`, the mean of the vector. Densities exist for `d` of 2 and 3.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ProjectedNormal(torch.tensor([1.0, 0.0]))
+        >>> round(d.sample().norm().item(), 4)
+        1.0
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.real_vector}

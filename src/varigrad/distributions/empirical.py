@@ -1,4 +1,4 @@
-"""A distribution over stored samples with weights."""
+"""`Empirical`: a distribution over stored samples with weights."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ class Empirical(Methods, td.Distribution):
 
     Raises:
         ValueError: the shapes disagree.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Empirical(torch.tensor([1.0, 2.0, 3.0]), log_weights=torch.tensor([0.5, 0.25, 0.25]).log())
+        >>> d.mean, round(d.log_prob(torch.tensor(1.0)).exp().item(), 4)
+        (tensor(1.7500), 0.5)
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

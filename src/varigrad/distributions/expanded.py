@@ -1,4 +1,4 @@
-"""Independent copies of any distribution, for classes that cannot expand themselves."""
+"""`Expanded`: gives any distribution a larger batch shape, with independent draws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from varigrad.shapes import Shape, broadcasts, join
 
 
 class Expanded(Wrapper):
-    """`base` with the batch shape `batch_shape`: elements that were one element are drawn independently.
+    """`base` with the larger batch shape `batch_shape`: copies of an element are drawn independently.
 
     Args:
         base: any distribution; its density has to take values with more batch dimensions than its own.
@@ -22,6 +22,13 @@ class Expanded(Wrapper):
 
     Raises:
         ValueError: it does not broadcast to that.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Expanded(dist.Normal(0.0, 1.0), (3,))
+        >>> d.sample().shape, d.log_prob(torch.zeros(3)).shape
+        (torch.Size([3]), torch.Size([3]))
     """
 
     def __init__(self, base: td.Distribution, batch_shape: Shape = torch.Size()) -> None:

@@ -1,4 +1,4 @@
-"""Every family of `torch.distributions`, with `to_event`, `mask` and `expand_by`; parameters as in torch's pages."""
+"""Every family of `torch.distributions` with `to_event`, `mask` and `expand_by`; torch documents the parameters."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TransformedDistribution(Methods, td.TransformedDistribution):
 
 
 class Uniform(Methods, td.Uniform):
-    """Between `low` and `high`."""
+    """Constant density between `low` and `high`."""
 
 
 class VonMises(Methods, td.VonMises):

@@ -1,8 +1,8 @@
-"""The families that most programs are made of, with fewer operations behind the same densities.
+"""Faster versions of common families (Normal, Beta, Bernoulli, ...): the same densities by fewer torch operations.
 
-A step of a small model spends its time on the number of torch calls, forwards and again backwards. Hence: a parameter
-given as a number stays one (`Normal(z, 1.0)` needs no tensor, and no gradient, for its scale) until it is read;
-nothing is broadcast that fits already; and densities are written with fused operations.
+The number of torch calls, forwards and backwards, determines the time of a small model's step. Hence a parameter that
+is given as a number stays one (`Normal(z, 1.0)` needs no tensor, and no gradient, for its scale) until it is read;
+tensors of the right shape are not broadcast; and densities use fused operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Lazy(Generic[T]):
-    """An attribute that is made when first asked for, and kept.
+    """An attribute that is computed when it is first read, and kept.
 
     As torch's `lazy_property`, which is for tensors.
     """

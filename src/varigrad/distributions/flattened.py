@@ -1,4 +1,4 @@
-"""Many values as one vector: unconstrained coordinates whose density is that of the values they stand for."""
+"""`Flattened`: the distribution of several sites' values as one vector of unconstrained coordinates."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Copies of distributions that remember nothing, so that a log-density is that of the parameters as they are.
+"""Copies of distributions without cached results, so that a log-density uses the current parameters.
 
-Transforms keep their last value and its image (`cache_size=1`), distributions keep what they have computed lazily, and
-classes of users may keep anything. A draw that is made without gradients would hand its half-finished results to the
-log-density of the same object, and an object that lives outside of a program those of one step to the next.
+Transforms keep their last value and its image (`cache_size=1`), distributions keep lazily computed attributes, and
+users' classes may keep anything. A draw made without gradients would pass stale cached results to the same object's
+log-density; an object made outside the program would carry them from one step to the next.
 """
 
 from __future__ import annotations

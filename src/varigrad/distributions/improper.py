@@ -1,4 +1,4 @@
-"""A prior of density one on a whole support, which cannot be drawn from."""
+"""`ImproperUniform`: an improper prior of density one on its whole support, which cannot be sampled."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ class ImproperUniform(Methods, td.Distribution):
     Args:
         support: any constraint.
         batch_shape, event_shape: of a value.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ImproperUniform(dist.constraints.positive, (), ())
+        >>> d.log_prob(torch.tensor(3.0))
+        tensor(0.)
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

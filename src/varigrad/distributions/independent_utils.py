@@ -1,4 +1,4 @@
-"""One choice inside `.to_event`: which it is, and the values that it can take."""
+"""Helpers for `Independent` distributions: the inner distribution, and its finite support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relatives of the Laplace distribution: smooth, and with two different tails."""
+"""Relatives of the Laplace distribution: `SoftLaplace` is smooth, the asymmetric ones have two different tails."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ class SoftLaplace(Univariate):
     Args:
         loc: `[*batch]`.
         scale: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.SoftLaplace(0.0, 1.0)
+        >>> round(d.log_prob(torch.tensor(0.0)).item(), 4)
+        -1.1447
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {"loc": constraints.real, "scale": constraints.positive}
@@ -52,7 +59,7 @@ class SoftLaplace(Univariate):
 
 
 class _TwoTails(Univariate):
-    """A tail on either side, whose scales are told by their geometric mean and by their ratio."""
+    """Interface of families with two tails, whose scales have a given geometric mean and ratio."""
 
     scale: Tensor
     asymmetry: Tensor
@@ -73,6 +80,13 @@ class AsymmetricLaplace(_TwoTails):
         loc: `[*batch]`, the mode.
         scale: `[*batch]`, positive; the geometric mean of both scales.
         asymmetry: `[*batch]`, positive; the square root of the ratio of the left scale to the right.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.AsymmetricLaplace(0.0, 1.0, asymmetry=2.0)
+        >>> round(d.log_prob(torch.tensor(-1.0)).item(), 4)
+        -1.4163
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {
@@ -122,6 +136,13 @@ class SoftAsymmetricLaplace(_TwoTails):
         scale: `[*batch]`, positive; the geometric mean of both tails' scales.
         asymmetry: `[*batch]`, positive; the square root of the ratio of the left scale to the right.
         softness: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.SoftAsymmetricLaplace(0.0, 1.0, asymmetry=2.0, softness=0.5)
+        >>> round(d.log_prob(torch.tensor(-1.0)).item(), 4)
+        -1.3989
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

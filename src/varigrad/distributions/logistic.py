@@ -1,4 +1,4 @@
-"""The logistic distribution, which torch has only as a transformed uniform, and its skewed relative."""
+"""`Logistic`, which torch has only as a transformed uniform distribution, and `SkewLogistic`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ class Logistic(Methods, td.Distribution):
     Args:
         loc: `[*batch]`.
         scale: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Logistic(0.0, 1.0)
+        >>> round(d.log_prob(torch.tensor(0.0)).item(), 4)
+        -1.3863
     """
 
     loc: Tensor
@@ -73,6 +80,13 @@ class SkewLogistic(Univariate):
         loc: `[*batch]`.
         scale: `[*batch]`, positive.
         asymmetry: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.SkewLogistic(0.0, 1.0, asymmetry=2.0)
+        >>> round(d.log_prob(torch.tensor(0.0)).item(), 4)
+        -1.3863
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

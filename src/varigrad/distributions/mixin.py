@@ -1,4 +1,4 @@
-"""What every varigrad distribution can do on top of torch's: `to_event`, `mask`, `expand_by`."""
+"""`Methods`, the mixin of every varigrad distribution: adds `to_event`, `mask` and `expand_by` to torch's families."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ M = TypeVar("M", bound=Methods)
 
 
 class _Inverse:
-    """An inverse transform in a pickle or a copy; torch's own forgets there what it is the inverse of."""
+    """Stands for an inverse transform in a pickle or a copy, where torch's own loses the original transform."""
 
     def __init__(self, of: td.Transform) -> None:
         self.of = of
@@ -97,11 +97,19 @@ def _is_inverse(transform: td.Transform) -> bool:
 
 
 class Independent(Methods, td.Independent[td.Distribution]):
-    """Some batch dimensions of `base_distribution` declared one event."""
+    """Declares some batch dimensions of `base_distribution` one event."""
 
 
 class Wrapper(Methods, td.Distribution):
-    """Interface of distributions that change something about another one, `base`, and nothing about its draws."""
+    """Interface of distributions that change a property of another one, `base`, and leave its draws unchanged.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Masked(dist.Normal(0.0, 1.0), True)
+        >>> isinstance(d, dist.Wrapper), d.base.loc
+        (True, tensor(0.))
+    """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     base: td.Distribution
@@ -128,6 +136,13 @@ class Masked(Wrapper):
     Args:
         base: any distribution.
         mask: bool, broadcastable to `[*batch]`.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Masked(dist.Normal(torch.zeros(2), 1.0), torch.tensor([True, False]))
+        >>> d.log_prob(torch.ones(2)) != 0
+        tensor([ True, False])
     """
 
     def __init__(self, base: td.Distribution, mask: Tensor | bool) -> None:

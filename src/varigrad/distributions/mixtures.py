@@ -1,4 +1,4 @@
-r"""Mixtures with a fixed choice of component, and mixtures of Normals that can be differentiated through.
+r"""Mixtures: components chosen by a mask, and mixtures of Normals with pathwise gradients.
 
 A draw of a mixture is no smooth function of its weights. But its coordinates are a function of uniform noise: the
 conditional CDF of each given those before, :math:`F_d(z_d | z_{<d}; \phi) = u_d`. Differentiated at constant noise,
@@ -34,6 +34,13 @@ class MaskedMixture(Methods, td.Distribution):
 
     Raises:
         ValueError: the mask is not bool, or the event shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.MaskedMixture(torch.tensor([True, False]), dist.Normal(0.0, 1.0), dist.Normal(9.0, 1.0))
+        >>> d.mean
+        tensor([9., 0.])
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -99,7 +106,7 @@ class MaskedMixture(Methods, td.Distribution):
 
 
 class _Either(constraints.Constraint):
-    """One constraint where a mask is True, another where it is not."""
+    """A constraint where a mask is True, and another one elsewhere."""
 
     def __init__(self, mask: Tensor, first: constraints.Constraint, second: constraints.Constraint) -> None:
         self.mask, self.first, self.second = mask, first, second
@@ -118,6 +125,13 @@ class MixtureOfNormals(Methods, td.Distribution):
         locs: `[*batch, k, d]`.
         scales: `[*batch, k, d]`, positive.
         component_logits: `[*batch, k]`, weights up to a constant.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.MixtureOfNormals(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2))
+        >>> d.rsample().shape, d.log_prob(torch.zeros(3)).shape
+        (torch.Size([3]), torch.Size([]))
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

@@ -1,4 +1,4 @@
-"""Densities of discrete families between the values of their supports."""
+"""Multilinear extension: continues log-densities of discrete families linearly between the values of their supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The multivariate Student-t distribution."""
+"""`MultivariateStudentT`: the multivariate Student-t distribution."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from varigrad.shapes import Shape, join
 
 
 class MultivariateStudentT(Methods, td.Distribution):
-    """A multivariate Normal over the root of a chi-square divided by its degrees of freedom.
+    """A multivariate Normal divided by the root of a chi-square over its degrees of freedom.
 
     Args:
         df: `[*batch]`, positive.
         loc: `[*batch, d]`.
         scale_tril: `[*batch, d, d]`, lower-triangular with a positive diagonal.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.MultivariateStudentT(4.0, torch.zeros(2), torch.eye(2))
+        >>> d.sample().shape, round(d.log_prob(torch.zeros(2)).item(), 4)
+        (torch.Size([2]), -1.8379)
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

@@ -1,4 +1,4 @@
-"""Likelihoods of data in which NaN means missing."""
+"""Normal likelihoods that ignore missing data, which are marked by NaN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from varigrad.distributions.families import MultivariateNormal, Normal
 
 
 class NanMaskedNormal(Normal):
-    """Normal whose log-density is zero where the value is NaN."""
+    """Normal whose log-density is zero where the value is NaN.
+
+    Args:
+        loc: `[*batch]`.
+        scale: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.NanMaskedNormal(torch.zeros(2), torch.ones(2))
+        >>> d.log_prob(torch.tensor([1.0, float("nan")])) != 0
+        tensor([ True, False])
+    """
 
     def log_prob(self, value: Tensor) -> Tensor:
         missing = value.isnan()
@@ -18,7 +30,15 @@ class NanMaskedNormal(Normal):
 
 
 class NanMaskedMultivariateNormal(MultivariateNormal):
-    """Multivariate Normal whose density is the marginal one of the entries that are not NaN."""
+    """Multivariate Normal whose density is the marginal one of the entries that are not NaN.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.NanMaskedMultivariateNormal(torch.zeros(2), torch.eye(2))
+        >>> round(d.log_prob(torch.tensor([0.0, float("nan")])).item(), 4)
+        -0.9189
+    """
 
     def log_prob(self, value: Tensor) -> Tensor:
         missing = value.isnan()

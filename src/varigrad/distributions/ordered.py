@@ -1,4 +1,4 @@
-"""Ordered categories: a latent score, cut at thresholds."""
+"""`OrderedLogistic`: ordered categories, which thresholds cut from a latent score."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ class OrderedLogistic(Categorical):
     Args:
         predictor: `[*batch]`, the score :math:`x`.
         cutpoints: `[*batch, categories - 1]`, increasing.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.OrderedLogistic(torch.tensor(0.0), torch.tensor([-1.0, 1.0]))
+        >>> round(d.probs.sum().item(), 4)
+        1.0
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {

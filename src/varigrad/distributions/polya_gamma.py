@@ -1,4 +1,4 @@
-"""The Polya-Gamma distribution PG(1, 0), cut off where it has almost no mass."""
+"""`TruncatedPolyaGamma`: the Polya-Gamma distribution PG(1, 0), truncated where it has almost no mass."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ class TruncatedPolyaGamma(Methods, td.Distribution):
     Args:
         prototype: `[*batch]`, gives shape, dtype and device.
 
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.TruncatedPolyaGamma(torch.zeros(3))
+        >>> bool(((d.sample() > 0) & (d.sample() < 2.5)).all())
+        True
+
     References:
         Polson, Scott, Windle (2013), Bayesian inference for logistic models using Polya-Gamma latent variables.
+        arXiv:1205.0310.
     """
 
     truncation_point: float = 2.5

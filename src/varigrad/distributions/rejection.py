@@ -1,8 +1,8 @@
-r"""Rejection-sampled families that are only partly reparameterised.
+r"""Families drawn by rejection sampling, which are only partly reparameterised and need a score part.
 
 The accepted noise :math:`\varepsilon` still depends on the parameters, so a pathwise gradient alone is biased: the
-estimator must add a score part. A family says so by having a method `score_part(value)`, the field whose gradient is
-that part's weight on the cost; `value` is a draw of `rsample`, with its gradient.
+estimator must add a score part. Such a family has a method `score_part(value)`, the field whose gradient is that part's
+weight on the cost; `value` is a draw of `rsample`, with its gradient.
 
 References:
     Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
@@ -32,6 +32,13 @@ class RejectionGamma(Methods, td.Distribution):
     Args:
         concentration: `[*batch]`, at least 1.
         rate: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.RejectionGamma(2.0, rate=1.0)
+        >>> d.has_rsample, round(d.log_prob(torch.tensor(1.0)).item(), 4)
+        (True, -1.0)
     """
 
     concentration: Tensor
@@ -99,7 +106,7 @@ class RejectionGamma(Methods, td.Distribution):
 
 
 class Rejector(Methods, td.Distribution):
-    r"""Draws of a proposal, kept with a probability :math:`a(z)`.
+    r"""Rejection sampling: draws of a proposal are accepted with a probability :math:`a(z)`.
 
     The density is :math:`r(z) a(z) / Z` with the proposal's density :math:`r` and :math:`Z = E_r[a(z)]`. If the
     proposal is reparameterised, so are the draws, up to a score part: that of :math:`a(h(\varepsilon)) / Z`.
@@ -109,6 +116,13 @@ class Rejector(Methods, td.Distribution):
         log_prob_accept: a value `[*batch, *event]` -> :math:`\log a`, `[*batch]`, at most 0.
         log_scale: :math:`\log Z`, `[*batch]`.
         batch_shape, event_shape: those of the proposal, unless given.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Rejector(dist.Exponential(1.0), lambda z: -z, log_scale=torch.tensor(0.5).log())  # Exponential(2)
+        >>> round(d.log_prob(torch.tensor(0.0)).exp().item(), 4)
+        2.0
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

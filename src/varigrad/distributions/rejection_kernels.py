@@ -1,7 +1,7 @@
-"""Draws by rejection, as functions of numbers drawn beforehand: no loop, no generator, so they can be compiled.
+"""Rejection samplers without loops: draws computed from random numbers generated beforehand, which can be compiled.
 
-Each proposes a fixed number of times at once and takes the first proposal that is accepted. All proposals fail with
-a probability below 2e-16, the resolution of double precision, whatever the parameters; the first one is then taken.
+Each function makes a fixed number of proposals at once and takes the first that is accepted. All proposals fail with a
+probability below 2e-16, the resolution of double precision, whatever the parameters; the first one is then taken.
 """
 
 from __future__ import annotations

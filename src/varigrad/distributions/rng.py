@@ -1,7 +1,8 @@
-"""Where randomness comes from: one object that every draw goes through, with its own generator.
+"""`Source`: the source of all randomness of a run, with a generator that is separate from torch's global one.
 
-Two threads, two runs or two processes with the same seed see the same numbers, because nothing draws from torch's
-process-wide generator unless it is asked to. `testing.exact` replaces the source by one that enumerates outcomes.
+Two threads, two runs or two processes with the same seed get the same numbers, because no draw uses torch's
+process-wide generator unless the source has no generator. `Outcomes` (`gradients/outcomes.py`) is a source that
+enumerates outcomes.
 """
 
 from __future__ import annotations
@@ -44,13 +45,20 @@ GeneratorState = GlobalState | Mapping[Any, Any]
 
 
 class Source:
-    """Draws from distributions with one generator; on other devices than its own, with one that descends from it.
+    """Draws from distributions with one generator; on other devices, with generators that are seeded from it.
 
     Args:
         generator: the generator to draw from; None means torch's global ones.
 
     Attributes:
         site: whose draws these are, for sources that keep a record.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> source = dist.Source(torch.Generator().manual_seed(0))
+        >>> source.draw(dist.Normal(torch.zeros(3), 1.0)).shape
+        torch.Size([3])
     """
 
     site = ""
@@ -356,7 +364,7 @@ _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
 
 
 class _Generator(TorchFunctionMode):
-    """A mode that gives every random function of torch the source's generator."""
+    """A mode that makes every random function of torch use the source's generator."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A distribution with its reparameterisation taken away."""
+"""`ScoreOnly`: a distribution without its reparameterisation, which only score-function estimators serve."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ from varigrad.shapes import Shape
 
 
 class ScoreOnly(Wrapper):
-    """`base`, which can be drawn from but not differentiated through: only score-function estimators fit it.
+    """`base` without `rsample`: its draws have no derivative, so only score-function estimators serve it.
 
     A program needs none of these (`estimator=Score()` does the same to a plain Beta); tests and tutorials do.
+
+    Args:
+        base: any distribution.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ScoreOnly(dist.Normal(0.0, 1.0))
+        >>> d.has_rsample, round(d.log_prob(torch.tensor(0.0)).item(), 4)
+        (False, -0.9189)
     """
 
     has_rsample = False

@@ -1,7 +1,7 @@
-"""Relaxed families whose draws are rounded, and whose gradients pretend that they were not.
+"""Straight-through families: rounded draws of relaxed distributions, with the relaxed draw's (biased) gradient.
 
-The density is that of the relaxed draw, which a rounded one therefore has to remember. It is remembered on the tensor
-object: copies of it are refused by `log_prob` instead of being given the density of something else.
+The density is that of the relaxed draw, which is stored on the rounded tensor object. `log_prob` refuses copies of the
+tensor, which lack it, instead of returning a wrong density.
 """
 
 from __future__ import annotations
@@ -31,7 +31,20 @@ def _soft(value: Tensor, kind: str) -> Tensor:
 
 
 class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
-    """0 or 1, by rounding a relaxed Bernoulli; gradients through the draw are those of the relaxed one (biased)."""
+    """0 or 1, by rounding a relaxed Bernoulli; gradients through the draw are those of the relaxed one (biased).
+
+    Args:
+        temperature: `[]`, positive.
+        probs: `[*batch]`, in [0, 1]; give these or
+        logits: `[*batch]`, their logits.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), logits=torch.zeros(3))
+        >>> sorted(set(d.rsample((100,)).flatten().tolist()))
+        [0.0, 1.0]
+    """
 
     straight_through = True
 
@@ -49,7 +62,20 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
 
 
 class RelaxedOneHotCategoricalStraightThrough(RelaxedOneHotCategorical):
-    """One-hot, by taking the largest entry of a relaxed draw, whose gradient it carries (biased)."""
+    """One-hot, by taking the largest entry of a relaxed draw, whose gradient it carries (biased).
+
+    Args:
+        temperature: `[]`, positive.
+        probs: `[*batch, categories]`; give these or
+        logits: `[*batch, categories]`, up to a constant.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.RelaxedOneHotCategoricalStraightThrough(torch.tensor(0.5), logits=torch.zeros(3))
+        >>> d.rsample().sum().item()
+        1.0
+    """
 
     straight_through = True
 

@@ -1,7 +1,7 @@
-"""Where the log-density of a known family jumps: at the ends of its support, between the parts of a mixture.
+"""Discontinuities of log-densities by family: at the ends of the support, and between the parts of a mixture.
 
-A pathwise gradient differentiates the log-density along a draw, and misses every jump that the draw can be carried
-over. Whether it can is a question about a program; this module answers the part of it that a family decides.
+A pathwise gradient differentiates the log-density along a draw, and misses every jump that the draw can cross. Whether
+a draw can cross a jump depends on the program; this module finds the jumps, which depend on the family only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from varigrad.shapes import join
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Where a log-density jumps.
+    """The places where a log-density jumps, and the tensors that move them.
 
     Attributes:
         low, high: ends of the support, each broadcastable to `[*batch]`; None where there is none, or it is at

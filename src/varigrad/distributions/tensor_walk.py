@@ -1,8 +1,8 @@
-"""The tensors inside a distribution: list them, replace them, tell whether the class is one we know.
+"""Lists and replaces the tensors inside a distribution, and checks whether its class is a known one.
 
-torch has no official way to list a distribution's parameters, so this walks attributes, the way every
+torch has no official way to list a distribution's parameters, so this module walks attributes, the way every
 torch.distributions family and transform stores them. A class from elsewhere may hide tensors where the walk does not
-look: `is_known` says so, and the computation itself is then tracked where certainty is needed.
+look. `is_known` is False for such classes, and the computation itself is then tracked where certainty is needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Families of torch that are built of others, or look at their parameters: here they stay inside torch.
+"""Torch families rewritten so that they never read a tensor's value, and can therefore be tracked and traced.
 
-torch validates the inner distributions whatever it is told, and tests or overwrites elements by mask. Both read values
-out of torch, so everything after such a distribution would count as depending on them, and no step could be recorded.
+torch's versions always validate their inner distributions, and test or overwrite elements by mask. Both read values out
+of torch, so everything after such a distribution would count as depending on them, and no step could be recorded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distributions that are others pushed through a fixed map: scaled, folded, or squared."""
+"""Distributions pushed through a fixed map: scaled (`AffineBeta`), folded, or correlation matrices (`LKJ`)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ class AffineBeta(TransformedDistribution):
         concentration1, concentration0: `[*batch]`, positive.
         loc: `[*batch]`.
         scale: `[*batch]`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.AffineBeta(2.0, 3.0, loc=-1.0, scale=4.0)
+        >>> bool(-1 < d.sample() < 3)
+        True
     """
 
     loc: Tensor
@@ -100,6 +107,13 @@ class FoldedDistribution(TransformedDistribution):
 
     Raises:
         ValueError: it is not univariate.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.FoldedDistribution(dist.Normal(0.0, 1.0))
+        >>> bool(d.sample() >= 0)
+        True
     """
 
     support = constraints.nonnegative
@@ -122,6 +136,13 @@ class LKJ(TransformedDistribution):
     Args:
         dim: of the matrices.
         concentration: `[*batch]`, :math:`\eta`, positive.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.LKJ(3, concentration=2.0)
+        >>> d.sample().shape
+        torch.Size([3, 3])
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {"concentration": constraints.positive}

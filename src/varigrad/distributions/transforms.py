@@ -1,4 +1,4 @@
-"""The transforms of torch, and simple ones it lacks. Those with parameters to learn are in `flows`."""
+"""Transforms: torch's, and further ones without trainable parameters. Those with parameters are in `flows`."""
 
 from __future__ import annotations
 

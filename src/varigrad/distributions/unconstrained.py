@@ -1,4 +1,4 @@
-"""Maps from unconstrained values to a support."""
+"""`unconstrained`: the bijection from unconstrained values to a support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def unconstrained(support: constraints.Constraint | None) -> td.Transform:
     """The bijection from unconstrained values to a support.
 
     Raises:
-        NotImplementedError: torch knows none.
+        NotImplementedError: torch has none.
     """
     while True:
         if isinstance(support, constraints.interval) and bool(torch.as_tensor(support.upper_bound).isposinf().all()):

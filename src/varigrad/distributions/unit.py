@@ -1,4 +1,4 @@
-"""A distribution over nothing that carries a log-density, for code that wants a factor as a sample site."""
+"""`Unit`: a distribution over an empty event that carries a log-density, for a factor as a sample site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from varigrad.shapes import Shape, join
 
 
 class Unit(Methods, td.Distribution):
-    """The empty event, with log-density `log_factor`, `[*batch]`."""
+    """The empty event, with log-density `log_factor`, `[*batch]`.
+
+    Args:
+        log_factor: `[*batch]`, in nats.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.Unit(torch.tensor(-2.0))
+        >>> d.log_prob(d.sample())
+        tensor(-2.)
+    """
 
     arg_constraints: dict[str, constraints.Constraint] = {"log_factor": constraints.real}
     support: constraints.Constraint = constraints.real_vector

@@ -1,4 +1,4 @@
-"""What families of one number with several parameters have in common: broadcasting and copies."""
+"""`Univariate`: interface of families of one number; it broadcasts their parameters, and expands and copies them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts with extra zeros, as single-cell data have them."""
+"""Zero-inflated count distributions: counts with extra zeros, as in single-cell data."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ class ZeroInflated(Methods, td.Distribution):
         base: a univariate count distribution, `[*batch]`.
         gate: `[*batch]`, in [0, 1]; give this or
         gate_logits: `[*batch]`, its logit.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ZeroInflated(dist.Poisson(2.0), gate=0.5)
+        >>> round(d.log_prob(torch.tensor(0.0)).exp().item(), 4)
+        0.5677
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {
@@ -86,7 +93,20 @@ class ZeroInflated(Methods, td.Distribution):
 
 
 class ZeroInflatedPoisson(ZeroInflated):
-    """Poisson counts at `rate` with extra zeros."""
+    """Poisson counts at `rate` with extra zeros.
+
+    Args:
+        rate: `[*batch]`, positive.
+        gate: `[*batch]`, in [0, 1]; give this or
+        gate_logits: `[*batch]`, its logit.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ZeroInflatedPoisson(2.0, gate=0.5)
+        >>> round(d.mean.item(), 4)
+        1.0
+    """
 
     def __init__(
         self,
@@ -100,7 +120,22 @@ class ZeroInflatedPoisson(ZeroInflated):
 
 
 class ZeroInflatedNegativeBinomial(ZeroInflated):
-    """Negative binomial counts with extra zeros."""
+    """Negative binomial counts with extra zeros.
+
+    Args:
+        total_count: `[*batch]`, positive.
+        probs: `[*batch]`, in [0, 1); give these or
+        logits: `[*batch]`, their logits.
+        gate: `[*batch]`, in [0, 1]; give this or
+        gate_logits: `[*batch]`, its logit.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> d = dist.ZeroInflatedNegativeBinomial(3.0, logits=torch.tensor(0.0), gate=0.5)
+        >>> round(d.mean.item(), 4)
+        1.5
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Gradient estimators, one family a file, and the baselines that go with them."""
+"""Gradient estimators, one family in each file, and their baselines."""
 
 from varigrad.distributions.couplings import Antithetic as Antithetic
 from varigrad.distributions.couplings import Coupling as Coupling

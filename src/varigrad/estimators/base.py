@@ -1,4 +1,4 @@
-"""What a gradient estimator is: how to draw a site and, given the cost, which surrogate to differentiate."""
+"""`Estimator`, the interface of gradient estimators: draws a site and, given its cost, returns a surrogate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tensor_of(state: State) -> Tensor:
 
 @dataclass(frozen=True)
 class Lanes:
-    """The leading dimension along which alternatives lie.
+    """The leading batch dimension that holds the alternatives of sites.
 
     Lane 0 is the run itself. In a lane of site `i`, site `i` holds an alternative, sites before it hold lane 0's
     values, sites after it are drawn anew given the lane. So one pass costs one plus the *sum* of the alternatives.
@@ -45,6 +45,11 @@ class Lanes:
         dims: number of plate dimensions; lanes are at batch dimension `-dims - 1`.
         own: the lanes of this site.
         source: for each lane, the lane whose draw it holds: itself, or 0.
+
+    Example:
+        >>> from varigrad.estimators import Lanes
+        >>> Lanes(count=3, dims=1, own=(1, 2), source=(0, 1, 2)).compared
+        (0, 1, 2)
     """
 
     count: int
@@ -84,7 +89,7 @@ class Lanes:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """What an estimator drew at a site.
+    """An estimator's draw at a site.
 
     Attributes:
         distribution: what it was drawn from, `[lanes?, *plates]`.
@@ -99,6 +104,13 @@ class Draw:
         slope: `[1 + alternatives, *plates, *event]`, the derivative of the mean cost, summed over plates, by the
             value, for an estimator that needs a `slope`; filled in before `surrogate` is called.
         state: what the next step's `draw` is to know, from an estimator without a cost.
+
+    Example:
+        >>> import torch
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Draw
+        >>> Draw(dist.Normal(0.0, 1.0), torch.tensor(0.5)).value
+        tensor(0.5000)
     """
 
     distribution: td.Distribution
@@ -115,13 +127,19 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """What an estimator answers.
+    """An estimator's surrogate at a site: a field whose gradient is the site's share of the gradient.
 
     Attributes:
         value: the field to differentiate.
         state: what the next step is given.
         regression: a loss for the parameters of baselines.
         baseline: what was subtracted from the cost, for reports.
+
+    Example:
+        >>> import torch
+        >>> from varigrad.estimators import Surrogate
+        >>> Surrogate(torch.tensor(2.0), baseline=torch.tensor(1.0)).value
+        tensor(2.)
     """
 
     value: Tensor
@@ -139,6 +157,25 @@ class Estimator(ABC):
     A leaf is a frozen dataclass. To write one, implement `refusal`, `surrogate` and, if it looks at alternatives,
     `alternatives`, `draw` and `lane_weights`; state what is special about it in `drawing`, `needs` and `promises`; then
     hold it to `varigrad.testing.check_estimator`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import Estimator, Surrogate
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> class Reinforce(Estimator):
+        ...     def refusal(self, distribution):
+        ...         return None
+        ...     def surrogate(self, draw, cost, state):
+        ...         return Surrogate(cost * draw.log_q)
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Reinforce())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
     """
 
     def __init_subclass__(cls) -> None:

@@ -1,4 +1,4 @@
-"""Baselines: what is subtracted from a cost before it multiplies the score.
+"""Baselines: control variates that are subtracted from a cost before it multiplies the score.
 
 `E[b grad log q(z)] = 0` for every b that does not depend on this draw of z, so a baseline changes the variance and
 never the mean. Baselines add: `MovingAverage() + NeuralBaseline(net, x)`; the second then learns what the first leaves.
@@ -28,7 +28,7 @@ Input = Tensor | tuple[Tensor, ...] | Callable[[Mapping[str, Tensor]], Any]
 
 @dataclass(frozen=True, eq=False)
 class Guess:
-    """A baseline's value for this step, its next state, and the loss that trains its parameters."""
+    """A baseline's value for this step, its state for the next one, and the loss that trains its parameters."""
 
     value: Tensor
     state: State = None
@@ -36,7 +36,18 @@ class Guess:
 
 
 class Baseline(ABC):
-    """Interface of baselines: each guesses a site's cost without looking at its draw."""
+    """Interface of baselines: each predicts a site's cost independently of the site's draw.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad.estimators import Baseline, Score
+        >>> from varigrad.estimators.baselines import Guess
+        >>> class Constant(Baseline):
+        ...     def guess(self, cost, draw, state):
+        ...         return Guess(torch.tensor(3.0))
+        >>> Score(baseline=Constant()).promises.unbiased
+        True
+    """
 
     @abstractmethod
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
@@ -60,7 +71,13 @@ def _summands(baseline: Baseline) -> tuple[Baseline, ...]:
 
 @dataclass(frozen=True)
 class NoBaseline(Baseline):
-    """A baseline of zero, which changes nothing."""
+    """A baseline of zero, which changes nothing.
+
+    Example:
+        >>> from varigrad.estimators import Score
+        >>> Score().baseline
+        NoBaseline()
+    """
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         return Guess(cost.new_zeros(()))
@@ -76,6 +93,20 @@ class MovingAverage(Baseline):
         decay: beta, in [0, 1).
         per_element: keep one average for each element of the site's plates (by index, so it may be a subsampled
             plate); default: one for all, which survives any change of minibatch.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import MovingAverage, Score
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Score(MovingAverage(0.9)))
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
     """
 
     decay: float = 0.9
@@ -126,6 +157,21 @@ class NeuralBaseline(Baseline):
             size 1 is dropped).
         input: tensor, tuple of tensors, or a function of the guide's values by site name; it may depend on the
             data and on choices upstream of the site, never on the site's own draw.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import NeuralBaseline, Score
+        >>> network, x = torch.nn.Linear(2, 1), torch.tensor([1.0, 2.0])
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Score(NeuralBaseline(network, x)))
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> sorted(name for name, _ in loss.named_parameters())
+        ['baselines.z.bias', 'baselines.z.weight', 'w']
     """
 
     module: nn.Module
@@ -153,6 +199,12 @@ class ValueBaseline(Baseline):
         value: the guess.
         learn: train what `value` was computed from by its squared error to the cost: a network of yours, declared
             with `module`. Then it is for you to detach the network's inputs from model and guide.
+
+    Example:
+        >>> import torch
+        >>> from varigrad.estimators import Score, ValueBaseline
+        >>> Score(ValueBaseline(torch.tensor(-2.0))).promises.unbiased
+        True
     """
 
     value: Tensor
@@ -169,7 +221,7 @@ class ValueBaseline(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class Sum(Baseline):
-    """Baselines in a row: each guesses what those before it leave of the cost."""
+    """A sum of baselines: each predicts the rest of the cost that those before it leave."""
 
     parts: tuple[Baseline, ...]
 
@@ -193,7 +245,7 @@ class Sum(Baseline):
 
 @dataclass(frozen=True, init=False)
 class Combination(Baseline):
-    r"""Several guesses, each of the whole cost, in the proportion that would have served past draws best.
+    r"""Several predictions of the whole cost, combined with the coefficients that were best for past draws.
 
     .. math:: b = \sum_i \alpha_i b_i, \qquad
               \alpha = \arg\min_\alpha \overline{\Big(f - \sum_i \alpha_i b_i\Big)^2}
@@ -205,6 +257,11 @@ class Combination(Baseline):
     Args:
         parts: the baselines, at least two; each learns as if it were alone.
         decay: of the averages, in [0, 1).
+
+    Example:
+        >>> from varigrad.estimators import Combination, MovingAverage, Score
+        >>> Score(Combination(MovingAverage(0.5), MovingAverage(0.9))).promises.unbiased
+        True
 
     References:
         Geffner, Domke (2018), Using large ensembles of control variates for variational inference. arXiv:1810.04482.

@@ -1,4 +1,4 @@
-"""Coupled estimators: draws of a Bernoulli that repel each other.
+"""Coupled estimators of Bernoulli sites (ARM, DisARM, ARMS): they draw negatively correlated values.
 
 All of them draw through `Source.index`, from the joint probabilities of the coupled values, so that their outcomes can
 be enumerated.
@@ -15,7 +15,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, equal_weights, first, tensor_of
 from varigrad.estimators.disarm_categorical import draw_pair, field
 from varigrad.shapes import sum_rightmost
@@ -23,13 +23,27 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class ARM(Estimator):
-    r"""Antithetic pairs, weighted by the uniform that both are made of.
+    r"""Antithetic pairs, weighted by the uniform number that both are computed from.
 
     .. math:: \big(f(b) - f(\tilde b)\big) (u - \tfrac12) \quad\text{per logit},
               \qquad b = 1[u > 1 - p],\ \tilde b = 1[u < p]
 
     Serves Bernoulli, and Bernoulli with `.to_event`. Two evaluations. Unbiased. `DisARM` is its expectation given the
     pair, and so never noisier; this one is there to compare with.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import ARM
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=ARM())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
 
     References:
         Yin, Zhou (2019), ARM: augment-REINFORCE-merge gradient for stochastic binary networks. arXiv:1807.11143.
@@ -76,6 +90,20 @@ class DisARM(Estimator):
     (`estimators/disarm_categorical.py`), also with `.to_event`. Two evaluations. Unbiased. With categories, the order
     counts: the likelier come first, the more alike are the two draws.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import DisARM
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=DisARM())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Dong, Mnih, Tucker (2020), DisARM: an antithetic gradient estimator for binary latent variables.
         arXiv:2006.10680.
@@ -120,7 +148,7 @@ class DisARM(Estimator):
 
 @dataclass(frozen=True)
 class ARMS(Estimator):
-    r"""Several draws that repel each other, and leave-one-out between them, corrected for their correlation.
+    r"""Several negatively correlated draws, with a leave-one-out baseline that is corrected for the correlation.
 
     .. math:: \frac{1}{(1 - \rho)(n - 1)} \sum_i (f_i - \bar f)(b_i - p) \quad\text{per logit},
               \qquad \rho = \operatorname{corr}(b_i, b_j) \le 0
@@ -134,6 +162,20 @@ class ARMS(Estimator):
     Args:
         n: draws, 2 to 8.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import ARMS
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", torch.tensor(0.0).double())), estimator=ARMS(3))
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Dimitriev, Zhou (2021), ARMS: antithetic-REINFORCE-multi-sample gradient for binary variables. arXiv:2105.14141.
     """
@@ -141,6 +183,7 @@ class ARMS(Estimator):
     n: int = 4
 
     def __post_init__(self) -> None:
+        store_whole(self, "n")
         if not is_whole(self.n, 2, 8):
             raise SiteError(
                 f"n must be a whole number from 2 to 8, got {self.n!r}",

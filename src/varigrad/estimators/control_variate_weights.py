@@ -1,9 +1,9 @@
 r"""Coefficients of control variates, by least squares from past draws.
 
 An estimate :math:`g_0 + \sum_i a_i g_i`, where the :math:`g_i` have mean zero, has the least variance at the solution
-of :math:`\sum_j E[g_i g_j]\, a_j = -E[g_i g_0]`. There is no learning rate, and because only past draws go in, the
-estimate's mean stays what it is. Beside the control variates there is a constant in the regression: without it they
-would be made to fit the gradient itself, as far as their own means over a finite number of draws are not zero.
+of :math:`\sum_j E[g_i g_j]\, a_j = -E[g_i g_0]`. There is no learning rate, and since the coefficients depend on past
+draws only, the estimate's mean stays the same. The regression has a constant besides: without it the control variates
+would fit the gradient itself, as far as their own means over a finite number of draws are not zero.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from varigrad.estimators.base import State, tensor_of, tuple_of
 
 DECAY = 0.99
-"""Of the sums over past draws: what is known is worth at most a hundred of them."""
+"""Decay of the sums over past draws, which are worth at most a hundred draws."""
 
 FADING = 0.8
-"""Of what was believed before the first draw."""
+"""Decay of the weight that the start coefficients have against those from past draws."""
 
 
 def coefficients(state: State, start: Sequence[float], like: Tensor) -> Tensor:

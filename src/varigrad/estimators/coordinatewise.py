@@ -1,4 +1,4 @@
-"""Alternatives that change one coordinate of an event at a time, and costs and densities by coordinate again.
+"""Helpers for alternatives that change one coordinate of an event: their values, densities and costs by coordinate.
 
 The coordinates of a site are the independent choices that `.to_event` declared one event; without it there is one. The
 elements of a plate are not coordinates: they vary together.

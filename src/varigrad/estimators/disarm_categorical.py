@@ -1,4 +1,4 @@
-r"""Coupled categories: a choice among C is the first head of C - 1 coins, tossed in pairs that repel each other.
+r"""DisARM for categories: a choice among C is the first head of C - 1 coins, which are tossed in antithetic pairs.
 
 Coin k falls heads with :math:`p_k = q_k / \sum_{l \ge k} q_l`, the chance of category k if none before it was chosen.
 The pair's coins are DisARM's, so for each logit :math:`\phi_k = \log q_k - \log \sum_{l > k} q_l`

@@ -1,4 +1,4 @@
-"""Double control variates: several draws, each with the others' costs and slopes for a baseline."""
+"""Double control variates: each of several draws has the other draws' costs and derivatives for a baseline."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch import distributions as td
 
+from varigrad.errors import store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.control_variate_weights import coefficients, learnt
 from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, softened, values_of
@@ -19,7 +20,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class DoubleControlVariate(Estimator):
-    r"""Leave-one-out over costs from which a first-order expansion has been taken, made of the other draws' slopes.
+    r"""Leave-one-out over costs less a first-order expansion, which uses the other draws' derivatives.
 
     .. math:: \frac1K \sum_k \Big(h_k - \frac{1}{K-1} \sum_{j \ne k} h_j\Big) \nabla \log q(x_k)
               - \alpha \Big(\frac1K \sum_k f'(x_k)\Big)^T \nabla \mu, \qquad
@@ -36,6 +37,20 @@ class DoubleControlVariate(Estimator):
         alpha: weight of the expansion; with `train`, where it starts.
         train: learn it.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import DoubleControlVariate
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=DoubleControlVariate(2))
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Titsias, Shi (2022), Double control variates for gradient estimation in discrete latent variable models.
         arXiv:2111.05300.
@@ -48,6 +63,7 @@ class DoubleControlVariate(Estimator):
     needs: ClassVar[Needs] = Needs(between_values=True, slope=Slope())
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_draws(self.k, "DoubleControlVariate", "MuProp(MovingAverage())")
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:

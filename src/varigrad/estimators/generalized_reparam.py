@@ -1,8 +1,8 @@
-r"""Draws that carry only part of their derivative: noise whose own law still depends on the parameters.
+r"""Generalised reparameterisation: pathwise gradients for noise that depends on the parameters, plus a score part.
 
 A draw is :math:`z = T(\varepsilon; \phi)` with noise of density :math:`r_\phi(\varepsilon) = q_\phi(z)
-\,|\partial T / \partial \varepsilon|`. If T is chosen well, :math:`r_\phi` hardly moves with :math:`\phi`, and what it
-does move is put right by a score part:
+\,|\partial T / \partial \varepsilon|`. If T is chosen well, :math:`r_\phi` depends little on :math:`\phi`, and a score
+part corrects for this dependence:
 
 .. math:: \nabla E_q[f] = E\big[\nabla_z f \, \partial_\phi T + (f - b)\, \nabla_\phi \log r_\phi(\varepsilon)\big]
 
@@ -26,7 +26,7 @@ from torch.nn.functional import logsigmoid
 
 from varigrad.distributions.rejection import RejectionGamma
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
 from varigrad.estimators.traits import Drawing, Needs
@@ -38,7 +38,7 @@ Made = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Generalised(Estimator):
-    """Interface of estimators that differ only in how a Gamma or Beta draw is made of noise."""
+    """Interface of estimators that differ only in how they compute a Gamma or Beta draw from noise."""
 
     drawing: ClassVar[Drawing] = Drawing(pathwise=True, partial=True)
     needs: ClassVar[Needs] = Needs(cost=False)
@@ -107,7 +107,7 @@ class Generalised(Estimator):
 
 @dataclass(frozen=True)
 class GRep(Generalised):
-    r"""Generalised reparameterisation: a logarithm (of Beta's odds) made standard by its mean and deviation.
+    r"""Generalised reparameterisation: standardises the draw's logarithm (or a Beta draw's log-odds).
 
     .. math:: \text{Gamma}(\alpha, 1):\ &\log z = \psi(\alpha) + \sqrt{\psi_1(\alpha)}\, \varepsilon \\
               \text{Beta}(\alpha, \beta):\ &\operatorname{logit} z = \psi(\alpha) - \psi(\beta)
@@ -119,6 +119,20 @@ class GRep(Generalised):
 
     Args:
         baseline: taken off the cost that multiplies the score part.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GRep
+        >>> def model():
+        ...     vg.sample("x", dist.Poisson(vg.sample("z", dist.Gamma(2.0, 1.0))), obs=torch.tensor(3.0))
+        >>> def guide():
+        ...     shape = vg.param("shape", 3.0, dist.constraints.positive)
+        ...     vg.sample("z", dist.Gamma(shape, 2.0), estimator=GRep())
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('GRep()', True)
 
     References:
         Ruiz, Titsias, Blei (2016), The generalized reparameterization gradient. arXiv:1610.02287.
@@ -162,6 +176,20 @@ class Rsvi(Generalised):
         shape_augmentation: B. With more the score part matters less (and with it its noise), the draw costs more.
         baseline: taken off the cost that multiplies the score part.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Rsvi
+        >>> def model():
+        ...     vg.sample("x", dist.Poisson(vg.sample("z", dist.Gamma(2.0, 1.0))), obs=torch.tensor(3.0))
+        >>> def guide():
+        ...     shape = vg.param("shape", 3.0, dist.constraints.positive)
+        ...     vg.sample("z", dist.Gamma(shape, 2.0), estimator=Rsvi())
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('Rsvi()', True)
+
     References:
         Naesseth, Ruiz, Linderman, Blei (2017), Reparameterization gradients through acceptance-rejection sampling.
         arXiv:1610.05683.
@@ -171,6 +199,7 @@ class Rsvi(Generalised):
     shape_augmentation: int = 1
 
     def __post_init__(self) -> None:
+        store_whole(self, "shape_augmentation")
         boost = self.shape_augmentation
         if not is_whole(boost, 0):
             raise SiteError(

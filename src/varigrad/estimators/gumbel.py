@@ -1,4 +1,4 @@
-r"""Concrete variables: a continuous one behind every draw, of which the draw is the sign or the largest entry.
+r"""Concrete (Gumbel-softmax) relaxation: a discrete draw as the sign or argmax of a continuous variable.
 
 Bernoulli with logit :math:`\theta`: :math:`z = \theta + \operatorname{logit} u`, and the draw is :math:`1[z > 0]`.
 One-hot: :math:`z_i = \log p_i - \log(-\log u_i)`, and the draw is the largest. Softened by a temperature

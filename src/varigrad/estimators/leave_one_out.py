@@ -1,4 +1,4 @@
-"""Leave-one-out: several draws, each with the mean cost of the others for a baseline."""
+"""`LeaveOneOut`: a score-function estimator with several draws; each has the others' mean cost for a baseline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights
 from varigrad.estimators.traits import Needs
 
@@ -29,6 +29,20 @@ class LeaveOneOut(Estimator):
         k: draws at this site (the sites before it are shared, the sites after it drawn anew), at least 2; None: the
             particles of the objective, which must then be at least 2.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import LeaveOneOut
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=LeaveOneOut(2))
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Kool, van Hoof, Welling (2019), Buy 4 REINFORCE samples, get a baseline for free!
         Richter, Boustati, Nüsken, Ruiz, Akyildiz (2020), VarGrad: a low-variance gradient estimator for variational
@@ -40,6 +54,7 @@ class LeaveOneOut(Estimator):
 
     def __post_init__(self) -> None:
         if self.k is not None:
+            store_whole(self, "k")
             check_draws(self.k, "LeaveOneOut", "Score(MovingAverage())")
 
     @property

@@ -1,4 +1,4 @@
-"""Local expectation: the exact expectation over one coordinate at a time, at the draw of the others."""
+"""`LocalExpectation`: sums exactly over one coordinate at a time, with the others as drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from varigrad.estimators.traits import Needs
 
 @dataclass(frozen=True)
 class LocalExpectation(Estimator):
-    r"""Every coordinate of an event summed over its values, with the others as they were drawn.
+    r"""Sums over the values of each coordinate of an event, with the other coordinates as drawn.
 
     .. math:: \sum_i \sum_v \nabla q_i(v)\, f(b_1, \dots, b_{i-1}, v, b_{i+1}, \dots)
 
@@ -27,8 +27,23 @@ class LocalExpectation(Estimator):
     plate vary together, so every cost downstream has to be inside the plate. For one Bernoulli, and for one
     Categorical, this is their measure-valued derivative with the negative part summed over.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import LocalExpectation
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=LocalExpectation())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Titsias, Lazaro-Gredilla (2015), Local expectation gradients for black box variational inference.
+        arXiv:1503.01494.
     """
 
     needs: ClassVar[Needs] = Needs(per_element=True)

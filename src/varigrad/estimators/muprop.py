@@ -1,4 +1,4 @@
-"""Control variates that are linear in the draw, from the cost's derivative: for costs that are smooth enough."""
+"""`MuProp`: a control variate that is linear in the draw, from the cost's derivative at the mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class MuProp(Estimator):
-    r"""The cost's first-order expansion about the mean, for a control variate.
+    r"""Score-function estimator with the cost's first-order expansion about the mean for a control variate.
 
     .. math:: \big(f(b) - f(\mu) - f'(\mu)^T (b - \mu) - c\big) \nabla \log q(b) + f'(\mu)^T \nabla \mu,
               \qquad \mu = E[b]
@@ -30,6 +30,20 @@ class MuProp(Estimator):
 
     Args:
         baseline: :math:`c`, for what the expansion leaves; without one the leftover's mean makes it noisy.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import MuProp
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=MuProp())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
 
     References:
         Gu, Levine, Sutskever, Mnih (2016), MuProp: unbiased backpropagation for stochastic neural networks.

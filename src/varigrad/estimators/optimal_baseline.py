@@ -1,4 +1,4 @@
-"""The best constant baseline there is, one for each parameter of the distribution."""
+"""`OptimalScore`: REINFORCE with the variance-minimising constant baseline for each distribution parameter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class OptimalScore(Estimator):
-    r"""REINFORCE with the constant baseline of the least variance, for each parameter of the distribution its own.
+    r"""REINFORCE with a constant baseline of least variance for each parameter of the distribution.
 
     .. math:: \sum_i (f - c_i)\, s_i\, \nabla \eta_i, \qquad
               s_i = \frac{\partial \log q(z)}{\partial \eta_i}, \qquad c_i = \frac{E[f s_i^2]}{E[s_i^2]}
@@ -39,6 +39,20 @@ class OptimalScore(Estimator):
     Args:
         baseline: subtracted from the cost first.
         decay: of the averages, in [0, 1). They are of few draws if it is small, and then noisy.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import OptimalScore
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=OptimalScore())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
 
     References:
         Greensmith, Bartlett, Baxter (2004), Variance reduction techniques for gradient estimates in reinforcement

@@ -1,4 +1,4 @@
-"""The pathwise estimator: differentiate through the draw."""
+"""`Pathwise`: the reparameterisation gradient, which differentiates through the draw."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ class Pathwise(Estimator):
             variance is then zero where the guide equals the posterior.
         baseline: for the score part of rejection-sampled families only.
         coupling: `Antithetic()` or `Sobol()` draws for the particles of the objective, at least 2 side by side.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Pathwise
+        >>> def model():
+        ...     vg.sample("x", dist.Normal(vg.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0), estimator=Pathwise())
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].unbiased
+        True
 
     References:
         Kingma, Welling (2014), Auto-encoding variational Bayes. arXiv:1312.6114.

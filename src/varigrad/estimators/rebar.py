@@ -1,9 +1,10 @@
-r"""Control variates from a concrete variable behind the draw, whose own gradient is known in two ways.
+r"""REBAR: a control variate from the concrete relaxation, whose gradient can be estimated in two ways.
 
 .. math:: \nabla E[c(z)] = E\big[c(\tilde z) \nabla \log q(b) + \nabla c(\tilde z)\big] = E[\nabla c(z)],
           \qquad z \sim p(z | b),\ \tilde z \sim p(z | b)
 
-so the difference of both has mean zero, and can be taken off the score-function estimator as often as one likes.
+The first estimate is by score function and reparameterisation, the second by reparameterisation alone. Their difference
+has mean zero, so any multiple of it can be subtracted from the score-function estimator.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _TRAINED = Needs(between_values=True, differentiable=True, slope=Slope(twice=Tru
 
 @dataclass(frozen=True)
 class Rebar(Estimator):
-    r"""The cost of a softened draw, for a control variate.
+    r"""REBAR: the cost at a relaxed draw is the control variate of a score-function estimator.
 
     .. math:: \big(f(b) - c - \eta (f(\sigma_\lambda(\tilde z)) - c)\big) \nabla \log q(b)
               + \eta \nabla f(\sigma_\lambda(z)) - \eta \nabla f(\sigma_\lambda(\tilde z))
@@ -55,6 +56,20 @@ class Rebar(Estimator):
         train: learn both.
         rate: size of a step of :math:`\log \lambda`.
         baseline: :math:`c`, taken off the cost and off its relaxation alike.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Rebar
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Rebar())
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('Rebar()', True)
 
     References:
         Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein (2017), REBAR: low-variance, unbiased gradient estimates for

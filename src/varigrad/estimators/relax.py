@@ -1,7 +1,7 @@
-r"""Control variates that a network learns, with the gradient of their mean known by another way.
+r"""RELAX and LAX: control variates that a network learns; the gradient of their mean is known from reparameterisation.
 
-The network is trained on the squared gradient. What is taken off has mean zero for any network, so it is free to be
-wrong. It answers in units of past costs, and sees one element of a plate at a time.
+The network is trained to minimise the squared gradient. The control variate has mean zero for any network, so a poor
+network only adds variance. Its output is scaled by past costs, and it sees one plate element at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from varigrad.shapes import sum_rightmost
 
 @dataclass(frozen=True)
 class Relax(Estimator):
-    r"""A network of the concrete variable behind the draw, for a control variate.
+    r"""RELAX: a network of the concrete variable behind a discrete draw is the control variate.
 
     .. math:: (f(b) - c_\phi(\tilde z))\, \nabla \log q(b) + \nabla c_\phi(z) - \nabla c_\phi(\tilde z)
 
@@ -36,6 +36,21 @@ class Relax(Estimator):
     Args:
         network: from `[*plates, n]`, the n numbers behind an element, to `[*plates]` or `[*plates, 1]`; it has to be
             smooth (tanh, not ReLU: the training differentiates it twice).
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Relax
+        >>> network = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Relax(network))
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].estimator, loss.plan()["z"].unbiased
+        ('Relax(network=Sequential)', True)
 
     References:
         Grathwohl, Choi, Wu, Roeder, Duvenaud (2018), Backpropagation through the void: optimizing control variates for
@@ -75,7 +90,7 @@ class Relax(Estimator):
 
 @dataclass(frozen=True)
 class Lax(Estimator):
-    r"""A network of a continuous draw, for a control variate.
+    r"""LAX: a network of a continuous draw is the control variate.
 
     .. math:: (f(z) - c_\phi(z))\, \nabla \log q(z) + \nabla c_\phi(\mu + \sigma \epsilon)
 
@@ -84,6 +99,20 @@ class Lax(Estimator):
 
     Args:
         network: from `[*plates, n]`, the n numbers of an element, to `[*plates]` or `[*plates, 1]`; smooth.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import Lax
+        >>> network = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+        >>> def model():
+        ...     vg.sample("x", dist.Normal(vg.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 1.0), estimator=Lax(network))
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> loss.plan()["z"].unbiased
+        True
 
     References:
         Grathwohl, Choi, Wu, Roeder, Duvenaud (2018), Backpropagation through the void: optimizing control variates for

@@ -1,11 +1,12 @@
-r"""Biased: draws that carry the derivative of a softened draw, as if the model were fed that and nothing jumped.
+r"""Biased relaxed estimators (Gumbel-softmax, straight-through): the draw gets the derivative of its softened version.
 
-Cheap, of little variance, and wrong: the mean is the gradient of no bound. So all of them say `unbiased = False`, and
-serve only by name. They need models that are differentiable in the value, and refuse those that visibly are not.
+They are cheap and have little variance, but their mean is the gradient of no bound. So all of them have `unbiased =
+False`, and are used only if the user names them. They need models that are differentiable in the value, and refuse
+those that visibly are not.
 
 Densities of the site's own value, in guide and model, are continued linearly between the values of the support and
-differentiated with all the rest. With `ELBO(analytic_kl=True)` a divergence in closed form stands for both, so that
-only the likelihood's part is biased.
+differentiated with all the rest. With `ELBO(analytic_kl=True)` a divergence in closed form replaces both, so that only
+the likelihood's part is biased.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, check_whole
+from varigrad.errors import SiteError, check_whole, store_whole
 from varigrad.estimators import gumbel
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, tensor_of
 from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
@@ -38,6 +39,13 @@ class Annealed:
     Args:
         start, end: temperatures, positive.
         steps: T, at least 1.
+
+    Example:
+        >>> import torch
+        >>> from varigrad.estimators import Annealed, GumbelSoftmax
+        >>> schedule = Annealed(1.0, 0.1, steps=1000)
+        >>> GumbelSoftmax(temperature=schedule).temperature.end
+        0.1
     """
 
     start: float
@@ -47,6 +55,7 @@ class Annealed:
     def __post_init__(self) -> None:
         _check_positive("start", self.start, "Annealed")
         _check_positive("end", self.end, "Annealed")
+        store_whole(self, "steps")
         check_whole("steps", self.steps, error=SiteError, site="Annealed")
 
     def at(self, step: Tensor) -> Tensor:
@@ -93,7 +102,7 @@ class Relaxation(Estimator):
 
 @dataclass(frozen=True)
 class GumbelSoftmax(Relaxation):
-    r"""A softened draw in place of the draw: :math:`\nabla f(\sigma_\lambda(z))` with a concrete variable z.
+    r"""A relaxed draw instead of the draw: :math:`\nabla f(\sigma_\lambda(z))` with a concrete variable z.
 
     Serves Bernoulli (where it is also called the binary concrete relaxation) and OneHotCategorical, also with
     `.to_event`. One evaluation. Biased: with a lower temperature less, and noisier. What `step` reports is the value at
@@ -101,6 +110,20 @@ class GumbelSoftmax(Relaxation):
 
     Args:
         temperature: :math:`\lambda`, a number or a schedule.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GumbelSoftmax
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": GumbelSoftmax(temperature=0.5)})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
 
     References:
         Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
@@ -118,10 +141,24 @@ class GumbelSoftmax(Relaxation):
 
 @dataclass(frozen=True)
 class StraightThrough(Relaxation):
-    r"""The draw, with the derivative of its mean: :math:`b + p - \operatorname{const}(p)`.
+    r"""The discrete draw, with the derivative of its mean: :math:`b + p - \operatorname{const}(p)`.
 
     Serves Bernoulli and OneHotCategorical, also with `.to_event`. One evaluation. Biased, unless the cost is linear in
     every draw.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import StraightThrough
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": StraightThrough()})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
 
     References:
         Bengio, Léonard, Courville (2013), Estimating or propagating gradients through stochastic neurons.
@@ -134,13 +171,27 @@ class StraightThrough(Relaxation):
 
 @dataclass(frozen=True)
 class StraightThroughGumbel(Relaxation):
-    r"""The draw, with the derivative of the softened one: :math:`b + \sigma_\lambda(z) - \operatorname{const}`.
+    r"""The discrete draw, with the relaxed one's derivative: :math:`b + \sigma_\lambda(z) - \operatorname{const}`.
 
     Serves Bernoulli and OneHotCategorical, also with `.to_event`. One evaluation. Biased, at any temperature; noisier
     as it gets lower. The concrete variable is drawn given b, which is the same.
 
     Args:
         temperature: :math:`\lambda`, a number or a schedule.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import StraightThroughGumbel
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": StraightThroughGumbel()})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
 
     References:
         Jang, Gu, Poole (2017), Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
@@ -157,7 +208,7 @@ class StraightThroughGumbel(Relaxation):
 
 @dataclass(frozen=True)
 class GumbelRao(Relaxation):
-    r"""The draw, with the derivative averaged over k softened ones that all round to it.
+    r"""The discrete draw, with the derivative averaged over k relaxed draws that all round to it.
 
     .. math:: b + \tfrac1k \sum_j \sigma_\lambda(z_j) - \operatorname{const}, \qquad z_j \sim p(z \mid b)
 
@@ -168,6 +219,20 @@ class GumbelRao(Relaxation):
         k: concrete variables for a draw, at least 1.
         temperature: :math:`\lambda`, a number or a schedule.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GumbelRao
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": GumbelRao(k=5)})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
+
     References:
         Paulus, Maddison, Krause (2021), Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator.
         arXiv:2010.04838.
@@ -177,6 +242,7 @@ class GumbelRao(Relaxation):
     temperature: Temperature = 0.5
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_whole("k", self.k, error=SiteError, site="GumbelRao")
         _check_temperature(self.temperature, "GumbelRao")
 
@@ -187,7 +253,7 @@ class GumbelRao(Relaxation):
 
 @dataclass(frozen=True)
 class GappedStraightThrough(Relaxation):
-    r"""The draw, with the derivative of a softmax whose logits are moved until the draw leads by a gap.
+    r"""The discrete draw, with the derivative of a softmax whose logits are moved until it leads by a gap.
 
     .. math:: b + \operatorname{softmax}_\lambda(\theta + m) - \operatorname{const},
               \qquad m = (\max \theta - \theta_b)\, b - (\theta - \max \theta + g)^+ (1 - b)
@@ -198,6 +264,20 @@ class GappedStraightThrough(Relaxation):
     Args:
         temperature: :math:`\lambda`, a number or a schedule.
         gap: g, not negative.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> from varigrad.estimators import GappedStraightThrough
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> loss = vg.ELBO(estimators={"z": GappedStraightThrough()})(model, guide)
+        >>> loss().backward()
+        >>> bool(loss.w.grad.isfinite()), loss.plan()["z"].unbiased
+        (True, False)
 
     References:
         Fan, Chi, Rudnicky, Ramadge (2022), Training discrete deep generative models via gapped straight-through

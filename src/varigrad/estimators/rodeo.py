@@ -1,11 +1,11 @@
-r"""Control variates from a Gibbs sampler's steps: what they change has mean zero.
+r"""RODEO: leave-one-out with discrete Stein control variates, built from the steps of a Gibbs sampler.
 
 With :math:`x^{\neg d}` for x with coordinate d turned over, and q the product of D Bernoulli distributions,
 
 .. math:: (A h)(x) = \frac1D \sum_d q_d(\neg x_d) \big(h(x^{\neg d}) - h(x)\big), \qquad E_q[A h] = 0,
 
-since a step of a sampler that renews one coordinate at a time leaves q as it is. Coordinates are those of an event,
-and the elements of plates that share a cost.
+since q is invariant under a step of a Gibbs sampler, which draws one coordinate anew at a time. Coordinates are those
+of an event, and the elements of plates that share a cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
-from varigrad.errors import BaselineError
+from varigrad.errors import BaselineError, store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, tuple_of
 from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
 from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, values_of
@@ -32,7 +32,7 @@ _OF_SLOPES_APART = Needs(between_values=True, slope=Slope(apart=True))
 
 @dataclass(frozen=True)
 class Rodeo(Estimator):
-    r"""Leave-one-out with two control variates made of the other draws' costs and slopes.
+    r"""RODEO: leave-one-out with two control variates from the other draws' costs and derivatives.
 
     .. math:: \frac1K \sum_k \Big(f_k - \frac{1}{K-1} \sum_{j \ne k} \big(f_j + \alpha\, (A h_j)(x_j)\big)\Big) s(x_k)
               + \beta\, (A\, h_k s)(x_k) + \gamma\, (A\, c_k s)(x_k), \qquad s = \nabla \log q
@@ -52,6 +52,20 @@ class Rodeo(Estimator):
         train: learn them.
         network: from `[..., 2]` to `[..., 2]`.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import Rodeo
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Rodeo())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Shi, Zhou, Hwang, Titsias, Mackey (2022), Gradient estimation with discrete Stein operators. arXiv:2202.09497.
     """
@@ -64,6 +78,7 @@ class Rodeo(Estimator):
     network: nn.Module | None = None
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         check_draws(self.k, "Rodeo", "MuProp(MovingAverage())")
 
     @property
@@ -145,7 +160,7 @@ class Rodeo(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """The changes that steps of the sampler make to each draw.
+    """The changes of each draw by the steps of a Gibbs sampler.
 
     Attributes:
         value, score: `[K, *plates, *event]`.

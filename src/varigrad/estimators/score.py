@@ -1,4 +1,4 @@
-"""Score-function estimators: any distribution, any cost, one draw."""
+"""Score-function estimators (REINFORCE), which serve any distribution and any cost with one draw."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ class Score(Estimator):
         baseline: subtracted from the cost; `MovingAverage()`, `NeuralBaseline(net, x)`, `ValueBaseline(b)`, sums.
         normalise: divide by :math:`\max(1, \sqrt v)`, v a decaying average of past :math:`(f - b)^2`. Every gradient
             then has its direction right on average and its length not, and differently at each site: not unbiased.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import Score
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=Score())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
 
     References:
         Williams (1992), Simple statistical gradient-following algorithms. doi:10.1007/BF00992696.
@@ -86,6 +100,20 @@ class SelfCritical(Estimator):
     with `.to_event`: families whose mode always exists, with a positive density. Two evaluations. Unbiased, also where
     costs are joint: all elements of a plate are at their modes together, and none of that depends on the draw. Where
     the model holds the mode to be impossible, the baseline is zero.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import SelfCritical
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=SelfCritical())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
 
     References:
         Rennie, Marcheret, Mroueh, Ross, Goel (2017), Self-critical sequence training for image captioning.

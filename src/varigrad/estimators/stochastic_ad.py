@@ -1,4 +1,4 @@
-r"""Couplings: what a small change of the parameters does to a draw is, with a small probability, a jump next door.
+r"""Stochastic automatic differentiation: the derivative by differences between a draw and its neighbouring values.
 
 For a family of counts with :math:`q_\theta(x)`, summation by parts turns the derivative into differences between
 neighbours, :math:`\partial_\theta E[f] = E[w(x) (f(x + 1) - f(x))]` with
@@ -24,7 +24,7 @@ from varigrad.estimators.traits import Needs
 
 @dataclass(frozen=True)
 class StochasticAD(Estimator):
-    r"""The draw against one neighbour of it, weighted by how fast probability flows there.
+    r"""Compares the draw with one neighbouring value, weighted by how fast probability flows there.
 
     | family | derivative of :math:`E[f]` |
     |---|---|
@@ -40,6 +40,20 @@ class StochasticAD(Estimator):
 
     Serves these families (the number of trials must not be trained), also with `.to_event`. 2 evaluations. Unbiased.
     Every element of a plate steps at once, so every cost downstream has to be inside the plate.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import StochasticAD
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)), estimator=StochasticAD())
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
 
     References:
         Arya, Schauer, Schaefer, Rackauckas (2022), Automatic differentiation of programs with discrete randomness.

@@ -1,7 +1,7 @@
-"""What an estimator says about itself: how it draws, what it needs of the cost, what it promises.
+"""Traits of an estimator: how it draws, what it needs of the cost, and whether it is unbiased.
 
-An estimator states only what is special about it, as class attributes (or as properties, where it depends on how the
-estimator was made):
+An estimator overrides only the traits that differ from the defaults, as class attributes (or as properties, where they
+depend on its arguments):
 
     needs = Needs(per_element=True)
 """
@@ -17,12 +17,17 @@ from varigrad.errors import SiteError
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an estimator draws.
+    """How an estimator draws: with or without a derivative, and independently or coupled.
 
     Attributes:
         pathwise: the draw carries the derivative by the guide's parameters.
         partial: the draw carries a part of it only, and `surrogate` adds the score part.
         coupling: how the draws of the particles belong together; None: they are independent.
+
+    Example:
+        >>> from varigrad.estimators import Pathwise, Score
+        >>> Pathwise().drawing.pathwise, Score().drawing.pathwise
+        (True, False)
     """
 
     pathwise: bool = False
@@ -32,12 +37,17 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Slope:
-    """How an estimator with alternatives wants `draw.slope`, the derivative of the mean cost by the value.
+    """Options of `draw.slope`, the derivative of the mean cost by the value, for an estimator with alternatives.
 
     Attributes:
         twice: it is differentiated again, by what `draw` made the value of.
         apart: the slope in one lane depends on no other lane, for estimators that are not linear in it. It then leaves
             out how draws further down react.
+
+    Example:
+        >>> from varigrad.estimators import Rebar, Score
+        >>> Rebar().needs.slope, Score().needs.slope
+        (Slope(twice=True, apart=False), None)
     """
 
     twice: bool = False
@@ -46,7 +56,7 @@ class Slope:
 
 @dataclass(frozen=True)
 class Needs:
-    """What an estimator needs of the cost and of the densities in it.
+    """Properties that an estimator needs of the cost and of the densities in it.
 
     Attributes:
         cost: `surrogate` is called with the site's cost; if not, the terms are differentiated through the draw.
@@ -60,6 +70,11 @@ class Needs:
         slope: the cost's derivative by the value, in `draw.slope`; None: not needed.
         constant_density: the site's own density is evaluated at parameters that are held constant ("sticking the
             landing").
+
+    Example:
+        >>> from varigrad.estimators import Pathwise, Score
+        >>> Pathwise().needs.cost, Score().needs.cost
+        (False, True)
     """
 
     cost: bool = True
@@ -73,10 +88,15 @@ class Needs:
 
 @dataclass(frozen=True)
 class Promises:
-    """What an estimator promises; `varigrad.testing.check_estimator` tests it.
+    """Properties that an estimator guarantees; `varigrad.testing.check_estimator` tests them.
 
     Attributes:
         unbiased: the mean of its gradient is the gradient of the bound.
+
+    Example:
+        >>> from varigrad.estimators import Score, StraightThrough
+        >>> StraightThrough().promises.unbiased, Score().promises.unbiased
+        (False, True)
     """
 
     unbiased: bool = True

@@ -1,4 +1,4 @@
-"""Draws without replacement: several different values of one choice, each element of a plate with a set of its own."""
+"""Sampling without replacement: several distinct values of one discrete site."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import distributions as td
 
 from varigrad.distributions.independent_utils import inner_of, listed
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, is_whole
+from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of
 from varigrad.estimators.traits import Needs
 
 
 @dataclass(frozen=True)
 class UnorderedSet(Estimator):
-    r"""k different values, drawn one after the other, weighted as a set whose order is forgotten.
+    r"""Draws k distinct values one after the other, and weights them as a set, whatever their order.
 
     .. math:: \sum_{s \in S} \nabla p(s)\, R(S, s) \Big[f(s) - \sum_{s' \in S} p(s')\, R^{\setminus s}(S, s') f(s')\Big]
 
@@ -32,6 +32,21 @@ class UnorderedSet(Estimator):
     Args:
         k: how many values, 2 to 8.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import UnorderedSet
+        >>> def model():
+        ...     z = vg.sample("z", dist.Categorical(torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     logits = vg.param("w", torch.zeros(3, dtype=torch.float64))
+        ...     vg.sample("z", dist.Categorical(logits=logits), estimator=UnorderedSet(2))
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Kool, van Hoof, Welling (2020), Estimating gradients for discrete random variables by sampling without
         replacement. arXiv:2002.06043.
@@ -42,6 +57,7 @@ class UnorderedSet(Estimator):
     needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         if not is_whole(self.k, 2, 8):
             raise SiteError(
                 f"k must be a whole number from 2 to 8, got {self.k!r}",
@@ -107,7 +123,7 @@ class UnorderedSet(Estimator):
 
 @dataclass(frozen=True)
 class SumAndSample(Estimator):
-    r"""The k likeliest values summed, and one draw from the others that stands for them.
+    r"""Sums over the k likeliest values, and draws one of the others, which represents the rest.
 
     .. math:: \sum_{s \in C} \nabla p(s)\,(f(s) - b) + (1 - p_C)\,\nabla \log p(j)\,(f(j) - b), \qquad
               j \sim p(\cdot \mid j \notin C), \quad b = \sum_{s \in C} p(s) f(s) / p_C
@@ -121,6 +137,21 @@ class SumAndSample(Estimator):
     Args:
         k: how many values are summed, at least 1.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> from varigrad.estimators import SumAndSample
+        >>> def model():
+        ...     z = vg.sample("z", dist.Categorical(torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     logits = vg.param("w", torch.zeros(3, dtype=torch.float64))
+        ...     vg.sample("z", dist.Categorical(logits=logits), estimator=SumAndSample(1))
+        >>> bound = vg.ELBO()(model, guide)
+        >>> _, exact = testing.exact_gradient(bound)
+        >>> testing.largest_difference(testing.expected_gradient(bound).mean, exact) < 1e-6
+        True
+
     References:
         Liu, Regier, Tripuraneni, Jordan, McAuliffe (2019), Rao-Blackwellized stochastic gradients for discrete
         distributions. arXiv:1810.04777.
@@ -131,6 +162,7 @@ class SumAndSample(Estimator):
     needs: ClassVar[Needs] = Needs(per_element=True)
 
     def __post_init__(self) -> None:
+        store_whole(self, "k")
         if not is_whole(self.k):
             raise SiteError(
                 f"k must be a whole number of at least 1, got {self.k!r}",

@@ -1,1 +1,1 @@
-"""Gradients as numbers to compare: exact ones by enumeration, and moments of many draws."""
+"""Gradients of bounds for comparison: exact ones by enumeration, and moments over many draws."""

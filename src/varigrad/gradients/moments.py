@@ -1,4 +1,4 @@
-"""Mean and variance of a gradient from draws, and the gradient it is compared with."""
+"""Mean and variance of a gradient from many draws, and the reference gradient that it is compared with."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RunningMoments:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The gradient that estimators are held to: `mean` and its standard error (zero if it is exact), `[elements]`."""
+    """The gradient that estimators are compared with: `mean` and its standard error (zero if exact), `[elements]`."""
 
     mean: Tensor
     error: Tensor
@@ -106,7 +106,7 @@ def measured_bound(
 
 
 def seeded(seed: int) -> Source:
-    """A source with a generator of its own."""
+    """A source with a separate generator."""
     return Source(torch.Generator().manual_seed(seed))
 
 

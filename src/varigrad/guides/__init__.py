@@ -1,4 +1,4 @@
-"""Automatic guides: modules built from a model."""
+"""Automatic guides: modules that build a guide from a model."""
 
 from varigrad.guides.base import AutoGuide as AutoGuide
 from varigrad.guides.delta import AutoDelta as AutoDelta

@@ -1,4 +1,4 @@
-"""What automatic guides share: they learn a model's latent sites and plates from one run of it."""
+"""`AutoGuide`, the interface of automatic guides: finds a model's latent sites and plates from one run of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from varigrad.language.trace import Trace
 
 @dataclass(frozen=True)
 class Frame:
-    """A plate of the model, to be entered again."""
+    """A plate of the model, which the guide enters again."""
 
     name: str
     size: int
@@ -35,7 +35,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """A latent site.
+    """A latent site of the model, with its plates, shapes and transform.
 
     Attributes:
         frames: its plates, outermost first.
@@ -73,7 +73,18 @@ class AutoGuide(nn.Module):
 
     Raises:
         SiteError: a latent site is discrete or not always there, or there is none.
-        PlateError: a latent site's plate has no size, or a minibatch that only the model knows.
+        PlateError: a latent site's plate has no size, or a minibatch that only the model chooses.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model)
+        >>> isinstance(guide, vg.guides.AutoGuide), sorted(guide())
+        (True, ['rate'])
     """
 
     draws_for_init = 16

@@ -1,4 +1,4 @@
-"""Automatic guides with one independent distribution for each latent site."""
+"""`SitewiseGuide`: interface of automatic guides with one independent distribution for each latent site."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.language.primitives import sample, subsample
 
 
 class SitewiseGuide(AutoGuide):
-    """Interface of guides that sample each site from a distribution of its own; serves subsampled plates."""
+    """Interface of guides that sample each site from a separate distribution; serves subsampled plates."""
 
     def make(self, starts: Sequence[tuple[Latent, Tensor]]) -> None:
         for latent, start in starts:

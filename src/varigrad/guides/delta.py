@@ -1,4 +1,4 @@
-"""Point guide: maximum a posteriori estimation."""
+"""`AutoDelta`: a point guide, for maximum a posteriori estimation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ class AutoDelta(SitewiseGuide):
 
     Args:
         model, args, kwargs, init, sites, plates: see `AutoGuide`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoDelta(model)
+        >>> fit = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), seed=0).run(10)
+        >>> guide()["rate"].shape, sorted(fit.parameters)
+        (torch.Size([3]), ['guide.value.rate'])
     """
 
     def make_site(self, latent: Latent, start: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Guides that compose: one program made of several, each for its own sites."""
+"""`AutoGuideList`: combines several guides into one program; each draws its part of the sites."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.language.messages import Program
 
 
 class AutoGuideList(nn.Module):
-    """Several guides, one after the other: automatic ones for some sites, programs of your own for others.
+    """Several guides, one after the other: automatic ones for some sites, the user's programs for others.
 
         AutoGuideList(AutoMultivariateNormal(model, sites=["mean", "scale"]), AutoNormal(model, sites="z*"), my_guide)
 
@@ -24,6 +24,18 @@ class AutoGuideList(nn.Module):
     Raises:
         VarigradError: there are no parts, or one is not callable.
         SiteError: two automatic guides cover one site.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     a = vg.sample("a", dist.Normal(0.0, 1.0))
+        ...     vg.sample("b", dist.Normal(a, 1.0))
+        >>> def my_guide():
+        ...     return {"b": vg.sample("b", dist.Normal(vg.param("m", 0.0), 1.0))}
+        >>> guide = vg.guides.AutoGuideList(vg.guides.AutoNormal(model, sites="a"), my_guide)
+        >>> sorted(guide())
+        ['a', 'b']
     """
 
     def __init__(self, *parts: Program) -> None:

@@ -1,7 +1,7 @@
-"""Where automatic guides start: functions of a latent site and some draws of it from the prior.
+"""Initial values of automatic guides: functions of a latent site and some draws of it from the prior.
 
 Each takes the site's message (with `name` and `distribution`) and draws `[draws, *site]`, and returns a value `[*site]`
-in the support. One of your own is as good: `AutoNormal(model, init=lambda site, draws: draws[0])`.
+in the support. Users can pass other such functions: `AutoNormal(model, init=lambda site, draws: draws[0])`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,52 @@ FARTHEST = 50.0
 
 
 def init_to_median(site: Sample, draws: Tensor) -> Tensor:
-    """Start at the median of the draws, taken of their unconstrained values."""
+    """Start at the median of the draws, taken of their unconstrained values.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model, init=vg.guides.init_to_median)
+        >>> guide()["rate"].shape
+        torch.Size([3])
+    """
     transform = unconstrained(site.distribution.support)
     start: Tensor = transform(_free(transform, draws).median(0).values)
     return start
 
 
 def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
-    """Start at the prior's mean; where it has none, or one outside the support, at the median of the draws."""
+    """Start at the prior's mean; where it has none, or one outside the support, at the median of the draws.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model, init=vg.guides.init_to_mean)
+        >>> guide()["rate"].shape
+        torch.Size([3])
+    """
     prior = unmasked(site.distribution)
     try:
         mean = prior.mean
@@ -50,12 +88,50 @@ def init_to_mean(site: Sample, draws: Tensor) -> Tensor:
 
 
 def init_to_sample(site: Sample, draws: Tensor) -> Tensor:
-    """Start at a draw from the prior."""
+    """Start at a draw from the prior.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model, init=vg.guides.init_to_sample)
+        >>> guide()["rate"].shape
+        torch.Size([3])
+    """
     return draws[0]
 
 
 def init_to_feasible(site: Sample, draws: Tensor) -> Tensor:
-    """Start where unconstrained values are zero, whatever the prior says."""
+    """Start where unconstrained values are zero, independently of the prior.
+
+    Args:
+        site: the site's message.
+        draws: draws from the prior, `[draws, *site]`.
+
+    Returns:
+        A value in the support, `[*site]`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model, init=vg.guides.init_to_feasible)
+        >>> guide()["rate"].shape
+        torch.Size([3])
+    """
     transform = unconstrained(site.distribution.support)
     start: Tensor = transform(torch.zeros_like(transform.inv(draws[0])))
     return start
@@ -71,6 +147,17 @@ def init_to_uniform(site: Sample, draws: Tensor, radius: float = 2.0) -> Tensor:
 
     Returns:
         A value in the support, `[*site]`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model, init=vg.guides.init_to_uniform)
+        >>> guide()["rate"].shape
+        torch.Size([3])
     """
     transform = unconstrained(site.distribution.support)
     like = torch.zeros_like(transform.inv(draws[0]))
@@ -81,8 +168,27 @@ def init_to_uniform(site: Sample, draws: Tensor, radius: float = 2.0) -> Tensor:
 def init_to_value(values: Mapping[str, Tensor | float], fallback: Init | None = init_to_uniform) -> Init:
     """The given values, by site; `fallback` for the others.
 
+    Args:
+        values: constrained values by site, `[*site]`.
+        fallback: an initialiser for sites without a value; None: there must be none.
+
+    Returns:
+        An initialiser.
+
     Raises:
         SiteError: (when the guide is built) a site has no value and there is no fallback.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> init = vg.guides.init_to_value({"rate": torch.tensor([1.0, 2.0, 3.0])})
+        >>> guide = vg.guides.AutoDelta(model, init=init)
+        >>> guide()["rate"].detach()
+        tensor([1., 2., 3.])
     """
 
     def start(site: Sample, draws: Tensor) -> Tensor:
@@ -99,6 +205,24 @@ def init_to_generated(generate: Callable[[], Init]) -> Init:
     """`generate()` returns an initialiser each time a guide is built: for starting again somewhere else.
 
     It is called once for each guide, at its first site.
+
+    Args:
+        generate: makes an initialiser.
+
+    Returns:
+        An initialiser.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> init = vg.guides.init_to_generated(lambda: vg.guides.init_to_uniform)
+        >>> guide = vg.guides.AutoNormal(model, init=init)
+        >>> guide()["rate"].shape
+        torch.Size([3])
     """
     made: dict[str, Init] = {}
 

@@ -1,4 +1,4 @@
-"""Automatic guides with one normal for all latent sites together, in the unconstrained space."""
+"""Joint automatic guides: one normal distribution for all latent sites together, in the unconstrained space."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import distributions as td
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.families import LowRankMultivariateNormal, MultivariateNormal, Normal
 from varigrad.distributions.flattened import Flattened
-from varigrad.errors import PlateError, SiteError, VarigradError, check_whole
+from varigrad.errors import PlateError, SiteError, VarigradError, whole_number
 from varigrad.guides.base import AutoGuide, Inside, Latent
 from varigrad.language.messages import Program
 from varigrad.language.primitives import sample
 
 
 class JointGuide(AutoGuide):
-    """Interface of guides that draw all sites as one vector, the auxiliary site `name`, and cut it up.
+    """Interface of guides that draw all sites as one vector, the auxiliary site `name`, and split it.
 
     Args:
         model, args, kwargs, init, sites: see `AutoGuide`.
@@ -114,6 +114,18 @@ class AutoDiagonalNormal(JointGuide):
     Raises:
         PlateError: a site is in a subsampled plate.
         SiteError: a site is masked.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoDiagonalNormal(model)
+        >>> fit = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), seed=0).run(10)
+        >>> guide()["rate"].shape, sorted(fit.parameters)
+        (torch.Size([3]), ['guide.loc', 'guide.log_scale'])
     """
 
     def normal(self) -> td.Distribution:
@@ -133,8 +145,20 @@ class AutoMultivariateNormal(JointGuide):
         PlateError: a site is in a subsampled plate.
         SiteError: a site is masked.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoMultivariateNormal(model)
+        >>> fit = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), seed=0).run(10)
+        >>> guide()["rate"].shape, sorted(fit.parameters)
+        (torch.Size([3]), ['guide.loc', 'guide.log_scale', 'guide.lower'])
+
     References:
-        Kucukelbir et al. (2017), Automatic differentiation variational inference.
+        Kucukelbir et al. (2017), Automatic differentiation variational inference. arXiv:1603.00788.
     """
 
     def make_joint(self, start: Tensor) -> None:
@@ -167,11 +191,23 @@ class AutoLowRankMultivariateNormal(JointGuide):
         VarigradError: the rank is not a whole number of at least 1.
         PlateError: a site is in a subsampled plate.
         SiteError: a site is masked.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoLowRankMultivariateNormal(model, rank=1)
+        >>> fit = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), seed=0).run(10)
+        >>> guide()["rate"].shape, sorted(fit.parameters)
+        (torch.Size([3]), ['guide.factor', 'guide.loc', 'guide.log_scale'])
     """
 
     def __init__(self, model: Program, *args: object, rank: int | None = None, **kwargs: Any) -> None:
         if rank is not None:
-            check_whole("rank", rank)
+            rank = whole_number("rank", rank)
         self._rank = rank
         super().__init__(model, *args, **kwargs)
 

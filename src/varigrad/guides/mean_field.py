@@ -1,4 +1,4 @@
-"""Mean-field normal guide in the unconstrained space."""
+"""`AutoNormal`: the mean-field normal guide, in the unconstrained space."""
 
 from __future__ import annotations
 
@@ -23,8 +23,20 @@ class AutoNormal(SitewiseGuide):
         model, args, kwargs, init, sites, plates: see `AutoGuide`.
         init_scale: starting standard deviation in the unconstrained space.
 
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     with vg.plate("data", 3):
+        ...         rate = vg.sample("rate", dist.Gamma(2.0, 1.0))
+        ...         vg.sample("x", dist.Poisson(rate), obs=torch.tensor([1.0, 0.0, 4.0]))
+        >>> guide = vg.guides.AutoNormal(model)
+        >>> fit = vg.SVI(model, guide, vg.optim.Adam(lr=0.05), seed=0).run(10)
+        >>> guide()["rate"].shape, sorted(fit.parameters)
+        (torch.Size([3]), ['guide.loc.rate', 'guide.log_scale.rate'])
+
     References:
-        Kucukelbir et al. (2017), Automatic differentiation variational inference.
+        Kucukelbir et al. (2017), Automatic differentiation variational inference. arXiv:1603.00788.
     """
 
     def __init__(self, model: Program, *args: object, init_scale: float = 0.1, **kwargs: Any) -> None:

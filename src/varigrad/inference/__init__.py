@@ -1,0 +1,1 @@
+"""Inference: `SVI`, its runs and their state, predictions, and measurements of gradient noise."""

@@ -1,4 +1,4 @@
-"""Checks of `SVI`'s arguments: wrong kinds are named before anything runs."""
+"""Checks of `SVI`'s arguments: reports arguments of a wrong kind before any program runs."""
 
 from __future__ import annotations
 

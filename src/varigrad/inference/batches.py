@@ -1,4 +1,4 @@
-"""Arguments of a run's steps: the same for ever, or a loader's batches, again and again."""
+"""Arguments of each step: the same arguments, or the batches of a `DataLoader`, cycled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def batches(args: tuple[object, ...]) -> tuple[Iterator[tuple[object, ...]], boo
 
 
 def _loaded(loader: Iterable[object]) -> Iterator[tuple[object, ...]]:
-    """The batches of a loader, for ever.
+    """The batches of a loader, cycled without end.
 
     Raises:
         VarigradError: the loader is empty.

@@ -1,4 +1,4 @@
-"""Eager steps: gradient descent in Python by an optimiser of torch's, and the parameters that it updates."""
+"""Eager steps: gradient descent in Python by a torch optimiser, and the list of parameters that it updates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GradientWarning(UserWarning):
 
 
 class EagerSteps:
-    """Takes the gradient steps of a run in Python; compiled steps do the same.
+    """Takes the gradient steps of a run in Python; compiled steps compute the same.
 
     Args:
         bound: the objective.
@@ -51,10 +51,12 @@ class EagerSteps:
         optim: Optimizer | Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         skip_nonfinite: bool,
     ) -> None:
-        self.bound, self.optim, self.skip_nonfinite = bound, optim, skip_nonfinite
+        self.bound = bound
+        self.optim = optim
+        self.skip_nonfinite = skip_nonfinite
         self.current_optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Scheduler | None = None
-        self.interrupts = Interrupts()
+        self.interrupts: Interrupts = Interrupts()
         self.late: Exception | None = None
         self._leaves: list[nn.Parameter] = []
         self._frozen: list[nn.Parameter] = []

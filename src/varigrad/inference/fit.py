@@ -1,4 +1,4 @@
-"""The outcome of a run: parameters, losses, and draws from the fitted guide."""
+"""`Fit`: the result of a run, with parameters, losses, and draws from the fitted guide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The outcome of `SVI.run`.
+    """The result of `SVI.run`.
 
     Attributes:
         bound: the objective, which owns the (live) parameters.
@@ -32,6 +32,18 @@ class Fit:
         skipped: how many steps were skipped for a loss or gradient that was not finite.
         args, kwargs: what the programs were last called with.
         gradients: what `run(..., monitor=Gradients())` has seen of the gradient's noise; None without it.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> fit = vg.SVI(model, guide, vg.optim.Adam(lr=0.1), seed=0).run(20)
+        >>> fit.losses.shape, fit.skipped, sorted(fit.parameters)
+        (torch.Size([20]), 0, ['m'])
     """
 
     bound: Bound

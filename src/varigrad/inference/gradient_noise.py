@@ -1,8 +1,8 @@
-r"""The history of looks at a gradient's noise: signal-to-noise, shares by site, how good baselines are.
+r"""History of measurements of gradient noise: signal-to-noise ratio, shares by site, and quality of baselines.
 
-Each look has two independent gradients :math:`g, g'` at the same parameters, so :math:`\langle g, g' \rangle` and
-:math:`|g - g'|^2 / 2` have the squared length of the mean gradient and its variance for means: what the parameters did
-between two looks is in neither.
+Each measurement draws two independent gradients :math:`g, g'` at the same parameters. So the means of :math:`\langle g,
+g' \rangle` and :math:`|g - g'|^2 / 2` are the squared length of the mean gradient and its variance; changes of the
+parameters between two measurements affect neither.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LINES = 8
 
 @dataclass(frozen=True)
 class NoiseSnapshot:
-    """The figures of one look at the gradient's noise.
+    """The numbers of one measurement of the gradient's noise.
 
     Attributes:
         step: how many steps had been taken.
@@ -55,7 +55,7 @@ class NoiseSnapshot:
 
 @dataclass(frozen=True)
 class NoiseOf:
-    """A site's, or a parameter's, part in the gradient.
+    """The part of a site, or of a parameter, in the gradient and its noise.
 
     Attributes:
         share, share_error: of the gradient's variance, half of every covariance included, with its standard error;
@@ -76,7 +76,7 @@ class NoiseOf:
 
 @dataclass
 class NoiseHistory:
-    """All looks of a run (and of those that it resumes); `print` it, `.plot()` it, `.to_dict()` it.
+    """All measurements of a run (and of those that it resumes); `print` it, `.plot()` it, `.to_dict()` it.
 
     Attributes:
         reach: figures are averages over about so many looks, the newest counting most.

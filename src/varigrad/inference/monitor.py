@@ -1,4 +1,4 @@
-"""Monitors the gradient's noise while a run goes on, beside its steps: never a part of them."""
+"""Measures gradient noise at intervals during a run, outside the training steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.compile.trace.tracer import is_tracing
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, check_whole, store_whole
 from varigrad.inference.gradient_noise import NoiseHistory, NoiseSnapshot
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import SurrogateParts
@@ -23,7 +23,7 @@ Grads = Mapping[str, Sequence[Tensor | None]]
 
 @dataclass(frozen=True)
 class Gradients:
-    """Looks at the gradient's noise: `svi.run(..., monitor=Gradients())`, then `fit.gradients` tells.
+    """Configures measurements of gradient noise: `svi.run(..., monitor=Gradients())` adds them to `fit.gradients`.
 
     Every look runs the programs twice more, in Python (also beside compiled steps), at the parameters and arguments of
     the step that was just taken, with random numbers of its own. It changes nothing: losses and parameters are, bit for
@@ -37,6 +37,19 @@ class Gradients:
 
     Raises:
         VarigradError: an argument is none of these.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.1), seed=0)
+        >>> fit = svi.run(20, monitor=vg.Gradients(every=5))
+        >>> type(fit.gradients).__name__
+        'NoiseHistory'
     """
 
     every: int | None = None
@@ -45,6 +58,7 @@ class Gradients:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        store_whole(self, "every", "reach", "seed")
         if self.every is not None:
             check_whole("every", self.every)
         check_whole("reach", self.reach)
@@ -53,7 +67,7 @@ class Gradients:
 
 
 class Monitor:
-    """Takes a run's looks at the gradient's noise.
+    """Measures the gradient's noise during a run.
 
     Args:
         config: when to look.
@@ -62,9 +76,11 @@ class Monitor:
     """
 
     def __init__(self, config: Gradients, bound: Bound, looks: NoiseHistory) -> None:
-        self.config, self.bound, self.looks = config, bound, looks
+        self.config = config
+        self.bound = bound
+        self.looks = looks
         looks.reach, looks.cost = config.reach, math.nan
-        self.note = ""
+        self.note: str = ""
         self._twin: Bound | None = None
         self._made_for: tuple[int, Mapping[str, object]] = (-1, {})
         self._start = time.process_time()

@@ -1,4 +1,4 @@
-"""Predictions: what a model would draw next, given draws of its latent sites."""
+"""`Predictive`: draws predictions from a model, given draws of its latent sites."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PREDICTIONS = "predictions"
 
 
 class Predictive:
-    """Draws from a model, given draws of its latent sites from a guide, or given ones.
+    """Draws from a model, given draws of its latent sites that a guide makes or the user provides.
 
     A site that the model draws itself has to depend on what was learnt. One that does not comes from its prior, which
     is rarely what is meant (nothing else tells a forgotten latent site from a prediction), so it has to be named in
@@ -103,13 +103,14 @@ class Predictive:
                 f"num_samples is {num_samples}, and there are {given} posterior samples",
                 try_="num_samples left out, or samples[:num_samples]",
             )
-        self.model, self.guide = model, guide
+        self.model = model
+        self.guide = guide
         self.posterior_samples = samples
         self.num_samples: int = num_samples or given or 0
-        self.return_sites = _names(return_sites)
+        self.return_sites: tuple[str, ...] | None = _names(return_sites)
         self.vectorize = vectorize
         self.owner = owner
-        self.source = Source() if source is None else source
+        self.source: Source = Source() if source is None else source
         self.strict = strict
 
     def __call__(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
@@ -282,6 +283,9 @@ class Predictive:
         if failure is None:
             return found
         if self.vectorize:
+            if isinstance(failure, VarigradError):  # one of the predictions may be wrong by itself, and says so
+                for row in range(count):
+                    program(self._cut(self._row(row), first, indices))
             raise VarigradError(
                 f"cannot run predictions side by side: {failure}",
                 because="vectorize=True asks for it",

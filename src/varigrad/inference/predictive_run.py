@@ -1,4 +1,4 @@
-"""One run of guide and model for predictions: given values, draws, and the sites that depend on given values."""
+"""One predictive run of guide and model: given values, draws, and the sites that depend on given values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from varigrad.terms.provenance import untracked
 
 @dataclass(eq=False)
 class PredictiveRun:
-    """The messages and values of one run of guide and model, and the sites that depend on nothing that was learnt."""
+    """The messages and values of one run of guide and model, and the sites that depend on nothing learnt."""
 
     guide: Mapping[str, Any]
     model: Mapping[str, Any]
@@ -31,7 +31,7 @@ class PredictiveRun:
 
 @dataclass(eq=False)
 class PredictiveHandler:
-    """The handler of both programs: parameters, minibatches, and a value for every site.
+    """The handler of both programs: it provides parameters, minibatches, and a value for every site.
 
     Attributes:
         owner: of the parameters; None: a program that has some is refused.

@@ -1,4 +1,4 @@
-"""The progress bar of a run: quiet unless it is on a terminal, refreshed by the clock and not by the step."""
+"""The progress bar of a run: shown on terminals by default, and refreshed at time intervals, not at every step."""
 
 from __future__ import annotations
 

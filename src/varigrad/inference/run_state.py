@@ -1,4 +1,4 @@
-"""The state of a run as one tree of tensors and plain values: saving and loading."""
+"""Saves and loads the state of a run as one tree of tensors and plain values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from varigrad.compile.step.saved_steps import check_saved
 from varigrad.errors import ParameterError
 from varigrad.inference.eager_step import EagerSteps
 from varigrad.objectives.bound import Bound
@@ -40,6 +41,10 @@ def check_kind(state: Mapping[str, Any], compiled: bool) -> None:
             because="it is damaged, or no state of an SVI",
             try_="the state of this run, as svi.state() gave it",
         )
+    if compiled:
+        with reading("compiled"):
+            known = state["bound"]
+            check_saved(state.get("compiled"), known if isinstance(known, Mapping) else None)
     generator = state["generator"]
     if (isinstance(generator, Mapping) and "global" in generator) == compiled:
         return
@@ -105,7 +110,7 @@ def reading(part: str) -> Iterator[None]:
 
 
 def copied(tree: Any) -> Any:
-    """A copy of a tree, with tensors of its own."""
+    """A copy of a tree and of its tensors."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):

@@ -1,4 +1,4 @@
-"""Stochastic variational inference: an objective, an optimiser, and the loop around them."""
+"""`SVI`: stochastic variational inference, which maximises an objective by an optimiser's steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from varigrad.compile.step.step_compiler import SavedSteps, StepCompiler
+from varigrad.compile.step.saved_steps import SavedSteps
+from varigrad.compile.step.step_compiler import StepCompiler
 from varigrad.compile.step.step_results import Metrics, StepResults
 from varigrad.distributions.counter_rng import Noise
 from varigrad.distributions.rng import Source
@@ -36,7 +37,7 @@ from varigrad.optim.schedules import Scheduler
 
 
 class SVI:
-    """Maximise an objective over the parameters of a model and a guide.
+    """Maximises an objective over the parameters of a model and a guide.
 
     Args:
         model, guide: plain functions, or modules.
@@ -77,10 +78,7 @@ class SVI:
         objective = ELBO() if objective is None else objective
         check_arguments(optim, objective, seed, skip_nonfinite)
         seed = int(torch.randint(2**62, ()).item()) if seed is None else int(seed)
-        if isinstance(objective, Bound):
-            self.bound = objective
-        else:
-            self.bound = objective.bind(model, guide, None)
+        self.bound: Bound = objective if isinstance(objective, Bound) else objective.bind(model, guide, None)
         self.metrics: Metrics | None = None
         self._eager_steps = EagerSteps(self.bound, optim, skip_nonfinite)
         self._step_compiler: StepCompiler | None = None

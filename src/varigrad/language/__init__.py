@@ -1,0 +1,1 @@
+"""The language of programs: primitives, plates, handlers, messages and traces."""

@@ -1,6 +1,6 @@
-"""Handlers: functions that change what a program's statements mean.
+"""Handlers: functions that change the effect of a program's statements (`condition`, `do`, `mask`, `scale`, ...).
 
-Each takes the program first and returns one that behaves differently, or, without a program, opens a `with` block:
+Each takes the program first and returns a changed program, or, without a program, opens a `with` block:
 
     conditioned = condition(model, {"z": z})
     with mask(mask=observed): ...
@@ -178,7 +178,7 @@ def block(
     expose: Names | None = None,
     hide_if: Callable[[Message], bool] | None = None,
 ) -> Scope | Handled:
-    """Hide sites from the handlers outside; with nothing said, all sites.
+    """Hide sites from the handlers outside; by default, all sites.
 
     Args:
         program: the program; None: a `with` block.
@@ -261,7 +261,7 @@ def seed(program: None = None, *, seed: int) -> Scope: ...
 @overload
 def seed(program: Program, *, seed: int) -> SeededProgram: ...
 def seed(program: Program | None = None, *, seed: int) -> Scope | SeededProgram:
-    """Draws come from a generator of their own that starts from `seed` (again at every run of a wrapped program)."""
+    """Draws come from a separate generator that starts from `seed` (again at every run of a wrapped program)."""
     if program is None:
         return Scope(_Seeded(seed))
     return SeededProgram(program, seed)

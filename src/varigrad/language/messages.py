@@ -1,4 +1,4 @@
-"""Messages: what a primitive says to the handlers around it. A closed union of frozen records."""
+"""Messages: frozen records that primitives send to the handlers around them, as one closed union of types."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Plate:
 
 
 class SiteEstimator(Protocol):
-    """What a program may attach to a random choice: a `varigrad.estimators.Estimator`.
+    """Type of the object that a program may attach to a site: a `varigrad.estimators.Estimator`.
 
     The language carries an estimator from the program to the objective and asks nothing of it. Estimators are made of
     plates, so they import this module, and this module cannot import them: it says what an estimator looks like.
@@ -55,7 +55,7 @@ class Sample:
 
     Attributes:
         estimator: how the gradient through the choice is estimated; None: the objective chooses.
-        notes: what a program says about the site to handlers of its own; the engine does not read it.
+        notes: annotations of the site for the program's handlers; the engine does not read it.
         auxiliary: a choice of the guide that the model does not have; others are made of it.
     """
 
@@ -73,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A log-density summand that is not a random choice."""
+    """A summand of the log-density that is no random choice."""
 
     name: str
     log_factor: Tensor
@@ -100,7 +100,7 @@ class Param:
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """An `nn.Module` whose parameters are to be learnt."""
+    """An `nn.Module` whose parameters are trained."""
 
     name: str
     value: nn.Module
@@ -132,7 +132,7 @@ class Indices:
 
 @dataclass(frozen=True, eq=False)
 class InUse:
-    """A question for the minibatch of a plate that this run has drawn already; None if it has not."""
+    """A request for the minibatch that a plate has drawn earlier in this run; None if it has drawn none."""
 
     name: str
     value: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Between a parameter's constrained value and the unconstrained tensor that an optimiser moves."""
+"""Transforms between a parameter's constrained value and the unconstrained tensor that an optimiser updates."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def to_constrained(constraint: constraints.Constraint) -> Transform | None:
 
 
 def unconstrain(value: Tensor, constraint: constraints.Constraint, name: str) -> Tensor:
-    """The unconstrained tensor behind a constrained value, a leaf of its own.
+    """The unconstrained tensor behind a constrained value, a new leaf.
 
     Args:
         value: the constrained value.

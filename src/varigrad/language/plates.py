@@ -1,4 +1,4 @@
-"""Plates: dimensions, or loops, whose elements the user declares independent."""
+"""Plates: batch dimensions or loops whose elements the user declares conditionally independent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from varigrad.errors import PlateError, as_whole, is_whole
+from varigrad.language.loop_position import LoopPosition
 from varigrad.language.messages import (
     Extension,
     Factor,
@@ -31,17 +32,26 @@ from varigrad.language.runtime import Entered, apply, enter, handlers_in_force, 
 class InPlate:
     """The handler of one plate: it marks sites with the plate, scales them, and cuts data to its minibatch."""
 
-    __slots__ = ("entered", "factor", "plate")
+    __slots__ = ("entered", "factor", "loop", "plate")
     takes_modules = True
 
     def __init__(self, plate: Plate, entered: tuple[int, int] | None = None) -> None:
         self.plate: Plate = plate
         self.entered: tuple[int, int] | None = entered
         """The `with` statement that entered it, for `caught_errors`: the identity of its frame, and the instruction."""
+        self.loop: LoopPosition | None = None
+        """Of a sequential plate: the loop that it belongs to."""
         size, batch = plate.size, plate.batch
         self.factor: float = 1.0 if size is None or batch is None or plate.index is not None else size / batch
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is a sequential plate's, whose loop has ended and is kept alive by a variable or a traceback."""
+        return self.loop is not None and self.loop.is_over()
+
     def __call__(self, message: Message, forward: Forward) -> Message:
+        if self.is_over:
+            return forward(message)
         if isinstance(message, (Sample, Factor)):
             plates = (self.plate, *message.plates)
             if self.factor == 1.0:
@@ -75,7 +85,7 @@ class InPlate:
 
 
 class plate:  # noqa: N801 - a word of the language, like sample and param
-    """Declare independence: `with plate("data", n):` for a batch dimension, `for i in plate("data", n):` for a loop.
+    """Declares independence: `with plate("data", n):` for a batch dimension, `for i in plate("data", n):` for a loop.
 
     Args:
         name: unique among the program's plates.
@@ -122,7 +132,7 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         return self.indices
 
     def __enter__(self) -> Tensor | range | None:
-        taken = {h.plate.dim: h.plate for h in handlers_in_force() if isinstance(h, InPlate)}
+        taken = {h.plate.dim: h.plate for h in handlers_in_force() if isinstance(h, InPlate) and not h.is_over}
         if taken and any(p.name == self.name for p in taken.values()):
             raise PlateError("is entered twice at once", site=self.name, try_="another plate for the inner block")
         if not taken:
@@ -154,7 +164,7 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         scale = self.size / len(indices)
         for index in indices:
             scope = InPlate(Plate(self.name, self.size, None, subsample, index))
-            scope.factor = scale
+            scope.factor, scope.loop = scale, LoopPosition(sys._getframe(1))
             entered = enter(scope)
             try:
                 yield index
@@ -180,6 +190,8 @@ def same_minibatch(message: Indices, known: Tensor) -> Tensor:
 
 def _number(value: int | None) -> int | None:
     """A whole number of numpy or torch as one of Python; anything else as it is."""
+    if value is None:
+        return None
     number = as_whole(value)
     return value if number is None else number
 

@@ -1,4 +1,4 @@
-"""The six words of a program: sample, param, module, factor, deterministic, subsample (and plate, next door)."""
+"""The primitives: sample, param, module, factor, deterministic, subsample; `plate` is in `plates.py`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sample(
         obs_mask: bool, `[*plates]`: where False, the value is missing and drawn as the latent site
             `name + "_unobserved"`, which the guide then has to have.
         estimator: how the gradient through this choice is estimated (guides only), e.g. `Score(MovingAverage())`.
-        notes: anything that handlers of your own, or traces, are to know about the site.
+        notes: annotations of the site, for users' handlers and for traces.
         auxiliary: a choice of the guide that the model does not have: noise that other sites are made of. Those sites
             are `Delta`s, or what is left of their distribution given the noise; the densities together have to be
             that of the model's sites.
@@ -66,6 +66,15 @@ def sample(
         SiteNameError: the name is not a non-empty string.
         SiteError: `distribution` is not a distribution, `obs` is neither a tensor nor a number, or the estimator is
             given for an observed site.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     return vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> model()
+        tensor(2.)
     """
     _check_name(name)
     if not isinstance(distribution, td.Distribution):
@@ -153,13 +162,44 @@ def param(
 
     Returns:
         The constrained value.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def guide():
+        ...     scale = vg.param("scale", 1.0, dist.constraints.positive)
+        ...     vg.sample("z", dist.Normal(vg.param("loc", torch.zeros(())), scale))
+        >>> sorted(vg.handlers.trace(guide)())
+        ['loc', 'scale', 'z']
     """
     _check_name(name)
     return value_of(Param(name, init, constraint, event_dim))
 
 
 def module(name: str, value: M) -> M:
-    """Declare that the parameters of `value` are to be learnt, under the prefix `name`."""
+    """Declare that the parameters of `value` are to be learnt, under the prefix `name`.
+
+    Args:
+        name: prefix of the parameters' names.
+        value: an `nn.Module`.
+
+    Returns:
+        The module itself.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> network = torch.nn.Linear(2, 1)
+        >>> def guide():
+        ...     net = vg.module("net", network)
+        ...     vg.sample("z", dist.Normal(net(torch.ones(2)).squeeze(), 1.0))
+        >>> def model():
+        ...     vg.sample("z", dist.Normal(0.0, 1.0))
+        >>> loss = vg.ELBO()(model, guide)
+        >>> loss().backward()
+        >>> sorted(name for name, _ in loss.named_parameters())
+        ['net.bias', 'net.weight']
+    """
     _check_name(name)
     if not isinstance(value, nn.Module):
         raise SiteError(f"module needs a torch.nn.Module, got {type(value).__name__}", site=name)
@@ -169,8 +209,21 @@ def module(name: str, value: M) -> M:
 def factor(name: str, log_factor: Tensor | float) -> None:
     """Add `log_factor`, `[*plates]`, to the log-density.
 
+    Args:
+        name: unique within a run of the program.
+        log_factor: the summand, in nats, `[*plates]`.
+
     Raises:
         SiteError: it is neither a tensor nor a number.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.factor("positive", -torch.relu(-z))
+        >>> sorted(vg.handlers.trace(model)())
+        ['positive', 'z']
     """
     _check_name(name)
     apply(Factor(name, as_numbers(name, log_factor, "log_factor")))
@@ -180,7 +233,22 @@ def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Ten
     """Record a computed value in traces and predictions under `name`; returns it.
 
     Args:
+        name: unique within a run of the program.
+        value: what is recorded, `[*plates, *event]`.
         event_dim: number of rightmost dimensions that are no plates, for those who read traces.
+
+    Returns:
+        The value, as it was given, or as a handler replaced it.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     return vg.deterministic("twice", 2 * z)
+        >>> trace = vg.handlers.trace(model)()
+        >>> bool(trace["twice"].value == 2 * trace["z"].value)
+        True
     """
     _check_name(name)
     return apply(Record(name, value, event_dim=event_dim)).value
@@ -192,6 +260,19 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
     Args:
         data: full-size along every plate's dimension.
         event_dim: number of rightmost dimensions that are no plates.
+
+    Returns:
+        The rows of `data` that belong to the minibatches in use, `[*batch, *event]`.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> data = torch.arange(10.0)
+        >>> def model():
+        ...     with vg.plate("data", 10, subsample_size=4):
+        ...         return vg.subsample(data, event_dim=0)
+        >>> model().shape
+        torch.Size([4])
     """
     if not isinstance(data, Tensor):
         check_unmasked(None, data, "what subsample is given")

@@ -1,4 +1,4 @@
-"""The handler stack: one `ContextVar`, so every thread and task has its own and exceptions restore it."""
+"""The handler stack, in a `ContextVar`: each thread and task has a separate stack, which exceptions restore."""
 
 from __future__ import annotations
 

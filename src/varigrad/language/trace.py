@@ -1,4 +1,4 @@
-"""Traces: the frozen record of one run."""
+"""`Trace`: the frozen record of one run of a program."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from varigrad.shapes import table
 
 
 class Trace(Mapping[str, Named]):
-    """Ordered, read-only `name -> message`, with what the program returned in `result`."""
+    """Ordered, read-only `name -> message`, with the program's return value in `result`."""
 
     def __init__(self, messages: Mapping[str, Named], result: Any) -> None:
         self._messages = dict(messages)

@@ -1,4 +1,4 @@
-"""What programs and handlers are given as values, as tensors."""
+"""Converts values given to programs and handlers to tensors; refuses masked arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors that a program can see, by what the program calls them: for errors that have to name one."""
+"""Finds the tensors that a program can see, with the program's expressions for them, for error messages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LIMIT = 20_000
 """So many objects are looked at, the nearest first."""
 
 _MODULE_INTERNALS = frozenset(vars(nn.Module()))
-"""What torch keeps in every module; parameters, buffers and submodules are asked for by their names."""
+"""Attributes that torch keeps in every module; parameters, buffers and submodules are read by their names."""
 
 
 @dataclass(frozen=True, eq=False)
 class VisibleTensor:
-    """Where a program sees a tensor.
+    """The place where a program sees a tensor.
 
     Attributes:
         name: an expression for the tensor, as the program would write it: `net.weight`.

@@ -1,4 +1,4 @@
-"""Objectives: what is maximised, and how its gradient is put together."""
+"""Objectives: the bounds that are maximised, and the estimates of their gradients."""
 
 from varigrad.objectives.bound import BiasWarning as BiasWarning
 from varigrad.objectives.bound import Bound as Bound

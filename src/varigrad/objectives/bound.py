@@ -1,4 +1,4 @@
-"""An objective bound to a model and a guide: a torch module that owns the parameters and computes the loss."""
+"""`Bound`: an objective of a model and a guide, as a torch module that owns the parameters and computes the loss."""
 
 from __future__ import annotations
 
@@ -50,12 +50,18 @@ class Bound(Parameters):
             asked for.
 
     Attributes:
-        config: the objective.
         runs: the programs with all that their runs need.
         exploration: what is known about the programs.
 
     Raises:
         VarigradError: a program is not callable.
+
+    Example:
+        >>> import varigrad as vg
+        >>> def program():
+        ...     vg.sample("z", vg.distributions.Normal(vg.param("m", 0.0), 1.0))
+        >>> sorted(dict(vg.ELBO()(program, program).named_parameters()))
+        ['m']
     """
 
     def __init__(
@@ -72,10 +78,10 @@ class Bound(Parameters):
                 raise VarigradError(f"the {what} must be a callable program, got {type(program).__name__}")
         self.config = config
         carried = EstimatorStates()
-        self.runs = ProgramRuns(
+        self.runs: ProgramRuns = ProgramRuns(
             config, model, guide, self if owner is None else owner, Source() if source is None else source, carried
         )
-        self.exploration = Exploration(self.runs)
+        self.exploration: Exploration = Exploration(self.runs)
         for name, program in (("model", model), ("guide", guide)) if owner is None else ():
             for i, module in enumerate(modules_of(program)):
                 if not any(m is module for m in self.modules()):
@@ -121,7 +127,7 @@ class Bound(Parameters):
 
     @property
     def side_by_side(self) -> bool:
-        """Whether particles and alternatives run along dimensions of their own; else one by one, in a loop."""
+        """Whether particles and alternatives run along separate dimensions; else one by one, in a loop."""
         return self.discovered is None or self.discovered.side_by_side
 
     @property
@@ -132,7 +138,7 @@ class Bound(Parameters):
     @property
     def is_empty(self) -> bool:
         """Whether the programs have not been run yet."""
-        return self.discovered is None
+        return self.exploration.discovered is None
 
     @property
     def undecided(self) -> bool:
@@ -173,7 +179,7 @@ class Bound(Parameters):
             assert known is not None
             try:
                 result = self.runs.estimate(
-                    known.layout, known.nondifferentiable, known.side_by_side, mixed_in, args, kwargs
+                    known.vectorization, known.nondifferentiable, known.side_by_side, mixed_in, args, kwargs
                 )
             except VectorizationChanged:
                 exploration.use(exploration.look(args, kwargs))
@@ -291,8 +297,8 @@ class Bound(Parameters):
         self.exploration.rechecks.hasten(self.exploration)
 
     @property
-    def undeclared_flags(self) -> object:
-        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
+    def undeclared_flags(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare."""
         return self.exploration.rechecks.undeclared
 
     def decide(self, choices: Mapping[str, Choice] | None) -> None:

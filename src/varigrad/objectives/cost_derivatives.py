@@ -1,6 +1,6 @@
-r"""Derivatives of a site's cost by its value, in every lane, through everything that is drawn on the way.
+r"""Derivatives of a site's cost by its value, in every lane, including the effect on choices drawn downstream.
 
-Where a choice further down is drawn without a derivative, the mean over it moves by its score,
+Where a downstream choice is drawn without a derivative, the score function gives the derivative of the mean over it,
 
 .. math:: \nabla_z E_{y \sim q(\cdot|z)}[f] = E[\nabla_z f + (f_y - b)\, \nabla_z \log q(y|z)],
 
@@ -20,7 +20,7 @@ from varigrad.terms.cost import cost, downstream, lanes
 from varigrad.terms.term import Term
 
 
-def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Vectorization, again: bool) -> Tensor:
+def slope(site: str, ensemble: Ensemble, draw: Draw, vectorization: Vectorization, again: bool) -> Tensor:
     """The derivative of the cost's mean, `[rows, *plates, *event]`, by the site's value in its rows (lane 0 first).
 
     Args:
@@ -32,9 +32,9 @@ def slope(site: str, ensemble: Ensemble, draw: Draw, layout: Vectorization, agai
     looped = site in ensemble.alternatives
     if looped:
         runs = [ensemble, *ensemble.alternatives[site]]
-        parts = [part for run in runs for part in _looped(site, run, ensemble, layout.dims)]
+        parts = [part for run in runs for part in _looped(site, run, ensemble, vectorization.dims)]
     else:
-        parts = list(_wide(site, ensemble, rows, layout.dims))
+        parts = list(_wide(site, ensemble, rows, vectorization.dims))
     parts = [part for part in parts if part.requires_grad]
     if not parts:
         found = torch.zeros_like(draw.value)

@@ -1,21 +1,22 @@
-"""Discovery: what runs of two programs show about their sites, plates, and how particles and lanes can run.
+"""Discovery: analyses two programs by running them: their sites, plates, and whether they can be vectorised.
 
-Nothing that is found here is believed for ever (`rechecks.py`), and nothing is left behind (`without_side_effects.py`).
+Findings are rechecked later (`rechecks.py`). Runs are undone (`without_side_effects.py`), but the first run's new
+parameters may stay.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Param, evolve
+from varigrad.language.messages import Module, Param, evolve
 from varigrad.objectives.checks.first_run import (
     check_arguments,
     check_particles,
@@ -32,6 +33,7 @@ from varigrad.objectives.checks.plate_independence import (
     structure_of_plates,
     with_upstream_sites,
 )
+from varigrad.objectives.checks.pole_crossings import pole_crossings
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
@@ -41,11 +43,11 @@ from varigrad.objectives.shadow_parameters import shadow_of
 from varigrad.objectives.vectorization import (
     FAILURES,
     failure_side_by_side,
-    layout_of,
     mixed_plates,
     moves_anywhere,
     open_plates,
     site_values,
+    vectorization_of,
 )
 from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
@@ -62,11 +64,11 @@ _NAME = attrgetter("message.name")
 
 @dataclass(frozen=True, eq=False)
 class DiscoveryResult:
-    """What is known about two programs after a look at them.
+    """The result of analysing two programs.
 
     Attributes:
-        layout: how leading dimensions are used, with the plates whose elements are mixed.
-        side_by_side: whether particles and alternatives run along dimensions of their own; else in a loop.
+        vectorization: how leading dimensions are used, with the plates whose elements are mixed.
+        side_by_side: whether particles and alternatives run along separate dimensions; else in a loop.
         reason: why in a loop; empty otherwise.
         nondifferentiable: sites whose values go through a step, or lose their derivative.
         plan: what to tell about it.
@@ -75,9 +77,10 @@ class DiscoveryResult:
         proven: whether the operations that were seen prove it, so that numbers need not be compared again.
         points: how many other points than the present one have said something.
         suspects: sites where Pathwise was asked for by name though it may be biased.
+        crossed: sites whose pathwise gradients were seen to go through a pole, with a sentence about the place.
     """
 
-    layout: Vectorization
+    vectorization: Vectorization
     side_by_side: bool
     reason: str
     nondifferentiable: frozenset[str]
@@ -87,17 +90,21 @@ class DiscoveryResult:
     proven: bool = False
     points: int = 0
     suspects: tuple[str, ...] = ()
+    crossed: Mapping[str, str] = field(default_factory=dict)
 
 
 class InitializingStore:
-    """A store for the first run: new parameters stay and their initial values count as drawn, though it is undone."""
+    """A store for the first run: its new parameters stay, and their initialisation still counts as drawn."""
 
     def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
-        self.owner, self.kept = owner, kept
-        self.adopt, self.adopt_baseline = owner.adopt, owner.adopt_baseline
-        self.check_names, self.named_parameters = owner.check_names, owner.named_parameters
-        self.constrained_leaves = owner.constrained_leaves
-        self.version = owner.version
+        self.owner = owner
+        self.kept = kept
+        self.adopt: Callable[[Module], None] = owner.adopt
+        self.adopt_baseline: Callable[[str, str, nn.Module], None] = owner.adopt_baseline
+        self.check_names: Callable[[Iterable[str]], None] = owner.check_names
+        self.named_parameters: Callable[[], Iterable[tuple[str, Tensor]]] = owner.named_parameters
+        self.constrained_leaves: Callable[[], dict[str, Tensor]] = owner.constrained_leaves
+        self.version: int = owner.version
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
         """The owner's value; initial values are drawn as if no look were taken."""
@@ -112,7 +119,7 @@ def branch_of(run: RunRecord) -> tuple[object, ...]:
 
 @dataclass(eq=False)
 class Discovery:
-    """One look at two programs, in runs whose side effects are undone afterwards.
+    """One analysis of two programs, by runs whose side effects are undone afterwards.
 
     Args:
         runs: the programs; their source is one of the look's own.
@@ -122,7 +129,7 @@ class Discovery:
         check: raise for what is wrong with the programs.
         lasting: parameters that come into being stay.
         points: at how many other points to compare numbers.
-        base: a run whose draws and minibatches the look is to take, and the layout it had.
+        base: a run whose draws and minibatches the look is to take, and the vectorization it had.
     """
 
     runs: ProgramRuns
@@ -150,8 +157,10 @@ class Discovery:
             with torch.set_grad_enabled(differentiable):  # to see where the program switches it off
                 seen = self.explore()
             escapes = seen.tracker.escapes
-            nondifferentiable = frozenset(t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.crossed)
-            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.crossed)
+            nondifferentiable = frozenset(
+                t.site for t in escapes.nondifferentiable if NOT_PATHWISE not in t.cross_element
+            )
+            blocked = frozenset(t.site for t in escapes.blocked if NOT_PATHWISE not in t.cross_element)
             known = self.known.nondifferentiable if self.known is not None else frozenset()
             if nondifferentiable or blocked or known:
                 self._nondifferentiable = nondifferentiable | blocked | known
@@ -161,9 +170,15 @@ class Discovery:
                 self._check(seen, nondifferentiable)
             if self.lasting:
                 self._owner = shadow_of(runs.owner)  # what other values than the drawn ones lead to does not stay
-            wide = layout_of(seen, runs.objective.particles)
+            crossed = dict(self.known.crossed) if self.known is not None else {}
+            if differentiable and (new := self._crossed(seen)):
+                crossed.update(new)
+                self._nondifferentiable |= new.keys()
+                with torch.enable_grad():
+                    seen = self.explore()
+            wide = vectorization_of(seen, runs.objective.particles)
             if self.known is not None:
-                self._mixed = dict(self.known.layout.mixed)
+                self._mixed = dict(self.known.vectorization.mixed)
             self._structure(seen, wide)
             self._add(mixed_plates(self._again, runs.terms, seen, wide, self._settled))
             reason = self._reason(wide)
@@ -176,11 +191,12 @@ class Discovery:
             runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
         unproven = self._unproven(seen, wide, reason, points)
-        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, self._nondifferentiable, unproven)
+        without = self._nondifferentiable
+        plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, without, unproven, crossed)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return DiscoveryResult(
-            wide, side, reason, self._nondifferentiable, plan, branch_of(seen), sentences, proven, points, suspects
+            wide, side, reason, without, plan, branch_of(seen), sentences, proven, points, suspects, crossed
         )
 
     def explore(self, mixed: MixedPlates | None = None) -> RunRecord:
@@ -190,8 +206,8 @@ class Discovery:
         runs = self.runs
         forced, indices = {}, None
         if self.base is not None:
-            run, layout = self.base
-            forced, indices = site_values(run, layout), run.indices
+            run, vectorization = self.base
+            forced, indices = site_values(run, vectorization), run.indices
         settings = runs.settings(
             Vectorization(mixed=mixed or {}),
             owner=self._owner,
@@ -206,23 +222,34 @@ class Discovery:
             check_arguments(runs.model, runs.guide, self.args, self.kwargs)
             raise
 
+    def _crossed(self, seen: RunRecord) -> dict[str, str]:
+        """The sites whose pathwise gradients were seen to go through a pole, with sentences about the places."""
+        assert self._owner is not None
+        self.kept.know(p for _, p in self._owner.named_parameters())
+        self.base, base = None, self.base
+        try:
+            with torch.enable_grad():
+                return pole_crossings(seen, self.explore, self.kept, 2 * self.points)
+        finally:
+            self.base = base
+
     def _lasting(self) -> AbstractContextManager[None]:
         return self.kept.lasting()
 
-    def _again(self, layout: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
+    def _again(self, vectorization: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """Run the programs again, with some values forced, on the minibatches of another run."""
         runs = self.runs
         settings = runs.settings(
-            layout, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
+            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
         )
         indices = like.indices if like is not None else None
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
-    def _followed(self, layout: Vectorization, follower: Follower, plain: bool) -> RunRecord:
+    def _followed(self, vectorization: Vectorization, follower: Follower, plain: bool) -> RunRecord:
         """Run the programs while a follower follows dimensions: with plain draws, or as steps run them."""
         runs = self.runs
         settings = runs.settings(
-            layout,
+            vectorization,
             owner=self._owner,
             nondifferentiable=self._nondifferentiable,
             track_all=True,
@@ -264,9 +291,9 @@ class Discovery:
         for site, plates in mixed.items():
             self._mixed[site] = self._mixed.get(site, frozenset()) | plates
 
-    def _alone(self, layout: Vectorization) -> bool:
+    def _alone(self, vectorization: Vectorization) -> bool:
         """Whether there is nothing that could run side by side."""
-        return layout.count == 1 and layout.particles == 1
+        return vectorization.count == 1 and vectorization.particles == 1
 
     def _reason(self, wide: Vectorization) -> str:
         """Why particles and alternatives have to run in a loop, at the present parameters; empty if they need not."""
@@ -355,7 +382,7 @@ class Discovery:
             seen = self.explore()
         finally:
             self.base = base
-        here = layout_of(seen, runs.objective.particles)
+        here = vectorization_of(seen, runs.objective.particles)
         if here.plates != wide.plates or tuple(here.order) != tuple(wide.order) or here.lanes != wide.lanes:
             return reason, False  # another branch
         terms: list[Term] = runs.terms(seen, Vectorization(plates=wide.plates, order=wide.order))

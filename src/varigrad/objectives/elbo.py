@@ -1,4 +1,4 @@
-"""The evidence lower bound, and how its gradient is to be estimated."""
+"""`ELBO`: the evidence lower bound, and the options of its gradient estimate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, check_whole, store_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
@@ -41,6 +41,24 @@ class ELBO:
 
     Raises:
         VarigradError: particles is not a whole number of at least 1.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> loss = vg.ELBO(particles=4)(model, guide)
+        >>> loss().backward()
+        >>> loss.m.grad.shape
+        torch.Size([])
+
+    References:
+        Jordan, Ghahramani, Jaakkola, Saul (1999), An introduction to variational methods for graphical models.
+        doi:10.1023/A:1007665907178.
+        Ranganath, Gerrish, Blei (2014), Black box variational inference. arXiv:1401.0118.
     """
 
     particles: int = 1
@@ -51,6 +69,7 @@ class ELBO:
     strict: bool = True
 
     def __post_init__(self) -> None:
+        store_whole(self, "particles")
         check_particles_and_estimators(self.particles, self.estimators)
 
     def __call__(self, model: Program, guide: Program) -> Bound:
@@ -64,9 +83,11 @@ class ELBO:
     def check(self, run: RunRecord) -> None:
         """Accept the programs, whatever their estimators are."""
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
+    def combine(
+        self, ensembles: Sequence[Ensemble], vectorization: Vectorization, state: Mapping[str, State]
+    ) -> Estimate:
         """Value and surrogate from the terms of all particles."""
-        return estimate(ensembles, layout, state)
+        return estimate(ensembles, vectorization, state)
 
 
 def check_particles_and_estimators(

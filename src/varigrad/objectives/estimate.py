@@ -1,4 +1,4 @@
-"""The value, the surrogate and the next states of estimators, computed from the runs of one step."""
+"""Computes a step's estimate from its runs: the value, the surrogate, and the next states of estimators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Adjust = Callable[[RunRecord, list[Term]], list[Term]]
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """What a site whose estimator needs a cost adds to the surrogate: a scalar.
+    """The share of a site in the surrogate, a scalar, if the site's estimator needs a cost.
 
     Attributes:
         cost, baseline: what it was made of, and what was subtracted; None if nothing was.
@@ -38,7 +38,7 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class SurrogateParts:
-    """What a surrogate is made of, without the baselines' own losses: `(path + the shares) / count`.
+    """The summands of a surrogate without the baselines' own losses: `(path + the shares) / count`.
 
     Attributes:
         path: what is differentiated directly.
@@ -71,12 +71,14 @@ class Estimate:
     parts: Callable[[], SurrogateParts]
 
 
-def terms_of(run: RunRecord, layout: Vectorization, adjust: Adjust) -> list[Term]:
+def terms_of(run: RunRecord, vectorization: Vectorization, adjust: Adjust) -> list[Term]:
     """The terms of a run, with weights and analytic divergences put in by `adjust`."""
     fixed = [name for name, choice in run.choices.items() if choice.estimator.needs.constant_density]
     relaxed = [name for name, choice in run.choices.items() if choice.estimator.needs.between_values]
     escapes = run.tracker.escapes
-    return adjust(run, collect(run.guide, run.model, dims=layout.dims, fixed=fixed, escapes=escapes, relaxed=relaxed))
+    return adjust(
+        run, collect(run.guide, run.model, dims=vectorization.dims, fixed=fixed, escapes=escapes, relaxed=relaxed)
+    )
 
 
 def scored(run: RunRecord) -> dict[str, Estimator]:
@@ -88,14 +90,14 @@ def scored(run: RunRecord) -> dict[str, Estimator]:
     }
 
 
-def estimate(ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
+def estimate(ensembles: Sequence[Ensemble], vectorization: Vectorization, state: Mapping[str, State]) -> Estimate:
     """Combine the particles' terms into value and surrogate.
 
     Args:
         ensembles: one for each particle that was run by itself.
         state: what the last step returned.
     """
-    count = len(ensembles) * layout.particles
+    count = len(ensembles) * vectorization.particles
     states = dict(state)
     losses: list[Tensor] = []
     paths: list[Tensor] = []
@@ -107,19 +109,19 @@ def estimate(ensembles: Sequence[Ensemble], layout: Vectorization, state: Mappin
             if estimator.needs.per_element:
                 for one in (ensemble, *ensemble.alternatives.get(site, ())):
                     _refuse_joint_costs(estimator, site, ensemble.base.draws[site], downstream(one.terms, site))
-        value, path = _value(ensemble, estimators, layout)
+        value, path = _value(ensemble, estimators, vectorization)
         values.append(value)
         if path is not None:
             paths.append(path)
         for site, estimator in estimators.items():
             if estimator.needs.across_particles and len(ensembles) > 1:
                 continue
-            shares.append(_share(estimator, site, [ensemble], layout, states, losses))
+            shares.append(_share(estimator, site, [ensemble], vectorization, states, losses))
     if len(ensembles) > 1:
         across = {s: e for one in ensembles for s, e in scored(one.base).items() if e.needs.across_particles}
         for site, estimator in across.items():
             having = [e for e in ensembles if site in e.base.draws]  # control flow may have left it out of some
-            shares.append(_share(estimator, site, having, layout, states, losses))
+            shares.append(_share(estimator, site, having, vectorization, states, losses))
     for ensemble in ensembles:
         states.update({site: draw.state for site, draw in ensemble.base.draws.items() if draw.state is not None})
     surrogate = _total([*paths, *(share.surrogate for share in shares)])
@@ -133,7 +135,7 @@ def estimate(ensembles: Sequence[Ensemble], layout: Vectorization, state: Mappin
         value,
         surrogate,
         states,
-        lambda: _by_site(ensembles, layout, count),
+        lambda: _by_site(ensembles, vectorization, count),
         lambda: SurrogateParts(_total(paths) if paths else None, shares, drawn(ensembles), count),
     )
 
@@ -150,17 +152,17 @@ def _share(
     estimator: Estimator,
     site: str,
     ensembles: Sequence[Ensemble],
-    layout: Vectorization,
+    vectorization: Vectorization,
     states: dict[str, State],
     losses: list[Tensor],
 ) -> Share:
     """One site's surrogate, summed over its plates."""
-    draw, costs = _draw_and_cost(site, estimator, ensembles, layout)
+    draw, costs = _draw_and_cost(site, estimator, ensembles, vectorization)
     wanted = estimator.needs.slope
     if wanted is not None:
         if not torch.is_grad_enabled():  # a value is all that is wanted
             return Share(site, torch.zeros(()), costs, None)
-        draw = evolve(draw, slope=slope(site, ensembles[0], draw, layout, again=wanted.twice))
+        draw = evolve(draw, slope=slope(site, ensembles[0], draw, vectorization, again=wanted.twice))
     return site_surrogate(estimator, site, draw, costs, states, losses)
 
 
@@ -188,19 +190,19 @@ def _cut(state: State) -> State:
 
 
 def _draw_and_cost(
-    site: str, estimator: Estimator, ensembles: Sequence[Ensemble], layout: Vectorization
+    site: str, estimator: Estimator, ensembles: Sequence[Ensemble], vectorization: Vectorization
 ) -> tuple[Draw, Tensor]:
     """The draw with its densities, and the cost, both `[1 + alternatives, *plates]`."""
     ensemble = ensembles[0]
     draw = ensemble.base.draws[site]
     alternatives = ensemble.alternatives.get(site)
-    dims = layout.dims
+    dims = vectorization.dims
     if alternatives is not None:
         draw = evolve(ensemble.base.alternatives[site], values=draw.values)
         runs = [one.terms for one in (ensemble, *alternatives)]
         return _stacked(draw, [_one(terms, site, draw, (0,), dims) for terms in runs])
     rows = draw.lanes.compared if draw.lanes is not None and draw.lanes.own else ()
-    if not estimator.needs.across_particles or layout.particles > 1:
+    if not estimator.needs.across_particles or vectorization.particles > 1:
         log_q, costs = _one(ensemble.terms, site, draw, rows, dims)
         return evolve(draw, log_q=log_q), costs
     pairs = [_one(e.terms, site, draw, rows, dims) for e in ensembles]
@@ -248,7 +250,7 @@ def _refuse_joint_costs(estimator: Estimator, site: str, draw: Draw, below: list
 
 
 def _value(
-    ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Vectorization
+    ensemble: Ensemble, estimators: Mapping[str, Estimator], vectorization: Vectorization
 ) -> tuple[Tensor, Tensor | None]:
     """The bound's value, detached, and the part of it to differentiate."""
     dropped: list[Tensor] = []
@@ -262,20 +264,21 @@ def _value(
         drop = term.sign < 0 and term.latent and term.name in estimators and estimators[term.name].needs.cost
         if drop:
             log_prob = log_prob.detach()
-        if log_prob.dim() > layout.dims:
-            if log_prob.shape[0] not in (1, layout.count):
+        if log_prob.dim() > vectorization.dims:
+            if log_prob.shape[0] not in (1, vectorization.count):
+                extra = -vectorization.dims - 1
                 raise ShapeError(
-                    f"log-density has shape {tuple(log_prob.shape)}, and dim {-layout.dims - 1} belongs to no plate",
+                    f"log-density has shape {tuple(log_prob.shape)}, and dim {extra} belongs to no plate",
                     site=term.name,
                     because="it was not there when the program was first run",
                     try_="plate(...) for each batch dimension, or .to_event(n)",
                 )
             if weighted is None:
-                weighted = _lane_weights(ensemble, estimators, layout)
+                weighted = _lane_weights(ensemble, estimators, vectorization)
             log_prob = _averaged(term, log_prob, weighted)
             total = log_prob.sum() if log_prob.dim() else log_prob
         elif drop:
-            total = term.total(layout.dims)
+            total = term.total(vectorization.dims)
         else:
             total = log_prob.sum() if log_prob.dim() else log_prob
         (dropped if drop else model if term.sign > 0 else guide).append(total)
@@ -287,7 +290,7 @@ def _value(
 
 
 def _lane_weights(
-    ensemble: Ensemble, estimators: Mapping[str, Estimator], layout: Vectorization
+    ensemble: Ensemble, estimators: Mapping[str, Estimator], vectorization: Vectorization
 ) -> dict[str, tuple[tuple[int, ...], Tensor]]:
     """`site -> (its lanes, weights [lanes, *plates])` for the sites whose lanes form an unbiased average."""
     found = {}
@@ -296,9 +299,9 @@ def _lane_weights(
         if draw.lanes is None or not draw.lanes.own:
             continue
         own = next(t for t in ensemble.terms if t.name == site and t.sign < 0)
-        weights = estimator.lane_weights(evolve(draw, log_q=lanes(own.raw, draw.lanes.compared, layout.dims)))
+        weights = estimator.lane_weights(evolve(draw, log_q=lanes(own.raw, draw.lanes.compared, vectorization.dims)))
         if weights is not None:
-            weights = weights.reshape(weights.shape + (1,) * (layout.dims + 1 - weights.dim()))
+            weights = weights.reshape(weights.shape + (1,) * (vectorization.dims + 1 - weights.dim()))
             found[site] = (draw.lanes.compared, weights)
     return found
 
@@ -317,11 +320,11 @@ def _averaged(term: Term, log_prob: Tensor, weighted: Mapping[str, tuple[tuple[i
     return averages[0] if len(averages) == 1 else torch.stack(averages).mean(0)
 
 
-def _by_site(ensembles: Sequence[Ensemble], layout: Vectorization, count: int) -> dict[str, Tensor]:
+def _by_site(ensembles: Sequence[Ensemble], vectorization: Vectorization, count: int) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for ensemble in ensembles:
         for term in ensemble.terms:
-            row = term.log_prob[0] if term.log_prob.dim() > layout.dims else term.log_prob
+            row = term.log_prob[0] if term.log_prob.dim() > vectorization.dims else term.log_prob
             share = term.sign * row.detach().sum() / count
             found[term.name] = found[term.name] + share if term.name in found else share
     return found

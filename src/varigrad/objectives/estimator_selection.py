@@ -1,4 +1,4 @@
-"""Which estimator serves a site: what the objective says, else what the site says, else a rule."""
+"""Chooses the estimator of a site: the objective's if it names one, else the site's, else the default rule's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Patterns = tuple[tuple[str, Asked], ...]
 
 @dataclass(frozen=True)
 class Choice:
-    """An estimator and why it was chosen.
+    """An estimator, and the reason for choosing it.
 
     Attributes:
         own: it is the site's own, whatever the site says in a run (its baseline may look at that run's data).
@@ -47,7 +47,7 @@ SCORE = Choice(Score(MovingAverage()), "default: it has no rsample to differenti
 NONDIFFERENTIABLE = Choice(
     Score(MovingAverage()),
     "default: it has rsample, but a comparison, rounding or conversion of its value was seen, a density that jumps in "
-    "it, or a lost derivative",
+    "it, a pole that it crosses, or a lost derivative",
 )
 
 

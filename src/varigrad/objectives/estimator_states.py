@@ -1,8 +1,8 @@
-"""The state that estimators carry from step to step, as buffers of a module.
+"""`EstimatorStates`: the state that estimators carry from step to step, as buffers of a module.
 
 An estimator's state is a tree (nested tuples) of tensors, which each step replaces by the next one. Its tensors are the
-buffers of `EstimatorStates`, so that they move with `.to()`, are broadcast by `DistributedDataParallel`, and are saved
-by whatever saves tensors. A buffer's name says where in the tree it lies:
+buffers of `EstimatorStates`, so that `.to()` moves them, `DistributedDataParallel` broadcasts them, and any code that
+saves tensors saves them. A buffer's name encodes its place in the tree:
 
     `z_state`         the state of site `z` is this tensor
     `z_state_0_1`     it is a tuple, whose first part is a tuple, whose second part is this tensor
@@ -33,7 +33,7 @@ _NAME = re.compile(r"(?P<site>.*)_state(?P<path>(_\d+)*)(_(?P<kind>none|empty))?
 
 
 class EstimatorStates(nn.Module):
-    """What the estimators of a bound carry, by site, and the number of steps taken; the owner of these tensors."""
+    """The states of a bound's estimators, by site, and the number of steps taken; it owns these tensors."""
 
     steps: Tensor
 

@@ -1,4 +1,4 @@
-"""One run of guide and model: parameters in, statements and draws out."""
+"""Runs guide and model once with given parameters, and records statements and draws."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def perform(
     Raises:
         GuideMismatchError: the two programs do not have the same latent sites.
     """
-    layout = settings.layout
-    record = RunRecord(Tracker(watch=settings.explore, mixed=layout.mixed, guarded=layout.guarded))
+    vectorization = settings.vectorization
+    record = RunRecord(Tracker(watch=settings.explore, mixed=vectorization.mixed, guarded=vectorization.guarded))
     record.indices.update(indices or {})
     outer: tuple[InPlate, ...] = ()
-    if layout.particles > 1:
-        outer = (InPlate(Plate(PARTICLES, layout.particles, -layout.dims)),)
+    if vectorization.particles > 1:
+        outer = (InPlate(Plate(PARTICLES, vectorization.particles, -vectorization.dims)),)
     drawing = _Guide(settings, record, cache, forced or {})
     scoring = _Model(settings, record, cache, drawing)
     try:
@@ -98,10 +98,10 @@ def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
 
 
 class _Program:
-    """What the handlers of guide and model have in common."""
+    """Base of the handlers of guide and model."""
 
     takes_modules = True
-    """A `Module` message says enough; its parameters need no messages of their own."""
+    """One `Module` message is enough; its parameters need no separate messages."""
 
     def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor]) -> None:
         self.settings, self.record, self.cache = settings, record, cache
@@ -155,7 +155,7 @@ class _Program:
         self.names.add(name)
 
     def _plates(self, message: Sample | Factor) -> None:
-        layout = self.settings.layout
+        vectorization = self.settings.vectorization
         for plate in message.plates:
             known = self.record.sizes.get(plate.name)
             now = (plate.batch, plate.dim)
@@ -168,12 +168,12 @@ class _Program:
                     because="a plate means the same elements wherever it is entered",
                     try_="one size and dim for each plate name, in model and guide",
                 )
-            if plate.dim is not None and -plate.dim > layout.dims and not self.settings.explore:
+            if plate.dim is not None and -plate.dim > vectorization.dims and not self.settings.explore:
                 raise VectorizationChanged(plate.name)
 
 
 class _Guide(_Program):
-    """Draws every latent site with its estimator."""
+    """The guide's handler: draws every latent site with its estimator."""
 
     def __init__(
         self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], forced: Mapping[str, Tensor]
@@ -200,25 +200,24 @@ class _Guide(_Program):
         estimator = choice.estimator
         for part, module in estimator.parameters_of_baselines().items():
             settings.owner.adopt_baseline(name, part, module)
-        draw = self._draw(plain, estimator)
-        if estimator.needs.slope is not None and not draw.value.requires_grad:
+        draw, drawing, needs = self._draw(plain, estimator), estimator.drawing, estimator.needs
+        if needs.slope is not None and not draw.value.requires_grad:
             draw = evolve(draw, value=draw.value.detach().requires_grad_())
         found = get_provenance(draw.value)  # picked up inside a distribution that the engine cannot look into
         if found:
             draw = evolve(draw, value=untracked(draw.value))
             statement = evolve(statement, upstream=statement.upstream | found, given=statement.given | found)
         if settings.follower is not None:
-            lane = -settings.layout.dims - 1 if settings.layout.count > 1 else None
+            lane = -settings.vectorization.dims - 1 if settings.vectorization.count > 1 else None
             draw = evolve(draw, value=settings.follower.drawn(draw.value, plain, statement.upstream, lane))
         record.choices[name] = choice
-        partial = estimator.drawing.partial or is_partial(plain.distribution)
-        follow = estimator.needs.cost or settings.track_all or partial
-        marked = record.tracker.mark(draw.value, statement, follow, pathwise=estimator.drawing.pathwise)
-        particles = -settings.layout.dims if settings.layout.particles > 1 else None
+        follow = needs.cost or settings.track_all or drawing.partial or is_partial(plain.distribution)
+        marked = record.tracker.mark(draw.value, statement, follow, pathwise=drawing.pathwise)
+        particles = -settings.vectorization.dims if settings.vectorization.particles > 1 else None
         record.draws[name] = evolve(draw, plates=plain.plates, values=record.values, particles=particles)
         record.values[name] = marked
         if settings.explore:
-            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=estimator.drawing.pathwise))
+            record.marked.append(Marked(evolve(message, value=marked), guide=True, pathwise=drawing.pathwise))
         drawn = evolve(plain, value=draw.value, distribution=draw.distribution)
         record.guide.append(evolve(statement, message=drawn))
         return forward(evolve(message, value=marked))
@@ -236,12 +235,12 @@ class _Guide(_Program):
             return Draw(distribution, settings.source.draw(distribution, reparameterised=reparameterised))
         if settings.loop:
             return self._draw_in_loop(message, distribution, estimator)
-        lanes = settings.layout.lanes_of(message.name)
+        lanes = settings.vectorization.lanes_of(message.name)
         state = settings.states.get(message.name)
         if lanes is not None:
             if len(lanes.own) != estimator.alternatives(distribution):
                 raise VectorizationChanged(message.name)
-            if lanes.own or len(distribution.batch_shape) > settings.layout.dims:
+            if lanes.own or len(distribution.batch_shape) > settings.vectorization.dims:
                 wide = lanes.expand(distribution)
                 return estimator.draw(wide, lanes, self._source(estimator, wide), state)
         elif estimator.alternatives(distribution):
@@ -253,7 +252,7 @@ class _Guide(_Program):
         settings = self.settings
         if estimator.drawing.coupling is None:
             return settings.source
-        if settings.layout.particles == 1:
+        if settings.vectorization.particles == 1:
             raise SiteError(
                 f"{type(estimator.drawing.coupling).__name__} cannot couple the particles' draws",
                 site=settings.source.site,
@@ -261,17 +260,17 @@ class _Guide(_Program):
                 try_="plan(), which says why, and a program that can run side by side; or Pathwise()",
             )
         batch = distribution.batch_shape
-        return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.layout.dims)
+        return Coupled(settings.source, estimator.drawing.coupling, batch, len(batch) - settings.vectorization.dims)
 
     def _draw_in_loop(self, message: Sample, distribution: td.Distribution, estimator: Estimator) -> Draw:
-        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for runs of their own."""
+        """Draw a site with its alternatives; the run goes on with lane 0, and the others wait for separate runs."""
         count = 1 + estimator.alternatives(distribution)
         state = self.settings.states.get(message.name)
         if count == 1:
             return estimator.draw(distribution, None, self._source(estimator, distribution), state)
         if self.forced:
             return Draw(distribution, self.settings.source.draw(distribution))
-        lanes = Lanes(count, self.settings.layout.dims, tuple(range(1, count)), tuple(range(count)))
+        lanes = Lanes(count, self.settings.vectorization.dims, tuple(range(1, count)), tuple(range(count)))
         wide = estimator.draw(lanes.expand(distribution), lanes, self.settings.source, state)
         event = wide.value.shape[wide.value.dim() - len(distribution.event_shape) :]
         values = wide.value.reshape(count, *distribution.batch_shape, *event)
@@ -282,7 +281,7 @@ class _Guide(_Program):
 
 
 class _Model(_Program):
-    """Replays the guide's values and collects the model's densities."""
+    """The model's handler: replays the guide's values and collects the model's densities."""
 
     def __init__(self, settings: RunSettings, record: RunRecord, cache: dict[str, Tensor], guide: _Guide) -> None:
         super().__init__(settings, record, cache)

@@ -1,4 +1,4 @@
-"""What a bound knows about its programs: how it comes to know it, and when it looks again."""
+"""Keeps the analysis of a bound's programs, and renews it when something changes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,27 @@ from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.reachable_state import ReachableState, reachable_from
 from varigrad.objectives.run_record import RunRecord, Vectorization
-from varigrad.objectives.vectorization import layout_of
+from varigrad.objectives.vectorization import vectorization_of
 from varigrad.objectives.without_side_effects import PreservedState, preserving_programs, seed_beside
 
 
 class BiasWarning(UserWarning):
-    """An estimator was asked for by name where it may be biased."""
+    """An estimator that the user named may be biased at this site.
+
+    Example:
+        >>> import warnings
+        >>> from varigrad.objectives import BiasWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", BiasWarning)  # a biased gradient is an error in this block
+    """
 
 
 class StepInvalidated(Exception):
-    """A step relied on a discovery that does not hold any more: the step has to be taken again."""
+    """A step relied on an analysis that no longer holds, so the step has to be repeated."""
 
 
 class Exploration:
-    """What a bound knows about its programs, and the looks by which it comes to know it.
+    """The analysis of a bound's programs, which it renews when something changes.
 
     Args:
         runs: the programs, with all that their runs need.
@@ -47,9 +54,9 @@ class Exploration:
     def __init__(self, runs: ProgramRuns) -> None:
         self.runs = runs
         self.discovered: DiscoveryResult | None = None
-        self.rechecks = Rechecks()
-        self.quiet = False
-        self.held = False
+        self.rechecks: Rechecks = Rechecks()
+        self.quiet: bool = False
+        self.held: bool = False
         self._reachable: ReachableState | None = None
         self._seeds = (0, 0)
 
@@ -74,7 +81,7 @@ class Exploration:
         self.discovered = discovered
 
     def mirror(self, other: Exploration) -> None:
-        """Use what another exploration of the same programs knows, without looks of one's own."""
+        """Use the analysis of another exploration of the same programs, without analysing them again."""
         self.discovered, self._reachable = other.discovered, other._reachable
         self.held = self.quiet = True
 
@@ -100,8 +107,8 @@ class Exploration:
         self.rechecks.reach(self.owner, self._reachable)
         for name in found.suspects:
             warnings.warn(
-                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding or "
-                "conversion, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
+                f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding conversion "
+                "or a pole, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
                 "no_grad, an index). Try: Score(MovingAverage())",
                 BiasWarning,
                 stacklevel=4,
@@ -120,7 +127,7 @@ class Exploration:
 
         Args:
             known: what was discovered before, which stays.
-            base: a run whose draws are to be used, and its layout.
+            base: a run whose draws are to be used, and its vectorization.
             points: at how many other points than the present parameters and arguments to compare numbers.
         """
         with self._preserved() as kept:
@@ -141,7 +148,7 @@ class Exploration:
         self.rechecks.settle(self, args, kwargs)
 
     def mixed_in(
-        self, run: RunRecord, layout: Vectorization, args: tuple[object, ...], kwargs: dict[str, object]
+        self, run: RunRecord, vectorization: Vectorization, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> MixedPlates:
         """Look again where a run has gone a way that no look has seen; the plates that turn out to be mixed.
 
@@ -150,13 +157,13 @@ class Exploration:
         """
         before = self.discovered
         assert before is not None
-        if self.held or not self.rechecks.note_branch(self, run, layout, args, kwargs):
+        if self.held or not self.rechecks.note_branch(self, run, vectorization, args, kwargs):
             return {}
         now = self.discovered
         assert now is not None
         if (now.side_by_side, now.nondifferentiable) != (before.side_by_side, before.nondifferentiable):
             raise StepInvalidated
-        return now.layout.mixed
+        return now.vectorization.mixed
 
     def first_problem(self, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
         """A sentence about the first thing that is not finite: a parameter, or a site's log-density."""
@@ -166,7 +173,7 @@ class Exploration:
         with self._preserved(self.fresh_seed()) as kept, torch.no_grad():
             found = Discovery(self.runs, args, kwargs, kept).explore()
             check_pass(found)
-            sentence = first_bad(self.runs.terms(found, Vectorization(plates=layout_of(found, 1).plates)))
+            sentence = first_bad(self.runs.terms(found, Vectorization(plates=vectorization_of(found, 1).plates)))
         return sentence or "every term is finite in a fresh run; the gradient is not"
 
     def check_after(self, error: Exception | None, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

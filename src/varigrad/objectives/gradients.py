@@ -1,4 +1,4 @@
-"""Draws of a bound's gradient that leave nothing changed: own random numbers, estimators' state carried aside."""
+"""Draws a bound's gradient many times for measurements, and carries the estimators' state from draw to draw."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIRECT = ""
 
 
 class Estimating(Protocol):
-    """What draws of a gradient need of a bound."""
+    """Interface of bounds whose gradient can be drawn."""
 
     @property
     def owner(self) -> ParameterStore: ...

@@ -1,4 +1,4 @@
-"""What a bound asks of its objective's configuration: `ELBO` and `Renyi` are the leaves."""
+"""Interface that `ELBO` and `Renyi` implement for a bound."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Weight = float | Tensor | Callable[[int], float | Tensor]
 
 
 class Objective(Protocol):
-    """The configuration of a bound; `ELBO` says what its attributes mean."""
+    """The configuration of a bound; the docstring of `ELBO` describes the attributes."""
 
     @property
     def particles(self) -> int: ...
@@ -40,5 +40,7 @@ class Objective(Protocol):
     def check(self, run: RunRecord) -> None:
         """Raise if the objective cannot serve the programs of this run."""
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
+    def combine(
+        self, ensembles: Sequence[Ensemble], vectorization: Vectorization, state: Mapping[str, State]
+    ) -> Estimate:
         """Value and surrogate from the terms of all particles."""

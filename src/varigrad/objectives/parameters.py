@@ -1,4 +1,4 @@
-"""Parameters and their holder: by default the bound itself, which is a module."""
+"""Declared parameters and the modules that own them: by default the bound itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from varigrad.language.parameter_transforms import initial_value, to_constrained
 
 @dataclass(frozen=True)
 class Declaration:
-    """A parameter as it was declared the first time."""
+    """A parameter as its first declaration described it."""
 
     shape: torch.Size
     constraint: constraints.Constraint
@@ -35,7 +35,7 @@ class Declaration:
 
 
 class ParameterStore(Protocol):
-    """What runs of programs need of the holder of their parameters.
+    """Interface of the owner of parameters that runs of programs use.
 
     Attributes:
         version: changes whenever a parameter comes or goes.
@@ -78,7 +78,7 @@ class Group(nn.Module):
 
 
 class Parameters(Group):
-    """Owner of what `param` and `module` declare; an ordinary torch module.
+    """Owner of the parameters and modules that `param` and `module` declare; an ordinary torch module.
 
     A parameter named `"a.b"` is the parameter `b` of the submodule `a`, so that `named_parameters()` and
     `state_dict()` use the names that the program uses. Values are stored unconstrained.
@@ -87,7 +87,7 @@ class Parameters(Group):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[str, Declaration] = {}
-        self.version = 0
+        self.version: int = 0
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
         """The constrained value of a declared parameter; declares it the first time. `cache` lasts one step.

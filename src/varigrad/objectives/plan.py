@@ -1,26 +1,27 @@
-"""The plan: which estimator serves which site, and why; printed by `svi.plan(data)`."""
+"""`Plan`: the estimator of each site and the reason for it; `svi.plan(data)` returns it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
+from varigrad.objectives.checks.pole_crossings import name_of, pathwise_sources
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.shapes import table
-from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.term import Term
 
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One latent site: its estimator, and why.
+    """The estimator of one latent site, and the reason for it.
 
     Attributes:
         downstream: names of the terms in its cost, `q(...)` for the guide's.
         upstream: the choices its distribution depends on.
         alternatives: lanes besides the run itself.
         leaves: whether its value leaves torch.
-        crossed: plates along which the cost is not taken per element, because the dependency leaves the plate.
+        cross_element: plates with cross-element dependence, along which the cost is not taken per element.
     """
 
     name: str
@@ -31,7 +32,7 @@ class SitePlan:
     upstream: tuple[str, ...]
     downstream: tuple[str, ...]
     alternatives: int
-    crossed: tuple[str, ...]
+    cross_element: tuple[str, ...]
     unbiased: bool
     suspect: bool
     leaves: bool
@@ -39,15 +40,28 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimators of all sites, and how particles and alternatives run; `print` it.
+    """The estimators of all sites, and whether particles and alternatives are vectorised; `print` it.
 
     Attributes:
         sites: the latent sites, in the order of drawing.
         particles, lanes: how many of each.
-        side_by_side: whether they run along dimensions of their own.
+        side_by_side: whether they run along separate dimensions.
         reason: why in a loop; empty otherwise.
         poles: divisions of what a pathwise gradient goes through, whose denominator is not known to keep its sign.
+        crossed_poles: which of them were seen to go through a pole, so that no pathwise gradient is right there.
         unproven: what no operation proves though "unbiased: yes" relies on it, with the numbers that speak for it.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> plan = vg.ELBO()(model, guide).plan()
+        >>> plan["z"].estimator, plan["z"].unbiased
+        ('Pathwise()', True)
     """
 
     sites: tuple[SitePlan, ...]
@@ -57,6 +71,7 @@ class Plan:
     reason: str
     unproven: tuple[str, ...] = ()
     poles: tuple[str, ...] = ()
+    crossed_poles: tuple[str, ...] = ()
 
     @property
     def relies_on(self) -> tuple[str, ...]:
@@ -98,10 +113,12 @@ class Plan:
         header = ("site", "distribution", "plates", "estimator", "upstream", "downstream", "alternatives", "unbiased")
         lines = [table(rows, header), ""]
         lines += [f"{s.name}: {s.why}" for s in self.sites]
+        lines += self.crossed_poles
         for s in self.sites:
-            if s.crossed:
+            if s.cross_element:
+                plates = ", ".join(s.cross_element)
                 lines.append(
-                    f"{s.name}: its dependency leaves plate {', '.join(s.crossed)}, so the full cost is used there "
+                    f"{s.name}: its dependency leaves plate {plates}, so the full cost is used there "
                     "(right, and noisier than one per element)"
                 )
             if s.leaves:
@@ -114,8 +131,8 @@ class Plan:
                 lines.append(f"{s.name}: {s.estimator} has unbiased=False: its mean is not the gradient of the bound")
             if s.suspect:
                 lines.append(
-                    f"{s.name}: Pathwise was asked for, but a comparison, rounding or conversion of its value was "
-                    "seen: what jumps there is missed by the gradient. Try: Score(MovingAverage())"
+                    f"{s.name}: Pathwise was asked for, but a comparison, rounding or conversion of its value, or a "
+                    "pole, was seen: what jumps there is missed by the gradient. Try: Score(MovingAverage())"
                 )
         count = self.particles * self.lanes
         if count > 1:
@@ -142,21 +159,26 @@ def shown(part: object) -> str:
 def plan_of(
     run: RunRecord,
     terms: list[Term],
-    layout: Vectorization,
+    vectorization: Vectorization,
     particles: int,
     reason: str,
     side_by_side: bool,
     nondifferentiable: frozenset[str],
     unproven: tuple[str, ...] = (),
+    through_poles: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan that an exploring run, with every site tracked, amounts to."""
+    """The plan that an exploring run, with every site tracked, amounts to.
+
+    Args:
+        through_poles: sentences about poles that pathwise gradients were seen to go through, by site.
+    """
     sites = []
     own = {t.name: t for t in terms if t.sign < 0}
     for name, choice in run.choices.items():
         message = next(s.message for s in run.guide if s.message.name == name)
         assert isinstance(message, Sample)
         below = [t for t in terms if t.name == name or name in t.upstream]
-        crossed = {p for t in below for p in t.upstream.get(name, ()) if p in {q.name for q in t.plates}}
+        cross_element = {p for t in below for p in t.upstream.get(name, ()) if p in {q.name for q in t.plates}}
         estimator = choice.estimator
         sites.append(
             SitePlan(
@@ -167,26 +189,23 @@ def plan_of(
                 choice.why,
                 tuple(own[name].upstream),
                 tuple(t.name if t.sign > 0 else f"q({t.name})" for t in below),
-                len(layout.lanes.get(name, ())),
-                tuple(sorted(crossed)),
+                len(vectorization.lanes.get(name, ())),
+                tuple(sorted(cross_element)),
                 estimator.promises.unbiased,
                 estimator.drawing.pathwise and name in nondifferentiable,
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
             )
         )
-    return Plan(
-        tuple(sites), particles, layout.count, side_by_side, reason, unproven, _poles_of(run, nondifferentiable)
-    )
+    poles = _poles_of(run, nondifferentiable)
+    through = tuple(f"{site}: {sentence}" for site, sentence in sorted((through_poles or {}).items()))
+    return Plan(tuple(sites), particles, vectorization.count, side_by_side, reason, unproven, poles, through)
 
 
 def _poles_of(run: RunRecord, nondifferentiable: frozenset[str]) -> tuple[str, ...]:
     """What has to stay away from poles for pathwise gradients to be right, in sentences."""
     found = {
-        f"{token.site!r}: {'div' if 'div' in name else name} at {line} never divides by zero (or reaches another pole)"
-        for provenance, name, line in run.tracker.escapes.poles
-        for token in provenance
-        if NOT_PATHWISE not in token.crossed
-        and token.site not in nondifferentiable
-        and run.choices[token.site].estimator.drawing.pathwise
+        f"{site!r}: {name_of(pole)} never divides by zero (or reaches another pole)"
+        for pole in run.tracker.escapes.poles
+        for site in pathwise_sources(run, pole, nondifferentiable)
     }
     return tuple(sorted(found))

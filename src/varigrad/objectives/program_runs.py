@@ -1,4 +1,4 @@
-"""The runs of a model and a guide that make up a step, and the terms that they leave."""
+"""`ProgramRuns`: makes a step's runs of a model and a guide, and collects their terms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MixedIn = Callable[[RunRecord, Vectorization], MixedPlates]
 
 @dataclass(eq=False)
 class ProgramRuns:
-    """A model and a guide with all that a run of them needs: the objective, the parameters, the randomness, the state.
+    """A model and a guide with everything that a run needs: objective, parameters, randomness, state.
 
     Attributes:
         objective: the configuration.
@@ -57,7 +57,7 @@ class ProgramRuns:
 
     def settings(
         self,
-        layout: Vectorization,
+        vectorization: Vectorization,
         *,
         owner: ParameterStore | None = None,
         nondifferentiable: frozenset[str] = frozenset(),
@@ -72,7 +72,7 @@ class ProgramRuns:
             self.owner if owner is None else owner,
             patterns_of(self.objective.estimators),
             self.source,
-            layout,
+            vectorization,
             bool(self.objective.analytic_kl) if track_all is None else track_all,
             nondifferentiable,
             explore,
@@ -99,7 +99,7 @@ class ProgramRuns:
 
     def estimate(
         self,
-        layout: Vectorization,
+        vectorization: Vectorization,
         nondifferentiable: frozenset[str],
         side_by_side: bool,
         mixed_in: MixedIn,
@@ -111,17 +111,19 @@ class ProgramRuns:
         torch.clear_autocast_cache()  # 16-bit copies of parameters as they were, or made where gradients were off
         try:
             if side_by_side:
-                wide = self.perform(self.settings(layout, nondifferentiable=nondifferentiable), args, kwargs, cache)
-                ensembles = [self._ensemble(wide, layout, mixed_in(wide, layout), {})]
+                wide = self.perform(
+                    self.settings(vectorization, nondifferentiable=nondifferentiable), args, kwargs, cache
+                )
+                ensembles = [self._ensemble(wide, vectorization, mixed_in(wide, vectorization), {})]
             else:
-                layout = evolve(layout, particles=1)
-                loop = self.settings(layout, nondifferentiable=nondifferentiable, loop=True)
+                vectorization = evolve(vectorization, particles=1)
+                loop = self.settings(vectorization, nondifferentiable=nondifferentiable, loop=True)
                 particles = range(self.objective.particles)
                 ensembles = [self._looped(loop, mixed_in, args, kwargs, cache) for _ in particles]
         except TypeError:
             check_arguments(self.model, self.guide, args, kwargs)
             raise
-        return self.objective.combine(ensembles, layout, self.carried.trees)
+        return self.objective.combine(ensembles, vectorization, self.carried.trees)
 
     def _looped(
         self,
@@ -132,9 +134,9 @@ class ProgramRuns:
         cache: dict[str, Tensor],
     ) -> Ensemble:
         """One particle: its own run, and one more for every alternative at every site."""
-        layout = settings.layout
+        vectorization = settings.vectorization
         base = self.perform(settings, args, kwargs, cache)
-        mixed = mixed_in(base, layout)
+        mixed = mixed_in(base, vectorization)
         order = list(base.draws)
         found: dict[str, list[Ensemble]] = {}
         for site, draw in base.alternatives.items():
@@ -143,17 +145,21 @@ class ProgramRuns:
             for row in range(1, len(draw.value)):
                 forced = {**before, site: draw.value[row].clone()}
                 other = self.perform(settings, args, kwargs, cache, forced, base.indices)
-                found[site].append(self._ensemble(other, layout, mixed, {}))
-        return self._ensemble(base, layout, mixed, found)
+                found[site].append(self._ensemble(other, vectorization, mixed, {}))
+        return self._ensemble(base, vectorization, mixed, found)
 
     def _ensemble(
-        self, run: RunRecord, layout: Vectorization, mixed: MixedPlates, alternatives: Mapping[str, list[Ensemble]]
+        self,
+        run: RunRecord,
+        vectorization: Vectorization,
+        mixed: MixedPlates,
+        alternatives: Mapping[str, list[Ensemble]],
     ) -> Ensemble:
-        return Ensemble(run, with_mixed_plates(self.terms(run, layout), mixed), alternatives)
+        return Ensemble(run, with_mixed_plates(self.terms(run, vectorization), mixed), alternatives)
 
-    def terms(self, run: RunRecord, layout: Vectorization) -> list[Term]:
+    def terms(self, run: RunRecord, vectorization: Vectorization) -> list[Term]:
         """The terms of a run, as the objective sums them."""
-        return terms_of(run, layout, self.adjusted)
+        return terms_of(run, vectorization, self.adjusted)
 
     def adjusted(self, run: RunRecord, terms: list[Term]) -> list[Term]:
         """Terms with divergences in closed form and weights put in."""

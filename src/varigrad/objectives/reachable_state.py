@@ -1,4 +1,4 @@
-"""Reachable state: modules, tensors and random generators that programs see in closures and globals."""
+"""Reachable state: finds the modules, tensors and random generators in programs' closures and globals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ReachableState:
     generators: dict[int, Generator] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[type[ReachableState], tuple[()]]:
-        """A copy knows nothing: it belongs to copies of the modules, which have other identities."""
+        """A copy is empty: it belongs to copies of the modules, which have other identities."""
         return ReachableState, ()
 
 

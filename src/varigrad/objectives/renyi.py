@@ -1,4 +1,4 @@
-r"""Rényi bounds: several particles inside one logarithm, the importance-weighted bound among them.
+r"""`Renyi`: Rényi bounds, with several particles inside one logarithm; order 0 is the importance-weighted bound.
 
 With :math:`w_k = p(x, z_k) / q(z_k)` for `K` particles drawn from the guide,
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.rng import Source
-from varigrad.errors import SiteError, VarigradError
+from varigrad.errors import SiteError, VarigradError, store_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
@@ -61,6 +61,24 @@ class Renyi:
 
     Raises:
         VarigradError: an argument is none of these.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist
+        >>> def model():
+        ...     z = vg.sample("z", dist.Normal(0.0, 1.0))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+        >>> def guide():
+        ...     vg.sample("z", dist.Normal(vg.param("m", 0.0), 0.7))
+        >>> loss = vg.Renyi(alpha=0.0, particles=5)(model, guide)
+        >>> loss().backward()
+        >>> loss.m.grad.shape
+        torch.Size([])
+
+    References:
+        Li, Turner (2016), Rényi divergence variational inference. arXiv:1602.02311.
+        Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders. arXiv:1509.00519.
+        Mnih, Rezende (2016), Variational inference for Monte Carlo objectives (`leave_one_out`). arXiv:1602.06725.
     """
 
     alpha: float = 0.0
@@ -74,6 +92,7 @@ class Renyi:
     weights: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __post_init__(self) -> None:
+        store_whole(self, "particles")
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not math.isfinite(self.alpha):
             raise VarigradError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.alpha == 1:
@@ -119,9 +138,11 @@ class Renyi:
                     )
                     return
 
-    def combine(self, ensembles: Sequence[Ensemble], layout: Vectorization, state: Mapping[str, State]) -> Estimate:
+    def combine(
+        self, ensembles: Sequence[Ensemble], vectorization: Vectorization, state: Mapping[str, State]
+    ) -> Estimate:
         """Value and surrogate from the terms of all particles."""
-        log_w = torch.cat([_log_weights(e.terms, layout) for e in ensembles])
+        log_w = torch.cat([_log_weights(e.terms, vectorization) for e in ensembles])
         bound = self._bound(log_w)
         states = dict(state)  # every particle's baseline is that of the last step: this step's costs know all draws
         losses: list[Tensor] = []
@@ -131,9 +152,13 @@ class Renyi:
         for ensemble, signal in zip(ensembles, signals, strict=True):
             own = {t.name: t for t in ensemble.terms if t.sign < 0}
             for site, estimator in scored(ensemble.base).items():
-                draw = evolve(ensemble.base.draws[site], log_q=lanes(own[site].raw, (), layout.dims))
+                draw = evolve(ensemble.base.draws[site], log_q=lanes(own[site].raw, (), vectorization.dims))
                 # One cost for all plates; over particles the surrogate is a sum, for `f` has all of them in it.
-                cost = signal.reshape(-1, *(1,) * (layout.dims - 1)) if layout.particles > 1 else signal.reshape(())
+                cost = (
+                    signal.reshape(-1, *(1,) * (vectorization.dims - 1))
+                    if vectorization.particles > 1
+                    else signal.reshape(())
+                )
                 fresh = dict(state)
                 shares.append(site_surrogate(estimator, site, draw, cost, fresh, losses))
                 surrogate = surrogate + shares[-1].surrogate
@@ -144,7 +169,7 @@ class Renyi:
             bound.detach(),
             surrogate,
             states,
-            lambda: self._by_site(ensembles, layout, log_w, bound),
+            lambda: self._by_site(ensembles, vectorization, log_w, bound),
             lambda: SurrogateParts(bound, shares, drawn(ensembles), 1),
         )
 
@@ -166,30 +191,30 @@ class Renyi:
         return self._bound(torch.where(own, mean, without)).nan_to_num(0.0, 0.0, 0.0)
 
     def _by_site(
-        self, ensembles: Sequence[Ensemble], layout: Vectorization, log_w: Tensor, bound: Tensor
+        self, ensembles: Sequence[Ensemble], vectorization: Vectorization, log_w: Tensor, bound: Tensor
     ) -> dict[str, Tensor]:
         """Every site's share of the weighted mean of `log w`, and under "divergence" what the bound has besides."""
         weights = torch.softmax((1 - self.alpha) * log_w.detach(), 0)
         found: dict[str, Tensor] = {}
         for ensemble, weight in zip(ensembles, weights.chunk(len(ensembles)), strict=True):
             for term in ensemble.terms:
-                share = (weight * term.sign * _by_particle(term, layout).detach()).sum()
+                share = (weight * term.sign * _by_particle(term, vectorization).detach()).sum()
                 found[term.name] = found.get(term.name, torch.zeros_like(share)) + share
         found["divergence"] = bound.detach() - (weights * log_w.detach()).sum()
         return found
 
 
-def _log_weights(terms: Sequence[Term], layout: Vectorization) -> Tensor:
+def _log_weights(terms: Sequence[Term], vectorization: Vectorization) -> Tensor:
     """`log p(x, z) - log q(z)` of every particle in a run, `[particles]`; differentiable."""
-    return torch.stack([term.sign * _by_particle(term, layout) for term in terms]).sum(0)
+    return torch.stack([term.sign * _by_particle(term, vectorization) for term in terms]).sum(0)
 
 
-def _by_particle(term: Term, layout: Vectorization) -> Tensor:
+def _by_particle(term: Term, vectorization: Vectorization) -> Tensor:
     """A term's sum for every particle of its run, `[particles]`."""
     value = term.log_prob
-    if layout.particles == 1 or value.dim() < layout.dims or value.shape[0] == 1:
-        return value.sum().expand(layout.particles)
-    return value.reshape(layout.particles, -1).sum(-1)
+    if vectorization.particles == 1 or value.dim() < vectorization.dims or value.shape[0] == 1:
+        return value.sum().expand(vectorization.particles)
+    return value.reshape(vectorization.particles, -1).sum(-1)
 
 
 def _why_unfit(estimator: Estimator, alternatives: int) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""What one run of guide and model is given, and what it leaves behind."""
+"""Settings of one run of guide and model (`RunSettings`), and its results (`RunRecord`)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from varigrad.terms.term import Term
 
 
 class VectorizationChanged(Exception):
-    """A run met a site or a plate that the vectorization does not know: the programs have to be discovered again."""
+    """A run met a site or plate that its vectorization lacks, so the programs have to be analysed again."""
 
 
 @dataclass(frozen=True)
 class Vectorization:
-    """How leading dimensions are used: plates rightmost, then particles, then lanes.
+    """The use of leading dimensions: plates rightmost, then particles, then lanes.
 
     Attributes:
         plates: how many dimensions the program's plates occupy.
-        particles: how many particles lie along a dimension of their own (1: no such dimension).
+        particles: how many particles lie along a separate dimension (1: no such dimension).
         lanes: for each site with alternatives its lanes, in the order of drawing.
         order: all latent sites in the order of drawing.
         mixed: plates along which something reads a site across elements, though the site and its readers are inside.
@@ -66,13 +66,13 @@ class Vectorization:
 
 @dataclass(slots=True, eq=False)
 class RunRecord:
-    """What one run of guide and model leaves behind.
+    """The results of one run of guide and model.
 
     Attributes:
         tracker: follows what depends on which draw.
         guide, model: the statements of both programs, in order.
         draws: what estimators drew, by site.
-        alternatives: in a loop, the draws whose alternatives wait for runs of their own.
+        alternatives: in a loop, the draws whose alternatives wait for separate runs.
         choices: the estimators, by site.
         values: the values of latent sites, marked for tracking.
         records: values of deterministic sites.
@@ -98,7 +98,7 @@ class RunRecord:
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """The terms of one particle (or of all, side by side): its own run and, in a loop, one run per alternative."""
+    """The terms of one particle (or of all, vectorised): its own run and, in a loop, one run per alternative."""
 
     base: RunRecord
     terms: list[Term]
@@ -107,13 +107,13 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What stays the same for all runs of a step.
+    """The settings that all runs of a step share.
 
     Attributes:
         owner: holds the parameters.
         patterns: the estimators that the objective asks for, by glob.
         source: where all draws come from.
-        layout: how leading dimensions are used.
+        vectorization: how leading dimensions are used.
         track_all: follow the draws of all sites, also where no estimator needs it.
         nondifferentiable: sites through whose values no derivative can be taken.
         explore: draw without lanes, to find out what there is.
@@ -128,7 +128,7 @@ class RunSettings:
     owner: ParameterStore
     patterns: Patterns
     source: Source
-    layout: Vectorization
+    vectorization: Vectorization
     track_all: bool = False
     nondifferentiable: frozenset[str] = frozenset()
     explore: bool = False

@@ -1,4 +1,4 @@
-"""Shadow parameters: another owner's, read and never changed; what a program adds meanwhile is kept aside."""
+"""Shadow parameters: a read-only view of another owner's parameters, which keeps new parameters separately."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from varigrad.objectives.parameters import Parameters, ParameterStore
 
 
 class ShadowParameters:
-    """An owner whose parameters are `owner`'s; new parameters and the networks of baselines live in `own`."""
+    """An owner that reads the parameters of `owner`, and keeps new ones and baselines' networks in `own`."""
 
     def __init__(self, owner: ParameterStore) -> None:
-        self.owner, self.own = owner, Parameters()
-        self.version = 0  # for optimisers, of which there are none here
+        self.owner = owner
+        self.own: Parameters = Parameters()
+        self.version: int = 0  # for optimisers, of which there are none here
         self._names = frozenset(owner.constrained_leaves())
 
     def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
@@ -52,7 +53,7 @@ class ShadowParameters:
 
 @runtime_checkable
 class LendsParameters(Protocol):
-    """An owner of parameters that has its own way of being borrowed."""
+    """Interface of owners that make a shadow of their parameters themselves."""
 
     def aside(self) -> ParameterStore:
         """An owner of the same parameters; what comes into being there is forgotten."""

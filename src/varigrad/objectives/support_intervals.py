@@ -1,4 +1,4 @@
-"""The range of a distribution's values, as far as it is an interval: to compare a guide's support with a model's."""
+"""Intervals of a distribution's values, so that a guide's support can be compared with a model's."""
 
 from __future__ import annotations
 

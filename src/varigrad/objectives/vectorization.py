@@ -1,4 +1,4 @@
-"""Find out what a program is made of, and whether its particles and alternatives can run side by side."""
+"""Tests by changing values whether plate elements are independent, and particles and alternatives can be vectorised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from varigrad.objectives.run_record import RunRecord, Vectorization, Vectorizati
 from varigrad.terms.term import Term
 
 Again = Callable[[Vectorization, RunRecord | None, dict[str, Tensor]], RunRecord]
-"""Runs the programs once more with a layout: like another run (its minibatches), with some values forced."""
+"""Runs the programs once more with a vectorization: like another run (its minibatches), with some values forced."""
 
 Collect = Callable[[RunRecord, Vectorization], list[Term]]
 
@@ -24,8 +24,8 @@ FAILURES = (Exception,)
 """What a program may raise at values, or in shapes, that it was not made for: any error, its own classes included."""
 
 
-def layout_of(run: RunRecord, particles: int) -> Vectorization:
-    """The layout that an exploring run calls for."""
+def vectorization_of(run: RunRecord, particles: int) -> Vectorization:
+    """The vectorization that an exploring run calls for."""
     statements = [*run.guide, *run.model]
     dims = max((-p.dim for s in statements for p in s.message.plates if p.dim is not None), default=0)
     lanes: dict[str, tuple[int, ...]] = {}
@@ -39,7 +39,7 @@ def layout_of(run: RunRecord, particles: int) -> Vectorization:
 
 
 def failure_side_by_side(
-    perform: Again, collect: Collect, layout: Vectorization, *, thorough: bool = True, others: int | None = None
+    perform: Again, collect: Collect, vectorization: Vectorization, *, thorough: bool = True, others: int | None = None
 ) -> str | None:
     """Why particles or alternatives cannot run side by side; None if they can.
 
@@ -54,12 +54,12 @@ def failure_side_by_side(
         Exception: what the program raises, unless the look is thorough.
     """
     generator = torch.Generator().manual_seed(0)
-    ends = [(0, layout.particles - 1), (layout.count - 1, 0)]
+    ends = [(0, vectorization.particles - 1), (vectorization.count - 1, 0)]
     try:
-        drawn = perform(layout, None, {})
+        drawn = perform(vectorization, None, {})
         names = [s.message.name for s in drawn.guide if _finite(s.message) is not None]
         small = sum(drawn.draws[name].value.numel() for name in names) <= 256
-        mixed = _mixed_density(perform, collect, layout, drawn, _probed(layout) if thorough else ends)
+        mixed = _mixed_density(perform, collect, vectorization, drawn, _probed(vectorization) if thorough else ends)
         if mixed is not None:
             return mixed
     except Exception as error:
@@ -73,8 +73,8 @@ def failure_side_by_side(
             s.message.name: _scattered(s.message, drawn, generator) for s in drawn.guide if not _certain(s.message)
         }
         try:
-            wide = perform(layout, drawn, forced)
-            mixed = _mixed_density(perform, collect, layout, wide, ends)
+            wide = perform(vectorization, drawn, forced)
+            mixed = _mixed_density(perform, collect, vectorization, wide, ends)
         except FAILURES:
             return None  # values that are never drawn may be more than a program can take
         if mixed is not None:
@@ -92,15 +92,15 @@ def _as_reason(error: Exception) -> str:
 
 
 def _mixed_density(
-    perform: Again, collect: Collect, layout: Vectorization, wide: RunRecord, probed: Iterable[tuple[int, int]]
+    perform: Again, collect: Collect, vectorization: Vectorization, wide: RunRecord, probed: Iterable[tuple[int, int]]
 ) -> str | None:
-    terms = collect(wide, layout)
-    narrow = replace(layout, particles=1, lanes={})
+    terms = collect(wide, vectorization)
+    narrow = replace(vectorization, particles=1, lanes={})
     # The value of a point mass follows from others. Computed in another shape it is rounded in another way, and the
     # density of the value held would be zero: so it is computed anew, and compared itself.
     certain = [s.message.name for s in wide.guide if _certain(s.message)]
     for lane, particle in probed:
-        values = {name: _slice(wide, name, layout, lane, particle) for name in wide.draws}
+        values = {name: _slice(wide, name, vectorization, lane, particle) for name in wide.draws}
         follows = {name: values.pop(name) for name in certain}
         try:
             run = perform(narrow, wide, values)
@@ -110,7 +110,7 @@ def _mixed_density(
         for name, value in follows.items():
             if not same(run.draws[name].value.detach(), value):
                 return f"the value of {name!r} mixes particles or alternatives"
-        together = {_key(t): _entry(t.log_prob, layout, lane, particle) for t in terms}
+        together = {_key(t): _entry(t.log_prob, vectorization, lane, particle) for t in terms}
         for term in single:
             other = together.get(_key(term))
             if other is None or not same(term.log_prob, other):
@@ -127,7 +127,7 @@ def mixed_plates(
     perform: Again,
     collect: Collect,
     run: RunRecord,
-    layout: Vectorization,
+    vectorization: Vectorization,
     known: Mapping[str, frozenset[str]] | None = None,
 ) -> dict[str, frozenset[str]]:
     """Plates whose elements are not independent after all, by site.
@@ -141,12 +141,12 @@ def mixed_plates(
     """
     if not open_plates(run, known or {}):
         return {}
-    layout = Vectorization(plates=layout.plates, order=layout.order, guarded=layout.guarded)
+    vectorization = Vectorization(plates=vectorization.plates, order=vectorization.order, guarded=vectorization.guarded)
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
-    before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
+    before = {_key(t): t for t in collect(perform(vectorization, run, values), vectorization)}
     found: dict[str, frozenset[str]] = {}
     for message, plate in open_plates(run, known or {}):
-        if _mixes(perform, collect, layout, run, message, plate, values, before):
+        if _mixes(perform, collect, vectorization, run, message, plate, values, before):
             found[message.name] = found.get(message.name, frozenset()) | {plate.name}
     return found
 
@@ -165,13 +165,13 @@ def open_plates(run: RunRecord, known: Mapping[str, frozenset[str]]) -> list[tup
 
 
 def moves_anywhere(
-    perform: Again, collect: Collect, run: RunRecord, layout: Vectorization, known: Mapping[str, frozenset[str]]
+    perform: Again, collect: Collect, run: RunRecord, vectorization: Vectorization, known: Mapping[str, frozenset[str]]
 ) -> dict[str, list[str]]:
     """`plate -> sites` where elements of all the sites at once were changed, and the density of others moved.
 
     The same question as `mixed_plates` for all sites together, at a fraction of the runs.
     """
-    layout = Vectorization(plates=layout.plates, order=layout.order, guarded=layout.guarded)
+    vectorization = Vectorization(plates=vectorization.plates, order=vectorization.order, guarded=vectorization.guarded)
     groups: dict[str, list[tuple[Sample, Plate]]] = {}
     for message, plate in open_plates(run, known):
         groups.setdefault(plate.name, []).append((message, plate))
@@ -182,7 +182,7 @@ def moves_anywhere(
     apart = {m.name: _scattered(m, run, generator) for group in groups.values() for m, _ in group}
     found: dict[str, list[str]] = {}
     for values in (drawn, {**drawn, **apart}):
-        before = {_key(t): t for t in collect(perform(layout, run, values), layout)}
+        before = {_key(t): t for t in collect(perform(vectorization, run, values), vectorization)}
         for name, group in groups.items():
             plate = group[0][1]
             if name in found or plate.dim is None:
@@ -191,22 +191,22 @@ def moves_anywhere(
             size = values[message.name].shape[plate.dim - len(message.distribution.event_shape)]
             for changed in _patterns(size):
                 others = {m.name: _changed(m, values[m.name], plate.dim, changed) for m, _ in group}
-                after = collect(perform(layout, run, {**values, **others}), layout)
+                after = collect(perform(vectorization, run, {**values, **others}), vectorization)
                 if any(_moved(before.get(_key(t)), t, plate, changed) for t in after):
                     found[name] = [m.name for m, _ in group]
                     break
     return found
 
 
-def site_values(run: RunRecord, layout: Vectorization) -> dict[str, Tensor]:
+def site_values(run: RunRecord, vectorization: Vectorization) -> dict[str, Tensor]:
     """What a run drew in its first lane and particle, by site: `[*plates, *event]`."""
-    return {name: _slice(run, name, layout, 0, 0) for name in run.draws}
+    return {name: _slice(run, name, vectorization, 0, 0) for name in run.draws}
 
 
 def _mixes(
     perform: Again,
     collect: Collect,
-    layout: Vectorization,
+    vectorization: Vectorization,
     run: RunRecord,
     message: Sample,
     plate: Plate,
@@ -228,11 +228,11 @@ def _mixes(
     for start in starts:
         try:
             if start is not value:
-                known = collect(perform(layout, run, {**values, message.name: start}), layout)
+                known = collect(perform(vectorization, run, {**values, message.name: start}), vectorization)
                 before = {_key(t): t for t in known}
             for changed in _patterns(size):
                 other = _changed(message, start, plate.dim, changed)
-                after = collect(perform(layout, run, {**values, message.name: other}), layout)
+                after = collect(perform(vectorization, run, {**values, message.name: other}), vectorization)
                 if any(_moved(before.get(_key(t)), t, plate, changed) for t in after):
                     return True
         except FAILURES:
@@ -301,27 +301,27 @@ def _moved(before: Term | None, after: Term, plate: Plate, changed: Tensor) -> b
     return not same(a, b)
 
 
-def _probed(layout: Vectorization) -> Iterable[tuple[int, int]]:
-    lanes = sorted({0, 1, layout.count // 2, layout.count - 1} & set(range(layout.count)))
-    particles = sorted({0, layout.particles - 1})
+def _probed(vectorization: Vectorization) -> Iterable[tuple[int, int]]:
+    lanes = sorted({0, 1, vectorization.count // 2, vectorization.count - 1} & set(range(vectorization.count)))
+    particles = sorted({0, vectorization.particles - 1})
     return [(lane, particle) for lane in lanes for particle in particles]
 
 
-def _slice(run: RunRecord, name: str, layout: Vectorization, lane: int, particle: int) -> Tensor:
+def _slice(run: RunRecord, name: str, vectorization: Vectorization, lane: int, particle: int) -> Tensor:
     message = next(s.message for s in run.guide if s.message.name == name)
     assert isinstance(message, Sample)
     value = run.draws[name].value.detach()
     # In memory of its own, as it is where it runs by itself: a program may read the whole storage.
-    return _entry(value, layout, lane, particle, len(message.distribution.event_shape)).clone()
+    return _entry(value, vectorization, lane, particle, len(message.distribution.event_shape)).clone()
 
 
-def _entry(value: Tensor, layout: Vectorization, lane: int, particle: int, event: int = 0) -> Tensor:
+def _entry(value: Tensor, vectorization: Vectorization, lane: int, particle: int, event: int = 0) -> Tensor:
     """One lane of one particle: `[*plates, *event]`."""
     batch = value.dim() - event
-    if batch > layout.dims:
+    if batch > vectorization.dims:
         value = value[lane]
         batch -= 1
-    if layout.particles > 1 and batch == layout.dims:
+    if vectorization.particles > 1 and batch == vectorization.dims:
         value = value[particle if value.shape[0] > 1 else 0]
     return value
 

@@ -1,4 +1,4 @@
-"""Changes to the terms before they are summed: weights, and divergences in closed form."""
+"""Adjusts the terms before they are summed: multiplies weights, and inserts closed-form KL divergences."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Runs of the programs that leave nothing behind: whatever such a run draws, writes or switches is put back.
+"""Runs programs without side effects: restores everything that they draw, write or switch.
 
-The numbers of parameters and buffers are never overwritten and copied back. Each tensor is given other memory for as
-long as the runs take (`tensor.data = copy`), and then its own again: so views, strides, version counters of parameters
-and graphs that others still hold are what they were, bit for bit.
+The numbers of parameters and buffers are never overwritten and copied back. Each tensor gets other memory during the
+runs (`tensor.data = copy`), and its own memory again afterwards. So views, strides, version counters of parameters, and
+graphs that other code still holds are unchanged, bit for bit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Generators(NamedTuple):
 
 
 class PreservedState:
-    """The state that runs of some programs may change, as it was: `restore` puts it back.
+    """The state that runs of some programs may change; `restore` puts it back.
 
     Args:
         reached: what the programs refer to; modules that they call besides are added when they are called.
@@ -63,7 +63,7 @@ class PreservedState:
             self._note(parameter)
 
     def lend(self) -> None:
-        """Give everything known so far memory of its own."""
+        """Give everything found so far separate memory."""
         self.know(self._given)
         for module in list(self.reached.modules.values()):
             self.lend_module(module)

@@ -1,4 +1,4 @@
-"""Optimisers as configuration, and the updates of torch's optimisers as functions."""
+"""Optimisers: configurations of torch's optimisers, and their updates as pure functions."""
 
 from varigrad.optim.config import SGD as SGD
 from varigrad.optim.config import Adam as Adam

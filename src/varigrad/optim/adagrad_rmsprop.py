@@ -1,4 +1,4 @@
-r"""The step sizes of automatic differentiation variational inference, between Adagrad and RMSProp.
+r"""`AdagradRMSProp`: the step sizes of automatic differentiation variational inference, between Adagrad and RMSProp.
 
 .. math:: s_k = t g_k^2 + (1 - t) s_{k-1}, \qquad \rho_k = \eta k^{-1/2 + \delta} / (1 + \sqrt{s_k})
 
@@ -17,7 +17,7 @@ from varigrad.optim.fused_adam import Parameters
 
 
 class AdagradRMSProp(torch.optim.Optimizer):
-    """Steps that fall with their number and with the size of recent gradients.
+    """Step sizes that fall with the number of steps and with the size of recent gradients.
 
     Args:
         params: as for every optimiser of torch.

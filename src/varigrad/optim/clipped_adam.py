@@ -1,4 +1,4 @@
-r"""Adam whose gradients are clipped entry by entry and whose learning rate decays with every step.
+r"""`ClippedAdam`: Adam with gradients clipped entry by entry and a learning rate that decays with every step.
 
 .. math::
 
@@ -31,7 +31,7 @@ from varigrad.optim.fused_adam import ParameterGroup, Parameters
 
 
 class ClippedAdam(torch.optim.Optimizer):
-    """Adam with clipping and decay.
+    """Adam with gradient clipping and a decaying learning rate.
 
     Args:
         params: as for every optimiser of torch.

@@ -36,6 +36,12 @@ class Optimizer:
 
     Raises:
         VarigradError: a learning rate or `clip_norm` that is not a positive, finite number.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> optim = vg.optim.Optimizer(torch.optim.RMSprop, {"lr": 0.01}, clip_norm=10.0)
+        >>> optim.kind.__name__, optim.settings
+        ('RMSprop', {'lr': 0.01})
     """
 
     kind: Callable[..., torch.optim.Optimizer]
@@ -78,8 +84,24 @@ def Adam(  # noqa: N802 - it stands for a class of torch
 ) -> Optimizer:
     """Adam, fused (several times faster on CPU, same numbers up to rounding).
 
+    Args:
+        lr: the learning rate.
+        betas: decay of the averages of the gradient and of its square, in [0, 1).
+        eps: added to the root of the second average.
+        options: name of a parameter -> keyword arguments that differ for it.
+        clip_norm: scale the whole gradient down to at most this norm.
+        schedule: makes a learning-rate scheduler of the optimiser; stepped once after every step.
+
+    Returns:
+        A configuration, from which an `SVI` builds the optimiser.
+
+    Example:
+        >>> import varigrad as vg
+        >>> vg.optim.Adam(lr=0.01, clip_norm=10.0).settings["lr"]
+        0.01
+
     References:
-        Kingma, Ba (2015), Adam: a method for stochastic optimization.
+        Kingma, Ba (2015), Adam: a method for stochastic optimization. arXiv:1412.6980.
     """
     settings = {"lr": lr, "betas": betas, "eps": eps, "fused": True}
     return Optimizer(FusedAdam, settings, options, clip_norm, schedule)
@@ -93,7 +115,23 @@ def SGD(  # noqa: N802
     clip_norm: float | None = None,
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        lr: the learning rate.
+        momentum: decay of the sum of past gradients, in [0, 1).
+        options: name of a parameter -> keyword arguments that differ for it.
+        clip_norm: scale the whole gradient down to at most this norm.
+        schedule: makes a learning-rate scheduler of the optimiser; stepped once after every step.
+
+    Returns:
+        A configuration, from which an `SVI` builds the optimiser.
+
+    Example:
+        >>> import varigrad as vg
+        >>> vg.optim.SGD(lr=0.1, momentum=0.9).settings["momentum"]
+        0.9
+    """
     return Optimizer(torch.optim.SGD, {"lr": lr, "momentum": momentum}, options, clip_norm, schedule)
 
 

@@ -1,6 +1,7 @@
-"""Functional optimisers: parameters, gradient and moments in, new ones out.
+"""Functional optimisers: compute new parameters and moments from parameters, gradient and moments.
 
-They stand for the optimisers of torch that a compiled step can contain; any other runs as it is, on compiled gradients.
+They replace the torch optimisers that a compiled step can contain. Any other optimiser runs eagerly on compiled
+gradients.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Update = Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, Tensor], tuple[Tens
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimiser's step as a function.
+    """The update of an optimiser as a pure function.
 
     Attributes:
         moments: names of the tensors that the optimiser keeps for each parameter, in its `state`.

@@ -1,4 +1,4 @@
-"""torch's Adam without the wrappers around its fused kernel, which cost a small model as much as its gradient does."""
+"""`FusedAdam`: torch's fused Adam kernel without its wrappers, which cost as much as a small model's gradient."""
 
 from __future__ import annotations
 

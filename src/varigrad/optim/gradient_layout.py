@@ -1,9 +1,9 @@
-"""Gradients as optimisers may have them: laid out like their parameters, each in memory of its own.
+"""Copies gradients to the memory layout that optimisers need: their parameter's strides, in separate memory.
 
-What `torch.autograd.grad` returns is right by its values only. It may be one number seen many times (`w.sum()`), lie in
-another order than its parameter (`W.T`), be a single tensor for two parameters, or be the user's own data. A kernel
-that goes through memory from end to end reads wrong numbers from such a tensor, or numbers that lie beyond it, and
-whatever scales in place scales twice.
+Results of `torch.autograd.grad` have the right values, but any layout. A gradient may be one number expanded many times
+(`w.sum()`), have another order in memory than its parameter (`W.T`), be a single tensor for two parameters, or be the
+user's own data. A kernel that reads memory from end to end gets wrong numbers from such a tensor, or numbers beyond its
+end, and scaling in place scales twice.
 """
 
 from __future__ import annotations

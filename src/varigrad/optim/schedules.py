@@ -1,4 +1,4 @@
-"""Learning-rate schedulers: what is asked of one, and saving and restoring one with the settings that it changes."""
+"""Learning-rate schedulers: their interface, and saving and restoring one with the settings that it changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Scheduler(Protocol):
-    """A scheduler of torch's, or one that looks like it."""
+    """Interface of schedulers: torch's, and others with the same methods."""
 
     optimizer: torch.optim.Optimizer
 

@@ -1,4 +1,4 @@
-"""Pictures. matplotlib lives here and nowhere else, and is imported when a picture is asked for."""
+"""Plots of losses, estimators' noise and cost, and gradient noise; matplotlib is imported only when a plot is made."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Terms of an objective, and the tracking of the random choices on which each term depends."""

@@ -1,9 +1,9 @@
-"""Whether an error that is raised now would be caught on its way out of the program.
+"""Finds out whether the program would catch an error that is raised now.
 
-That torch raises an error, and that it raises none, tells what the values were. Only a program that catches errors
-can use it. So a call that may raise counts as telling if it stands in a `try` block with an `except`, or in a `with`
-block whose manager may swallow errors, in any frame between the call and the program's first line. Python keeps that
-in its tables of exceptions, one for each code object, and nothing has to be raised to read them.
+Whether torch raises an error depends on values, so a program that catches the error learns about them. So the inputs of
+a call that may raise count as having left torch if the call is in a `try` block with an `except`, or in a `with` block
+whose manager may swallow errors, in any frame between the call and the program's first line. Python keeps these blocks
+in the exception table of each code object, which can be read without raising an error.
 """
 
 from __future__ import annotations

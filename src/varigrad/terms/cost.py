@@ -1,7 +1,8 @@
-"""The cost of a site: the terms downstream of it, reduced to its plates.
+"""The cost of a site: sums the terms downstream of it, reduced to its plates (Rao-Blackwellisation).
 
-Terms that are not downstream have, times the site's score, mean zero; leaving them out is Rao-Blackwellisation. The
-same holds for the other elements of a plate, unless the plate was crossed.
+The product of the site's score and a term that is not downstream has mean zero; leaving such terms out is
+Rao-Blackwellisation. The same holds for the other elements of a plate, unless it has cross-element dependence on the
+choice.
 
 References:
     Schulman, Heess, Weber, Abbeel (2015), Gradient estimation using stochastic computation graphs.
@@ -32,8 +33,8 @@ def kept_plates(term: Term, site: str, plates: Sequence[Plate]) -> tuple[Plate, 
         site: the site's name.
         plates: the site's plates.
     """
-    crossed = term.upstream.get(site, frozenset())
-    shared = {p.name for p in term.plates if p.dim is not None} - crossed
+    cross_element = term.upstream.get(site, frozenset())
+    shared = {p.name for p in term.plates if p.dim is not None} - cross_element
     return tuple(p for p in plates if p.dim is not None and p.name in shared)
 
 

@@ -1,4 +1,4 @@
-"""The one write that no hook of a tracked tensor sees: `w.data = z` swaps the memory of a plain tensor."""
+"""Detects `w.data = z`, which replaces the memory of a plain tensor and is the one write no tracked tensor sees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DATA = Tensor.data
 
 
 class Guard(TorchFunctionMode):
-    """A mode that notices when the memory of a plain tensor is replaced by a tracked one's.
+    """A mode that detects that a tracked tensor's memory replaces a plain tensor's.
 
     It sees every call of a torch function, so it is used only where a program is explored or has done such a thing.
     """

@@ -1,9 +1,9 @@
-"""Which random choices each statement of one run depends on.
+"""`Tracker`: finds the random choices on which each statement of a run depends.
 
 A `Token` names a site and the plates whose elements have been mixed since it was drawn. Inside a plate, element `n`
 of a cost depends on element `n` of a site only, unless the dependency went through a statement outside the plate
 (a global latent that reads the sum of a plate's sites, say) or left torch: then it depends on all of them, the plate
-is *crossed*, and the cost must not be taken per element.
+has *cross-element dependence*, and the cost must not be taken per element.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from varigrad.terms.provenance import (
 PARTICLES = "particles"
 """The plate that all particles of an objective lie along."""
 NOT_PATHWISE = "\0not pathwise"
-"""Stands among a token's crossed plates while a program is explored: on the way from the source lies a choice that no
+"""Stands among a token's `cross_element` while a program is explored: on the way from the source lies a choice that no
 gradient goes through."""
 
 
 class Token(NamedTuple):
-    """A random choice that something depends on."""
+    """A random choice upstream of a value, and the plates whose elements were mixed on the way."""
 
     site: str
-    crossed: frozenset[str] = frozenset()
+    cross_element: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ _UNGUARDED = nullcontext()
 
 
 class Tracker:
-    """Follows the tracked sites of one run of guide and model.
+    """Tracks the dependencies on the sites of one run of guide and model.
 
     Args:
         watch: note values that go through steps without a useful derivative.
@@ -158,7 +158,7 @@ class Tracker:
         if not value.is_inference():  # tensors of that mode do not count how often they are written to
             self._drawn.append((name, value, version_of(value)))
         if not pathwise and provenance and self.escapes.watch:
-            provenance = frozenset(Token(t.site, t.crossed | {NOT_PATHWISE}) for t in provenance)
+            provenance = frozenset(Token(t.site, t.cross_element | {NOT_PATHWISE}) for t in provenance)
         if own:
             inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
             self._plated = self._plated or bool(inside)
@@ -197,24 +197,24 @@ class Tracker:
     def _beyond(self, upstream: Provenance, plates: tuple[Plate, ...]) -> Provenance:
         """What is upstream of a statement in `plates`, with the plates that its elements share.
 
-        Plates of a source that the statement is not in have been crossed.
+        Plates of a source that the statement is not in have cross-element dependence.
         """
         if not self._plated:
             return upstream
         here = {p.name for p in plates}
-        if all(self.plates[t.site] <= here or self.plates[t.site] <= t.crossed for t in upstream):
+        if all(self.plates[t.site] <= here or self.plates[t.site] <= t.cross_element for t in upstream):
             return upstream
-        return frozenset(Token(t.site, t.crossed | (self.plates[t.site] - here)) for t in upstream)
+        return frozenset(Token(t.site, t.cross_element | (self.plates[t.site] - here)) for t in upstream)
 
 
 def by_site(upstream: Provenance) -> Mapping[str, frozenset[str]]:
-    """Crossed plates by site, over all ways in which the site is upstream."""
+    """Plates with cross-element dependence by site, over all ways in which the site is upstream."""
     sites: dict[str, frozenset[str]] = dict(upstream)
     if len(sites) == len(upstream):
         return sites
     sites = {}
     for token in upstream:
-        sites[token.site] = sites.get(token.site, frozenset()) | token.crossed
+        sites[token.site] = sites.get(token.site, frozenset()) | token.cross_element
     return sites
 
 
@@ -241,6 +241,12 @@ def track_sites(program: Program | None = None) -> Scope | Handled:
 
     Around a program, or as a `with` block. Read the marks with `get_provenance`; a site's density,
     `message.distribution.log_prob(message.value)`, carries all choices that it depends on.
+
+    Args:
+        program: a function of any arguments; None: a `with` block.
+
+    Returns:
+        The program, whose draws are marked; or the block.
 
     Example:
         >>> import torch, varigrad as vg

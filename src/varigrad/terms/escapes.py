@@ -1,17 +1,47 @@
-"""What has left torch during one run of a program."""
+"""`Escapes`: records the values that leave torch during one run of a program, and what they depend on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Provenance = frozenset[Any]
 NOTHING: Provenance = frozenset()
+Roots = tuple[Tensor, ...]
+"""What a denominator vanishes with (`zero_crossings.py`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pole:
+    """A call, in an explored run, of a function with a pole that a value depending on choices may reach.
+
+    Attributes:
+        provenance: what the denominator depends on.
+        name: the function's.
+        line: of the program.
+        marks: what changes where a pole is crossed: signs, or numbers of intervals between poles.
+        finite: whether all results are numbers.
+    """
+
+    provenance: Provenance
+    name: str
+    line: str
+    marks: Roots
+    finite: bool
+
+    def crossed(self, other: Pole) -> bool:
+        """Whether a pole lies between this call and the same call in another run."""
+        if self.finite != other.finite:
+            return True
+        pairs = zip(self.marks, other.marks, strict=False)
+        return any(a.shape == b.shape and bool((a * b < 0).any()) for a, b in pairs)
 
 
 class Escapes:
-    """What has left torch during one run of a program; later statements count as downstream of it."""
+    """The values that have left torch during one run of a program; later statements count as downstream of them."""
 
     # Defaults of the class: most runs write to none of them.
     provenance: Provenance = NOTHING
@@ -34,8 +64,8 @@ class Escapes:
         """Whether to note functions without a useful derivative, as while a program is explored."""
         self.with_gradients: bool = watch and torch.is_grad_enabled()
         """Whether a block under `no_grad` inside the program is its own, and blocks gradients."""
-        self.poles: set[tuple[Provenance, str, str]] = set()
-        """Functions with poles that what depends on choices may reach: where it comes from, the function, the line."""
+        self.poles: list[Pole] = []
+        """Calls of functions with poles that what depends on choices may reach, in order."""
 
     def add(self, provenance: Provenance) -> None:
         """Note that a value with this provenance has left torch."""

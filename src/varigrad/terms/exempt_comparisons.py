@@ -1,8 +1,8 @@
-"""Comparisons and roundings inside torch's and varigrad's own distributions that cause no jump.
+"""Exempt comparisons: those inside torch's and varigrad's distributions that cause no jump of a density.
 
-They choose between two formulas of one continuous function (an approximation, a limit), tell where a check fails, or
-look at a number of categories or trials. All others count as jumps, those of functions that a new version of torch
-brings along included. `tests/test_density_jumps.py` holds the functions named here to being continuous.
+They choose between two formulas of one continuous function (an approximation, a limit), validate arguments, or compare
+a number of categories or trials. All other comparisons count as jumps, also those of functions that a new version of
+torch adds. `tests/test_density_jumps.py` tests that the functions named here are continuous.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Compiled callables run eagerly while choices are being tracked.
+"""`ForceEager`: makes compiled callables run eagerly while random choices are being tracked.
 
-What `torch.compile` made of a function was specialised to plain tensors; run on tracked ones it would work behind
-the tracker's back. torch's stance towards compiled code is one variable of the process, so runs in several threads
-have to share it: the first to need it sets it, the last to leave puts it back.
+`torch.compile` specialises a function to plain tensors, so the tracker would not see the operations of compiled code on
+tracked tensors. torch's stance towards compiled code is one variable of the process, which runs in several threads
+share: the first run sets it, and the last one restores it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from varigrad._torch_internals import is_dynamo_loaded
 
 
 class ForceEager:
-    """A counted `set_stance("force_eager")`. Does nothing until something has been compiled in this process."""
+    """A counted `set_stance("force_eager")`. It does nothing until torch has compiled something in this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
-"""Code that torch calls in the middle of an operation, with plain tensors in its hands.
+"""Detects user hooks, modes and `torch.func` transforms, which would see tensors without provenance.
 
-The fast path runs an operation on plain tensors. A mode of the user's below Python, a hook on the tensors that autograd
-saves, and the levels of a `torch.func` transform then see values that carry nothing.
+The fast path runs an operation on plain tensors. A user's dispatch mode, a hook on the tensors that autograd saves, and
+the levels of a `torch.func` transform would then see values without provenance.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from varigrad._torch_internals import dispatch_mode_stack, function_modes, inner
 
 
 def foreign_modes() -> bool:
-    """Whether a mode that is not ours is told of every operation that reaches torch's dispatcher."""
+    """Whether a mode that is not ours intercepts the operations that reach torch's dispatcher."""
     return any(not type(mode).__module__.startswith("varigrad.") for mode in dispatch_mode_stack())
 
 

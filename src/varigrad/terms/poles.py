@@ -1,8 +1,9 @@
-"""Divisions whose denominator may vanish: noted while a program is explored, and said in the plan.
+"""Poles: finds calls of functions with a pole (divisions, ...) whose argument may reach it, in exploring runs.
 
-Where a denominator changes its sign the quotient jumps, and a pathwise gradient misses that. It does not count as a
-step, or most models would lose their pathwise gradients. What is known to be positive is followed from operation to
-operation.
+Where a denominator changes its sign, the quotient jumps, and the gradient misses the jump there. A division alone does
+not count as a discontinuous operation, or most models would lose pathwise gradients; a denominator that crosses zero
+between two explored runs does (`pole_crossings.py`). The signs of tensors are tracked from operation to operation, so
+that denominators known to be positive are left out.
 """
 
 # ruff: noqa: SIM905 - a list of words reads better as words
@@ -43,6 +44,12 @@ _DENOMINATORS: Mapping[str, int] = {
     "polygamma": 1,
 }
 """Functions with a pole at zero or below, and which of their arguments may reach it."""
+LAYERS: Mapping[str, int] = {
+    "layer_norm": 4, "native_layer_norm": 4, "group_norm": 4,
+    "batch_norm": 7, "native_batch_norm": 7, "instance_norm": 7,
+}  # fmt: skip
+"""Layers that divide by a standard deviation, and where they take `eps`, which keeps it from zero."""
+_TINY = 1e-10
 _WHATEVER_THE_SIGN = frozenset("tan inverse linalg_inv pinverse linalg_pinv linalg_solve linalg_tensorinv".split())
 """Functions of their first argument that have poles at positive numbers, or matrices of positive numbers, too."""
 
@@ -77,6 +84,8 @@ def sign_after(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int
     if name in ("clamp", "clamp_min", "clip"):
         low, high = (args[i] if len(args) > i else kwargs.get(key) for i, key in ((1, "min"), (2, "max")))
         return min(sign_of(high), max(sign_of(args[0]), NONE if low is None else sign_of(low)))
+    if name in _PRODUCTS and len(args) > 1 and args[0] is args[1]:
+        return max(NOT_NEGATIVE, sign_of(args[0]))
     if name not in _SUMS and name not in _KEPT:
         return NONE
     tensors = [part for a in args for part in (a if isinstance(a, (list, tuple)) else (a,)) if _counts(name, part)]
@@ -94,8 +103,15 @@ def _counts(name: str, part: Any) -> bool:
     )
 
 
-def denominator(name: str, args: Sequence[Any]) -> Any:
+def given(name: str, place: int, args: Sequence[Any], kwargs: Mapping[str, Any], default: Any = None) -> Any:
+    """An argument, by position or by keyword."""
+    return args[place] if place < len(args) else kwargs.get(name, default)
+
+
+def denominator(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The argument that must not reach a pole, if a function has one and it is not known to be positive."""
+    if name in LAYERS:
+        return args[0] if args and given("eps", LAYERS[name], args, kwargs, 1.0) <= _TINY else None
     if name in _WHATEVER_THE_SIGN:
         return args[0] if args else None
     place = _DENOMINATORS.get(name)

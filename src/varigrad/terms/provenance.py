@@ -1,7 +1,7 @@
-"""Provenance: which random choices a tensor was computed from, tracked through arbitrary torch code.
+"""Provenance: tracks which random choices a tensor was computed from, through arbitrary torch code.
 
-A tensor is marked by `track_provenance`, every operation hands its marks on (`tracked.py`), and `get_provenance` reads
-them off. What leaves torch is kept in a record of its own (`escapes.py`).
+`track_provenance` marks a tensor, every operation passes the marks of its inputs to its results (`tracked.py`), and
+`get_provenance` reads them. A separate record keeps the marks of values that leave torch (`escapes.py`).
 
 References:
     Wingate, Goodman, Stuhlmueller, Siskind (2011), Nonstandard interpretations of probabilistic programs.
@@ -54,7 +54,20 @@ def track_provenance(tensor: Tensor, provenance: Provenance, escapes: Escapes | 
 
 
 def get_provenance(*tensors: object) -> Provenance:
-    """The union of what the tensors were computed from; empty for anything untracked."""
+    """The union of what the tensors were computed from; empty for anything untracked.
+
+    Args:
+        tensors: any values; what is no tensor counts as computed from nothing.
+
+    Returns:
+        A frozen set of what `track_provenance` was given.
+
+    Example:
+        >>> import torch
+        >>> a = track_provenance(torch.zeros(3), frozenset({"a"}))
+        >>> sorted(get_provenance(a + 1)), sorted(get_provenance(torch.ones(3)))
+        (['a'], [])
+    """
     result = NOTHING
     for tensor in tensors:
         if type(tensor) is Tracked:
@@ -84,7 +97,7 @@ def leaving(function: Callable[[], R], tensors: Iterable[object]) -> tuple[R, Pr
 
 
 def refuse_wrappers(*tensors: object) -> None:
-    """Refuse tensors of classes that compute by hooks of their own: what they are made of may be tracked.
+    """Refuse tensors of classes that compute by their own hooks: the tensors inside may be tracked.
 
     Raises:
         VarigradError: there is one; its class is named.

@@ -1,7 +1,7 @@
 # ruff: noqa: SIM905 - a list of words reads better as words
-"""What the schemas of torch's operators do not say, found by reading torch's documentation and source.
+"""Lists of torch operators by properties that their schemas lack, from torch's documentation and source.
 
-Each list errs on the safe side: whatever is on none of them is taken to let its inputs leave torch.
+Each list errs on the safe side: the inputs of an operator that is on none of them count as leaving torch.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What a function of torch does apart from computing the tensors that it returns.
+"""Side effects of torch functions: whether a call writes into memory, or lets its inputs' values leave torch.
 
-A tracked run marks the results of every call. That is enough for a function that *carries*: everything it tells is in
-the values of its results. Any other function lets what goes into it *leave* torch: it writes into memory, its results
-have shapes that depend on values, it answers with numbers, or it calls code that is not torch's.
+A tracked run marks the results of every call. That is enough for a function that *carries*: the values of its results
+contain all its information about the inputs. The inputs of any other function *leave* torch: it writes into memory, its
+results have shapes that depend on values, it returns numbers, or it calls code that is not torch's.
 
-Operators are judged by their schemas, which say what is written, and which arguments are tensors and which may become
-sizes. Functions of torch that are written in Python have no schema; those that were read and found to carry are listed
-in `reviewed_operators.py`. Nothing is taken on trust: what is neither in a schema nor on a list leaves.
+Operators are classified by their schemas, which declare what is written, and which arguments are tensors and which may
+become sizes. Functions of torch that are written in Python have no schema; `reviewed_operators.py` lists those that
+carry, from a review of their source. The inputs of a function with neither a schema nor an entry count as leaving.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from varigrad._torch_internals import (
     schema_of_operator,
     schemas_by_name,
 )
+from varigrad.terms.arrangements import ARRANGED
 from varigrad.terms.reviewed_operators import (
     ALIASES,
     CONVERSIONS,
@@ -53,7 +54,7 @@ _TENSOR_NAMES = frozenset(("self", "input", "x", "x1", "x2", "out"))
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a call does apart from computing its results.
+    """The effects of a call other than its results.
 
     Attributes:
         name: the operator's, without the marks of an in-place version.
@@ -68,6 +69,7 @@ class Effect:
         raises: whether it may raise an error that depends on values.
         measured: whether there is any argument that may become a size.
         first: whether the first argument never does.
+        arranged: whether arguments that are no tensors say which elements meet (`arrangements.py`).
     """
 
     name: str
@@ -82,6 +84,7 @@ class Effect:
     raises: bool = True
     measured: bool = False
     first: bool = True
+    arranged: bool = False
 
 
 _FOREIGN = Effect("", "calls code that is not torch's")
@@ -97,6 +100,11 @@ def effect_of(function: object) -> Effect:
 
 @lru_cache(maxsize=4096)
 def _effect_of(function: object) -> Effect:
+    effect = _own_effect_of(function)
+    return replace(effect, arranged=True) if effect.name in ARRANGED else effect
+
+
+def _own_effect_of(function: object) -> Effect:
     if isinstance(function, OpOverload):
         return _of_operator(function.namespace, name_of_overload(function), [schema_of_operator(function)])
     if isinstance(function, OpOverloadPacket):

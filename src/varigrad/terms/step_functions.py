@@ -1,4 +1,4 @@
-"""Steps: operations whose derivative is zero wherever it exists, and the jumps it misses are part of the gradient."""
+"""Discontinuous operations: their derivatives miss the jumps, so pathwise gradients through them are biased."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def jumping_parts(name: str) -> tuple[int, ...]:
 
 
 def has_no_derivative(name: str, inputs: Sequence[Tensor], result: object) -> bool:
-    """Whether torch knows no derivative of a floating-point result, and says nothing of it.
+    """Whether torch has no derivative of a floating-point result, and does not report it.
 
     Args:
         name: the operator's.
@@ -141,7 +141,7 @@ def has_no_derivative(name: str, inputs: Sequence[Tensor], result: object) -> bo
 
 
 def users_choice() -> bool:
-    """Whether it was the user who switched gradients off, not torch or a function with a derivative of its own."""
+    """Whether it was the user who switched gradients off, not torch or a function with a custom derivative."""
     frame: FrameType | None = _caller()
     inner = None
     while frame is not None:

@@ -32,7 +32,7 @@ class Term:
         sign: +1 for the model, -1 for the guide.
         log_prob: `[lanes?, *plates]`, scaled and masked, without the sign.
         plates: the plates it is in.
-        upstream: `site -> plates crossed on the way`, for every tracked choice it depends on.
+        upstream: `site -> plates with cross-element dependence on the way`, for every tracked choice it depends on.
         raw: `[lanes?, *plates]`, the log-density before scaling and masking; what the draw really follows.
         latent: whether it belongs to a random choice that the guide makes.
     """

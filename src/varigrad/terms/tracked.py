@@ -1,17 +1,13 @@
-"""Tracked tensors: a `Tensor` subclass that knows which random choices its numbers were computed from.
+"""`Tracked`: a `Tensor` subclass that records which random choices its numbers were computed from.
 
-A tracked tensor is a `Tensor` subclass that shares its storage with the plain tensor it stands for. Two hooks
-keep the promise that a dependency is never lost:
-
-* `__torch_function__` sees every call made from Python. It runs the operation on the plain tensors and marks
-  the results with the union of the inputs' provenance (the fast path, a few microseconds).
-* `__torch_dispatch__` sees whatever reaches the dispatcher some other way: a scripted or traced module, `vmap`, an
-  `autograd.Function`, `torch.tensor(t)`.
-
-When a value *leaves* torch there is nothing left to mark: it becomes a number, a size or the text of an error, it is
-written into memory that other tensors may share, or code that is not torch's is given plain tensors. `side_effects.py`
-knows what each function does. Then the tensor's `Escapes` record is told, and everything computed afterwards counts as
-downstream: over-reported, never lost.
+A tracked tensor shares its storage with the plain tensor behind it. Two hooks ensure that a dependency is never lost: *
+`__torch_function__` intercepts every call made from Python. It runs the operation on the plain tensors and marks the
+results with the union of the inputs' provenance (the fast path, a few microseconds). * `__torch_dispatch__` intercepts
+operations that reach the dispatcher some other way: from a scripted or traced module, `vmap`, an `autograd.Function`,
+`torch.tensor(t)`. When a value *leaves* torch, no tensor is left to mark: the value becomes a number, a size or the
+text of an error, it is written into memory that other tensors may share, or code that is not torch's gets plain
+tensors. `side_effects.py` classifies each function. The tensor's `Escapes` record then keeps the provenance, and
+everything computed afterwards counts as downstream: dependencies are over-reported, never lost.
 """
 
 from __future__ import annotations
@@ -33,20 +29,22 @@ from varigrad._torch_internals import (
     version_of,
 )
 from varigrad.errors import VarigradError
+from varigrad.terms.arrangements import arrangement
 from varigrad.terms.caught_errors import would_be_caught
-from varigrad.terms.escapes import NOTHING, Escapes, Provenance
+from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
 from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
 from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
 from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
+from varigrad.terms.zero_crossings import pole_at, roots_after
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
-"""Classes without hooks of their own."""
+"""Classes that define no hooks."""
 
 
 class Tracked(Tensor):
-    """A tensor that knows its provenance. Made by `provenance.track_provenance`, and by every operation on one."""
+    """A tensor with provenance. `provenance.track_provenance` makes one, and so does every operation on one."""
 
     _plain: Tensor
     _provenance: Provenance
@@ -57,6 +55,8 @@ class Tracked(Tensor):
     """What is known of the signs of its numbers (`poles.py`), likewise."""
     _signed = 0
     """The version of its memory of which that was known."""
+    _roots: Roots = ()
+    """What it vanishes with, where it is nowhere negative."""
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
         """Return the tensor itself, as a `torch.Tensor`; torch has no hook for this method.
@@ -100,7 +100,8 @@ class Tracked(Tensor):
                 return type(result)([_as(given, plain) for given, plain in zip(_listed(args), result, strict=True)])
             provenance, escapes = _joined(inputs)
             if escapes is not None:
-                escapes.way = hash((escapes.way, effect.name))
+                told = arrangement(effect.name, plain_args, plain_kwargs) if effect.arranged else effect.name
+                escapes.way = hash((escapes.way, told))
             if escapes is not None and (
                 effect.leaves
                 or (effect.changes is not None and effect.changes(args, kwargs or {}))
@@ -118,11 +119,14 @@ class Tracked(Tensor):
             ):
                 escapes.add(provenance)
             blocked, sign = NOTHING, 0
+            roots: Roots = ()
             if escapes is not None and escapes.watch:
                 blocked, sign = get_blocked(*inputs), sign_after(effect.name, args, kwargs or {})
-                below = denominator(effect.name, args)
+                below = denominator(effect.name, args, kwargs or {})
                 if type(below) is Tracked and below._plain.requires_grad and (line := place_of(sys._getframe())):
-                    escapes.poles.add((below._provenance, effect.name, line))
+                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                if sign:
+                    roots = roots_after(func, effect.name, args, plain_args, plain_kwargs)
                 if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
                     kwargs and kwargs.get("rounding_mode")
                 ):
@@ -141,7 +145,7 @@ class Tracked(Tensor):
                             given._provenance |= provenance
                             given._blocked |= blocked
                         return given
-                return tracked(result, provenance, escapes, blocked, sign)
+                return tracked(result, provenance, escapes, blocked, sign, roots)
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
                 _block(marked, blocked, provenance, jumping_parts(effect.name))
@@ -182,6 +186,12 @@ class Tracked(Tensor):
                 escapes.nondifferentiable |= provenance
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
+                below = denominator(effect.name, args, kwargs or {})
+                if type(below) is Tracked and (line := place_of(sys._getframe())):  # gradients are above this level
+                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                if type(marked) is Tracked and (sign := sign_after(effect.name, args, kwargs or {})):
+                    marked._sign, marked._signed = sign, version_of(marked._plain)
+                    marked._roots = roots_after(func, effect.name, args, args, kwargs or {})
                 _block(marked, get_blocked(*inputs), provenance, jumping_parts(effect.name))
             if escapes is not None and (
                 effect.leaves
@@ -220,7 +230,12 @@ def _plain(tensor: Tracked) -> Tensor:
 
 
 def tracked(
-    plain: Tensor, provenance: Provenance, escapes: Escapes | None, blocked: Provenance = NOTHING, sign: int = 0
+    plain: Tensor,
+    provenance: Provenance,
+    escapes: Escapes | None,
+    blocked: Provenance = NOTHING,
+    sign: int = 0,
+    roots: Roots = (),
 ) -> Tensor:
     """A plain tensor, marked; `escapes` is told when it leaves torch, the rest is kept while a program is explored."""
     try:
@@ -235,7 +250,7 @@ def tracked(
     if blocked:
         shell._blocked = blocked
     if sign and not plain.is_inference():  # tensors of that mode do not count how often they are written to
-        shell._sign, shell._signed = sign, version_of(plain)
+        shell._sign, shell._signed, shell._roots = sign, version_of(plain), roots
     return shell
 
 
@@ -269,9 +284,9 @@ def _under_a_mode(
 
 
 def _refuse_classes(types: Iterable[type], inputs: list[Tracked]) -> None:
-    """Refuse tensor classes with hooks of their own.
+    """Refuse tensor classes that define hooks.
 
-    Such a class may take out of a tensor whatever it likes, and does not hand marks on.
+    Such a class may read any value out of a tensor, and does not pass marks on.
     """
     for kind in types:
         if kind is not Tracked and kind not in HARMLESS:

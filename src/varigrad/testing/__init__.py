@@ -1,4 +1,4 @@
-"""Tools for testing gradients: exact expectations, a registry of programs, a conformance suite, score-only twins."""
+"""Tools for testing gradients: exact expectations, a registry of programs, a conformance suite, and test families."""
 
 from varigrad.gradients.exact import Moments as Moments
 from varigrad.gradients.exact import exact_gradient as exact_gradient

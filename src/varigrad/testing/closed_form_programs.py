@@ -1,4 +1,4 @@
-"""Programs of the registry whose bounds are known in closed form, or by quadrature."""
+"""Programs of the registry whose bounds are computed in closed form or by quadrature."""
 
 from __future__ import annotations
 

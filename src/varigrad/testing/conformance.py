@@ -1,8 +1,9 @@
-"""Hold an estimator to the laws: `check_estimator(MyEstimator())` for people who write their own.
+"""`check_estimator`: tests that an estimator is unbiased on a registry of programs.
 
 For every program of the registry that the estimator serves, its mean gradient has to equal the exact one. Where the
-guide is discrete and what the estimator draws has few outcomes, each of them is run and nothing is sampled; uniform
-numbers are integrated over. Elsewhere there is a two-stage sampling test. A site it does not serve it has to refuse.
+guide is discrete and the estimator's draws have few outcomes, each outcome is run and nothing is sampled; uniform
+numbers are integrated over. Elsewhere a two-stage sampling test is used. The estimator has to refuse sites that it does
+not serve.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from varigrad.estimators.base import Estimator
 from varigrad.gradients.exact import (
     Gradient,
     Moments,
-    NotEnumerable,
     draws_of,
     exact_gradient,
     expected_gradient,
@@ -29,6 +29,7 @@ from varigrad.gradients.exact import (
     largest_difference,
 )
 from varigrad.gradients.moments import FIRST_ALARM, SECOND_ALARM
+from varigrad.gradients.outcomes import NotEnumerable
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.shapes import table
@@ -44,13 +45,21 @@ converged, and is sampled instead; an error that falls like 1/n^2 or faster is t
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found on one program.
+    """The result of the tests on one program.
 
     Attributes:
+        program: the program's name.
+        side_by_side: whether particles ran along a dimension, or in a loop.
         how: "exact", "quadrature" (exact but for integrals over uniform numbers), "sampled" or "refused".
         outcomes: paths enumerated, or draws taken.
         error: largest absolute error of the mean, or largest |z| (sampled).
         limit: what `error` had to stay below.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> verdict = testing.check_case(estimators.Score(), "bernoulli", testing.PROGRAMS["bernoulli"])
+        >>> verdict.how, verdict.error < verdict.limit
+        ('exact', True)
     """
 
     program: str
@@ -67,7 +76,15 @@ class Verdict:
 
 
 class Conformance(tuple[Verdict, ...]):
-    """The verdicts on all programs; `print` it."""
+    """The verdicts on all programs; `print` it.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> one = {"bernoulli": testing.PROGRAMS["bernoulli"]}
+        >>> found = testing.check_estimator(estimators.Score(), programs=one)
+        >>> [verdict.how for verdict in found]
+        ['exact', 'exact']
+    """
 
     __slots__ = ()
 
@@ -98,14 +115,24 @@ def check_estimator(
     """Check an estimator on every program of the registry, side by side and in a loop.
 
     Args:
+        estimator: the estimator.
         programs: the registry; default: all of `varigrad.testing.PROGRAMS`.
         draws: for the first stage of the sampling test side by side (a fortieth of it in a loop, which is slow); the
             second stage takes ten times as many.
         outcomes: programs with more outcomes than this are sampled.
         seed: of the sampling test.
 
+    Returns:
+        The verdicts, one for each program and way of running it.
+
     Raises:
         AssertionError: a law is broken; the text is the table of verdicts.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> one = {"bernoulli": testing.PROGRAMS["bernoulli"]}
+        >>> len(testing.check_estimator(estimators.DisARM(), programs=one))
+        2
     """
     assert survives_copies(estimator), f"{estimator!r} does not survive pickling and copying"
     verdicts = []
@@ -136,6 +163,15 @@ def check_case(
         case: the program.
         vectorize: False: particles run in a loop; None: as the program allows.
         draws, outcomes, seed: see `check_estimator`.
+
+    Returns:
+        What was found.
+
+    Example:
+        >>> from varigrad import estimators, testing
+        >>> verdict = testing.check_case(estimators.DisARM(), "bernoulli", testing.PROGRAMS["bernoulli"])
+        >>> verdict.how, verdict.program
+        ('exact', 'bernoulli')
     """
     particles = 1 if estimator.drawing.coupling is None and not estimator.needs.across_particles else 2
     try:

@@ -1,4 +1,4 @@
-"""Programs of the registry whose guides are finite: their bounds are enumerated."""
+"""Programs of the registry with finite guides, whose bounds are computed by enumeration."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A registry of small programs whose exact gradients are known, for holding estimators to account.
+"""The registry of small programs with known exact gradients, on which estimators are tested.
 
 Every site under test is named `z…`. Programs with finite guides are enumerated (`enumerable_programs.py`); the others
-bring their bound, in closed form or by quadrature, as a function of the parameters (`closed_form_programs.py`).
+define their bound, in closed form or by quadrature, as a function of the parameters (`closed_form_programs.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One program of the registry, how to register it, and what such programs are written with: all in double precision."""
+"""`Case`: one program of the registry; with helpers to register it and to write it in double precision."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ Closed = Callable[[dict[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One program.
+    """One program of the registry.
 
     Attributes:
+        model, guide: the programs; the sites under test are called `z*`.
         family: what its sites under test are drawn from.
         exact: its bound as a function of the constrained parameters; None: enumerate.
+        args: what both are called with.
         broadcasts: whether it may be run with leading dimensions.
         heavy: whether estimators with several alternatives have too many outcomes to enumerate.
+
+    Example:
+        >>> from varigrad import testing
+        >>> case = testing.PROGRAMS["bernoulli"]
+        >>> case.family, case.broadcasts
+        ('Bernoulli', True)
     """
 
     model: Program

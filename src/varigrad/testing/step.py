@@ -1,4 +1,4 @@
-"""`assert_step(svi, *args)`: whether a step moves the parameters as torch's plain optimiser would."""
+"""`assert_step(svi, *args)`: tests that a step moves the parameters as torch's plain optimiser would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from varigrad.distributions.counter_rng import Noise
-from varigrad.errors import VarigradError, check_whole
+from varigrad.errors import VarigradError, whole_number
 from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound
 
@@ -23,7 +23,7 @@ ROUNDINGS = 64
 
 
 class Steps(Protocol):
-    """Interface of what takes steps: an `SVI`."""
+    """Interface of objects that take steps, such as an `SVI`."""
 
     bound: Bound
     metrics: Any
@@ -79,7 +79,7 @@ def assert_step(svi: Steps, *args: object, steps: int = 4, tolerance: float | No
         >>> svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.01), seed=0)
         >>> assert_step(svi)
     """
-    check_whole("steps", steps)
+    steps = whole_number("steps", steps)
     with _untouched(svi):
         if svi.optimizer is None:
             generator = svi.bound.source.get_state()
@@ -110,7 +110,7 @@ def assert_step(svi: Steps, *args: object, steps: int = 4, tolerance: float | No
 
 
 class _Plain:
-    """The optimiser that steps are held to, of contiguous copies of the parameters."""
+    """The plain optimiser that steps are compared with, on contiguous copies of the parameters."""
 
     def __init__(self, svi: Steps, names: dict[str, nn.Parameter]) -> None:
         optimizer = svi.optimizer

@@ -1,4 +1,4 @@
-"""`assert_unbiased(model, guide, data)`: a line for your own test suite."""
+"""`assert_unbiased(model, guide, data)`: tests in one line that a program's gradient is unbiased."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from varigrad.errors import check_whole
+from varigrad.errors import whole_number
 from varigrad.estimators.base import Estimator
 from varigrad.gradients.moments import (
     FIRST_ALARM,
@@ -52,15 +52,30 @@ def assert_unbiased(
     generator.
 
     Args:
+        model, guide: the programs.
         args: what the programs are called with: a tuple, or the only argument.
         estimators: `{glob: estimator}`, as in `ELBO(estimators=...)`; default: what the guide says, or the rule.
+        draws: gradients in the first stage.
+        outcomes: the most outcomes that are enumerated.
+        seed: of all draws.
+        objective: default: that of `at`, else `ELBO()`.
         at: look at the parameters of this bound (`svi.bound`); default: where they start.
 
     Raises:
         AssertionError: a parameter's gradient is biased; the text says which, by how much, its standard error and z.
         VarigradError: draws is not a whole number of at least 2, or an estimator cannot serve its site.
+
+    Example:
+        >>> import torch, varigrad as vg
+        >>> from varigrad import distributions as dist, testing
+        >>> def model():
+        ...     z = vg.sample("z", dist.Bernoulli(0.3))
+        ...     vg.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        >>> def guide():
+        ...     vg.sample("z", dist.Bernoulli(logits=vg.param("w", 0.0)))
+        >>> testing.assert_unbiased(model, guide, draws=100)
     """
-    check_whole("draws", draws, 2)
+    draws = whole_number("draws", draws, 2)
     args = args if isinstance(args, tuple) else (args,)
     with measured_bound(model, guide, args, at, seed) as at:
         config = at.config if objective is None else objective
@@ -85,7 +100,7 @@ def sampled_complaint(bound: Bound, reference: Reference, args: tuple[object, ..
 
     Args:
         bound: the objective to draw gradients of.
-        reference: the gradient that their mean is held to.
+        reference: the gradient that their mean is compared with.
         args: the programs' arguments.
         draws: how many gradients to draw.
         alarm: the probability of a false alarm.
@@ -105,7 +120,7 @@ def exact_complaint(bound: Bound, reference: Reference, bias: Tensor) -> str:
 
     Args:
         bound: the objective, which knows the parameters' names.
-        reference: the gradient that the mean was held to.
+        reference: the gradient that the mean was compared with.
         bias: the difference, for all parameters in one vector.
     """
     wrong = bias.abs() > rounding_of(reference, dtype_of(bound))

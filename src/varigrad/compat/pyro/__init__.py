@@ -1,4 +1,4 @@
-"""Pyro's names: programs written for Pyro run here unchanged, with right gradients.
+"""Pyro compatibility: programs written for Pyro run unchanged, with correct gradients.
 
 Three ways in: `python -m varigrad.compat.pyro script.py [arguments]`; `varigrad.compat.pyro.install()`, after which
 `import pyro` means this package; and `import varigrad.compat.pyro as pyro`.

@@ -1,4 +1,4 @@
-"""`python -m varigrad.compat.pyro script.py [arguments]`: run a program written for Pyro."""
+"""Runs a program written for Pyro: `python -m varigrad.compat.pyro script.py [arguments]`."""
 
 from __future__ import annotations
 

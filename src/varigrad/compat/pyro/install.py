@@ -1,4 +1,4 @@
-"""`import pyro` means this package: a finder in front of all others, for `pyro` and everything below it."""
+"""Import hook: makes `import pyro` import this package, for `pyro` and all its submodules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS = "varigrad.compat.pyro"
 
 
 class _Alias(Loader):
-    """Gives out a module of ours under its name in Pyro; one object, two names."""
+    """A loader that returns one of our modules under its name in Pyro: one object with two names."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -30,7 +30,7 @@ class _Alias(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds `pyro` and `pyro.*` among our modules, and nowhere else: two backends must not mix."""
+    """Finds `pyro` and `pyro.*` among our modules only, because two backends must not mix."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

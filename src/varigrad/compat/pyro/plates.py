@@ -1,11 +1,11 @@
-"""Plates as Pyro's programs use them: entered, they answer with indices; they also loop, and wrap functions."""
+"""`plate`: Pyro's plates, which yield their indices, and can also loop or wrap a function."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ParamSpec, SupportsInt, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,9 +15,13 @@ from varigrad.language import plates as native
 from varigrad.language.messages import InUse
 from varigrad.language.runtime import apply
 
+F = TypeVar("F")
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class plate:  # noqa: N801 - Pyro's name
-    """Declare independence: `with plate("data", n) as indices:`, `for i in plate("data", n):`, or around a function.
+    """Declares independence: `with plate("data", n) as indices:`, `for i in plate("data", n):`, or around a function.
 
     A minibatch is drawn when the plate is made, and is the same in model and guide, whichever of them asks for it.
 
@@ -38,13 +42,13 @@ class plate:  # noqa: N801 - Pyro's name
         name: str,
         size: int | None = None,
         subsample_size: int | None = None,
-        subsample: Any = None,
+        subsample: Tensor | Sequence[int] | None = None,
         dim: int | None = None,
         use_cuda: bool | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         size = _whole(size)
-        self.device = "cuda" if use_cuda and device is None else device
+        self.device: torch.device | str | None = "cuda" if use_cuda and device is None else device
         if subsample is not None:
             subsample = torch.as_tensor(subsample)
             if size is None:
@@ -103,9 +107,9 @@ class plate:  # noqa: N801 - Pyro's name
             raise PlateError("has no size", site=self.name)
         return self.subsample_size
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
             with self:
                 return function(*args, **kwargs)
 
@@ -132,7 +136,10 @@ class Markov:
 
     def __init__(self, history: int = 1, keep: bool = False, dim: int | None = None, name: str | None = None) -> None:
         check_whole("history", history, 0, error=PlateError, site=name or "markov")
-        self.history, self.keep, self.dim, self.name = history, keep, dim, name
+        self.history = history
+        self.keep = keep
+        self.dim = dim
+        self.name = name
         self.iterable: Any = None
 
     def __enter__(self) -> Markov:
@@ -144,7 +151,7 @@ class Markov:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.iterable)
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: F) -> F:
         return function
 
 
@@ -161,6 +168,6 @@ def markov(
     return mark
 
 
-def _whole(number: Any) -> int | None:
+def _whole(number: SupportsInt | None) -> int | None:
     """A size, which may come as a tensor or a number of numpy's."""
     return number if number is None or isinstance(number, int) else int(number)

@@ -1,10 +1,11 @@
-"""Pyro's statements, said to our handlers: sample, param, module, plate, factor, deterministic, subsample."""
+"""Pyro's primitives (sample, param, module, factor, ...): they send messages to varigrad's handlers."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from varigrad.compat.pyro.plates import plate_stack as plate_stack
 from varigrad.compat.pyro.sites import check_infer
 from varigrad.errors import SiteError
 from varigrad.language import primitives as native
-from varigrad.language.messages import Module, Param, Sample, evolve
+from varigrad.language.messages import Forward, Message, Module, Named, Param, Sample, evolve
 from varigrad.language.runtime import Scope, apply, handlers_in_force
 
 M = TypeVar("M", bound=nn.Module)
@@ -41,11 +42,11 @@ def clear_param_store() -> None:
 def sample(
     name: str,
     fn: td.Distribution,
-    *args: Any,
+    *args: object,
     obs: Tensor | None = None,
     obs_mask: Tensor | None = None,
-    infer: Mapping[str, Any] | None = None,
-    **kwargs: Any,
+    infer: Mapping[str, object] | None = None,
+    **kwargs: object,
 ) -> Tensor:
     """A random choice named `name`.
 
@@ -94,8 +95,10 @@ def _called(name: str, statement: Callable[[str], T]) -> T:
     """A statement under a name with brackets or stars in it, which natively choose sites by pattern."""
     plain = "".join("_" if c in _GLOB else c for c in name)
 
-    def rename(message: Any, forward: Callable[[Any], Any]) -> Any:
-        return forward(evolve(message, name=name + message.name.removeprefix(plain)))
+    def rename(message: Message, forward: Forward) -> Message:
+        if isinstance(message, Named):
+            message = evolve(message, name=name + message.name.removeprefix(plain))
+        return forward(message)
 
     with Scope(rename):
         return statement(plain)
@@ -202,7 +205,7 @@ def _replace(owner: nn.Module, key: str, value: Tensor) -> None:
         setattr(owner, last, value)
 
 
-def random_module(name: str, nn_module: M, prior: Any, *args: Any, **kwargs: Any) -> Callable[[], M]:
+def random_module(name: str, nn_module: M, prior: Any, *args: object, **kwargs: object) -> Callable[[], M]:
     """A function that returns a copy of the module whose parameters are drawn from `prior`, as `name$$$parameter`.
 
     Args:
@@ -216,7 +219,7 @@ def random_module(name: str, nn_module: M, prior: Any, *args: Any, **kwargs: Any
         raise SiteError(f"random_module needs a torch.nn.Module, got {type(nn_module).__name__}", site=name)
     warnings.warn("random_module is deprecated. Try: pyro.nn.PyroModule", FutureWarning, stacklevel=2)
 
-    def lifted(message: Any, forward: Callable[[Any], Any]) -> Any:
+    def lifted(message: Message, forward: Forward) -> Message:
         if not isinstance(message, Param):
             return forward(message)
         own = prior
@@ -226,7 +229,9 @@ def random_module(name: str, nn_module: M, prior: Any, *args: Any, **kwargs: Any
             return evolve(message, value=own(message.name, *args, **kwargs))
         if own is None:
             return forward(message)
-        return evolve(message, value=forward(Sample(message.name, own, None, False)).value)
+        drawn = forward(Sample(message.name, own, None, False))
+        assert isinstance(drawn, Sample)
+        return evolve(message, value=drawn.value)
 
     def draw() -> M:
         twin = copy.deepcopy(nn_module)
@@ -264,7 +269,7 @@ def subsample(data: Tensor, event_dim: int) -> Tensor:
     return native.subsample(data, event_dim)
 
 
-def barrier(data: Any) -> Any:
+def barrier(data: T) -> T:
     """`data` itself: a place where programs of other backends wait."""
     return data
 
@@ -293,5 +298,10 @@ class validation_enabled:  # noqa: N801 - Pyro's name
     def __enter__(self) -> None:
         self._context.__enter__()
 
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._context.__exit__(exc_type, exc_value, traceback)

@@ -1,10 +1,9 @@
-"""Pyro's names for programs that choose their backend by name: here all names mean this one."""
+"""`pyro_backend` and Pyro's API names, for programs that choose their backend by name; every name means varigrad."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch as ops  # noqa: F401
 
@@ -18,11 +17,11 @@ _BACKENDS = ("pyro", "minipyro")
 
 
 @contextmanager
-def pyro_backend(*aliases: str, **modules: Any) -> Iterator[None]:
+def pyro_backend(*aliases: str, **modules: object) -> Iterator[None]:
     """A `with` block that uses the backend `"pyro"` or `"minipyro"`, both of which are this package.
 
     Raises:
-        VarigradError: (a `ValueError`) another backend is asked for.
+        VarigradError: (a `ValueError`) another backend is named.
     """
     unknown = [name for name in aliases if name not in _BACKENDS]
     if unknown or modules:

@@ -1,4 +1,4 @@
-"""Settings by name, as Pyro has them: `get`, `set`, `context`, `register`."""
+"""Pyro's settings by name: `get`, `set`, `context`, `register`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from varigrad.errors import VarigradError, did_you_mean
 
 @dataclass
 class _Values:
-    """The settings of the process that are no variable of a module's."""
+    """The settings of the process that are not variables of a module."""
 
     validate_distributions_pyro: bool = True
     validate_poutine: bool = True
@@ -28,7 +28,9 @@ class _Values:
 
 
 _VALUES = _Values()
-_REGISTERED: dict[str, tuple[str, str, Callable[[Any], None] | None]] = {}
+Validator = Callable[[Any], None]
+"""Raises if the value of a setting is wrong."""
+_REGISTERED: dict[str, tuple[str, str, Validator | None]] = {}
 _TORCH = "validate_distributions_torch"
 
 
@@ -48,12 +50,12 @@ def get(alias: str | None = None) -> Any:
     return getattr(_VALUES, alias)
 
 
-def set(**kwargs: Any) -> None:
+def set(**kwargs: object) -> None:
     """Change settings by their names."""
     for alias, value in kwargs.items():
         _check(alias)
         if alias == _TORCH:
-            torch.distributions.Distribution.set_default_validate_args(value)
+            torch.distributions.Distribution.set_default_validate_args(bool(value))
         elif alias in _REGISTERED:
             module, path, validator = _REGISTERED[alias]
             if validator is not None:
@@ -68,7 +70,7 @@ def set(**kwargs: Any) -> None:
 
 
 @contextmanager
-def context(**kwargs: Any) -> Iterator[None]:
+def context(**kwargs: object) -> Iterator[None]:
     """Change settings inside a `with` block, or a decorated function."""
     before = {alias: get(alias) for alias in kwargs}
     try:
@@ -79,8 +81,8 @@ def context(**kwargs: Any) -> Iterator[None]:
 
 
 def register(
-    alias: str, modulename: str, deepname: str, validator: Callable[[Any], None] | None = None
-) -> Callable[..., Any] | None:
+    alias: str, modulename: str, deepname: str, validator: Validator | None = None
+) -> Callable[[Validator], Validator] | None:
     """Make a variable of a module a setting: `register("x", __name__, "X")`.
 
     Args:
@@ -91,7 +93,7 @@ def register(
     if validator is not None:
         return None
 
-    def decorator(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    def decorator(function: Validator) -> Validator:
         _REGISTERED[alias] = (modulename, deepname, function)
         return function
 

@@ -1,4 +1,4 @@
-"""What `infer=` may say about a site: mistakes are errors at the sample statement."""
+"""Checks the options of a site, `infer=`, at the sample statement."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_infer(name: str, infer: Mapping[str, Any], observed: bool) -> None:
             )
 
 
-def acts(baseline: Mapping[str, Any] | None) -> bool:
+def acts(baseline: Mapping[str, object] | None) -> bool:
     """Whether the options amount to a baseline at all."""
     if not baseline:
         return False
@@ -48,7 +48,7 @@ def acts(baseline: Mapping[str, Any] | None) -> bool:
     return given or bool(baseline.get("use_decaying_avg_baseline"))
 
 
-def _check_baseline(name: str, options: Any) -> None:
+def _check_baseline(name: str, options: object) -> None:
     if not isinstance(options, Mapping):
         raise BaselineError(
             f"baseline must be a dictionary of options, got {type(options).__name__}",

@@ -1,4 +1,4 @@
-"""Small things that programs take from `pyro.util`: seeds, and checks of numbers."""
+"""Helpers of `pyro.util`: seeds, and checks of numbers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from timeit import default_timer
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor
 
 from varigrad.distributions.rng import global_state, set_global_state
 
+X = TypeVar("X", Tensor, float)
+Y = TypeVar("Y")
+
 
 class ExperimentalWarning(UserWarning):
-    """Something that may change without notice."""
+    """A feature may change without notice."""
 
 
 def set_rng_seed(rng_seed: int) -> None:
@@ -40,22 +43,22 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state(state["numpy"])
 
 
-def torch_isnan(x: Tensor | float) -> Any:
+def torch_isnan(x: Tensor | float) -> Tensor | bool:
     """Whether any entry is NaN."""
     return torch.isnan(x).any() if isinstance(x, Tensor) else math.isnan(x)
 
 
-def torch_isinf(x: Tensor | float) -> Any:
+def torch_isinf(x: Tensor | float) -> Tensor | bool:
     """Where entries are infinite."""
     return x.isinf() if isinstance(x, Tensor) else math.isinf(x)
 
 
-def torch_float(x: Any) -> Any:
+def torch_float(x: Tensor | float) -> Tensor | float:
     """A floating-point tensor or number."""
     return x.float() if isinstance(x, Tensor) else float(x)
 
 
-def warn_if_nan(value: Any, msg: str = "", *, filename: str | None = None, lineno: int | None = None) -> Any:
+def warn_if_nan(value: X, msg: str = "", *, filename: str | None = None, lineno: int | None = None) -> X:
     """Warn of NaN; the value is handed back, and a tensor is watched in the backward pass as well."""
     if isinstance(value, Tensor) and value.requires_grad:
         value.register_hook(lambda grad: warn_if_nan(grad, msg))
@@ -65,14 +68,14 @@ def warn_if_nan(value: Any, msg: str = "", *, filename: str | None = None, linen
 
 
 def warn_if_inf(
-    value: Any,
+    value: X,
     msg: str = "",
     allow_posinf: bool = False,
     allow_neginf: bool = False,
     *,
     filename: str | None = None,
     lineno: int | None = None,
-) -> Any:
+) -> X:
     """Warn of infinite values; the value is handed back."""
     numbers = value if isinstance(value, Tensor) else torch.as_tensor(value)
     for sign, allowed, word in ((math.inf, allow_posinf, "+inf"), (-math.inf, allow_neginf, "-inf")):
@@ -82,7 +85,7 @@ def warn_if_inf(
 
 
 @contextmanager
-def optional(context_manager: Any, condition: bool) -> Iterator[Any]:
+def optional(context_manager: AbstractContextManager[Y], condition: bool) -> Iterator[Y | None]:
     """A context manager that is entered only if `condition` holds."""
     if not condition:
         yield None
@@ -92,10 +95,10 @@ def optional(context_manager: Any, condition: bool) -> Iterator[Any]:
 
 
 @contextmanager
-def ignore_jit_warnings(filter: Any = None) -> Iterator[None]:
+def ignore_jit_warnings(filter: object = None) -> Iterator[None]:
     """A `with` block in which torch's tracer does not warn."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined] # torch does not say that it exports it
         yield
 
 
@@ -113,14 +116,14 @@ def jit_iter(tensor: Tensor) -> list[Tensor]:
 
 
 class timed:  # noqa: N801 - Pyro's name
-    """A `with` block that knows how many seconds have passed: `elapsed`."""
+    """A `with` block that measures its time in seconds: `elapsed`."""
 
     def __enter__(self) -> timed:
-        self.start = default_timer()
+        self.start: float = default_timer()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.end = default_timer()
+        self.end: float = default_timer()
 
     @property
     def elapsed(self) -> float:

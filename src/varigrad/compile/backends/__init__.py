@@ -1,1 +1,1 @@
-"""Back ends: from a graph to a library that can be called. They see `compile/graph` only."""
+"""Back ends: compile a graph to a library that can be called. They import from `compile/graph` only."""

@@ -1,9 +1,9 @@
-"""The cache of compiled libraries: where it is, and which libraries may be loaded.
+"""The cache of compiled libraries on disk: finds its folder, and loads only files that no other user can write.
 
-A library is code that this process will run, so ownership and mode decide: its folder, its file and every folder above
+A library is code that this process will run, so a library is loaded only if its folder, its file and every folder above
 them belong to this user (or to root), and no other user can write there. The sha256 that is recorded beside a library
-is no protection against users who may write there; it tells a truncated or altered file from a whole one. What has been
-checked is copied, and the copy is loaded: a file that is cut short afterwards does no harm.
+does not protect against users who may write there; it detects truncated or altered files. A checked file is copied, and
+the copy is loaded, so that a later truncation does no harm.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Loaded = TypeVar("Loaded")
 
 
 class Untrusted(Exception):
-    """A folder or file that another user may have written."""
+    """Another user may have written a folder or a file of the cache."""
 
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """The folder in which libraries are kept.
+    """The folder that holds the cached libraries.
 
     Attributes:
         folder: its path, without symbolic links.
@@ -56,7 +56,7 @@ class CacheFolder:
 
 
 def cache_folder() -> Path:
-    """The folder that is asked for: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder.
+    """The folder that the user chooses: `VARIGRAD_CACHE`, else `varigrad` in the user's cache folder.
 
     Raises:
         RuntimeError: the user has no home folder.

@@ -1,8 +1,8 @@
-"""The door of the back ends: a graph in, a library out, built in another process and kept on disk.
+"""Entry point of the back ends: compiles a graph to a library in another process and caches it on disk.
 
-Graphs become C of our own, whose library is there in half a second; the few that C cannot hold are Inductor's. A
-library is found again by what it was made from, never by the program's name. It appears in the cache by a rename, whole
-or not at all.
+Most graphs are translated to our own C, which compiles in half a second; Inductor compiles the few that C cannot hold.
+The cache key of a library hashes what it was made from, never the program's name. A library appears in the cache by a
+rename, whole or not at all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DAMAGED = (cache.Untrusted, OSError, RuntimeError, ValueError, KeyError, TypeErr
 
 
 class Compilation:
-    """A graph on its way to a library: by C first, by Inductor if that fails.
+    """The compilation of one graph: by C first, and by Inductor if that fails.
 
     Args:
         graph: what to compile.
@@ -47,7 +47,8 @@ class Compilation:
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         self.library: Library | None = None
-        self.failure = self.elsewhere = ""
+        self.failure: str = ""
+        self.elsewhere: str = ""
         self._start = time.perf_counter()
         self._process: CompilerProcess | None = None
         self._failures: list[str] = []
@@ -57,7 +58,8 @@ class Compilation:
         except (OSError, cache.Untrusted) as error:
             self.failure = f"there is no place for the library: {error}"
             return
-        self._root, self.elsewhere = found.folder, found.note
+        self._root = found.folder
+        self.elsewhere = found.note
         recipe: Recipe = InductorRecipe(graph, inputs)
         self._recipes = [recipe]
         """What to try, in this order."""

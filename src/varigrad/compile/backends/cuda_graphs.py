@@ -1,7 +1,7 @@
-"""Traced graphs on a GPU: run operation by operation at first, then as a whole, by a CUDA graph.
+"""`CudaGraph`: runs a traced graph on a GPU, operation by operation at first, then as one captured CUDA graph.
 
-No compiler is needed, and a replay is one launch. But a CUDA graph knows only the addresses of its inputs. So an input
-that is another tensor at a later call (a minibatch) gets memory of its own, into which its values are copied from then
+No compiler is needed, and a replay is one launch. But a CUDA graph reads its inputs at the addresses of the capture. So
+an input that is another tensor at a later call (a minibatch) gets a buffer, into which its values are copied from then
 on.
 """
 
@@ -21,7 +21,7 @@ WARM = 2
 
 
 class CudaGraph:
-    """A traced graph on a GPU: stands in for a compilation and for its library.
+    """A traced graph on a GPU; it has the interfaces of a compilation and of its library.
 
     Args:
         graph: what to run.
@@ -39,13 +39,14 @@ class CudaGraph:
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         self.library = self
         self.note = "it draws from torch's global generator" if graph.random else ""
-        self.kernels, self.seconds = graph.size, 0.0
+        self.kernels: int = graph.size
+        self.seconds: float = 0.0
         self._module, self._calls = graph.module, 0
         self._replay: Callable[[], object] | None = None
         self._seen = list(inputs)
         """The inputs of the last call."""
         self._read = list(inputs)
-        """The tensors in which the captured graph reads them: those inputs, or memory of its own."""
+        """The tensors in which the captured graph reads them: those inputs, or the graph's buffers."""
         self._own: set[int] = set()
 
     @property

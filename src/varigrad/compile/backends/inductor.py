@@ -1,4 +1,4 @@
-"""Libraries that torch's Inductor makes: for graphs that C has no types for, and for very large ones."""
+"""Compiles graphs by torch's Inductor: those with types that our C lacks, and those with large intermediate results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS: dict[str, object] = {
 
 
 class InductorLibrary:
-    """A library of Inductor's.
+    """A loaded library that Inductor has compiled.
 
     Args:
         path: the library's file.
@@ -40,7 +40,9 @@ class InductorLibrary:
         self._runner = aot_runner(str(path), device)
         # Never unloaded, like Python's own extensions: what a library has made may outlive whatever loaded it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
-        self.kernels, self.found, self.seconds = int(str(report["kernels"])), False, 0.0
+        self.kernels: int = int(str(report["kernels"]))
+        self.found: bool = False
+        self.seconds: float = 0.0
         self.calls: tuple[str, ...] = ()
 
     def run(self, inputs: list[Tensor], count: int = 1) -> object:
@@ -50,7 +52,7 @@ class InductorLibrary:
 
 
 class InductorRecipe:
-    """Has Inductor compile a graph.
+    """Compiles a graph by Inductor.
 
     Args:
         graph: what to compile.

@@ -1,4 +1,4 @@
-"""Names of libraries in the cache: what a library is made from, never the name of the program."""
+"""Cache keys of libraries: hashes of what a library is built from, not of the program's name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def key_of(*ingredients: object) -> str:
-    """A name for what is made from these: a hash of their texts."""
+    """The cache key of a library: a hash of the texts of what it is built from."""
     return hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Interfaces of the back ends: a library, which a graph becomes, and a recipe, by which it becomes one."""
+"""Interfaces of the back ends: a `Recipe` compiles a graph, and the `Library` that it loads runs it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Library(Protocol):
 
         Raises:
             IndexError: the program refers to an entry that does not exist.
-            Exception: whatever an operation of torch's raises.
+            Exception: an operation of torch's raises it.
         """
 
 
 class Recipe(Protocol):
-    """One way from a graph to a library: through our own C, or through Inductor."""
+    """One way to compile a graph to a library: by our own C, or by Inductor."""
 
     def key(self) -> str:
         """The name of the library in the cache: equal for equal graphs, compilers, processors and torch versions."""
@@ -56,5 +56,5 @@ class Recipe(Protocol):
 
         Args:
             path: the library's file.
-            report: what the compiling process has said of it.
+            report: the report of the compiling process.
         """

@@ -1,4 +1,4 @@
-"""The process in which a compiler runs, so that steps go on meanwhile, and its end."""
+"""`CompilerProcess`: starts the compiler in a separate process, so that steps continue meanwhile, and stops it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CompilerProcess:
 
     Args:
         folder: what to compile; the library will be there.
-        root: the cache, where Inductor keeps files of its own.
+        root: the cache, where Inductor keeps its files.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
@@ -37,7 +37,7 @@ class CompilerProcess:
         worker = Path(__file__).with_name("worker.py")
         command = [sys.executable, "-P", str(worker), str(folder), str(os.getpid())]
         # In a session of its own: an interrupted run goes on compiling.
-        self.popen = subprocess.Popen(  # noqa: S603 - our own worker, in our own Python
+        self.popen: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own worker, in our own Python
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -46,7 +46,9 @@ class CompilerProcess:
             start_new_session=True,
         )
         # At the end of Python, or of this object, nothing waits for the compiler any more.
-        self.stop = weakref.finalize(self, _stop, self.popen, folder, self._owner)
+        self.stop: weakref.finalize[[subprocess.Popen[bytes], Path, int], CompilerProcess] = weakref.finalize(
+            self, _stop, self.popen, folder, self._owner
+        )
 
     @property
     def is_of_a_parent(self) -> bool:

@@ -1,7 +1,7 @@
-"""The compiling process: `python worker.py FOLDER PARENT`, apart so that steps go on meanwhile.
+"""The compiling process, `python worker.py FOLDER PARENT`: compiles in the background while steps continue.
 
-Reads `FOLDER/step.c` or, for Inductor, `FOLDER/graph.pickle`, and leaves `FOLDER/done.json` beside the library, with
-the sha256 of what it has made, or `FOLDER/failed.txt`. Ends with its parent, however that ends.
+It reads `FOLDER/step.c` or, for Inductor, `FOLDER/graph.pickle`, and leaves `FOLDER/done.json` beside the library, with
+the library's sha256, or `FOLDER/failed.txt`. It ends when its parent does, even if the parent is killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LONGEST = 1800.0
 
 
 class CompilerError(Exception):
-    """There is no compiler, or the one that there is does not work."""
+    """No compiler is installed, or the compiler does not work."""
 
 
 def c_compiler() -> list[str]:

@@ -1,1 +1,1 @@
-"""Graphs of aten operations, as the tracer makes them and back ends read them."""
+"""Graphs of aten operations, which the tracer makes and the back ends compile."""

@@ -1,4 +1,4 @@
-"""Errors of programs that cannot be captured: the user's line, the reason, and what to write instead."""
+"""Errors of programs that cannot be captured: each names the user's line, the reason, and what to write instead."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NOT_USERS = (*OURS, "<string>")
 
 
 class CaptureError(VarigradError):
-    """A program that has to run eagerly, and the reason."""
+    """A program cannot be captured and has to run eagerly, for the reason given."""
 
 
 class Unsupported(Exception):
-    """A graph that a back end cannot compile, and the reason."""
+    """A back end cannot compile a graph, for the reason given."""
 
 
 def capture_error(reason: str, instead: str = "the same in torch operations") -> CaptureError:

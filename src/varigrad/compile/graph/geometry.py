@@ -1,4 +1,4 @@
-"""Facts about the nodes of a traced graph: operation, arguments, and how results lie in memory."""
+"""Properties of the nodes of a traced graph: operation, arguments, and the memory layout of the result."""
 
 from __future__ import annotations
 

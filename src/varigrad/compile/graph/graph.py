@@ -1,4 +1,4 @@
-"""Graphs of torch's own operations: what depends on what, and their form for another process."""
+"""`Graph`: a traced function as a graph of aten operations; finds dependencies, and packs it for another process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from varigrad._torch_internals import OpOverload, pytree, schema_of_operator, sc
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A traced function.
+    """A traced function, as a graph of aten operations.
 
     Attributes:
         operations: a graph of `inputs + constants` that gives a list of tensors.
@@ -108,6 +108,6 @@ def unpacked(rows: Sequence[tuple[Any, ...]]) -> fx.GraphModule:
 
 @dataclass(frozen=True)
 class _Reference:
-    """The name of a node, in the place of the node."""
+    """Stands for a node in a packed graph, by the node's name."""
 
     name: str

@@ -1,1 +1,1 @@
-"""Compiled steps of an `SVI`: decided, specialised by signature, run on flat state."""
+"""Compiled steps of an `SVI`: specialised by the arguments' signature, and run on flat tensors of state."""

@@ -1,16 +1,15 @@
-"""A bound for loops of one's own whose loss and gradient come from a compiled graph."""
+"""`Compiled`: a compiled loss and gradient for users who write their own training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from varigrad._torch_internals import hooks_of, set_hooks
+from varigrad._torch_internals import Hook, hooks_of, set_hooks
 from varigrad.compile.step.step_compiler import StepCompiler
 from varigrad.compile.step.step_results import StepResults
 from varigrad.distributions.counter_rng import Noise
@@ -24,7 +23,7 @@ from varigrad.optim.schedules import Scheduler
 
 
 class Compiled(nn.Module):
-    """An objective whose loss and gradient come from a compiled graph: called like the bound, it gives the same loss.
+    """An objective whose loss and gradient come from a compiled graph; its call gives the same loss as the bound's.
 
     Its parameters are the bound's, under `bound`.
     """
@@ -38,10 +37,11 @@ class Compiled(nn.Module):
         super().__init__()
         self.bound = bound
         bound.draw_from(Noise(seed))
-        self.interrupts = Interrupts()
+        self.interrupts: Interrupts = Interrupts()
         self._grads: dict[nn.Parameter, Tensor] = {}
-        self.look = UntrainedLeafCheck(bound).look
+        self.look: Callable[[Tensor, tuple[object, ...], Mapping[str, object]], None] = UntrainedLeafCheck(bound).look
         self._frozen: list[nn.Parameter] = []
+        self._hooks = _Hooks()
         self._step_compiler = StepCompiler(self, wait)
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
@@ -67,9 +67,15 @@ class Compiled(nn.Module):
         if self.interrupts.on_second(self.bound.look_again, args, kwargs):
             self._step_compiler.leave()  # what the graphs take for granted does not hold any more
             self._step_compiler = StepCompiler(self, self._step_compiler.wait)
-        with _without_hooks([p for _, p in self.bound.owner.named_parameters()]):
+        self._hooks.off(self._declared())
+        try:
             results = self._step_compiler.advance(1, args, kwargs)
+        finally:
+            self._hooks.on()
         return results.losses[0], self._grads
+
+    def _declared(self) -> list[nn.Parameter]:
+        return [cast(nn.Parameter, p) for _, p in self.bound.owner.named_parameters()]
 
     def explain(self) -> str:
         """Say what is compiled and what is not, and why."""
@@ -85,9 +91,11 @@ class Compiled(nn.Module):
 
     def by_python(self, args: tuple[object, ...], kwargs: dict[str, object]) -> StepResults:
         """Loss and gradient without a graph."""
+        self._hooks.on()
         result = self.interrupts.on_second(partial(self.bound.estimate, *args, **kwargs))
         self.look(result.surrogate, args, kwargs)
-        every = [cast(nn.Parameter, p) for _, p in self.bound.owner.named_parameters()]
+        every = self._declared()
+        self._hooks.off(every)
         leaves = [p for p in every if p.requires_grad]
         self._frozen = [p for p in every if not p.requires_grad]
         found = downhill(torch.autograd.grad(result.surrogate, leaves, allow_unused=True), leaves)
@@ -103,17 +111,28 @@ class Compiled(nn.Module):
         self._grads = dict(zip(parameters, grads, strict=True))
 
 
-@contextmanager
-def _without_hooks(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Inside, hooks of `register_hook` are off: they are for `backward()`, which runs them on what is attached here."""
-    off = [(p, hooks_of(p)) for p in parameters if hooks_of(p) is not None]
-    for p, _ in off:
-        set_hooks(p, None)
-    try:
-        yield
-    finally:
-        for p, hooks in off:
-            set_hooks(p, hooks)
+class _Hooks:
+    """Hooks of `register_hook`, switched off, because `backward()` runs them on the attached gradient.
+
+    The program itself runs with its parameters' hooks on, because it may register some, and remove others.
+    """
+
+    def __init__(self) -> None:
+        self._off: list[tuple[Tensor, dict[int, Hook] | None]] = []
+
+    def off(self, parameters: Iterable[Tensor]) -> None:
+        """Switch off the hooks that there are now."""
+        self._off = [(p, hooks_of(p)) for p in parameters]
+        for p, hooks in self._off:
+            if hooks is not None:
+                set_hooks(p, None)
+
+    def on(self) -> None:
+        """Switch them on again; those that a traced run of the program has registered meanwhile go."""
+        for p, hooks in self._off:
+            if hooks_of(p) is not hooks:
+                set_hooks(p, hooks)
+        self._off = []
 
 
 def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -125,7 +144,7 @@ def _hooked(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 class _Attach(torch.autograd.Function):
-    """Gives a number a gradient that is known already."""
+    """An autograd function that gives a number a gradient that has already been computed."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, grads: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
@@ -138,7 +157,7 @@ class _Attach(torch.autograd.Function):
 
 
 def compiled(bound: Bound, *, wait: bool = False, seed: int | None = None) -> Compiled:
-    """Compile an objective for a loop of one's own.
+    """Compile an objective for a user's training loop.
 
     Args:
         bound: such as `ELBO()(model, guide)`.

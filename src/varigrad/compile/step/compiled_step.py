@@ -1,7 +1,7 @@
-"""The whole step as one function of tensors: both programs, gradient, baselines, clipping, optimiser.
+"""`CompiledStep`: a whole step as one traced function: both programs, gradient, baselines, clipping, optimiser.
 
-Many steps in a row need nothing from Python: a counter in the graph picks the step's random numbers and settings from
-rows drawn beforehand, and losses go into rows of their own.
+Many steps in a row need nothing from Python: a counter in the graph selects the step's random numbers and settings from
+rows drawn beforehand, and the row to which the step writes its loss.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NUMBERS = 2**19
 
 
 class Host(Protocol):
-    """The object that takes a run's steps in Python, and has the settings of the steps.
+    """Interface of the object that takes a run's steps in Python and holds the settings of the steps.
 
     Attributes:
         bound: the objective; its source is a `Noise`.
@@ -90,16 +90,17 @@ class CompiledStep:
     """
 
     def __init__(self, host: Host, flat_state: FlatState, rows: Rows, call: Call) -> None:
-        self.host, self.flat_state = host, flat_state
+        self.host = host
+        self.flat_state = flat_state
         self.stopped: BaseException | None = None
         self._tree, self._lifted = call.tree, call.lifted
         leaves = call.leaves
         self._settings = host.skip_nonfinite, host.clip_norm
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self.device = _device_of([*flat_state.parameters, *tensors])
+        self.device: torch.device = _device_of([*flat_state.parameters, *tensors])
         _refuse_arguments(tensors)
         self.demand: dict[Kind, int] = {kind: len(row) for kind, row in rows.items()}
-        self.capacity = max(1, min(ROWS, NUMBERS // max(sum(self.demand.values()), 1))) if flat_state.rule else 1
+        self.capacity: int = max(1, min(ROWS, NUMBERS // max(sum(self.demand.values()), 1))) if flat_state.rule else 1
         self._noise = {kind: row.to(self.device).repeat(self.capacity, 1) for kind, row in rows.items()}
         self._index = torch.zeros((), dtype=torch.int64, device=self.device)
         self._alive = torch.ones((), dtype=torch.bool, device=self.device)
@@ -113,7 +114,7 @@ class CompiledStep:
         self._overwritten = {k.untyped_storage().data_ptr() for k in kept if k.numel()}
         self._arguments = [self._argument(i, leaf) for i, leaf in enumerate(leaves)]
         self.settle(1)
-        self.traced = self._trace()
+        self.traced: TracedFunction = self._trace()
         self._positions = [None if not isinstance(a, Tensor) else self.traced.position(a) for a in self._arguments]
         self._given: dict[int, tuple[Tensor, int]] = {}
         """Arguments that are in place as they are, and their addresses."""

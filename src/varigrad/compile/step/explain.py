@@ -1,4 +1,4 @@
-"""A table for the user: what is compiled, what is not, and why."""
+"""Writes the table that tells users which steps are compiled, which are not, and why."""
 
 from __future__ import annotations
 

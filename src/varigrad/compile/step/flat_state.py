@@ -1,4 +1,4 @@
-"""Flat state: the parameters and moments of a compiled step, side by side in flat tensors.
+"""Flat state: concatenates the parameters and moments of a compiled step into a few flat tensors.
 
 The parameters that users hold become views of the flat tensors, so they are always up to date, and one operation
 updates them all. A parameter whose memory another tensor holds too (`w = net.weight.detach()`) stays where it is.
@@ -29,7 +29,7 @@ TreeForm = tuple[pytree.TreeSpec, list[object]]
 
 
 class _Key(NamedTuple):
-    """Properties that parameters of one bucket share; `alone` is the id of a parameter with a bucket of its own."""
+    """Properties that parameters of one bucket share; `alone` is the id of a parameter with a separate bucket."""
 
     group: int
     dtype: torch.dtype
@@ -39,7 +39,7 @@ class _Key(NamedTuple):
 
 
 class Bucket:
-    """Parameters of one group, dtype and age, and what the optimiser keeps for them.
+    """Parameters of one group, dtype and age, with the moments that the optimiser keeps for them.
 
     Args:
         moments: how many tensors the optimiser keeps for each parameter.
@@ -54,17 +54,18 @@ class Bucket:
     """
 
     def __init__(self, group: int, parameters: Sequence[nn.Parameter], moments: int, count: float, moves: bool) -> None:
-        self.group, self.parameters = group, list(parameters)
-        self.starts, end = [], 0
+        self.group = group
+        self.parameters: list[nn.Parameter] = list(parameters)
+        self.starts: list[int] = []
+        end = 0
         for p in self.parameters:
             end = end if p.numel() < _ALIGNED else -(-end // _ALIGNED) * _ALIGNED
             self.starts.append(end)
             end += p.numel()
         like = self.parameters[0]
-        self.flat, *self.moments = (like.detach().new_zeros(end) for _ in range(1 + moments))
-        if not moves:
-            self.flat = like.detach().view(-1)
-        self.count = torch.tensor(count, dtype=torch.float64, device=like.device)
+        self.flat: Tensor = like.detach().new_zeros(end) if moves else like.detach().view(-1)
+        self.moments: list[Tensor] = [like.detach().new_zeros(end) for _ in range(moments)]
+        self.count: Tensor = torch.tensor(count, dtype=torch.float64, device=like.device)
 
     def views(self, flat: Tensor) -> Iterator[Tensor]:
         """The slice of a flat tensor that belongs to each parameter, in the parameter's shape."""
@@ -104,9 +105,10 @@ class FlatState:
         parameters: Sequence[nn.Parameter],
         states: object,
     ) -> None:
-        self.rule, self.optimizer = rule, optimizer
-        self.traits = None if optimizer is None else traits_of(optimizer)
-        self.parameters = list(parameters)
+        self.rule = rule
+        self.optimizer = optimizer
+        self.traits: tuple[object, ...] | None = None if optimizer is None else traits_of(optimizer)
+        self.parameters: list[nn.Parameter] = list(parameters)
         if any(p.is_complex() for p in self.parameters):
             raise CaptureError(
                 "a parameter is complex",
@@ -114,7 +116,7 @@ class FlatState:
                 try_="a real parameter, [..., 2], and torch.view_as_complex in the program",
             )
         tensors, self._tree_form = flattened(states)
-        self.states = [tensor.detach().clone() for tensor in tensors]
+        self.states: list[Tensor] = [tensor.detach().clone() for tensor in tensors]
         self.buckets: list[Bucket] = []
         self.grads: list[Tensor] = []
         self._layouts: list[list[tuple[int, torch.Size, tuple[int, ...]]]] = []

@@ -1,7 +1,7 @@
-"""The flat states of an objective's parameters, one of which holds the current values while a graph takes the steps.
+"""All flat states of a bound's parameters; while a graph runs, one of them holds the current values.
 
-Specialisations whose gradients reach other parameters have flat states of their own: the optimiser leaves the rest
-alone.
+Specialisations whose gradients reach different parameters have different flat states, because the optimiser updates
+only the parameters that have a gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from varigrad.optim.functional import rule_of, traits_of
 
 
 class FlatStatePool:
-    """Brings the state into flat tensors for a graph, and back to where users look for it.
+    """Moves the state into flat tensors for a graph, and back to the tensors that users hold.
 
     Args:
         host: whose steps are compiled.

@@ -1,4 +1,4 @@
-"""Names of the numbers that a compiled step overwrites, so that a message can say which of them are wrong."""
+"""Names of the numbers that a compiled step overwrites, so that error messages can name those that are wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures of calls: shapes, types and Python values of the arguments, for which a step is specialised."""
+"""Signatures of calls: shapes, types and Python values of the arguments; a step is specialised to each signature."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Numbers = list[tuple[int, float]]
 
 
 class Call(NamedTuple):
-    """The arguments of a call, as they were given, and flattened.
+    """The arguments of a call, as the caller gave them, and flattened.
 
     Attributes:
         args, kwargs: as they were given.
@@ -40,7 +40,7 @@ class Call(NamedTuple):
 
 
 class Signatures:
-    """Tells calls apart by their arguments; numbers that change from call to call are lifted: they become inputs.
+    """Computes signatures of calls, and lifts numbers that change from call to call to inputs of the graph.
 
     Attributes:
         unliftable: why the numbers of a signature have to stay Python numbers.
@@ -100,7 +100,7 @@ class Signatures:
 
 @dataclass(eq=False, repr=False)
 class _ByIdentity:
-    """An argument that is only equal to itself; it is kept, so that no other one is given its id."""
+    """An argument that is equal only to itself; a reference is kept so that its id is not used again."""
 
     value: object
 

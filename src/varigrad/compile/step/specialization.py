@@ -1,46 +1,22 @@
-"""Specialisations: compiled steps for one signature of the arguments each, and how far each has come."""
+"""Specialisations: compiled steps, one for each signature of the arguments, with their progress and statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 from torch import nn
 
 from varigrad.compile.step.compiled_step import CompiledStep
 from varigrad.compile.step.flat_state import FlatState, TreeForm, flattened
+from varigrad.compile.step.saved_steps import SavedSpecialization
 from varigrad.compile.step.stages import Progress, Stage
 from varigrad.distributions.counter_rng import Kind, Noise, Rows
 
 
-class SavedSpecialization(TypedDict):
-    """A specialisation in a saved state; the keys are those of the first version.
-
-    Attributes:
-        seen, taken: steps in Python and by graph.
-        check: the graph's step that Python checks next.
-        agreed, disagreed, refusal: as in `Progress`.
-        demand: how many random numbers a step takes, by kind.
-        reached, frozen: names of parameters.
-        carried: the structure of the estimators' state, as text.
-    """
-
-    seen: int
-    taken: int
-    check: int
-    agreed: int
-    disagreed: int
-    refusal: str
-    demand: dict[Kind, int]
-    reached: list[str]
-    frozen: list[str]
-    carried: str
-
-
 @dataclass(eq=False)
 class Specialization:
-    """Steps with arguments of one signature (shapes, types, Python values), and how far they have come.
+    """Compiled steps for arguments of one signature (shapes, types, Python values), and their progress.
 
     Attributes:
         text: the arguments, in words.
@@ -52,7 +28,8 @@ class Specialization:
         parameters: those that the last gradient in Python reached.
         frozen: those that required no gradient in the last step in Python.
         undeclared: `requires_grad` of the tensors that the programs did not declare then; None: not known.
-        structure: of the estimators' state after the last step in Python; a text if a saved state said so.
+        thawed: how many of these required a gradient when a state was saved; None: not known.
+        structure: of the estimators' state after the last step in Python; a text if it comes from a saved state.
         flat_state: where parameters and moments are kept while the graph takes the steps.
         waits: whether steps wait for the compiler, because the library was there when the state that this run goes on
             from was saved.
@@ -69,7 +46,8 @@ class Specialization:
     rows: Rows | None = None
     parameters: tuple[nn.Parameter, ...] = ()
     frozen: tuple[nn.Parameter, ...] = ()
-    undeclared: object = None
+    undeclared: tuple[bool, ...] | None = None
+    thawed: int | None = None
     structure: TreeForm | str | None = None
     flat_state: FlatState | None = None
     waits: bool = False
@@ -121,6 +99,7 @@ class Specialization:
             "reached": [names[id(p)] for p in self.parameters],
             "frozen": [names[id(p)] for p in self.frozen],
             "carried": str(self.structure),
+            "thawed": sum(self.undeclared or ()),
         }
 
     def resume(self, saved: SavedSpecialization, named: Mapping[str, nn.Parameter], noise: Noise) -> None:
@@ -137,7 +116,7 @@ class Specialization:
         self.demand = dict(saved["demand"])
         self.parameters = tuple(named[name] for name in saved["reached"])
         self.frozen = tuple(named[name] for name in saved["frozen"])
-        self.structure, self.undeclared = saved["carried"], None
+        self.structure, self.undeclared, self.thawed = saved["carried"], None, saved.get("thawed")
         self.waits = self.graph_steps > 1
         before = noise.get_state()
         self.rows = {kind: rows[0] for kind, rows in noise.rows(self.demand, 1).items()}
@@ -154,7 +133,7 @@ class Specialization:
         return str(structure) == self.structure if isinstance(self.structure, str) else structure == self.structure
 
     def note_eager_step(
-        self, states: object, reached: list[nn.Parameter], frozen: list[nn.Parameter], undeclared: object
+        self, states: object, reached: list[nn.Parameter], frozen: list[nn.Parameter], undeclared: tuple[bool, ...]
     ) -> None:
         """Keep what a step in Python shows: the next graph takes it for granted.
 

@@ -1,4 +1,4 @@
-"""The stages of a specialisation, from steps in Python to a library in force, and the transitions between them.
+"""The stages of a specialisation, from eager steps to a library in force, and the transitions between them.
 
 `TRANSITIONS` lists every transition that exists; docs/compiled-steps.md draws them. A `Progress` is immutable: each of
 its methods is one transition and returns the next `Progress`. One that the table does not list, or that contradicts the
@@ -18,7 +18,7 @@ CHECKS = 2
 
 
 class Stage(Enum):
-    """The stages of a specialisation: who takes the next step, and what is waited for."""
+    """The stages of a specialisation: each decides whether Python or a graph takes the next step."""
 
     WARMING_UP = auto()
     """Python takes the steps: there is no graph, or none any more."""
@@ -81,12 +81,12 @@ CHECKED = frozenset({Stage.TRACED, Stage.CHECKING})
 
 
 class IllegalTransition(AssertionError):
-    """A mistake in `StepCompiler`: an event in a stage in which it cannot happen."""
+    """A mistake in `StepCompiler`: an event arrived in a stage in which it cannot happen."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a specialisation: its stage, and what belongs to it.
+    """The progress of a specialisation: its stage, with the graph, counts and reasons that belong to it.
 
     Attributes:
         stage: who takes the next step.

@@ -1,8 +1,8 @@
-"""Decides who takes each step: Python at first, then a traced graph, compiled in the background and checked by Python.
+"""Decides for each step whether Python, the traced graph or the compiled library runs it.
 
-All randomness of a step comes from rows of numbers that are drawn beforehand, an eager step's too. So it does not
-matter to a run when the compiler is done: every step sees the numbers that it would have seen anyway. The stages that a
-step goes through, and what leads from one to the next, are in `stages.py`.
+All steps, eager ones included, take their randomness from rows of numbers that are drawn beforehand. So the time at
+which the compiler finishes does not change a run: every step sees the numbers that it would have seen anyway. The
+stages of a specialisation and their transitions are in `stages.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,8 +22,9 @@ from varigrad.compile.step.compiled_step import CompiledStep, Host
 from varigrad.compile.step.explain import explain
 from varigrad.compile.step.flat_state import FlatState, flattened
 from varigrad.compile.step.flat_state_pool import FlatStatePool
+from varigrad.compile.step.saved_steps import SavedSpecialization, SavedSteps
 from varigrad.compile.step.signature import Call, Signatures, arguments_in_words, layout_of, surroundings
-from varigrad.compile.step.specialization import SavedSpecialization, Specialization
+from varigrad.compile.step.specialization import Specialization
 from varigrad.compile.step.stages import CHECKED, Stage
 from varigrad.compile.step.step_results import StepResults
 from varigrad.distributions.counter_rng import Noise, Rows
@@ -43,18 +44,11 @@ _POLL = 0.02
 
 
 class CaptureWarning(UserWarning):
-    """A step that was to be compiled runs eagerly, and why."""
-
-
-class SavedSteps(TypedDict, total=False):
-    """The part of a saved state about compiled steps: specialisations and lifted numbers, by the text of their key."""
-
-    forms: dict[str, SavedSpecialization]
-    numbers: dict[str, list[int]]
+    """A step that was to be compiled runs eagerly, for the reason given."""
 
 
 class _LastCall(NamedTuple):
-    """The last call, for the next one with the very same tensors."""
+    """The last call, kept so that a call with the very same tensors skips the search."""
 
     layouts: list[tuple[Hashable, ...]]
     surroundings: Hashable
@@ -63,14 +57,14 @@ class _LastCall(NamedTuple):
 
 
 class _Position(NamedTuple):
-    """Where a block of steps begins: the state of the random numbers, and of the schedule."""
+    """The state at the start of a block of steps: of the random numbers, and of the schedule."""
 
     noise: dict[Any, Any]
     schedule: Schedule
 
 
 class StepCompiler:
-    """Takes steps, and compiles them meanwhile.
+    """Takes steps, and traces and compiles them in the background.
 
     Args:
         host: whose steps they are; its bound's randomness comes from a `Noise`.
@@ -78,7 +72,8 @@ class StepCompiler:
     """
 
     def __init__(self, host: Host, wait: bool) -> None:
-        self.host, self.wait = host, wait
+        self.host = host
+        self.wait = wait
         self.specializations: OrderedDict[Hashable, Specialization] = OrderedDict()
         self._flat_states = FlatStatePool(host)
         self._last: _LastCall | None = None
@@ -183,9 +178,10 @@ class StepCompiler:
             return False
         if any(p.requires_grad for p in own.frozen):
             return False  # no longer frozen: to the graph it is a constant
-        if own.undeclared is None:  # a saved state does not know them
-            own.undeclared = self.host.bound.undeclared_flags
-        if own.undeclared != self.host.bound.undeclared_flags:
+        undeclared = self.host.bound.undeclared_flags
+        if own.undeclared is None and (own.thawed is None or sum(undeclared) <= own.thawed):
+            own.undeclared = undeclared  # a saved state does not know them one by one
+        if own.undeclared != undeclared:
             own.progress = own.progress.forgotten()
             return False  # a tensor that is not declared requires a gradient: Python says what that means
         states = self.host.bound.estimator_states

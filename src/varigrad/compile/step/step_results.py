@@ -1,4 +1,4 @@
-"""Results of steps: loss, gradient norm, and whether parameters were changed."""
+"""Results of steps: loss, gradient norm, and whether the step changed the parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one step.
+    """The loss and gradient norm of one step.
 
     Attributes:
         step: the number of the step, from 1.
@@ -25,7 +25,7 @@ class Metrics:
 
 
 class StepResults(NamedTuple):
-    """Results of steps in a row.
+    """Results of consecutive steps.
 
     Attributes:
         losses: minus the bound, before each step.

@@ -1,1 +1,1 @@
-"""Tracing: from a function of tensors to a graph, with guards on what it read from Python."""
+"""Tracing: records a function of tensors as a graph, with guards on the Python values that it read."""

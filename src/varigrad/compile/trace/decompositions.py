@@ -1,4 +1,4 @@
-"""Decompositions: operations that are traced as others with the same results, which compile to faster loops.
+"""Decompositions: replaces some operations by equivalent ones that compile to faster loops.
 
 Look-ups along a dimension of a few entries become comparisons, which fuse with the operations around them, vectorise,
 and need no atomic additions in their gradient. An index without an entry gives NaN, where torch raises an error.
@@ -57,7 +57,7 @@ def _gather(x: Tensor, dim: int, index: Tensor) -> Callable[[], Tensor] | None:
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Callable[[], Tensor] | None:
-    if not _is_single(x, dim, index) or index.shape != source.shape:
+    if not _is_single(x, dim, index) or index.shape != source.shape or x.dtype == torch.bool:
         return None
     return lambda: x + torch.where(_places(x, dim) == index, source, 0)
 
@@ -86,6 +86,8 @@ def _index_put(
 ) -> Callable[[], Tensor] | None:
     index = _only(x, indices)
     if index is None or not accumulate or values.shape != (*index.shape, *x.shape[1:]):
+        return None
+    if not x.is_floating_point():  # sums of other numbers are of another type
         return None
 
     def added() -> Tensor:

@@ -1,8 +1,9 @@
-"""Guards: what a program reads from Python besides its arguments, and whether it is still the same.
+"""Guards: records the Python values that a program can read besides its arguments, and detects changes.
 
-A graph holds what Python values were when it was traced. So the variables a program can see (closures, globals, its
-modules' attributes and hooks, classes, code, what its arguments hold, containers in all of them) are noted then and
-looked at before every call: tensors by identity, since a graph reads them in place, plain values by equality.
+A graph contains Python values as constants of the time when it was traced. So the variables that a program can see
+(closures, globals, its modules' attributes and hooks, classes, code, what its arguments hold, containers in all of
+them) are recorded then and compared before every call: tensors by identity, since a graph reads them in place, plain
+values by equality.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _MISSING = object()
 
 
 class Variable(NamedTuple):
-    """A variable that a program can see: where it is read, and its name in messages."""
+    """A variable that a program can see: the container that it is read from, and its name in messages."""
 
     container: object
     key: object
@@ -55,7 +56,7 @@ class Variable(NamedTuple):
 
 
 class Guards:
-    """Guards of the Python state that programs can see.
+    """Guards of the Python state that programs can see: they record it, and detect changes.
 
     Args:
         programs: functions, modules and other objects that are called; and what they are called with.
@@ -320,8 +321,8 @@ def _size(values: object) -> int:
     """Bytes of an array."""
     if hasattr(values, "nbytes"):
         return int(values.nbytes)
-    assert isinstance(values, bytearray)
-    return len(values)
+    assert isinstance(values, (bytearray, array.array))
+    return len(values) * (values.itemsize if isinstance(values, array.array) else 1)
 
 
 def _numbers(values: object) -> bytes:

@@ -1,4 +1,4 @@
-"""Indexing without reading values: `x[i]`, `x[i] = value` and `one_hot` as operations on tensors."""
+"""Indexing that reads no values: writes `x[i]`, `x[i] = value` and `one_hot` as operations on tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A traced function of tensors: compiled in the background, or replayed, and compared with Python."""
+"""`TracedFunction`: traces a function, runs its graph or its compiled library, and compares either with Python."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Snapshot(NamedTuple):
 
 
 class TracedFunction:
-    """A function whose results overwrite tensors.
+    """A traced function whose results overwrite tensors.
 
     Args:
         function: computes new values for `targets`, in order, from the very tensors in `inputs`; changes nothing.
@@ -73,7 +73,9 @@ class TracedFunction:
         mutated: Sequence[Tensor] = (),
         loose: Sequence[Tensor] = (),
     ) -> None:
-        self.function, self.targets, self.mutated = function, list(targets), list(mutated)
+        self.function = function
+        self.targets: list[Tensor] = list(targets)
+        self.mutated: list[Tensor] = list(mutated)
         self._loose = {id(t) for t in loose}
         self._parameters = [i for i in inputs if isinstance(i, torch.nn.Parameter) and i.is_floating_point()]
         before = [w.detach().clone() for w in mutated]
@@ -82,7 +84,7 @@ class TracedFunction:
         finally:
             _restore(self.mutated, before)
         kept = _overwrite(self.graph, list(inputs), self.targets, slices)
-        self.inputs = [i.detach() for i, keep in zip(inputs, kept, strict=True) if keep]
+        self.inputs: list[Tensor] = [i.detach() for i, keep in zip(inputs, kept, strict=True) if keep]
         self._index = {id(i): n for n, i in enumerate(i for i, keep in zip(inputs, kept, strict=True) if keep)}
         constants = [c.detach() for c in self.graph.constants]
         others = [i for i, keep in zip(inputs, kept, strict=True) if keep and not any(i is t for t in targets)]

@@ -1,8 +1,8 @@
-"""Tracing: from a function of tensors to a graph of torch's own operations.
+"""Tracing: runs a function of tensors once, and records its operations as a graph.
 
-The function is run once, on the real tensors, and every operation is written down. What it reads besides its inputs
-(the user's data, mostly) becomes an input too, by reference. What cannot be traced (a branch on a value, a conversion
-to numpy) is refused, with the user's line.
+The function runs on the real tensors. Tensors that it reads besides its inputs (the user's data, mostly) become inputs
+too, by reference. Code that cannot be traced (a branch on a value, a conversion to numpy) is refused, with the user's
+line.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def trace(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor], mutabl
     """Trace `function()`, which reads the very tensors in `inputs`.
 
     Args:
-        inputs: distinct tensors, each with memory of its own.
+        inputs: distinct tensors, which share no memory.
         mutable: those of them that the function may write into.
 
     Raises:
@@ -75,7 +75,7 @@ def is_tracing() -> bool:
 
 
 class _Tracer(TorchDispatchMode):
-    """Runs every operation that reaches torch's dispatcher, and writes it down as a node of a graph.
+    """A mode that records every operation that reaches torch's dispatcher as a node of a graph.
 
     Smaller than `make_fx`, ten times faster, and without its import of all of Inductor.
     """
@@ -294,7 +294,7 @@ def _geometry(tensor: Tensor) -> Geometry:
 
 
 class _Rewriting(TorchFunctionMode):
-    """Replaces calls in which torch would read a value by operations on tensors; refuses those where it cannot."""
+    """A mode that replaces calls in which torch would read a value by operations on tensors, or refuses them."""
 
     def __torch_function__(
         self,

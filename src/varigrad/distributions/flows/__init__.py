@@ -1,4 +1,4 @@
-"""Normalizing flows: transforms with parameters to learn.
+"""Normalizing flows: transforms with trainable parameters.
 
 flow = vg.distributions.flows.spline_coupling(2)
 vg.module("flow", flow)

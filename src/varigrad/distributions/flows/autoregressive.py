@@ -1,4 +1,4 @@
-r"""Autoregressive flows: each entry is scaled and shifted by networks of those before it.
+r"""Autoregressive flows: networks of the preceding entries scale and shift each entry.
 
 References:
     Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling (2016), Improving variational inference with inverse
@@ -70,6 +70,6 @@ class AffineAutoregressive(VectorTransform):
 
 
 def affine_autoregressive(input_dim: int, hidden_dims: Sequence[int] | None = None, **kwargs: Any) -> Any:
-    """An `AffineAutoregressive` with a network of its own; hidden layers of three times `input_dim` plus one."""
+    """An `AffineAutoregressive` with a new network; hidden layers of three times `input_dim` plus one."""
     hidden = [3 * input_dim + 1] if hidden_dims is None else list(hidden_dims)
     return AffineAutoregressive(AutoRegressiveNN(input_dim, hidden), **kwargs)

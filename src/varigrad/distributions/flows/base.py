@@ -1,4 +1,4 @@
-"""What transforms with parameters to learn have in common."""
+"""Interfaces of transforms that are torch modules with trainable parameters, and their composition."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ComposeTransformModule(ComposeTransform, nn.ModuleList):
 
 
 class Cached:
-    """Mixin of transforms without an inverse in closed form: only images of their own have one, the last of them.
+    """Mixin for transforms without a closed-form inverse: it inverts only their own latest image.
 
     Raises:
         NotImplementedError: another value is to be inverted.

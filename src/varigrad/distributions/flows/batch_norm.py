@@ -1,4 +1,4 @@
-"""Batch normalisation as a transform, between other flows.
+"""`BatchNorm`: batch normalisation as an invertible transform, between other flows.
 
 References:
     Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP.

@@ -1,4 +1,4 @@
-r"""Planar, radial and Sylvester flows: a vector plus a bump along few directions.
+r"""Planar, radial and Sylvester flows: add a bump along few directions to a vector.
 
 References:
     Rezende, Mohamed (2015), Variational inference with normalizing flows.
@@ -107,7 +107,7 @@ class Radial(VectorTransform):
 
 
 class Householder(VectorTransform):
-    """One or several reflections: rotations whose Jacobian is one.
+    """One or several Householder reflections, whose Jacobian has absolute determinant one.
 
     Args:
         input_dim: of the vectors.

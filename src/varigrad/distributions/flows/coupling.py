@@ -1,4 +1,4 @@
-"""Coupling flows: one part of a vector is left alone and decides how the other is scaled and shifted.
+"""Coupling flows: a network of one part of a vector, which stays unchanged, scales and shifts the other part.
 
 References:
     Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP.
@@ -19,7 +19,7 @@ from varigrad.distributions.flows.networks import DenseNN
 
 
 class AffineCoupling(TransformModule):
-    """The first `split_dim` entries are kept; the others are scaled and shifted by a network of them.
+    """Keeps the first `split_dim` entries; a network of them scales and shifts the others.
 
     Args:
         split_dim: how many are kept.
@@ -87,7 +87,7 @@ def affine_coupling(
     dim: int = -1,
     **kwargs: Any,
 ) -> AffineCoupling:
-    """An `AffineCoupling` with a dense network of its own.
+    """An `AffineCoupling` with a new dense network.
 
     Args:
         input_dim: the size of the vectors, or the sizes of the `-dim` rightmost dimensions.

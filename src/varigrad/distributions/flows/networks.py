@@ -1,4 +1,4 @@
-"""Networks that give transforms their parameters: dense ones, and autoregressive ones with masked weights.
+"""Networks that compute the parameters of transforms: dense ones, and autoregressive ones with masked weights.
 
 References:
     Germain, Gregor, Murray, Larochelle (2015), MADE: masked autoencoder for distribution estimation.
@@ -86,7 +86,7 @@ class _Heads(nn.Module):
 
 
 class ConditionalAutoRegressiveNN(_Heads):
-    """Parameters for each variable from those before it, and from a context.
+    """Computes parameters for each variable from the variables before it, and from a context.
 
     Args:
         input_dim: number of variables.
@@ -149,7 +149,7 @@ class ConditionalAutoRegressiveNN(_Heads):
 
 
 class AutoRegressiveNN(ConditionalAutoRegressiveNN):
-    """Parameters for each variable from those before it.
+    """Computes parameters for each variable from the variables before it.
 
     Args:
         input_dim: number of variables.
@@ -173,7 +173,7 @@ class AutoRegressiveNN(ConditionalAutoRegressiveNN):
 
 
 class ConditionalDenseNN(_Heads):
-    """Parameters from an input and a context, through dense layers.
+    """Computes parameters from an input and a context, through dense layers.
 
     Args:
         input_dim, context_dim: sizes of the two.
@@ -207,7 +207,7 @@ class ConditionalDenseNN(_Heads):
 
 
 class DenseNN(ConditionalDenseNN):
-    """Parameters from an input, through dense layers.
+    """Computes parameters from an input, through dense layers.
 
     Args:
         input_dim: its size.

@@ -1,4 +1,4 @@
-r"""Monotone rational splines, entry by entry: flexible maps with inverses in closed form.
+r"""Spline flows: monotone rational splines, entry by entry, which are flexible and have closed-form inverses.
 
 Inside the box :math:`[-B, B]`, between knots; outside, the identity. Quadratic: the pieces of Durkan et al. with
 derivatives given at the knots. Linear: two linear-rational pieces for each bin, as Dolatabadi et al. have them.
@@ -132,7 +132,7 @@ def _linear(
 
 
 class _Splined:
-    """Interface of the three spline transforms: how many numbers a spline takes, and how they are divided."""
+    """Interface of the three spline transforms: how many parameters a spline has, and how they are divided."""
 
     count_bins: int
     bound: float
@@ -191,7 +191,7 @@ class Spline(_Splined, VectorTransform):
 
 
 class SplineCoupling(_Splined, TransformModule):
-    """The first `split_dim` entries go through splines of their own (or are kept), and decide on those of the others.
+    """Transforms the first `split_dim` entries by splines (or keeps them); they parametrise the others' splines.
 
     Args:
         input_dim: of the vectors.
@@ -252,7 +252,7 @@ class SplineCoupling(_Splined, TransformModule):
 
 
 class SplineAutoregressive(_Splined, VectorTransform):
-    """A spline for each entry, from those before it. The inverse takes as many passes as there are entries.
+    """A spline for each entry, parametrised by those before it. The inverse takes a pass for each entry.
 
     Args:
         input_dim: of the vectors.

@@ -1,1 +1,1 @@
-"""Checks of programs: sites, pairs of sites, first runs, plates, leaves; and when they are made again."""
+"""Checks of programs: single sites, pairs of sites, first runs, plates, untrained leaves; and when to repeat them."""

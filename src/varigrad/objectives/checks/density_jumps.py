@@ -1,8 +1,8 @@
-"""Which choices reach a jump of a log-density, as its value or by its parameters, in an exploring run.
+"""Finds the choices that reach a jump of a log-density, as its value or by its parameters, in an exploring run.
 
-What a program compares or rounds is seen as it runs. A log-density is taken later, of plain tensors, so its own
-comparisons are looked for here: by a table for known families (`distributions.support_edges`), and by
-taking the density once more, of tracked tensors, for classes that are not known.
+Tracking records a program's own comparisons and roundings. A log-density is computed later, from plain tensors, so this
+module looks for its comparisons: by a table for known families (`distributions.support_edges`), and by computing the
+density once more, from tracked tensors, for classes that are not known.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from varigrad.terms.provenance import Escapes, get_blocked, get_provenance, untr
 
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """A sample of an exploring run whose tensors still carry their marks.
+    """A sample of an exploring run whose tensors still carry their provenance.
 
     Attributes:
         message: with its value.

@@ -1,4 +1,4 @@
-"""Checks made on a program's first run, and again when a number goes bad: never on the step's path."""
+"""Checks of a program's first run, which are repeated when a loss or gradient is not finite; normal steps skip them."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def check_smooth(run: RunRecord, nondifferentiable: Container[str]) -> None:
 
 
 def _reaches(provenance: Iterable[Token], site: str) -> bool:
-    return any(t.site == site and NOT_PATHWISE not in t.crossed for t in provenance)
+    return any(t.site == site and NOT_PATHWISE not in t.cross_element for t in provenance)
 
 
 def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None:

@@ -1,7 +1,7 @@
-"""Whether a class of the user's is what it declares to be: a draw with a derivative, a density whose support stays.
+"""Checks user-defined distributions: `rsample` must carry derivatives, and no parameter may move the support.
 
-The families of torch and varigrad are known. Of any other class the parameters that require gradients are marked, and
-its draw and its log-density are taken once more, at the first look.
+The families of torch and varigrad need no such check. For any other class, the first check marks the parameters that
+require gradients, and computes a draw and its log-density once more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POINTS, _HALVINGS = 16, 40
 
 
 class _Each(Escapes):
-    """A record that keeps what went into each step function apart."""
+    """An `Escapes` record that keeps the inputs of each discontinuous function separately."""
 
     def __init__(self) -> None:
         self.each: list[Provenance] = []

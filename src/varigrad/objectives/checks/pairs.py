@@ -1,4 +1,4 @@
-"""Checks of a site of the guide against the same site of the model."""
+"""Checks a site of the guide against the model's site of the same name: shapes, plates and supports."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Perturbation: parameters, buffers and arguments moved away from zeros, ties and other coincidences.
+"""Perturbation: moves parameters, buffers and arguments away from zeros, ties and other coincidences.
 
-What a check finds at one point may be an accident of that point: a gate at zero, a last layer of zeros, a covariate
-that is zero in the first minibatch. Near it, such accidents do not happen.
+The result of a check at one point may be a coincidence: a gate at zero, a last layer of zeros, a covariate that is zero
+in the first minibatch. At a random point nearby, such coincidences do not happen.
 """
 
 from __future__ import annotations

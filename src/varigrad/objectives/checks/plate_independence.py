@@ -1,4 +1,4 @@
-"""What the operations of a run prove about plates and lanes, whatever the numbers are (by `terms/independence`)."""
+"""Proves from a run's operations that plate elements or lanes stay independent (by `terms/independence`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSEEN = Verdict("unknown", "a run that could not be followed")
 
 @dataclass(frozen=True)
 class Structure:
-    """What is proven about the plates of each site.
+    """The proven plates of each site: those whose elements are mixed, and those whose elements stay apart.
 
     Attributes:
         mixed, apart: plates whose elements an operation mixes, and those where none does, by site.
@@ -34,10 +34,10 @@ class Structure:
 
 
 def structure_of_plates(
-    perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], layout: Vectorization
+    perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], vectorization: Vectorization
 ) -> Structure:
     """What the operations of a run with plain draws prove about plates; nothing, if they cannot be followed."""
-    plain = Vectorization(plates=layout.plates, order=layout.order, guarded=layout.guarded)
+    plain = Vectorization(plates=vectorization.plates, order=vectorization.order, guarded=vectorization.guarded)
     found = Structure()
     try:
         with follow_dimensions() as follower:
@@ -55,13 +55,13 @@ def structure_of_plates(
 
 
 def structure_of_lanes(
-    perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], layout: Vectorization
+    perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], vectorization: Vectorization
 ) -> Verdict:
     """Whether a run with particles and alternatives side by side keeps them apart."""
     try:
         with follow_dimensions() as follower:
-            run = perform(layout, follower, False)
-            return follower.lanes(collect(run, layout), layout.dims, run.tracker.escapes)
+            run = perform(vectorization, follower, False)
+            return follower.lanes(collect(run, vectorization), vectorization.dims, run.tracker.escapes)
     except Exception:
         return UNSEEN
 

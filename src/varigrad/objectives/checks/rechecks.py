@@ -1,8 +1,8 @@
-"""Rechecks: when programs are looked at again, and the warning where an earlier look was wrong.
+"""Rechecks: decides when programs are analysed again, and warns if an earlier analysis was wrong.
 
-Looks are taken at steps 10, 100, 1000, ..., and whenever something changes that may matter: the mode of a module, a
-buffer (from outside), the shapes of arguments, `requires_grad`, or the statements of a run. What a look finds to be
-mixed, stepped or not to run side by side stays so: that is always right, if noisier.
+Programs are analysed at steps 10, 100, 1000, ..., and whenever something changes that may matter: the mode of a module,
+a buffer (from outside), the shapes of arguments, `requires_grad`, or the statements of a run. Once found mixed,
+discontinuous or not vectorisable, a site or plate stays so: still correct, only noisier.
 """
 
 from __future__ import annotations
@@ -42,11 +42,18 @@ _TRAINING, _RATE, _REQUIRED, _VERSION = map(attrgetter, ("training", "p", "requi
 
 
 class StaleCheckWarning(UserWarning):
-    """What the first runs of a program had shown turned out not to hold, and steps may have been wrong."""
+    """What the first runs of a program had shown turned out not to hold, and steps may have been wrong.
+
+    Example:
+        >>> import warnings
+        >>> from varigrad.objectives import StaleCheckWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", StaleCheckWarning)  # steps stop where a check is out of date
+    """
 
 
 class Explored(Protocol):
-    """What has been discovered about some programs, and the way to look at them again.
+    """Interface of an object that holds the analysis of some programs and can repeat it.
 
     Attributes:
         quiet: whether to warn of nothing.
@@ -85,7 +92,7 @@ class Explored(Protocol):
 
 
 class Rechecks:
-    """When programs have to be looked at again, and what earlier looks have found in which situation.
+    """Decides when programs are analysed again, and keeps earlier results by situation.
 
     Attributes:
         due: how many steps have to have been taken for the next look that nothing but time calls for.
@@ -93,7 +100,8 @@ class Rechecks:
     """
 
     def __init__(self) -> None:
-        self.due, self.since = FIRST, 0
+        self.due: int = FIRST
+        self.since: int = 0
         self._known: OrderedDict[Situation, DiscoveryResult] = OrderedDict()
         self._arguments: set[object] = set()
         self._branches: set[tuple[object, ...]] = set()
@@ -150,9 +158,9 @@ class Rechecks:
         return torch.is_grad_enabled(), shapes, own, modes, undeclared
 
     @property
-    def undeclared(self) -> object:
-        """`requires_grad` of the tensors that the programs see and do not declare, as it was found last."""
-        return () if self._now is None else self._now[-1]
+    def undeclared(self) -> tuple[bool, ...]:
+        """`requires_grad` of the tensors that the programs see and do not declare."""
+        return tuple(map(_REQUIRED, self._undeclared))
 
     def is_due(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Whether something has changed that may matter, or it is time."""
@@ -250,7 +258,7 @@ class Rechecks:
         self,
         explored: Explored,
         run: RunRecord,
-        layout: Vectorization,
+        vectorization: Vectorization,
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> bool:
@@ -272,7 +280,7 @@ class Rechecks:
         known = explored.discovered
         assert known is not None
         try:
-            found = explored.look(args, kwargs, known, (run, layout), points=POINTS if other else 1)
+            found = explored.look(args, kwargs, known, (run, vectorization), points=POINTS if other else 1)
         except FAILURES:
             return False
         found, worse = joined(known, found)
@@ -309,10 +317,10 @@ class Rechecks:
 def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryResult, list[str]]:
     """An earlier result with what a later one adds to it, and a sentence about each thing that it adds."""
     worse: list[str] = []
-    mixed = dict(known.layout.mixed)
-    for site, plates in found.layout.mixed.items():
+    mixed = dict(known.vectorization.mixed)
+    for site, plates in found.vectorization.mixed.items():
         new = plates - mixed.get(site, frozenset())
-        if new and site in known.layout.order:
+        if new and site in known.vectorization.order:
             names = ", ".join(map(repr, sorted(new)))
             how = [found.sentences[site, plate] for plate in sorted(new) if (site, plate) in found.sentences]
             because = f" ({'; '.join(how)})" if how else ""
@@ -324,17 +332,20 @@ def joined(known: DiscoveryResult, found: DiscoveryResult) -> tuple[DiscoveryRes
         worse.append(f"particles or alternatives cannot run side by side: {reason}")
     nondifferentiable = found.nondifferentiable - known.nondifferentiable
     for site in sorted(nondifferentiable):
-        worse.append(f"{site!r}: its value goes through a comparison, rounding or conversion, or loses its derivative")
+        worse.append(
+            f"{site!r}: its value goes through a comparison, rounding, conversion or pole, or loses its derivative"
+        )
     if not worse:
         return known, worse
     return evolve(
         known,
-        layout=evolve(known.layout, mixed=mixed),
+        vectorization=evolve(known.vectorization, mixed=mixed),
         side_by_side=side,
         reason=reason,
         nondifferentiable=known.nondifferentiable | found.nondifferentiable,
         plan=found.plan,
         sentences={**known.sentences, **found.sentences},
+        crossed={**known.crossed, **found.crossed},
     ), worse
 
 

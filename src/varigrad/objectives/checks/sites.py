@@ -1,4 +1,4 @@
-"""What can be wrong with one site: its distribution's parameters, its value, their shapes and devices."""
+"""Checks of one site: its distribution's parameters, its value, their shapes and devices."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def check_value(message: Sample, guide: dict[str, Sample], model: dict[str, Samp
 
 
 def is_unchecked(distribution: td.Distribution) -> bool:
-    """Whether the program has said `validate_args=False`, at the distribution or for all of them."""
+    """Whether the program has set `validate_args=False`, at the distribution or for all of them."""
     inner, _ = inner_of(distribution)
     while isinstance(inner, Wrapper):
         inner, _ = inner_of(inner.base)

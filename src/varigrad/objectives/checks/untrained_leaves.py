@@ -1,9 +1,9 @@
-"""Leaves that a loss reaches and no optimiser moves: found in its graph, and named as the programs call them.
+"""Finds leaf tensors that a loss reaches and no optimiser trains, and names them as the programs do.
 
-A network that a guide uses from its enclosing scope, without `vg.module`, belongs to no optimiser. The graph of
-the loss has it all the same, so it is looked for there: at the first two steps, at steps 10, 100, 1000, ..., whenever
-the graph has another number of operations than in all steps before, and whenever `requires_grad` has changed of a
-tensor that the programs see and do not declare.
+A network that a guide uses from its enclosing scope, without `vg.module`, belongs to no optimiser. But the autograd
+graph of the loss contains it. So this check searches the graph: at the first two steps, at steps 10, 100, 1000, ...,
+whenever the graph has another number of operations than in all steps before, and whenever `requires_grad` has changed
+for a tensor that the programs see and do not declare.
 """
 
 from __future__ import annotations
@@ -148,10 +148,10 @@ def error_about(strangers: Sequence[UntrainedLeaf]) -> ParameterError:
 
 
 class LookSchedule:
-    """When to look at a graph, decided by the number of the step and by how many operations there are in it."""
+    """Decides when to search a graph, by the number of the step and the number of operations in the graph."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps: int = 0
         self._last = -1
         self._next = 10
         self._sizes: set[int] = set()
@@ -245,7 +245,7 @@ class UntrainedLeafCheck:
 
 
 class _Inputs(TorchFunctionMode):
-    """A mode that notes the leaves behind every tensor by which the program itself differentiates."""
+    """A mode that records the leaves behind every tensor by which the program itself differentiates."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Proofs by a run's operations that elements of a plate, or lanes, do not influence each other."""
+"""Proofs from a run's operations that elements of a plate, or lanes, do not influence each other."""

@@ -1,8 +1,8 @@
-"""What is known about tensors of one run, by object and by the memory that they share.
+"""Labels of one run's tensors, which follow plate elements through views and shared memory.
 
-Torch makes tensors that no operation announces (`.data`, a `Parameter` of a result, the plain tensor behind a marked
-one), and a write into one view changes all others. So besides each object its memory is known: an unknown view of
-known memory inherits what was found out about the others, as far as strides show where the elements lie in it.
+Torch makes some tensors without an operation (`.data`, a `Parameter` of a result, the plain tensor behind a tracked
+one), and a write into one view changes all others. So labels are kept for each object and for its memory: an unlabelled
+view of labelled memory inherits the labels, as far as its strides show where the elements lie in it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from varigrad.terms.independence.rules import Kind, Place
 
 
 class Origin(NamedTuple):
-    """Elements to be followed: those of a site's value along a plate."""
+    """The elements to follow: those of a site's value along a plate."""
 
     site: str
     plate: str
 
 
 class Trouble(NamedTuple):
-    """Elements that are not apart, or not known to be: the operation to blame and the user's line."""
+    """A reason why elements are mixed, or not known to be apart: the operation and the user's line."""
 
     kind: Kind
     operation: str
@@ -41,7 +41,7 @@ NOTHING: Label = {}
 
 
 class Geometry(NamedTuple):
-    """Where a strided tensor lies in its memory."""
+    """The layout of a strided tensor in its memory."""
 
     offset: int
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class Geometry(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """What is known about a tensor, or was before it got other memory.
+    """The labels of a tensor, also after it got other memory.
 
     The object and its memory are kept alive, so that no other can take their identity.
     """
@@ -80,7 +80,7 @@ def merge(into: dict[Origin, State], other: Label) -> None:
 
 
 class Known:
-    """The labels of one run's tensors."""
+    """The labels of all tensors of one run."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}

@@ -1,12 +1,12 @@
-"""Whether a run keeps the elements of a plate, or of lanes, apart: found from its operations, not from its numbers.
+"""`Follower`: proves from a run's operations, not from its numbers, that plate elements or lanes stay apart.
 
-The cost of one element of a plate may be the terms of that element alone only as long as nothing combines elements on
-the way: a sum, a flip, batch normalisation. A comparison of numbers can miss that where a gate is zero at first. So
-a `Follower` sees every operation that reaches torch's dispatcher and knows, for each tensor, along which of its
-dimensions the elements of which site and plate lie. What it calls "apart" is proven for all parameters and data of
-the same shapes, as long as the same operations run. What it does not know is "unknown", never "apart".
+The cost of one plate element may leave out the other elements' terms only if no operation combines elements on the way:
+a sum, a flip, batch normalisation. A comparison of numbers can miss that where a gate is zero at first. So a `Follower`
+intercepts every operation that reaches torch's dispatcher, and labels the dimensions of each tensor with the site and
+plate whose elements lie along them. Its verdict "apart" is proven for all parameters and data of the same shapes, as
+long as the same operations run. Where it has no proof, the verdict is "unknown", never "apart".
 
-The first result of a run is not changed by any of this: nothing is drawn, and no number is looked at.
+The analysis does not change the run: it draws nothing, and reads no number.
 
 References:
     Cousot, Cousot (1977), Abstract interpretation. The abstract value of a tensor is where its elements come from.
@@ -59,7 +59,7 @@ LANES = Origin("", "lanes")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether elements stay apart on the way to a density.
+    """The verdict on whether elements stay apart on the way to a density.
 
     Attributes:
         kind: "apart" is a proof; "mixes" names an operation that combines or moves them; "unknown" one that cannot be
@@ -101,7 +101,7 @@ _HANDLED_HERE = frozenset({local_scalar_dense, _aten.as_strided, *_SHAPES_ONLY})
 
 
 class Follower(TorchDispatchMode):
-    """Knows where the elements of drawn values lie in every tensor computed from them, while it is in force."""
+    """A mode that labels the dimensions of every tensor with the drawn values' elements that lie along them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Follower(TorchDispatchMode):
             for plate in self.plates_of.get(token.site, ()):
                 origin = Origin(token.site, plate.name)
                 dim = here.get(plate.name)
-                if plate.name in token.crossed or dim is None:
+                if plate.name in token.cross_element or dim is None:
                     state: State = Trouble("mixes", f"the draw of {message.name!r}, outside of the plate,", "")
                 else:
                     state = _placed(value, dim - event, plate)
@@ -183,7 +183,7 @@ class Follower(TorchDispatchMode):
     def plates(self, terms: Iterable[Term]) -> dict[str, dict[str, Verdict]]:
         """For each site and each plate around it, whether all densities in the plate keep its elements apart.
 
-        Plates that are known to be crossed on the way to a density are left out of the question there.
+        Plates with known cross-element dependence on the way to a density are left out of the question there.
         """
         terms = list(terms)
         found: dict[str, dict[str, Verdict]] = {}
@@ -201,7 +201,7 @@ class Follower(TorchDispatchMode):
         if not inside or plate.dim is None or not (own or site in term.upstream):
             return APART
         if plate.name in term.upstream.get(site, ()):
-            return APART  # crossed: this cost is not taken element by element
+            return APART  # cross-element dependence: this cost is not taken element by element
         origin = Origin(site, plate.name)
         found = self.verdict(term.log_prob, origin, plate.dim)
         if found.apart and origin in self._followed and origin not in self.known.get(plain(term.log_prob)):
@@ -349,7 +349,7 @@ def _placed(value: Tensor, dim: int, plate: Plate) -> State:
 
 
 class _Classes(TorchFunctionMode):
-    """Tells the follower that `one_hot` with a number of classes looks at values only to raise an error."""
+    """A mode that reports calls of `one_hot` with a number of classes, which read values only to raise an error."""
 
     def __init__(self, follower: Follower) -> None:
         super().__init__()

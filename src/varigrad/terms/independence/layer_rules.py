@@ -1,6 +1,6 @@
-"""Rules for operations that look entries up, and for those that layers are made of.
+"""Rules of the independence analysis for look-ups by index and for the operations of neural-network layers.
 
-See `alignment_rules` for what a rule is.
+`rules.py` defines what a rule is.
 """
 
 from __future__ import annotations

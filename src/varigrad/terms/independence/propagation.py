@@ -1,4 +1,4 @@
-"""What one call of an operation makes of the labels of its arguments, and where in the user's code it stands."""
+"""Propagates the labels of an operation's arguments to its results, and finds the user's line that called it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which rule serves which of torch's operations, by its name in `aten` without the mark of in-place forms.
+"""The table of rules: maps torch operations, by their name in `aten` without the in-place suffix, to rules.
 
-Operations that torch tags as pointwise need no entry. What is in no list here is unknown.
+Operations that torch tags as pointwise need no entry. Operations in no list here have no rule, and give "unknown".
 """
 
 from __future__ import annotations

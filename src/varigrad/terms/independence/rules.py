@@ -1,9 +1,8 @@
-"""What each of torch's operations does to a dimension whose elements have to stay apart.
+"""Rules of the independence analysis: the effect of each torch operation on a dimension of plate elements.
 
-A *rule* is asked about one tensor argument of one call and about the *place* of the followed elements in it. It
-answers with their place in each result, with `MIXES`, with `UNKNOWN`, or with None: that result does not depend on the
-argument. A rule reads shapes and options of the call, never the numbers in a tensor. An operation without a rule is
-`UNKNOWN`.
+A *rule* is a function of one tensor argument of one call and of the *place* of the followed elements in it. It returns
+their place in each result, `MIXES`, `UNKNOWN`, or None: that result does not depend on the argument. A rule reads
+shapes and options of the call, never the numbers in a tensor. An operation without a rule is `UNKNOWN`.
 
 A place is a dimension, counted from the right, along which entry `j` belongs to element `(j // inner) % size`. With
 `inner = 1` and as many entries as elements that is the dimension itself; other values stand for a dimension that was
@@ -24,7 +23,7 @@ UNKNOWN: Kind = "unknown"
 
 
 class Place(NamedTuple):
-    """Where the elements lie: entry `j` along `dim` (negative) belongs to element `(j // inner) % size`."""
+    """The place of the elements: entry `j` along `dim` (negative) belongs to element `(j // inner) % size`."""
 
     dim: int
     size: int

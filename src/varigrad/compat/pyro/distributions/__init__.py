@@ -1,4 +1,4 @@
-"""Pyro's distributions: varigrad's, with Pyro's methods and argument names in front."""
+"""Pyro's distributions: varigrad's families with Pyro's methods and argument names."""
 
 from typing import TYPE_CHECKING, Any
 

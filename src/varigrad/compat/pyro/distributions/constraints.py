@@ -1,4 +1,4 @@
-"""Pyro's constraints: torch's, and varigrad's."""
+"""Pyro's constraints: those of torch, and those of varigrad."""
 
 from varigrad.distributions.constraints import *  # noqa: F403
 from varigrad.distributions.constraints import corr_matrix as corr_matrix

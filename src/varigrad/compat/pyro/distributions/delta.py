@@ -1,4 +1,4 @@
-"""A point mass, under Pyro's argument names."""
+"""`Delta`: a point mass with Pyro's argument names."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The word that all of Pyro's distributions have in common."""
+"""`Distribution`, the type that `isinstance` checks of Pyro programs use."""
 
 from __future__ import annotations
 
 
 class _Any(type):
-    """Says yes for what has Pyro's methods, without a common parent to get in the way of torch's attributes."""
+    """Metaclass whose `isinstance` accepts every class with Pyro's methods, so that families need no common parent."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return super().__instancecheck__(instance) or getattr(type(instance), "is_pyro_distribution", False)
@@ -14,4 +14,4 @@ class _Any(type):
 
 
 class Distribution(metaclass=_Any):
-    """What `isinstance(x, pyro.distributions.Distribution)` asks for; every family of this package answers yes."""
+    """The type for `isinstance(x, pyro.distributions.Distribution)`, which is True for every family here."""

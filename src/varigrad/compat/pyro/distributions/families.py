@@ -1,4 +1,4 @@
-"""The families that Pyro adds to torch and that varigrad has under the same names and arguments."""
+"""Families that Pyro adds to torch, and that varigrad has with the same names and arguments."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor
+from torch import distributions as td
 
 from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import FAMILIES, family
@@ -12,6 +13,7 @@ from varigrad.compat.pyro.distributions.torch import FAMILIES, family
 LKJ = family(native.LKJ, __name__)
 
 
-def LKJCorrCholesky(d: int, eta: Tensor, validate_args: bool | None = None) -> Any:  # noqa: N802
+def LKJCorrCholesky(d: int, eta: Tensor, validate_args: bool | None = None) -> td.Distribution:  # noqa: N802
     """An older name of `LKJCholesky`."""
-    return FAMILIES["LKJCholesky"](d, concentration=eta, validate_args=validate_args)
+    made: Callable[..., td.Distribution] = FAMILIES["LKJCholesky"]
+    return made(d, concentration=eta, validate_args=validate_args)

@@ -1,4 +1,4 @@
-"""Mixtures under Pyro's names: all of them are one mixture of Normals, or a choice by mask."""
+"""Mixtures of Normals, and `MaskedMixture`, with Pyro's names and arguments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import family
 from varigrad.compat.pyro.distributions.torch_distribution import TorchDistributionMixin
 
-MaskedMixture = family(native.MaskedMixture, __name__)
+MaskedMixture: type[native.MaskedMixture] = family(native.MaskedMixture, __name__)
 
 
 class MixtureOfDiagNormals(TorchDistributionMixin, native.MixtureOfNormals):
-    """Components `[*batch, k, d]` of their own locations and scales; weights `[*batch, k]` as logits."""
+    """Components `[*batch, k, d]` with separate locations and scales; weights `[*batch, k]` as logits."""
 
     def __init__(self, locs: Tensor, coord_scale: Tensor, component_logits: Tensor) -> None:
         super().__init__(locs, coord_scale, component_logits)
@@ -39,4 +39,5 @@ class GaussianScaleMixture(TorchDistributionMixin, native.MixtureOfNormals):
     def __init__(self, coord_scale: Tensor, component_logits: Tensor, component_scale: Tensor) -> None:
         scales = component_scale.unsqueeze(-1) * coord_scale.unsqueeze(-2)
         super().__init__(scales.new_zeros(scales.shape), scales, component_logits)
-        self.coord_scale, self.component_scale = coord_scale, component_scale
+        self.coord_scale = coord_scale
+        self.component_scale = component_scale

@@ -1,8 +1,8 @@
-"""Rejection sampling from a proposal."""
+"""`Rejector`: rejection sampling from a proposal, with Pyro's methods."""
 
 from __future__ import annotations
 
 from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import family
 
-Rejector = family(native.Rejector, __name__)
+Rejector: type[native.Rejector] = family(native.Rejector, __name__)

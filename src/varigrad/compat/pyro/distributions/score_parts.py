@@ -1,4 +1,4 @@
-"""A log-density taken apart into what is differentiated and how, as Pyro's estimators see it."""
+"""`ScoreParts`: a log-density split into a score-function part and a pathwise part, as Pyro's estimators use it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Every family of `torch.distributions`, made by putting Pyro's methods in front of varigrad's version."""
+"""Every family of `torch.distributions`: varigrad's version with Pyro's methods, by the mixin in `family`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import distributions as td
 
@@ -10,13 +10,15 @@ from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch_distribution import Independent as Independent
 from varigrad.compat.pyro.distributions.torch_distribution import TorchDistributionMixin
 
+K = TypeVar("K", bound=td.Distribution)
 
-def family(kind: type, module: str) -> Any:
+
+def family(kind: type[K], module: str) -> type[K]:
     """`kind` with Pyro's methods, as a class of `module`."""
     return type(kind.__name__, (TorchDistributionMixin, kind), {"__doc__": kind.__doc__, "__module__": module})
 
 
-FAMILIES = {
+FAMILIES: dict[str, type[td.Distribution]] = {
     name: family(kind, __name__)
     for name, kind in vars(native).items()
     if isinstance(kind, type) and isinstance(getattr(td, name, None), type) and name != "Independent"

@@ -1,9 +1,10 @@
-"""Pyro's methods on top of torch's distributions: call to draw, `shape`, `has_rsample_`, masks and copies."""
+"""Pyro's methods for torch's distributions: call to draw, `shape`, `has_rsample_`, `mask`, `expand_by`."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -13,9 +14,11 @@ from varigrad import distributions as native
 from varigrad.compat.pyro import settings
 from varigrad.compat.pyro.distributions.score_parts import ScoreParts
 
+D = TypeVar("D", bound=td.Distribution)
+
 
 class TorchDistributionMixin:
-    """What Pyro's families can do beyond torch's. In front of a `torch.distributions.Distribution`."""
+    """Mixin in front of a `torch.distributions.Distribution` that adds Pyro's methods."""
 
     is_pyro_distribution = True
 
@@ -28,25 +31,26 @@ class TorchDistributionMixin:
     def unchecked(self, value: bool) -> None:
         self.__dict__["_unchecked"] = value
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         own = vars(cls)
         if "score_parts" in own and "score_part" not in own:
             # A partly reparameterised family of the user's: our estimators ask for the part on the cost alone.
             cls.score_part = _score_function  # type: ignore[attr-defined]
 
-    def __call__(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
+    def __call__(self: Any, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """A draw, `[*sample, *batch, *event]`, with gradients if the family is reparameterised."""
-        return self.rsample(sample_shape) if self.has_rsample else self.sample(sample_shape)
+        drawn: Tensor = self.rsample(sample_shape) if self.has_rsample else self.sample(sample_shape)
+        return drawn
 
     @property
     def event_dim(self: Any) -> int:
         """Number of dimensions of an event."""
         return len(self.event_shape)
 
-    def shape(self: Any, sample_shape: Any = torch.Size()) -> Size:
+    def shape(self: Any, sample_shape: Sequence[int] = torch.Size()) -> Size:
         """The shape of a draw."""
-        return torch.Size(sample_shape) + self.batch_shape + self.event_shape
+        return torch.Size((*sample_shape, *self.batch_shape, *self.event_shape))
 
     def has_rsample_(self: Any, value: bool) -> Any:
         """Switch reparameterisation of this object off or on; returns it.
@@ -63,7 +67,7 @@ class TorchDistributionMixin:
             self.__dict__[name] = _switched(self.__dict__[name], value)
         return self
 
-    def expand(self: Any, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self: Any, batch_shape: Sequence[int], _instance: Any = None) -> Any:
         """Independent copies, `[*batch_shape, *event]`; works for every class."""
         try:
             twin = super().expand(batch_shape, _instance)  # type: ignore[misc]
@@ -76,7 +80,7 @@ class TorchDistributionMixin:
             twin.unchecked = self.__dict__["_unchecked"]
         return twin
 
-    def expand_by(self: Any, sample_shape: Any) -> Any:
+    def expand_by(self: Any, sample_shape: Sequence[int]) -> Any:
         """Independent copies: batch shape `[*sample_shape, *batch]`."""
         return self.expand(torch.Size(sample_shape) + self.batch_shape)
 
@@ -104,25 +108,27 @@ class TorchDistributionMixin:
         log_prob = self.log_prob(value)
         return ScoreParts(log_prob, 0, log_prob) if self.has_rsample else ScoreParts(log_prob, log_prob, 0)
 
-    def conjugate_update(self, other: Any) -> Any:
+    def conjugate_update(self, other: object) -> NoReturn:
         """Refuse, as this is not supported."""
         raise NotImplementedError(f"{type(self).__name__} has no conjugate_update")
 
 
 def _score_function(self: Any, value: Tensor) -> Tensor:
-    return self.score_parts(value).score_function
+    part: Tensor = self.score_parts(value).score_function
+    return part
 
 
-def _switched(distribution: td.Distribution, value: bool) -> td.Distribution:
-    twin: Any = copy.copy(distribution)
+def _switched(distribution: D, value: bool) -> D:
+    twin = copy.copy(distribution)
     if isinstance(twin, TorchDistributionMixin):
-        return twin.has_rsample_(value)
-    twin.has_rsample = value
+        twin.has_rsample_(value)
+    else:
+        twin.has_rsample = value
     return twin
 
 
 class TorchDistribution(TorchDistributionMixin, td.Distribution):
-    """What distributions of the user's own derive from: give `sample` (and `rsample`) and `log_prob`.
+    """Base class of users' distributions, which define `sample` (and `rsample`) and `log_prob`.
 
     Args:
         batch_shape, event_shape: as in torch.
@@ -132,17 +138,20 @@ class TorchDistribution(TorchDistributionMixin, td.Distribution):
     _validate_args = False
 
     def __init__(
-        self, batch_shape: Any = torch.Size(), event_shape: Any = torch.Size(), validate_args: bool | None = None
+        self,
+        batch_shape: Sequence[int] = torch.Size(),
+        event_shape: Sequence[int] = torch.Size(),
+        validate_args: bool | None = None,
     ) -> None:
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=bool(validate_args))
 
 
 class Independent(TorchDistributionMixin, native.Independent):
-    """Some batch dimensions of `base_distribution` declared one event."""
+    """Declares some batch dimensions of `base_distribution` one event."""
 
 
 class _Based:
-    """Pyro's name for what a wrapper wraps."""
+    """Mixin that names a wrapper's inner distribution `base_dist`, as Pyro does."""
 
     @property
     def base_dist(self: Any) -> Any:
@@ -159,5 +168,5 @@ class MaskedDistribution(TorchDistributionMixin, _Based, native.Masked):
 class ExpandedDistribution(TorchDistributionMixin, _Based, native.Expanded):
     """Independent copies of `base_dist`, of batch shape `batch_shape`."""
 
-    def __init__(self, base_dist: td.Distribution, batch_shape: Any = torch.Size()) -> None:
-        super().__init__(base_dist, batch_shape)
+    def __init__(self, base_dist: td.Distribution, batch_shape: Sequence[int] = torch.Size()) -> None:
+        super().__init__(base_dist, torch.Size(batch_shape))

@@ -1,9 +1,8 @@
-"""Pyro's transforms: torch's, varigrad's, and flows with functions that make them with networks of their own."""
+"""Pyro's transforms: torch's, varigrad's, and functions that build flows with their networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +15,10 @@ from varigrad.distributions.transforms import biject_to as biject_to
 from varigrad.distributions.transforms import transform_to as transform_to
 
 
-def iterated(repeats: int, base_fn: Callable[..., Transform], *args: Any, **kwargs: Any) -> ComposeTransformModule:
-    """Several transforms of a kind, one after the other, each with parameters of its own."""
+def iterated(
+    repeats: int, base_fn: Callable[..., Transform], *args: object, **kwargs: object
+) -> ComposeTransformModule:
+    """Several transforms of a kind, one after the other, each with separate parameters."""
     return ComposeTransformModule([base_fn(*args, **kwargs) for _ in range(repeats)])
 
 

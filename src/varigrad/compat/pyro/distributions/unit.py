@@ -1,8 +1,8 @@
-"""A log-density without a value, under Pyro's argument names."""
+"""`Unit`: a log-density without a value, with Pyro's argument names."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from varigrad.compat.pyro.distributions.torch_distribution import TorchDistribut
 
 
 class Unit(TorchDistributionMixin, native.Unit):
-    """The empty event with log-density `log_factor`, `[*batch]`; `has_rsample` says whether to call it pathwise."""
+    """The empty event with log-density `log_factor`, `[*batch]`; `has_rsample` declares it pathwise or not."""
 
     def __init__(
         self, log_factor: Tensor | float, *, has_rsample: bool | None = None, validate_args: bool | None = None
@@ -21,5 +21,5 @@ class Unit(TorchDistributionMixin, native.Unit):
         if has_rsample is not None:
             self.has_rsample = has_rsample
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.sample(sample_shape)
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self.sample(torch.Size(sample_shape))

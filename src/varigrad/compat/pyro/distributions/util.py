@@ -1,10 +1,10 @@
-"""Small tools for shapes, and the switch for validation."""
+"""Helpers for shapes and tensors that Pyro programs import, and the switch for validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from varigrad.shapes import join
 from varigrad.shapes import sum_rightmost as _sum_rightmost
 
 T = TypeVar("T")
+V = TypeVar("V", Tensor, float)
 
 
-def broadcast_shape(*shapes: Any, strict: bool = False) -> tuple[int, ...]:
+def broadcast_shape(*shapes: Sequence[int], strict: bool = False) -> tuple[int, ...]:
     """The broadcast of several shapes; with `strict`, only dimensions that are missing may be filled in.
 
     Raises:
@@ -34,14 +35,14 @@ def broadcast_shape(*shapes: Any, strict: bool = False) -> tuple[int, ...]:
     return full
 
 
-def sum_rightmost(value: Any, dim: int) -> Any:
+def sum_rightmost(value: V, dim: int) -> V:
     """Sum over the `dim` rightmost dimensions; over all but the `-dim` leftmost if it is negative."""
     if isinstance(value, (int, float)):
         return value
     return _sum_rightmost(value, dim if dim >= 0 else max(value.dim() + dim, 0))
 
 
-def sum_leftmost(value: Any, dim: int) -> Any:
+def sum_leftmost(value: V, dim: int) -> V:
     """Sum over the `dim` leftmost dimensions; over all but the `-dim` rightmost if it is negative."""
     if isinstance(value, (int, float)):
         return value
@@ -49,13 +50,16 @@ def sum_leftmost(value: Any, dim: int) -> Any:
     return value.sum(list(range(count))) if count else value
 
 
-def scale_and_mask(tensor: Any, scale: Any = 1.0, mask: Any = None) -> Any:
+def scale_and_mask(
+    tensor: Tensor | float, scale: Tensor | float = 1.0, mask: Tensor | bool | None = None
+) -> Tensor | float:
     """`tensor * scale`, zero where `mask` is False."""
     if mask is False:
         return torch.zeros_like(tensor) if isinstance(tensor, Tensor) else 0.0
     scaled = tensor if is_identically_one(scale) else tensor * scale
     if mask is None or mask is True or not isinstance(tensor, Tensor):
         return scaled
+    assert isinstance(mask, Tensor) and isinstance(scaled, Tensor)
     return torch.where(mask, scaled, torch.zeros((), dtype=scaled.dtype, device=scaled.device))
 
 
@@ -92,11 +96,14 @@ def detach(distribution: td.Distribution) -> td.Distribution:
     return replace_tensors(distribution, Tensor.detach)
 
 
-def deep_to(obj: Any, *args: Any, **kwargs: Any) -> Any:
+def deep_to(obj: T, *args: Any, **kwargs: Any) -> T:
     """A tensor, or a distribution with all tensors in it, handed through `torch.Tensor.to`."""
+    moved: object = obj
     if isinstance(obj, Tensor):
-        return obj.to(*args, **kwargs)
-    return replace_tensors(obj, lambda t: t.to(*args, **kwargs)) if isinstance(obj, td.Distribution) else obj
+        moved = obj.to(*args, **kwargs)
+    elif isinstance(obj, td.Distribution):
+        moved = replace_tensors(obj, lambda t: t.to(*args, **kwargs))
+    return cast(T, moved)
 
 
 def copy_docs_from(source_class: type, full_text: bool = False) -> Callable[[T], T]:
@@ -121,7 +128,7 @@ def enable_validation(is_validate: bool = True) -> None:
 
 def is_validation_enabled() -> bool:
     """What was last asked for."""
-    return settings.get("validate_distributions_pyro")
+    return bool(settings.get("validate_distributions_pyro"))
 
 
 @contextmanager

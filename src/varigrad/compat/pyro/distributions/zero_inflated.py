@@ -1,8 +1,6 @@
-"""Counts with extra zeros, under Pyro's argument names."""
+"""Zero-inflated count distributions with Pyro's argument names."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import Tensor
 from torch import distributions as td
@@ -28,12 +26,13 @@ class ZeroInflatedDistribution(TorchDistributionMixin, _Based, native.ZeroInflat
 class ZeroInflatedPoisson(ZeroInflatedDistribution):
     """Poisson counts with extra zeros."""
 
-    def __init__(self, rate: Tensor | float, **options: Any) -> None:
+    def __init__(self, rate: Tensor | float, **options: bool | None) -> None:
         super().__init__(native.Poisson(rate), **options)
 
     @property
     def rate(self) -> Tensor:
-        return self.base.rate
+        rate: Tensor = self.base.rate
+        return rate
 
 
 class ZeroInflatedNegativeBinomial(ZeroInflatedDistribution):
@@ -45,18 +44,21 @@ class ZeroInflatedNegativeBinomial(ZeroInflatedDistribution):
         *,
         probs: Tensor | None = None,
         logits: Tensor | None = None,
-        **options: Any,
+        **options: bool | None,
     ) -> None:
         super().__init__(native.NegativeBinomial(total_count, probs, logits), **options)
 
     @property
     def total_count(self) -> Tensor:
-        return self.base.total_count
+        total_count: Tensor = self.base.total_count
+        return total_count
 
     @property
     def probs(self) -> Tensor:
-        return self.base.probs
+        probs: Tensor = self.base.probs
+        return probs
 
     @property
     def logits(self) -> Tensor:
-        return self.base.logits
+        logits: Tensor = self.base.logits
+        return logits

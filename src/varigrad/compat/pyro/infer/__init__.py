@@ -1,4 +1,4 @@
-"""Objectives and SVI under Pyro's names."""
+"""Pyro's objectives, `SVI` and `Predictive`, on top of varigrad's."""
 
 from varigrad.compat.pyro.infer import autoguide as autoguide
 from varigrad.compat.pyro.infer import inspect as inspect

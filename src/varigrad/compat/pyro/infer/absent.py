@@ -1,10 +1,8 @@
-"""Names that programs import from `pyro.infer` and need not use: an error says what is missing when they do."""
+"""Classes of `pyro.infer` that varigrad lacks: programs can import them, and their use raises an error."""
 
 from __future__ import annotations
 
-from typing import Any
-
-WHY = {
+WHY: dict[str, tuple[str, ...]] = {
     "MCMC: no sampling along Markov chains": ("MCMC", "NUTS", "HMC", "RandomWalkKernel", "StreamingMCMC"),
     "the objective is not there yet": (
         "EnergyDistance", "ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "TraceTMC_ELBO", "Trace_MMD",
@@ -19,11 +17,11 @@ WHY = {
 
 
 class NotThere:
-    """Stands for a class of Pyro's that varigrad does not have."""
+    """Stands for a class of Pyro's that varigrad lacks; constructing it raises an error."""
 
     why = ""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         raise NotImplementedError(
             f"pyro.infer.{type(self).__name__}: {self.why}. Try: SVI with Trace_ELBO(), or Pyro itself"
         )

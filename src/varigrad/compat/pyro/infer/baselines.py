@@ -1,4 +1,4 @@
-"""Baselines from Pyro's options; what they learn and what the bound learns is kept apart."""
+"""Builds varigrad's baselines from Pyro's options, with their loss kept apart from the bound's."""
 
 from __future__ import annotations
 
@@ -45,30 +45,31 @@ def learns(options: Mapping[str, Any]) -> bool:
 
 
 class _Called(nn.Module):
-    """A function of the inputs; what it learns belongs to modules that the program registers."""
+    """A function of the inputs as a module; the program registers the modules that it calls."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = (function,)  # in a tuple: a module would become a part of this one
 
-    def forward(self, inputs: Any) -> Tensor:
+    def forward(self, inputs: object) -> Tensor:
         return self.function[0](inputs)
 
 
 class _OneArgument(nn.Module):
-    """A network that takes a list of tensors."""
+    """Calls a network that takes a list of tensors as its one argument."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.network(list(inputs))
+        guess: Tensor = self.network(list(inputs))
+        return guess
 
 
 @dataclass(frozen=True, eq=False)
 class _Around(Baseline):
-    """Another baseline, with a difference."""
+    """Interface of baselines that change another baseline."""
 
     inner: Baseline
 
@@ -81,7 +82,7 @@ class _Around(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class _Summed(_Around):
-    """Trained by the sum of squared errors over the site's plates, as Pyro's are; ours by their mean."""
+    """Trains a baseline by the sum of squared errors over the site's plates, as Pyro does; varigrad uses the mean."""
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:
         guess = self.inner.guess(cost, draw, state)
@@ -90,7 +91,7 @@ class _Summed(_Around):
 
 @dataclass(frozen=True, eq=False)
 class _Watched(_Around):
-    """A baseline whose regression losses are written down."""
+    """A baseline whose regression losses are recorded."""
 
     seen: list[Tensor]
 

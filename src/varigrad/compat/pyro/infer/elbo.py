@@ -1,4 +1,4 @@
-"""What Pyro's objectives share: each is a configuration of a native one, bound to the parameter store."""
+"""`ELBO`, the interface of Pyro's objectives: each configures a native objective on the parameter store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,15 +18,16 @@ from varigrad.compat.pyro.infer.enum import get_importance_trace
 from varigrad.compat.pyro.infer.infer_options import Reading
 from varigrad.compat.pyro.infer.util import torch_item
 from varigrad.compat.pyro.params.param_store import Asking
+from varigrad.compat.pyro.poutine.trace_struct import Trace
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.compile.step.compiled_loss import Compiled, compiled
 from varigrad.distributions.rng import Source
-from varigrad.errors import PlateError, check_whole
+from varigrad.errors import PlateError, whole_number
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimate import Estimate
 
-Look = Callable[[Bound, Tensor, tuple[Any, ...], Mapping[str, Any]], None]
+Look = Callable[[Bound, Tensor, tuple[object, ...], Mapping[str, object]], None]
 """Is shown a bound, what is differentiated, and what the programs were called with."""
 
 Native = objectives.ELBO | objectives.Renyi
@@ -37,7 +37,7 @@ KEPT = 8
 
 
 class ELBO:
-    """What the objectives share; one of your own may define `loss` and `loss_and_grads` instead of `native`.
+    """Interface of Pyro's objectives; a user's subclass may define `loss` and `loss_and_grads` instead of `native`.
 
     Args:
         num_particles: independent runs of model and guide, averaged.
@@ -59,14 +59,13 @@ class ELBO:
         vectorize_particles: bool = False,
         strict_enumeration_warning: bool = True,
         ignore_jit_warnings: bool = False,
-        jit_options: dict[str, Any] | None = None,
+        jit_options: dict[str, object] | None = None,
         retain_graph: bool | None = None,
         tail_adaptive_beta: float = -1.0,
     ) -> None:
         if max_iarange_nesting is not None:
             warnings.warn("max_iarange_nesting is deprecated. Try: max_plate_nesting", FutureWarning, stacklevel=2)
             max_plate_nesting = max_iarange_nesting
-        self.num_particles = num_particles
         self.max_plate_nesting = max_plate_nesting
         self.vectorize_particles = vectorize_particles
         self.strict_enumeration_warning = strict_enumeration_warning
@@ -76,7 +75,7 @@ class ELBO:
         self._bounds: OrderedDict[tuple[Program, Program], tuple[Bound, Reading]] = OrderedDict()
         self._graphs: WeakKeyDictionary[Bound, Compiled] = WeakKeyDictionary()
         self._generation = get_param_store().generation
-        check_whole("num_particles", num_particles)
+        self.num_particles = whole_number("num_particles", num_particles)
 
     def native(self) -> Native:
         """The native objective that stands behind this one."""
@@ -95,25 +94,25 @@ class ELBO:
         """The native objective of this model and guide, whose parameters are in the store."""
         return self._bound(model, guide)[0]
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """An estimate of minus the bound; nothing is updated."""
         with torch.no_grad():
             result = self._ready(model, guide, args, kwargs)[0].estimate(*args, **kwargs)
         return _checked(-torch_item(result.value))
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Tensor:
         """A scalar whose value is the loss, and whose gradient is that of the estimators."""
         bound, reading = self._ready(model, guide, args, kwargs)
         result = self._estimate(bound, reading, args, kwargs)
         bound.advance(result.state)
         return result.surrogate.detach() - result.surrogate - result.value
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The loss; its gradient is added to `.grad` of the unconstrained parameters."""
         return self.looked_at(None, model, guide, args, kwargs)
 
     def looked_at(
-        self, look: Look | None, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, look: Look | None, model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> float:
         """As `loss_and_grads`; `look` is shown what is differentiated."""
         bound, reading = self._ready(model, guide, args, kwargs)
@@ -127,7 +126,7 @@ class ELBO:
         bound.advance(result.state)
         return _checked(-torch_item(result.value))
 
-    def _by_graph(self, bound: Bound, look: Look | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    def _by_graph(self, bound: Bound, look: Look | None, args: tuple[object, ...], kwargs: dict[str, object]) -> float:
         """The loss, its gradient added to `.grad`; by a graph as soon as there is one."""
         graph = self._graphs.get(bound)
         if graph is None:
@@ -142,18 +141,22 @@ class ELBO:
             store.asked[names[leaf]] = None
         return loss
 
-    def _get_trace(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Traces of one run of the model and of the guide, for objectives of your own."""
+    def _get_trace(
+        self, model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[Trace, Trace]:
+        """Traces of one run of the model and of the guide, for users' objectives."""
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
     def _get_traces(
-        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Iterator[Any]:
+        self, model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Iterator[tuple[Trace, Trace]]:
         """Run model and guide `num_particles` times; each pair of traces is one particle."""
         for _ in range(self.num_particles):
             yield self._get_trace(model, guide, args, kwargs)
 
-    def _estimate(self, bound: Bound, reading: Reading, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Estimate:
+    def _estimate(
+        self, bound: Bound, reading: Reading, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Estimate:
         if not torch.is_grad_enabled():
             return bound.estimate(*args, **kwargs)
         if reading.checked or not reading.learns:
@@ -189,7 +192,7 @@ class ELBO:
         return bound, reading
 
     def _ready(
-        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[Bound, Reading]:
         """The native objective, explored."""
         bound, reading = self._bound(model, guide)
@@ -200,7 +203,7 @@ class ELBO:
                 bound.explore(*args, **kwargs)
             assert bound.discovered is not None and bound.latest_plan is not None
             reading.warn(bound.latest_plan)
-            plates = bound.discovered.layout.plates
+            plates = bound.discovered.vectorization.plates
             if plates > self.max_plate_nesting:
                 raise PlateError(
                     f"plates take {plates} dimensions, and max_plate_nesting is {self.max_plate_nesting}",
@@ -223,7 +226,7 @@ class ELBOModule(nn.Module):
         self.elbo = elbo
         self._names: dict[str, None] = {}
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """The loss, with gradients."""
         with Asking(get_param_store()) as names:
             loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)

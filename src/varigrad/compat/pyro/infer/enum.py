@@ -1,24 +1,24 @@
-"""Marking sites to be enumerated, and runs of model and guide for objectives of one's own."""
+"""`config_enumerate` marks sites to be enumerated; `get_importance_trace` runs model and guide for users' bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from varigrad.compat.pyro import poutine
-from varigrad.errors import VarigradError, check_whole
-from varigrad.language.messages import Sample, evolve
+from varigrad.compat.pyro.poutine.trace_struct import Trace
+from varigrad.errors import VarigradError, whole_number
+from varigrad.language.messages import Forward, Message, Program, Sample, evolve
 from varigrad.language.runtime import Handled
 
 
 def config_enumerate(
-    guide: Callable[..., Any] | None = None,
+    guide: Program | None = None,
     default: str | None = "parallel",
     expand: bool = False,
     num_samples: int | None = None,
     tmc: str = "diagonal",
-) -> Any:
+) -> Program | Callable[[Program], Program]:
     """Mark the sites of a program that have a finite support, and no mark yet, as to be enumerated.
 
     Args:
@@ -38,7 +38,7 @@ def config_enumerate(
         if value not in options:
             raise VarigradError(f"{what} must be one of {options}, got {value!r}")
     if num_samples is not None:
-        check_whole("num_samples", num_samples)
+        num_samples = whole_number("num_samples", num_samples)
         if default == "sequential":
             raise VarigradError("num_samples goes with default='parallel'")
     handler = partial(_mark, {"enumerate": default, "expand": expand, "num_samples": num_samples, "tmc": tmc})
@@ -50,12 +50,12 @@ def config_enumerate(
 def get_importance_trace(
     graph_type: str,
     max_plate_nesting: float,
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    model: Program,
+    guide: Program,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
     detach: bool = False,
-) -> tuple[Any, Any]:
+) -> tuple[Trace, Trace]:
     """Traces of the model and of the guide, the model run on the guide's values, with log-densities.
 
     Args:
@@ -71,7 +71,7 @@ def get_importance_trace(
     return model_trace, guide_trace
 
 
-def _mark(marks: dict[str, Any], message: Any, forward: Callable[[Any], Any]) -> Any:
+def _mark(marks: dict[str, object], message: Message, forward: Forward) -> Message:
     if (
         type(message) is Sample
         and not message.observed

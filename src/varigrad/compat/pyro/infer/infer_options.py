@@ -1,9 +1,9 @@
-"""What Pyro's options at a site mean to the engine: `infer={...}` becomes an estimator."""
+"""Translates Pyro's options of a site, `infer={...}`, to an estimator of varigrad's."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from varigrad.estimators.enumeration import Enumerate
 from varigrad.estimators.leave_one_out import LeaveOneOut
 from varigrad.estimators.pathwise import Pathwise, is_partial
 from varigrad.estimators.score import Score
-from varigrad.language.messages import Sample, evolve
+from varigrad.language.messages import Forward, Message, Program, Sample, evolve
 from varigrad.language.runtime import Handled
 from varigrad.objectives.bound import BiasWarning
 from varigrad.objectives.estimator_selection import NONDIFFERENTIABLE
@@ -24,7 +24,7 @@ from varigrad.objectives.plan import Plan
 
 
 class Reading:
-    """Two handlers, around a model and a guide, that read the options of their sites for the engine.
+    """Two handlers, around a model and a guide, that translate the options of their sites to estimators.
 
     Args:
         enumerates: whether the objective enumerates the sites that ask for it.
@@ -40,16 +40,16 @@ class Reading:
         self.strict = strict
         self.regressions: list[Tensor] | None = None
         self.checked = False
-        self.enumerated = False
-        self.learns = False
+        self.enumerated: bool = False
+        self.learns: bool = False
         self._guide: dict[str, bool] = {}
         self._model: dict[str, None] = {}
 
-    def around_guide(self, guide: Callable[..., Any]) -> Handled:
+    def around_guide(self, guide: Program) -> Handled:
         """The guide, with estimators at its sites."""
         return Handled(guide, self._read_guide)
 
-    def around_model(self, model: Callable[..., Any]) -> Handled:
+    def around_model(self, model: Program) -> Handled:
         """The model, with its options checked."""
         return Handled(model, self._read_model)
 
@@ -89,7 +89,7 @@ class Reading:
                 stacklevel=5,
             )
 
-    def _read_guide(self, message: Any, forward: Callable[[Any], Any]) -> Any:
+    def _read_guide(self, message: Message, forward: Forward) -> Message:
         if type(message) is not Sample or message.observed:
             return forward(message)
         notes = message.notes
@@ -102,7 +102,7 @@ class Reading:
 
     _read_guide.takes_modules = True  # type: ignore[attr-defined]
 
-    def _read_model(self, message: Any, forward: Callable[[Any], Any]) -> Any:
+    def _read_model(self, message: Message, forward: Forward) -> Message:
         if type(message) is not Sample or message.observed:
             return forward(message)
         self._model[message.name] = None

@@ -1,8 +1,8 @@
-"""How a model's variables depend on each other, as data and as a picture."""
+"""Dependencies between a model's variables: `get_dependencies`, `get_model_relations` and `render_model`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Factor, Param, Record, Sample, evolve
+from varigrad.language.messages import Factor, Forward, Message, Param, Program, Record, Sample, evolve
 from varigrad.language.runtime import run
 from varigrad.terms.dependency_tracker import Statement, Token, Tracker
 from varigrad.terms.provenance import NOTHING, Provenance, get_provenance, track_provenance, untracked
@@ -43,7 +43,7 @@ class Node:
 
 
 class _Watch:
-    """The handler that follows every choice from where it is drawn to the next ones, and no further.
+    """A handler that tracks each choice from its draw to the next choices that depend on it.
 
     A value that leaves torch (a number, a branch) counts as read by everything after it.
     """
@@ -54,27 +54,28 @@ class _Watch:
         self.nodes: list[Node] = []
         self.constraints: dict[str, str] = {}
 
-    def __call__(self, message: Any, forward: Callable[[Any], Any]) -> Any:
-        kind = type(message)
-        if kind is Sample:
+    def __call__(self, message: Message, forward: Forward) -> Message:
+        if isinstance(message, Sample):
             return self._sample(message, forward)
-        if kind is Factor:
+        if isinstance(message, Factor):
             statement = self.tracker.examine(message)
             self._note(message, statement.upstream, type(message).__name__, given=True)
-        elif kind is Param:
+        elif isinstance(message, Param):
             answer = forward(message)
+            assert isinstance(answer, Param) and answer.value is not None
             self.constraints[message.name] = str(get_param_store()._constraints.get(message.name, message.constraint))
             return evolve(answer, value=self._mark(answer.value, _Parameter(message.name)))
-        elif kind is Record and self.deterministic and isinstance(message.value, Tensor):
+        elif isinstance(message, Record) and self.deterministic and isinstance(message.value, Tensor):
             self._note(message, get_provenance(message.value), "Deterministic", given=True)
             return forward(evolve(message, value=self._mark(untracked(message.value), message.name)))
         return forward(message)
 
-    def _sample(self, message: Sample, forward: Callable[[Any], Any]) -> Any:
+    def _sample(self, message: Sample, forward: Forward) -> Message:
         statement = self.tracker.examine(message)
         plain = statement.message
         assert isinstance(plain, Sample)
         answer = forward(plain)
+        assert isinstance(answer, Sample) and answer.value is not None
         if isinstance(inner_of(message.distribution)[0], Delta):
             return evolve(answer, value=self.tracker.mark(answer.value, statement, False))
         mask = answer.mask
@@ -93,7 +94,7 @@ class _Watch:
         self.tracker.plates.setdefault(name, NOTHING)
         return track_provenance(value, frozenset({Token(name)}), self.tracker.escapes)
 
-    def _note(self, message: Any, upstream: Provenance, family: str, given: bool) -> None:
+    def _note(self, message: Sample | Factor | Record, upstream: Provenance, family: str, given: bool) -> None:
         parents = {t.site for t in upstream}
         parameters = frozenset(str(p) for p in parents if isinstance(p, _Parameter))
         own = frozenset(p for p in parents if not isinstance(p, _Parameter))
@@ -102,13 +103,13 @@ class _Watch:
 
 
 class _Parameter(str):
-    """The name of a parameter, where names of sites may be, too."""
+    """The name of a parameter; its type distinguishes it from the name of a site."""
 
     __slots__ = ()
 
 
 def nodes_of(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], deterministic: bool = False
+    model: Program, args: tuple[object, ...], kwargs: Mapping[str, object], deterministic: bool = False
 ) -> tuple[list[Node], dict[str, str]]:
     """The sites of one run of a model, in its order, and the constraints of its parameters."""
     watch = _Watch(deterministic)
@@ -121,9 +122,9 @@ def nodes_of(
 
 
 def get_dependencies(
-    model: Callable[..., Any],
-    model_args: tuple[Any, ...] | None = None,
-    model_kwargs: dict[str, Any] | None = None,
+    model: Program,
+    model_args: tuple[object, ...] | None = None,
+    model_kwargs: dict[str, object] | None = None,
     include_deterministic: bool = False,
 ) -> dict[str, Dependencies]:
     """Which variables depend on which, in the model and in its posterior.
@@ -157,9 +158,9 @@ def get_dependencies(
 
 
 def get_model_relations(
-    model: Callable[..., Any],
-    model_args: tuple[Any, ...] | None = None,
-    model_kwargs: dict[str, Any] | None = None,
+    model: Program,
+    model_args: tuple[object, ...] | None = None,
+    model_kwargs: dict[str, object] | None = None,
     include_deterministic: bool = False,
 ) -> dict[str, Any]:
     """What a picture of a model needs: sites, what they depend on, distributions, plates, observations."""
@@ -264,9 +265,9 @@ def render_graph(graph_specification: dict[str, Any], render_distributions: bool
 
 
 def render_model(
-    model: Callable[..., Any],
-    model_args: tuple[Any, ...] | Sequence[tuple[Any, ...]] | None = None,
-    model_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+    model: Program,
+    model_args: tuple[object, ...] | Sequence[tuple[object, ...]] | None = None,
+    model_kwargs: dict[str, object] | Sequence[dict[str, object]] | None = None,
     filename: str | Path | None = None,
     render_distributions: bool = False,
     render_params: bool = False,

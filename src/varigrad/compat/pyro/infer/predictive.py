@@ -1,11 +1,10 @@
-"""Predictions under Pyro's names, in the shapes that Pyro gives them."""
+"""`Predictive`: predictions with Pyro's arguments, in the shapes that Pyro gives them."""
 
 from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from varigrad.distributions.rng import global_state, set_global_state
 from varigrad.errors import VarigradError, did_you_mean
 from varigrad.inference.predictive import Predictive as NativePredictive
 from varigrad.language import handlers
-from varigrad.language.messages import Record, Sample
+from varigrad.language.messages import Named, Program, Record, Sample
 from varigrad.language.primitives import deterministic
 from varigrad.language.trace import Trace
 from varigrad.language.values import as_numbers
@@ -36,14 +35,14 @@ class Predictive(nn.Module):
         parallel: run all side by side, which needs a model that leaves leading dimensions alone; else one by one.
 
     Raises:
-        VarigradError: (a `ValueError`) it is not said how many predictions, or two sources of latent values are given.
+        VarigradError: (a `ValueError`) the number of predictions is missing, or two sources of latent values are given.
     """
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         posterior_samples: Mapping[str, Tensor] | None = None,
-        guide: Callable[..., Any] | None = None,
+        guide: Program | None = None,
         num_samples: int | None = None,
         return_sites: Iterable[str] | None = (),
         parallel: bool = False,
@@ -68,10 +67,10 @@ class Predictive(nn.Module):
         self.posterior_samples = samples
         self.guide = guide
         self.num_samples = num_samples
-        self.return_sites = return_sites if return_sites is None else tuple(return_sites)
+        self.return_sites: tuple[str, ...] | None = return_sites if return_sites is None else tuple(return_sites)
         self.parallel = parallel
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """`site -> [num_samples, *plates, *event]`; plates that a site is not in have size 1, if others are in them."""
         with torch.no_grad():
             first = _quietly(self.model, args, kwargs)
@@ -94,14 +93,15 @@ class Predictive(nn.Module):
             depth = max((-p.dim for m in first.samples.values() for p in m.plates if p.dim is not None), default=0)
             for name in wanted:
                 if name in first and name not in found:
-                    recorded: Any = first[name]
+                    recorded = first[name]
+                    assert isinstance(recorded, (Sample, Record))
                     value = as_numbers(name, recorded.value, "the value")
                     found[name] = value.expand(count, *value.shape)
             return {n: found[n] if n == _RETURN else _padded(found[n], first[n], depth) for n in wanted}
 
     call = forward
 
-    def get_samples(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def get_samples(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """The same as calling it, under an older name."""
         warnings.warn("get_samples is deprecated. Try: calling the object itself", FutureWarning, stacklevel=2)
         return self.forward(*args, **kwargs)
@@ -117,7 +117,7 @@ class Predictive(nn.Module):
         return [name for name in there if name not in self.posterior_samples]
 
 
-def _quietly(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
+def _quietly(model: Program, args: tuple[object, ...], kwargs: dict[str, object]) -> Trace:
     """One run to see what there is, that leaves torch's generators as they were."""
     state = global_state()
     try:
@@ -126,10 +126,10 @@ def _quietly(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         set_global_state(state)
 
 
-def _returning(model: Callable[..., Any]) -> Callable[..., Any]:
+def _returning(model: Program) -> Program:
     """The model, with what it returns recorded as a site."""
 
-    def program(*args: Any, **kwargs: Any) -> Any:
+    def program(*args: object, **kwargs: object) -> Tensor:
         result = model(*args, **kwargs)
         if not isinstance(result, Tensor):
             raise VarigradError(
@@ -141,11 +141,11 @@ def _returning(model: Callable[..., Any]) -> Callable[..., Any]:
     return program
 
 
-def _observed(message: Any) -> bool:
+def _observed(message: object) -> bool:
     return isinstance(message, Sample) and message.observed
 
 
-def _fitted(value: Tensor, message: Any) -> Tensor:
+def _fitted(value: Tensor, message: object) -> Tensor:
     """Posterior samples without the dimensions of size 1 that stand for plates the site is not in."""
     if not isinstance(message, Sample) or message.value is None:
         return value
@@ -155,12 +155,13 @@ def _fitted(value: Tensor, message: Any) -> Tensor:
     return value
 
 
-def _padded(value: Tensor, message: Any, depth: int) -> Tensor:
+def _padded(value: Tensor, message: Named, depth: int) -> Tensor:
     """`[num_samples, *plates, *event]` with all of the model's plates."""
     if isinstance(message, Sample):
         there = value.dim() - 1 - len(message.distribution.event_shape)
     else:
         # A computed value has the plates around it, and events right of them; how many, few programs say.
+        assert isinstance(message, Record)
         there = max((-p.dim for p in message.plates if p.dim is not None), default=0)
         if message.event_dim is not None:
             there = max(there, value.dim() - 1 - message.event_dim)

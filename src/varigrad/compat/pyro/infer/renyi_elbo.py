@@ -1,4 +1,4 @@
-"""Rényi's bounds, by Pyro's name for them."""
+"""`RenyiELBO`: Rényi bounds under Pyro's name."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Stochastic variational inference under Pyro's names."""
+"""`SVI`: stochastic variational inference with Pyro's arguments."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from varigrad._torch_internals import foreach_norm
 from varigrad.compat.pyro.infer.elbo import ELBO
@@ -20,7 +21,7 @@ from varigrad.language.messages import Program
 
 
 class SVI:
-    """Fit the parameters in the store.
+    """Fits the parameters in the parameter store.
 
     Args:
         model, guide: programs.
@@ -36,12 +37,12 @@ class SVI:
         self,
         model: Program,
         guide: Program,
-        optim: Callable[..., Any],
-        loss: ELBO | Callable[..., Any],
-        loss_and_grads: Callable[..., Any] | None = None,
+        optim: Callable[[Iterable[Tensor]], object],
+        loss: ELBO | Program,
+        loss_and_grads: Program | None = None,
         num_samples: int = 0,
         num_steps: int = 0,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if isinstance(optim, (torch.optim.Optimizer, type)) or not callable(optim):
             raise VarigradError(
@@ -60,15 +61,15 @@ class SVI:
         self.optim = optim
         self._unregistered = Unregistered()
         if isinstance(loss, ELBO):
-            self.loss: Callable[..., Any] = loss.loss
-            self.loss_and_grads: Callable[..., Any] = loss.loss_and_grads
+            self.loss: Program = loss.loss
+            self.loss_and_grads: Program = loss.loss_and_grads
         else:
             self.loss = loss
             self.loss_and_grads = self._backward_of_loss
         if loss_and_grads is not None:
             self.loss_and_grads = loss_and_grads
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
+    def step(self, *args: object, **kwargs: object) -> Any:
         """One gradient step; returns the loss before it, a number (or a tuple of them, if the loss is one).
 
         A step whose gradient is not finite changes nothing, with a warning.
@@ -89,7 +90,7 @@ class SVI:
         zero_grads(params)
         return _items(loss)
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluate_loss(self, *args: object, **kwargs: object) -> Any:
         """The loss in a fresh run; nothing is updated."""
         with torch.no_grad():
             return _items(self.loss(self.model, self.guide, *args, **kwargs))
@@ -103,7 +104,7 @@ class SVI:
         found: ELBO = self.loss_and_grads.__self__  # type: ignore[attr-defined]
         return found
 
-    def _backward_of_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+    def _backward_of_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Any:
         loss = self.loss(model, guide, *args, **kwargs)
         if isinstance(loss, tuple):
             raise VarigradError(

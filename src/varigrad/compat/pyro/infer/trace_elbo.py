@@ -1,4 +1,4 @@
-"""The ELBO from runs of model and guide."""
+"""`Trace_ELBO`: the ELBO, with pathwise gradients where draws have `rsample` and score functions elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ELBO with divergences in closed form."""
+"""`TraceMeanField_ELBO`: the ELBO with closed-form KL divergences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from varigrad.compat.pyro.infer.trace_elbo import Trace_ELBO
 
 
 class TraceMeanField_ELBO(Trace_ELBO):  # noqa: N801 - Pyro's name
-    """`varigrad.ELBO(analytic_kl=True)`: in closed form wherever torch knows it and the guide's factors allow it."""
+    """`varigrad.ELBO(analytic_kl=True)`: closed-form KL divergences where torch has them and the guide allows it."""
 
     def native(self) -> objectives.ELBO:
         return replace(super().native(), analytic_kl=True)

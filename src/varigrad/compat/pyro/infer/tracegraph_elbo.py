@@ -1,11 +1,9 @@
-"""The ELBO with dependencies followed, and the handler that shows them."""
+"""`TraceGraph_ELBO`: the ELBO with dependencies tracked; `TrackNonReparam` is the handler that shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from varigrad.compat.pyro.infer.trace_elbo import Trace_ELBO
+from varigrad.language.messages import Program
 from varigrad.terms.dependency_tracker import track_sites
 
 
@@ -20,7 +18,7 @@ class JitTraceGraph_ELBO(TraceGraph_ELBO):  # noqa: N801
 
 
 class TrackNonReparam:
-    """A `with` block, or a wrapper of a program, in which choices without `rsample` mark what is computed from them.
+    """A `with` block, or a program's wrapper, in which choices without `rsample` mark the results computed from them.
 
     Read with `pyro.ops.provenance.get_provenance`.
     """
@@ -35,5 +33,5 @@ class TrackNonReparam:
     def __exit__(self, *error: object) -> None:
         self._scope.__exit__(*error)
 
-    def __call__(self, program: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, program: Program) -> Program:
         return track_sites(program)

@@ -1,10 +1,9 @@
-"""Networks that a program uses without registering them: Pyro does not train them, and here it is said."""
+"""Warns of networks a program uses but never registers: Pyro does not train them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from varigrad.objectives.checks.untrained_leaves import LookSchedule, UntrainedL
 
 
 class Unregistered:
-    """Warns, once each, of tensors that a step's gradient reaches and the parameter store does not have.
+    """Warns, once each, of tensors that a step's gradient reaches and that the parameter store lacks.
 
     Natively this is an error. Pyro lets such programs run, and leaves the gradient in `.grad`, where an optimiser of
     the program's own may use it.
@@ -24,7 +23,7 @@ class Unregistered:
         self._when = LookSchedule()
         self._told: set[int] = set()
 
-    def look(self, bound: Bound, surrogate: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def look(self, bound: Bound, surrogate: Tensor, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """To be called once a step."""
         if not self._when.due(surrogate):
             return

@@ -1,20 +1,21 @@
-"""Helpers of inference: which parameters a run asks for, numbers out of tensors, gradients to zero."""
+"""Helpers of inference: names of the parameters that a run uses, numbers from tensors, zeroed gradients."""
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from varigrad.compat.pyro import settings
 from varigrad.compat.pyro.params.param_store import Asking
+from varigrad.compat.pyro.poutine.messages import Dictionary
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.compat.pyro.primitives import validation_enabled as validation_enabled
-from varigrad.language.messages import Param
+from varigrad.language.messages import Forward, Message, Param
 from varigrad.language.runtime import Scope
 
 
@@ -26,7 +27,7 @@ def captured_params() -> Iterator[dict[str, None]]:
     """
     names: dict[str, None] = {}
 
-    def note(message: Any, forward: Callable[[Any], Any]) -> Any:
+    def note(message: Message, forward: Forward) -> Message:
         if type(message) is Param:
             names[message.name] = None
         return forward(message)
@@ -43,26 +44,27 @@ def enable_validation(is_validate: bool) -> None:
 
 def is_validation_enabled() -> bool:
     """Whether they are on."""
-    return settings.get("validate_infer")
+    return bool(settings.get("validate_infer"))
 
 
-def torch_item(x: Any) -> Any:
+def torch_item(x: Any) -> float:
     """The number in a tensor of one element; numbers are handed back."""
-    return x if isinstance(x, numbers.Number) else x.item()
+    number: float = cast(float, x) if isinstance(x, numbers.Number) else x.item()
+    return number
 
 
-def torch_backward(x: Any, retain_graph: bool | None = None) -> None:
+def torch_backward(x: object, retain_graph: bool | None = None) -> None:
     """`x.backward()`, if `x` is a tensor that depends on anything."""
     if isinstance(x, Tensor) and x.requires_grad:
         x.backward(retain_graph=retain_graph)
 
 
-def torch_exp(x: Any) -> Any:
+def torch_exp(x: Tensor | float) -> Tensor | float:
     """The exponential of a tensor or a number."""
     return torch.as_tensor(x).exp() if isinstance(x, Tensor) else torch.tensor(x).exp().item()
 
 
-def torch_sum(tensor: Tensor, dims: Any) -> Tensor:
+def torch_sum(tensor: Tensor, dims: Sequence[int]) -> Tensor:
     """The sum over some dimensions; none: the tensor itself."""
     assert all(d < 0 for d in dims)
     leftmost = -tensor.dim()
@@ -76,7 +78,7 @@ def zero_grads(tensors: Iterable[Tensor]) -> None:
         p.grad = None
 
 
-def check_fully_reparametrized(guide_site: Any) -> None:
+def check_fully_reparametrized(guide_site: Dictionary) -> None:
     """Raise unless the gradient of a site goes through its draw.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pyro's modules and networks."""
+"""Pyro's modules (`PyroModule`, ...) and networks."""
 
 from varigrad.compat.pyro.nn.auto_reg_nn import AutoRegressiveNN as AutoRegressiveNN
 from varigrad.compat.pyro.nn.auto_reg_nn import ConditionalAutoRegressiveNN as ConditionalAutoRegressiveNN

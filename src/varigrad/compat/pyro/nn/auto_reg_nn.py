@@ -1,4 +1,4 @@
-"""Autoregressive networks, by Pyro's names for them."""
+"""Autoregressive networks, under Pyro's names."""
 
 from varigrad.distributions.flows.networks import AutoRegressiveNN as AutoRegressiveNN
 from varigrad.distributions.flows.networks import ConditionalAutoRegressiveNN as ConditionalAutoRegressiveNN

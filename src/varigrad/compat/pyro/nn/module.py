@@ -1,8 +1,8 @@
-"""Modules whose attributes are statements: parameters of the store, and random choices drawn once a call.
+"""`PyroModule`: torch modules whose attributes are parameters of the store, or random choices drawn once a call.
 
-Inside a call of a module, or a method marked `pyro_method`, reading an attribute says `pyro.param`, `pyro.sample` or
-`pyro.module` under the attribute's full name, once; reading it again gives the same value. Outside, a parameter is
-just computed, and a random choice drawn anew.
+Inside a call of a module, or a method marked `pyro_method`, reading an attribute calls `pyro.param`, `pyro.sample` or
+`pyro.module` with the attribute's full name, once; reading it again gives the same value. Outside, reading an attribute
+only computes a parameter, and draws a random choice anew.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import copyreg
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,10 @@ from torch.distributions import constraints
 
 from varigrad._torch_internals import own_modules, own_parameters
 from varigrad.compat.pyro import primitives, settings
-from varigrad.compat.pyro.params.param_store import _Unconstrained, as_taken
+from varigrad.compat.pyro.nn.attributes import Context, OnFirstUse
+from varigrad.compat.pyro.nn.attributes import PyroParam as PyroParam
+from varigrad.compat.pyro.nn.attributes import PyroSample as PyroSample
+from varigrad.compat.pyro.params.param_store import ParamStoreDict, _Unconstrained, as_taken
 from varigrad.errors import ParameterError
 from varigrad.language.messages import Param
 from varigrad.language.parameter_transforms import initial_value, to_constrained, unconstrain
@@ -33,92 +35,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LEAF = "_unconstrained"
 
 
-class _OnFirstUse:
-    """A description of an attribute that stands in a class body: it becomes the instance's when first read."""
-
-    name: str
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        if self.name not in instance._pyro_params and self.name not in instance._pyro_samples:
-            setattr(instance, self.name, self._for(instance))
-        return instance.__getattr__(self.name)
-
-    def _for(self, instance: Any) -> _OnFirstUse:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class PyroParam(_OnFirstUse):
-    """Assigned to an attribute of a `PyroModule`, or around a method of one, declares a parameter.
-
-    Args:
-        init_value: its first value, or a function that makes it.
-        constraint: where it lives; the module keeps it unconstrained, as `<name>_unconstrained`.
-        event_dim: number of rightmost dimensions that are no plates.
-    """
-
-    init_value: Any = None
-    constraint: constraints.Constraint = constraints.real
-    event_dim: int | None = None
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        object.__setattr__(self, "name", name)
-
-    def __call__(self, init_value: Callable[[Any], Tensor]) -> PyroParam:
-        """As a decorator with arguments."""
-        return PyroParam(init_value, self.constraint, self.event_dim)
-
-    def _for(self, instance: Any) -> PyroParam:
-        return PyroParam(functools.partial(self.init_value, instance), self.constraint, self.event_dim)
-
-
-@dataclass(frozen=True)
-class PyroSample(_OnFirstUse):
-    """Assigned to an attribute of a `PyroModule`, or around a method of one, declares a random choice.
-
-    Args:
-        prior: its distribution; or a function of the module that returns the distribution, or a value computed from
-            other attributes.
-    """
-
-    prior: Any
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        object.__setattr__(self, "name", name)
-
-    def _for(self, instance: Any) -> PyroSample:
-        return self
-
-
-class _Context:
-    """The call that is going on in a tree of modules, and what has been read in it."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.cache: dict[str, Any] = {}
-
-    @property
-    def active(self) -> bool:
-        return self.depth > 0
-
-    def __enter__(self) -> None:
-        if not self.depth:
-            self.cache.clear()
-        self.depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        self.depth -= 1
-        if not self.depth:
-            self.cache.clear()
-
-
 class _PyroModuleMeta(type):
-    """`PyroModule[nn.Linear]`: a class that is both."""
+    """Metaclass for `PyroModule[nn.Linear]`, a subclass of both classes."""
 
     def __getitem__(cls, kind: type[nn.Module]) -> type[PyroModule]:
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
@@ -129,27 +47,28 @@ class _PyroModuleMeta(type):
             return PyroModule
         if kind is nn.ModuleList:
             return PyroModuleList
-        made: Any = _MADE.get(kind)
+        made = _MADE.get(kind)
         if made is None:
             body = {"__module__": __name__, "__doc__": kind.__doc__, "_pyro_mixes": kind}
-            made = _MADE[kind] = _PyroModuleMeta(f"Pyro{kind.__name__}", (kind, PyroModule), body)
+            made = cast("type[PyroModule]", _PyroModuleMeta(f"Pyro{kind.__name__}", (kind, PyroModule), body))
+            _MADE[kind] = made
         return made
 
 
-_MADE: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
+_MADE: weakref.WeakKeyDictionary[type, type[PyroModule]] = weakref.WeakKeyDictionary()
 
 
-def _pickled(kind: type) -> Any:
+def _pickled(kind: type) -> str | tuple[Callable[..., object], tuple[type, ...]]:
     """Made classes have no name to be found by, only what they were made from."""
     mixed = vars(kind).get("_pyro_mixes")
     return kind.__qualname__ if mixed is None else (_made, (mixed,))
 
 
 def _made(kind: type[nn.Module]) -> type[PyroModule]:
-    return PyroModule[kind]  # type: ignore[misc, valid-type]
+    return PyroModule[kind]
 
 
-copyreg.pickle(_PyroModuleMeta, _pickled)  # type: ignore[arg-type]
+copyreg.pickle(_PyroModuleMeta, _pickled)  # type: ignore[arg-type] # reductions are annotated for instances
 
 
 class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
@@ -166,15 +85,15 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
     """
 
     _pyro_name: str
-    _pyro_context: _Context
+    _pyro_context: Context
     _pyro_params: dict[str, tuple[constraints.Constraint, int | None]]
     _pyro_samples: dict[str, PyroSample]
 
     def __init__(self, name: str = "") -> None:
-        self.__dict__.update(_pyro_name=name, _pyro_context=_Context(), _pyro_params={}, _pyro_samples={})
+        self.__dict__.update(_pyro_name=name, _pyro_context=Context(), _pyro_params={}, _pyro_samples={})
         super().__init__()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         with self._pyro_context:
             return super().__call__(*args, **kwargs)
 
@@ -194,7 +113,7 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
     def _pyro_get_fullname(self, name: str) -> str:
         return f"{self._pyro_name}.{name}" if self._pyro_name else name
 
-    def _pyro_set_supermodule(self, name: str, context: _Context) -> None:
+    def _pyro_set_supermodule(self, name: str, context: Context) -> None:
         """Take the name and the calls of the module that this one has become a part of."""
         self.__dict__.update(_pyro_name=name, _pyro_context=context)
         for key, part in self._modules.items():
@@ -261,11 +180,10 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
 
     def _sample(self, name: str) -> Tensor:
         prior, full = self._pyro_samples[name].prior, self._pyro_get_fullname(name)
-        if not isinstance(prior, td.Distribution):
-            prior = prior(self)
-        if isinstance(prior, td.Distribution):
-            return primitives.sample(full, prior)
-        return primitives.deterministic(full, prior)
+        found = prior if isinstance(prior, td.Distribution) else prior(self)
+        if isinstance(found, td.Distribution):
+            return primitives.sample(full, found)
+        return primitives.deterministic(full, found)
 
     def _computed(self, name: str) -> Tensor:
         """The constrained value of a parameter, without a statement."""
@@ -290,7 +208,7 @@ class PyroModule(nn.Module, metaclass=_PyroModuleMeta):
             return self._set_value(name, value)
         if name in self._pyro_params or name in self._pyro_samples:
             self._remove(name)
-            if isinstance(getattr(type(self), name, None), _OnFirstUse):
+            if isinstance(getattr(type(self), name, None), OnFirstUse):
                 raise AttributeError(f"{name!r} is declared in the class, and cannot be another thing in an instance")
         elif isinstance(value, nn.Parameter) and name in self._parameters:
             self._remove(name)
@@ -365,7 +283,7 @@ def _is_leaf(module: nn.Module, name: str) -> bool:
     return name.endswith(_LEAF) and name.removesuffix(_LEAF) in getattr(module, "_pyro_params", ())
 
 
-def _forget(store: Any, *names: str) -> None:
+def _forget(store: ParamStoreDict, *names: str) -> None:
     for name in names:
         if name in store:
             del store[name]
@@ -377,15 +295,15 @@ class PyroModuleList(nn.ModuleList, PyroModule):
     def __init__(self, modules: Iterable[nn.Module] | None = None) -> None:
         super().__init__(modules)
 
-    def __getitem__(self, idx: Any) -> Any:
+    def __getitem__(self, idx: int | slice) -> Any:
         return PyroModuleList(list(self)[idx]) if isinstance(idx, slice) else super().__getitem__(idx)
 
 
 def pyro_method(method: F) -> F:
-    """Let a method be a call of its module: attributes are statements, each said once."""
+    """Let a method be a call of its module: attributes are statements, each executed once."""
 
     @functools.wraps(method)
-    def called(self: PyroModule, *args: Any, **kwargs: Any) -> Any:
+    def called(self: PyroModule, *args: object, **kwargs: object) -> object:
         with self._pyro_context:
             return method(self, *args, **kwargs)
 
@@ -401,8 +319,8 @@ def to_pyro_module_(m: nn.Module, recurse: bool = True) -> None:
     if not isinstance(m, nn.Module):
         raise TypeError(f"to_pyro_module_ takes a torch.nn.Module, got {type(m).__name__}")
     if not isinstance(m, PyroModule):
-        m.__class__ = PyroModule[type(m)]  # type: ignore[index]
-        m.__dict__.update(_pyro_name="", _pyro_context=_Context(), _pyro_params={}, _pyro_samples={})
+        m.__class__ = PyroModule[type(m)]
+        m.__dict__.update(_pyro_name="", _pyro_context=Context(), _pyro_params={}, _pyro_samples={})
     if recurse:
         for name, part in list(own_modules(m).items()):
             if part is not None:

@@ -1,14 +1,16 @@
-"""Indexing by several tensors at once whose batch dimensions, on the left, broadcast."""
+"""`vindex`: indexing by several tensors at once whose batch dimensions, on the left, broadcast."""
 
 from __future__ import annotations
 
-from typing import Any
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 
+Index = Tensor | int | slice | EllipsisType
 
-def vindex(tensor: Tensor, args: Any) -> Tensor:
+
+def vindex(tensor: Tensor, args: Index | tuple[Index, ...]) -> Tensor:
     r"""`tensor[args]`, where `tensor` may have more dimensions on the left than there are indices.
 
     Those dimensions broadcast with the indices' own, instead of being put in front of them; `...` may only be the
@@ -42,5 +44,5 @@ class Vindex:
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
 
-    def __getitem__(self, args: Any) -> Tensor:
+    def __getitem__(self, args: Index | tuple[Index, ...]) -> Tensor:
         return vindex(self._tensor, args)

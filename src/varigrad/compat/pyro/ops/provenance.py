@@ -1,35 +1,39 @@
-"""Pyro's names for provenance, through lists, tuples and dictionaries of tensors."""
+"""Provenance under Pyro's names, also for lists, tuples and dictionaries of tensors."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from varigrad.terms import provenance as native
-from varigrad.terms.provenance import Tracked
+from varigrad.terms.provenance import Provenance, Tracked
+
+X = TypeVar("X")
 
 ProvenanceTensor = Tracked
 
 
-def track_provenance(x: Any, provenance: frozenset[Any]) -> Any:
+def track_provenance(x: X, provenance: Provenance) -> X:
     """`x`, with every tensor in it marked as computed from `provenance` (in addition to what it carries already)."""
-    return _mapped(x, lambda tensor: native.track_provenance(tensor, provenance))
+    marked: X = _mapped(x, lambda tensor: native.track_provenance(tensor, provenance))
+    return marked
 
 
-def get_provenance(x: Any) -> frozenset[Any]:
+def get_provenance(x: object) -> Provenance:
     """The union of what the tensors in `x` were computed from."""
     return extract_provenance(x)[1]
 
 
-def detach_provenance(x: Any) -> Any:
+def detach_provenance(x: X) -> X:
     """`x` with plain tensors, still connected to the autograd graph."""
     return extract_provenance(x)[0]
 
 
-def extract_provenance(x: Any) -> tuple[Any, frozenset[Any]]:
+def extract_provenance(x: X) -> tuple[X, Provenance]:
     """`x` with plain tensors, and what they were computed from."""
-    found: frozenset[Any] = frozenset()
+    found: Provenance = frozenset()
 
     def plain(tensor: Tensor) -> Tensor:
         nonlocal found
@@ -39,7 +43,7 @@ def extract_provenance(x: Any) -> tuple[Any, frozenset[Any]]:
     return _mapped(x, plain), found
 
 
-def _mapped(x: Any, change: Any) -> Any:
+def _mapped(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(x, Tensor):
         return change(x)
     if isinstance(x, dict):

@@ -1,4 +1,4 @@
-"""Pyro's optimisers: torch's, for parameters that appear as steps ask for them."""
+"""Pyro's optimisers: torch's, with parameters that are added when steps first use them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from varigrad.compat.pyro.optim.optim import ClippedAdam as ClippedAdam
 from varigrad.compat.pyro.optim.optim import DCTAdam as DCTAdam
 from varigrad.compat.pyro.optim.optim import PyroOptim as PyroOptim
 
-pytorch_optims = [*pytorch_optimizers.OPTIMIZERS, *pytorch_optimizers.SCHEDULERS]
+pytorch_optims: list[str] = [*pytorch_optimizers.OPTIMIZERS, *pytorch_optimizers.SCHEDULERS]
 globals().update({name: getattr(pytorch_optimizers, name) for name in pytorch_optims})
 
 if TYPE_CHECKING:

@@ -1,3 +1,3 @@
-"""Adam with clipped gradients and a decaying learning rate."""
+"""`ClippedAdam`: Adam with clipped gradients and a decaying learning rate."""
 
 from varigrad.optim.clipped_adam import ClippedAdam as ClippedAdam

@@ -1,11 +1,12 @@
-"""Learning-rate schedulers for optimisers that learn of their parameters one by one."""
+"""`PyroLRScheduler`: learning-rate schedules for a `PyroOptim`, whose parameters are added one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from varigrad.compat.pyro.optim.optim import OptionsByName, PyroOptim, _Group
+import torch
+
+from varigrad.compat.pyro.optim.optim import Options, OptionsByName, PyroOptim, _Group
 from varigrad.errors import VarigradError
 
 
@@ -24,8 +25,8 @@ class PyroLRScheduler(PyroOptim):
 
     def __init__(
         self,
-        scheduler_constructor: Callable[..., Any],
-        optim_args: Mapping[str, Any],
+        scheduler_constructor: Callable[..., torch.optim.lr_scheduler.LRScheduler],
+        optim_args: Options,
         clip_args: OptionsByName | None = None,
     ) -> None:
         missing = [key for key in ("optimizer", "optim_args") if key not in optim_args]
@@ -35,10 +36,10 @@ class PyroLRScheduler(PyroOptim):
                 try_='{"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-3}, "gamma": 0.9}',
             )
         self.pt_scheduler_constructor = scheduler_constructor
-        self.kwargs = {k: v for k, v in optim_args.items() if k not in ("optimizer", "optim_args")}
+        self.kwargs: Options = {k: v for k, v in optim_args.items() if k not in ("optimizer", "optim_args")}
         super().__init__(optim_args["optimizer"], optim_args["optim_args"], clip_args)
 
-    def step(self, *args: Any, **kwargs: Any) -> None:
+    def step(self, *args: object, **kwargs: object) -> None:
         """Go on in every schedule; the arguments are handed on (the metric of `ReduceLROnPlateau`)."""
         for group in self._groups:
             group.scheduler.step(*args, **kwargs)

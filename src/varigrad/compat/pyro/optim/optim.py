@@ -1,9 +1,9 @@
-"""Optimisers that learn of their parameters one by one, as steps ask for them; those that may are stepped together.
+"""`PyroOptim`: optimisers whose parameters are added when steps first use them, and stepped together where possible.
 
-To the user, each parameter of the store has an optimiser of its own, made when a step first asks for it, with options
-and a saved state found by its name. The optimisers of torch treat each tensor by itself, so parameters that came at
-the same time with the same options share one object and one fused step, for as long as they are stepped together.
-When they are not, or `optim_objs` is read, each gets its own, with the state it had.
+To the user, each parameter of the store has a separate optimiser, made when a step first uses the parameter, with
+options and a saved state found by its name. The optimisers of torch treat each tensor by itself, so parameters that
+were added at the same time with the same options share one object and one fused step, for as long as they are stepped
+together. When they are not, or `optim_objs` is read, each gets a separate optimiser, with the state it had.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class PyroOptim:
         group.optimizer = _optimizer(self.pt_optim_constructor, group.params, group.options)
 
     def _split(self, groups: Iterable[_Group]) -> None:
-        """Give each parameter of some groups an optimiser of its own, with the state it has."""
+        """Give each parameter of some groups a separate optimiser, with the state it has."""
         for group in groups:
             self._leave(group)
             for p, name in zip(group.params, group.names, strict=True):
@@ -250,7 +250,9 @@ def _same(one: Options, other: Options) -> bool:
     )
 
 
-def _optimizer(kind: Callable[..., torch.optim.Optimizer], params: list[Tensor], options: Options) -> Any:
+def _optimizer(
+    kind: Callable[..., torch.optim.Optimizer], params: list[Tensor], options: Options
+) -> torch.optim.Optimizer:
     plain = not options.keys() & {"fused", "foreach", "capturable", "differentiable"}
     if kind is torch.optim.Adam and plain and all(p.is_floating_point() and p.device.type in _FUSED for p in params):
         return FusedAdam(params, **options, fused=True)
@@ -286,7 +288,7 @@ def _load(groups: Iterable[_Group], states: Iterable[State]) -> None:
         group.optimizer.load_state_dict(state.get("optimizer", state))
 
 
-def is_scheduler(optimizer: Any) -> bool:
+def is_scheduler(optimizer: object) -> bool:
     """Whether it is a learning-rate scheduler and no optimiser."""
     return isinstance(optimizer, torch.optim.lr_scheduler.LRScheduler)
 
@@ -305,7 +307,7 @@ def DCTAdam(optim_args: OptionsByName) -> PyroOptim:  # noqa: N802
     """ClippedAdam: that is what it is for parameters that are no time series.
 
     Raises:
-        NotImplementedError: `subsample_aware` is asked for.
+        NotImplementedError: `subsample_aware` is True.
     """
 
     def without(options: Options) -> Options:

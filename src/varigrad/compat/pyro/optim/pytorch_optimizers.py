@@ -1,14 +1,17 @@
-"""Every optimiser and scheduler of torch, wrapped: found in `torch.optim`, so that new ones appear by themselves."""
+"""Every optimiser and scheduler in `torch.optim` as a Pyro optimiser; new versions of torch add theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from varigrad.compat.pyro.optim.lr_scheduler import PyroLRScheduler
-from varigrad.compat.pyro.optim.optim import OptionsByName, PyroOptim
+from varigrad.compat.pyro.optim.optim import Options, OptionsByName, PyroOptim
+
+M = TypeVar("M", bound=Callable[..., object])
 
 
 def _optimizer(kind: type) -> Callable[..., PyroOptim]:
@@ -19,19 +22,19 @@ def _optimizer(kind: type) -> Callable[..., PyroOptim]:
 
 
 def _scheduler(kind: type) -> Callable[..., PyroLRScheduler]:
-    def make(optim_args: Mapping[str, Any], clip_args: OptionsByName | None = None) -> PyroLRScheduler:
+    def make(optim_args: Options, clip_args: OptionsByName | None = None) -> PyroLRScheduler:
         return PyroLRScheduler(kind, optim_args, clip_args)
 
     return _named(make, kind, f"`{kind.__name__}` of `torch.optim.lr_scheduler`. See `PyroLRScheduler`.")
 
 
-def _named(make: Any, kind: type, doc: str) -> Any:
+def _named(make: M, kind: type, doc: str) -> M:
     make.__name__ = make.__qualname__ = kind.__name__
     make.__doc__ = doc
     return make
 
 
-def _classes(module: Any, parent: type, without: tuple[str, ...]) -> dict[str, type]:
+def _classes(module: ModuleType, parent: type, without: tuple[str, ...]) -> dict[str, type]:
     return {
         name: kind
         for name, kind in vars(module).items()

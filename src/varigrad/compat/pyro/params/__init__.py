@@ -1,4 +1,4 @@
-"""Where Pyro's names keep their parameters, and how modules' parameters are called there."""
+"""The parameter store, and the names of modules' parameters in it."""
 
 from varigrad.compat.pyro.params import param_store as param_store
 from varigrad.compat.pyro.params.names import module_from_param_with_module_name as module_from_param_with_module_name

@@ -1,4 +1,4 @@
-"""Names of modules' parameters: `module$$$parameter`."""
+"""Names of modules' parameters in the store: `module$$$parameter`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The parameter store: a dictionary of constrained values over the unconstrained tensors that optimisers move.
+"""The parameter store: a dictionary of constrained values over the unconstrained tensors that optimisers update.
 
-It is the one thing of Pyro's that is global. To the engine it is an owner of parameters like any other
-(`varigrad.objectives.parameters.Owner`), handed to each objective that Pyro's names build.
+The store is Pyro's one global object. It implements the engine's interface for owners of parameters
+(`varigrad.objectives.parameters.ParameterStore`), and each of Pyro's objectives gets it as an argument.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ Init = Tensor | float | Callable[[], Tensor] | None
 
 
 class UnknownParameterError(ParameterError, KeyError):
-    """A parameter is asked for that has no initial value and was never declared."""
+    """A parameter without an initial value was never declared."""
 
-    __str__ = Exception.__str__
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class StateDict(TypedDict):
@@ -54,8 +55,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         """Names of the parameters that the engine has asked for, networks of baselines included; see `Asking`."""
         self.registered: weakref.WeakValueDictionary[str, nn.Module] = weakref.WeakValueDictionary()
         """Modules whose parameters the statement `pyro.module` enters by itself."""
-        self.version = 0
-        self.generation = 0
+        self.version: int = 0
+        self.generation: int = 0
         """How often the store was emptied or its contents replaced: averages of earlier contents mean nothing then."""
 
     # As a dictionary
@@ -65,8 +66,8 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         transform = self._transforms[name]
         if transform is None:
             return leaf
-        value = transform(leaf)
-        value.unconstrained = _Unconstrained(leaf)
+        value: Tensor = transform(leaf)
+        value.unconstrained = _Unconstrained(leaf)  # type: ignore[attr-defined]
         return value
 
     def __setitem__(self, name: str, new_constrained_value: Tensor) -> None:
@@ -91,7 +92,7 @@ class ParamStoreDict(MutableMapping[str, Tensor]):
         """The names, in the order of declaration."""
         return self._params.keys()
 
-    def setdefault(  # type: ignore[override]
+    def setdefault(
         self,
         name: str,
         init_constrained_value: Init = None,
@@ -313,7 +314,7 @@ def as_taken(message: Param) -> Param:
 
 
 class _Aside(ParamStoreDict):
-    """What a store is for an exploring run."""
+    """The view of a store that an exploring run uses."""
 
     def __init__(self, store: ParamStoreDict) -> None:
         super().__init__()
@@ -338,13 +339,14 @@ class _Aside(ParamStoreDict):
 
 
 class Asking:
-    """A `with` block that yields the names of the parameters that the engine asks for in it."""
+    """A `with` block that yields the names of the parameters that the engine reads in it."""
 
     def __init__(self, store: ParamStoreDict) -> None:
         self.store = store
 
     def __enter__(self) -> dict[str, None]:
-        self.before, self.store.asked = self.store.asked, {}
+        self.before: dict[str, None] = self.store.asked
+        self.store.asked = {}
         return self.store.asked
 
     def __exit__(self, *error: object) -> None:
@@ -352,7 +354,7 @@ class Asking:
 
 
 class _Unconstrained:
-    """Calls back the leaf behind a constrained value, without keeping it alive; a pickle forgets it."""
+    """Returns the leaf behind a constrained value, without keeping it alive; a pickle drops it."""
 
     __slots__ = ("_leaf",)
 
@@ -375,8 +377,8 @@ def _compare(name: str, known: Tensor, init: Tensor) -> None:
         )
 
 
-def _constraint_classes(kind: type) -> list[Any]:
-    found: list[Any] = [kind]
+def _constraint_classes(kind: type) -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    found: list[Callable[..., object] | tuple[Callable[..., object], str]] = [kind]
     sub: type
     for sub in kind.__subclasses__():
         if sub.__module__.startswith(("torch.distributions.", "varigrad.")):

@@ -1,4 +1,4 @@
-"""Pyro's handlers, over the native stack."""
+"""Pyro's handlers (poutines), on top of varigrad's handler stack."""
 
 from varigrad.compat.pyro.poutine import handlers as handlers
 from varigrad.compat.pyro.poutine import messenger as messenger

@@ -1,20 +1,19 @@
-"""Hiding statements from the handlers outside."""
+"""`block`: hides statements from the handlers outside."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
-from varigrad.language.messages import Forward
+from varigrad.language.messages import Forward, Message
 from varigrad.language.runtime import default
 
 Choice = Callable[[Dictionary], bool | None]
 
 
 class BlockMessenger(Messenger):
-    """Hides everything, or what the arguments choose: by function, by name, or by type.
+    """Hides all statements, or those that the arguments select: by function, by name, or by type.
 
     Args:
         hide_fn, expose_fn: functions of a message.
@@ -47,7 +46,7 @@ class BlockMessenger(Messenger):
         else:
             self.hide_fn = _by_names(hide_all, expose_all, hide, expose, hide_types, expose_types)
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         msg = view(message)
         return default(message) if msg is not None and self.hide_fn(msg) else forward(message)
 

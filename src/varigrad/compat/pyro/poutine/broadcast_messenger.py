@@ -1,4 +1,4 @@
-"""Expanding sites to their plates, which ours do anyway."""
+"""`broadcast`: a handler without effect, since varigrad always expands sites to their plates."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from varigrad.compat.pyro.poutine.messenger import Messenger
 
 
 class BroadcastMessenger(Messenger):
-    """Does nothing: every site is expanded to the plates around it."""
+    """A handler without effect: varigrad always expands sites to the plates around them."""

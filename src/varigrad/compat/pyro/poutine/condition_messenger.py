@@ -1,16 +1,15 @@
-"""Observing sites at given values."""
+"""`condition`: observes sites at given values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.trace_struct import Trace
-from varigrad.language.messages import Forward, Sample, evolve
+from varigrad.language.messages import Forward, Message, Sample, evolve
 
 
 class ConditionMessenger(Messenger):
@@ -20,7 +19,7 @@ class ConditionMessenger(Messenger):
         super().__init__()
         self.data = data
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is Sample and message.name in self.data:
             found = self.data.nodes[message.name]["value"] if isinstance(self.data, Trace) else self.data[message.name]
             if found is not None:

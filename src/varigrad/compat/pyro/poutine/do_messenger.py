@@ -1,28 +1,27 @@
-"""Interventions: what follows a site sees another value."""
+"""`do`: interventions; statements after a site use another value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Number
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
-from varigrad.language.messages import Forward, Sample, evolve
+from varigrad.language.messages import Forward, Message, Sample, evolve
 
 
 class DoMessenger(Messenger):
-    """What follows the named sites sees the values in `data`; the sites themselves are left alone."""
+    """Statements after the named sites use the values in `data`; the sites themselves stay unchanged."""
 
     def __init__(self, data: Mapping[str, Tensor | float]) -> None:
         super().__init__()
         self.data = data
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
-        answer: Any = forward(message)
-        if type(message) is not Sample or message.name not in self.data:
+    def _handle(self, message: Message, forward: Forward) -> Message:
+        answer = forward(message)
+        if not isinstance(message, Sample) or not isinstance(answer, Sample) or message.name not in self.data:
             return answer
         given = self.data[message.name]
         if isinstance(given, Number):

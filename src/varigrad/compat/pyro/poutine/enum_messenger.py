@@ -1,16 +1,16 @@
-"""Every value of a discrete site at once, along a dimension left of the plates: for looking at densities."""
+"""`enum`: enumerates all values of discrete sites, along dimensions left of the plates, to inspect densities."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Self
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
-from varigrad.language.messages import Forward, Sample, evolve
+from varigrad.language.messages import Forward, Message, Sample, evolve
 from varigrad.language.runtime import expanded
 
 
 class EnumMessenger(Messenger):
-    """Sites marked `infer={"enumerate": "parallel"}` take all their values, each along a dimension of its own.
+    """Gives sites marked `infer={"enumerate": "parallel"}` all their values, each site along a separate dimension.
 
     Args:
         first_available_dim: the first of these dimensions; negative, left of all plates.
@@ -23,15 +23,15 @@ class EnumMessenger(Messenger):
         super().__init__()
         if first_available_dim is not None and not first_available_dim < 0:
             raise ValueError(f"first_available_dim must be negative, got {first_available_dim}")
-        self.first_available_dim = -1 if first_available_dim is None else first_available_dim
+        self.first_available_dim: int = -1 if first_available_dim is None else first_available_dim
         self._next = self.first_available_dim
 
-    def __enter__(self) -> EnumMessenger:
+    def __enter__(self) -> Self:
         self._next = self.first_available_dim
         super().__enter__()
         return self
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if (
             type(message) is not Sample
             or message.value is not None

@@ -1,24 +1,23 @@
-"""Leaving a run at a site."""
+"""`escape`: stops a run at a site."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.runtime import NonlocalExit
-from varigrad.language.messages import Forward, Sample
+from varigrad.language.messages import Forward, Message, Sample
 
 
 class EscapeMessenger(Messenger):
-    """Where `escape_fn(msg)` is true, the run is left by `NonlocalExit`."""
+    """Stops the run by `NonlocalExit` where `escape_fn(msg)` is true."""
 
     def __init__(self, escape_fn: Callable[[Dictionary], bool]) -> None:
         super().__init__()
         self.escape_fn = escape_fn
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is Sample:
             msg = view(message)
             assert msg is not None

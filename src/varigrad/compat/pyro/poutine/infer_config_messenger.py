@@ -1,23 +1,22 @@
-"""Options of sites, set from outside."""
+"""`infer_config`: sets options of sites from outside the program."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
-from varigrad.language.messages import Forward, Sample, evolve
+from varigrad.language.messages import Forward, Message, Sample, evolve
 
 
 class InferConfigMessenger(Messenger):
-    """`config_fn(msg)` returns what is added to `infer` at a site."""
+    """Adds the result of `config_fn(msg)` to `infer` at each site."""
 
-    def __init__(self, config_fn: Callable[[Dictionary], Mapping[str, Any]]) -> None:
+    def __init__(self, config_fn: Callable[[Dictionary], Mapping[str, object]]) -> None:
         super().__init__()
         self.config_fn = config_fn
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is Sample:
             msg = view(message)
             assert msg is not None

@@ -1,16 +1,17 @@
-"""Random choices in the place of parameters."""
+"""`lift`: replaces parameters by random choices."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from torch import distributions as td
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.util import is_validation_enabled
-from varigrad.language.messages import Forward, Param, Sample, evolve
+from varigrad.language.messages import Forward, Message, Param, Sample, evolve
 
 Prior = td.Distribution | Callable[..., Any]
 
@@ -28,12 +29,14 @@ class LiftMessenger(Messenger):
         self.prior = prior
         self._met: set[str] = set()
 
-    def __enter__(self) -> LiftMessenger:
+    def __enter__(self) -> Self:
         self._met = set()
         super().__enter__()
         return self
 
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
         if isinstance(self.prior, Mapping) and is_validation_enabled() and exc_type is None:
             extra = self.prior.keys() - self._met
             if extra:
@@ -43,7 +46,7 @@ class LiftMessenger(Messenger):
                 )
         return super().__exit__(exc_type, exc_value, traceback)
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is not Param:
             return forward(message)
         prior: Any = self.prior
@@ -55,7 +58,8 @@ class LiftMessenger(Messenger):
         if prior is None:
             return forward(message)
         if isinstance(prior, td.Distribution):
-            drawn: Any = forward(Sample(message.name, prior, None, False))
+            drawn = forward(Sample(message.name, prior, None, False))
+            assert isinstance(drawn, Sample)
             return evolve(message, value=drawn.value)
         given = {"constraint": message.constraint, "event_dim": message.event_dim}
         return evolve(message, value=prior(message.init, **given))

@@ -1,4 +1,4 @@
-"""Marks for an enumeration over the model's variables; see `pyro.markov`."""
+"""`MarkovMessenger`, another name of `pyro.markov`: marks variables that depend on the last few steps only."""
 
 from varigrad.compat.pyro.plates import Markov as MarkovMessenger
 

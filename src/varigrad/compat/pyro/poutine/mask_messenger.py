@@ -1,15 +1,13 @@
-"""Densities that count in some places only."""
+"""`mask`: ignores log-densities where a mask is False."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.language.handlers import _mask
-from varigrad.language.messages import Forward
+from varigrad.language.messages import Forward, Message
 
 
 class MaskMessenger(Messenger):
@@ -26,7 +24,7 @@ class MaskMessenger(Messenger):
         if not isinstance(mask, (Tensor, bool)):
             raise ValueError(f"Expected mask to be a bool or a BoolTensor but got {type(mask)}")
         self.mask = mask
-        self.tensor = torch.as_tensor(mask)
+        self.tensor: Tensor = torch.as_tensor(mask)
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         return _mask(self.tensor, message, forward)

@@ -1,17 +1,30 @@
-"""Between our frozen messages and the dictionaries that Pyro's handlers read and write."""
+"""Converts between varigrad's frozen messages and the dictionaries that Pyro's handlers read and write."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from varigrad.compat.pyro.distributions.delta import Delta
 from varigrad.compat.pyro.distributions.unit import Unit
-from varigrad.language.messages import Extension, Factor, Indices, Param, Plate, Record, Sample, Subsample, evolve
+from varigrad.language.messages import (
+    Extension,
+    Factor,
+    Indices,
+    Message,
+    Param,
+    Plate,
+    Record,
+    Sample,
+    Subsample,
+    evolve,
+)
 from varigrad.language.runtime import expanded
+
+T = TypeVar("T")
 
 Dictionary = dict[str, Any]
 """One message: `type`, `name`, `fn`, `args`, `kwargs`, `value`, `is_observed`, `infer`, `scale`, `mask`,
@@ -34,7 +47,7 @@ class CondIndepStackFrame(NamedTuple):
 
 
 class _Subsample:
-    """The minibatch of a plate, where Pyro has a distribution."""
+    """Stands for the distribution that Pyro's minibatch sites have."""
 
     has_rsample = False
     has_enumerate_support = False
@@ -51,12 +64,12 @@ class _Subsample:
 
 @dataclass(frozen=True, eq=False)
 class Effect(Extension):
-    """A message of a kind of the program's own; its default action is taken when its value is first asked for."""
+    """A message type that a program defines; its default action runs when its value is first read."""
 
     message: Dictionary
 
     @property
-    def value(self) -> Any:
+    def value(self) -> object:
         """What `fn` returns, at the bottom of the stack."""
         message = self.message
         if not message["done"] and not message["is_observed"]:
@@ -75,34 +88,33 @@ def frame_of(plate: Plate) -> CondIndepStackFrame:
     return CondIndepStackFrame(plate.name, plate.dim, size, counter, plate.size)
 
 
-def view(message: Any) -> Dictionary | None:
+def view(message: Message) -> Dictionary | None:
     """The dictionary of a message; None for one that Pyro does not have."""
-    kind = type(message)
-    if kind is Effect:
+    if isinstance(message, Effect):
         return message.message
-    if kind is Sample:
+    if isinstance(message, Sample):
         infer = dict(message.notes)
         if message.auxiliary:
             infer["is_auxiliary"] = True
         fn = expanded(message) if message.plates else message.distribution
         return _site(message, "sample", fn, message.value, message.observed, infer)
-    if kind is Factor:
+    if isinstance(message, Factor):
         return _site(message, "sample", Unit(message.log_factor), torch.empty(0), True, {"is_auxiliary": True})
-    if kind is Record:
+    if isinstance(message, Record):
         value = message.value
         batch = max((-p.dim for p in message.plates if p.dim is not None), default=0)
         event_dim = max(0, value.dim() - batch) if isinstance(value, Tensor) else 0
         fn = Delta(value, event_dim=event_dim).mask(False) if isinstance(value, Tensor) else None
         return _dictionary("sample", message.name, fn, value, True, {"_deterministic": True}, message.plates)
-    if kind is Param:
+    if isinstance(message, Param):
         found = _dictionary("param", message.name, get_param, message.value, False, {}, ())
         found["args"] = (message.name, message.init)
         found["kwargs"] = {"constraint": message.constraint, "event_dim": message.event_dim}
         return found
-    if kind is Indices:
-        fn = _Subsample(message.size, message.batch)
-        return _dictionary("sample", message.name, fn, message.value, False, {}, ())
-    if kind is Subsample:
+    if isinstance(message, Indices):
+        drawn_from = _Subsample(message.size, message.batch)
+        return _dictionary("sample", message.name, drawn_from, message.value, False, {}, ())
+    if isinstance(message, Subsample):
         found = _dictionary("subsample", "_PYRO_SUBSAMPLE", _same, message.value, False, {}, ())
         found["args"], found["kwargs"] = (message.value,), {"event_dim": message.event_dim}
         found["done"] = False
@@ -111,7 +123,7 @@ def view(message: Any) -> Dictionary | None:
 
 
 def _site(
-    message: Sample | Factor, type_: str, fn: Any, value: Any, observed: bool, infer: dict[str, Any]
+    message: Sample | Factor, type_: str, fn: object, value: object, observed: bool, infer: dict[str, object]
 ) -> Dictionary:
     found = _dictionary(type_, message.name, fn, value, observed, infer, message.plates)
     found["scale"], found["mask"] = message.scale, message.mask
@@ -119,7 +131,13 @@ def _site(
 
 
 def _dictionary(
-    type_: str, name: str, fn: Any, value: Any, observed: bool, infer: dict[str, Any], plates: tuple[Plate, ...]
+    type_: str,
+    name: str,
+    fn: object,
+    value: object,
+    observed: bool,
+    infer: dict[str, object],
+    plates: tuple[Plate, ...],
 ) -> Dictionary:
     return {
         "type": type_,
@@ -139,32 +157,31 @@ def _dictionary(
     }
 
 
-def get_param(name: str, *args: Any, **kwargs: Any) -> None:
+def get_param(name: str, *args: object, **kwargs: object) -> None:
     """Stands where Pyro has the function that asks the parameter store."""
 
 
-def _same(value: Any, **kwargs: Any) -> Any:
+def _same(value: T, **kwargs: object) -> T:
     return value
 
 
-def taken_over(message: Any, before: Dictionary, after: Dictionary) -> Any:
+def taken_over(message: Message, before: Dictionary, after: Dictionary) -> Message:
     """The message with what a handler has changed in its dictionary."""
-    kind = type(message)
-    if kind is Effect:
+    if isinstance(message, Effect):
         return message
     changes: dict[str, Any] = {}
     if after["name"] != before["name"]:
         changes["name"] = after["name"]
-    if kind in (Sample, Factor, Record) and after["cond_indep_stack"] is not before["cond_indep_stack"]:
+    if isinstance(message, (Sample, Factor, Record)) and after["cond_indep_stack"] is not before["cond_indep_stack"]:
         known = {frame_of(p): p for p in message.plates}
         changes["plates"] = tuple(known.get(f) or _plate_of(f) for f in after["cond_indep_stack"])
-    if kind in (Sample, Factor):
+    if isinstance(message, (Sample, Factor)):
         if after["scale"] is not before["scale"]:
             changes["scale"] = after["scale"]
         if after["mask"] is not before["mask"]:
             mask = after["mask"]
             changes["mask"] = mask if mask is None or isinstance(mask, Tensor) else torch.tensor(mask)
-    if kind is Sample:
+    if isinstance(message, Sample):
         if after["is_observed"] != before["is_observed"]:
             changes["observed"] = bool(after["is_observed"])
         if after["fn"] is not before["fn"]:
@@ -172,19 +189,19 @@ def taken_over(message: Any, before: Dictionary, after: Dictionary) -> Any:
         if after["infer"] != before["infer"]:
             changes["notes"] = after["infer"]
             changes["auxiliary"] = message.auxiliary or bool(after["infer"].get("is_auxiliary"))
-    if kind is not Factor and after["value"] is not before["value"]:
+    if not isinstance(message, Factor) and after["value"] is not before["value"]:
         value = after["value"]
         changes["value"] = value if value is None or isinstance(value, Tensor) else torch.as_tensor(value)
     return evolve(message, **changes) if changes else message
 
 
-def _plate_of(frame: Any) -> Plate:
+def _plate_of(frame: CondIndepStackFrame) -> Plate:
     full = getattr(frame, "full_size", None) or frame.size
     index = frame.counter - 1 if frame.dim is None else None
     return Plate(frame.name, full if frame.dim is None else frame.size, frame.dim, None, index)
 
 
-def message_of(dictionary: Dictionary) -> Any:
+def message_of(dictionary: Dictionary) -> Sample | Effect:
     """A message of ours for a dictionary that a program has made itself."""
     kind, name = dictionary["type"], dictionary.get("name")
     if kind == "sample" and hasattr(dictionary["fn"], "log_prob"):

@@ -1,7 +1,7 @@
-"""What Pyro's handlers are: around a program or a `with` block, they see every statement's message.
+"""`Messenger`, the interface of Pyro's handlers: around a program or a `with` block, it handles every message.
 
-Ours are handlers of the native stack. Those that come with Pyro say what they do to a native message (`_handle`); those
-that a program defines have methods `_pyro_sample(msg)`, `_pyro_post_sample(msg)` and so on, and get dictionaries.
+Messengers are handlers of the native stack. Pyro's own messengers change native messages (`_handle`); those that a
+program defines have methods `_pyro_sample(msg)`, `_pyro_post_sample(msg)` and so on, and get dictionaries.
 """
 
 from __future__ import annotations
@@ -9,13 +9,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
 
 from torch import nn
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, taken_over, view
-from varigrad.language.messages import Forward, Handler
+from varigrad.language.messages import Forward, Handler, Message, Program
 from varigrad.language.runtime import Entered, _stack, default, enter, leave
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Listener = Callable[[Dictionary], object]
+"""What a program registers for a kind of message."""
 
 
 class Messenger:
@@ -23,7 +29,7 @@ class Messenger:
 
     _listens = False
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         hears = ("_process_message", "_postprocess_message")
         cls._listens = any(
@@ -37,25 +43,27 @@ class Messenger:
         return None
 
     @property
-    def _entered(self) -> list[tuple[Entered, Any]]:
-        found: list[Any] = self.__dict__.setdefault("_blocks", [])
+    def _entered(self) -> list[Entered]:
+        found: list[Entered] = self.__dict__.setdefault("_blocks", [])
         return found
 
-    def __enter__(self) -> Any:
-        self._entered.append((enter(self._answer), None))
+    def __enter__(self) -> Self:
+        self._entered.append(enter(self._answer))
         return self
 
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
-        leave(self._entered.pop()[0])
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        leave(self._entered.pop())
         return None
 
-    def __call__(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """The program with this handler around it."""
         if not callable(fn):
             raise ValueError(f"{fn!r} is not callable, did you mean to pass it as a keyword argument?")
         return around(fn, self)
 
-    def _answer(self, message: Any, forward: Forward) -> Any:
+    def _answer(self, message: Message, forward: Forward) -> Message:
         """What the native stack calls."""
         if not self._listens:
             return self._handle(message, forward)
@@ -80,7 +88,7 @@ class Messenger:
             msg["continuation"](msg)
         return answer
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         """What a handler that comes with Pyro does."""
         return forward(message)
 
@@ -99,7 +107,7 @@ class Messenger:
 
     @classmethod
     def register(
-        cls, fn: Callable[..., Any] | None = None, type: str | None = None, post: bool | None = None
+        cls, fn: Listener | None = None, type: str | None = None, post: bool | None = None
     ) -> Callable[..., Any]:
         """Add a method for messages of a kind: `@MyMessenger.register(type="sample")`.
 
@@ -115,7 +123,7 @@ class Messenger:
         return fn
 
     @classmethod
-    def unregister(cls, fn: Callable[..., Any] | None = None, type: str | None = None) -> Callable[..., Any] | None:
+    def unregister(cls, fn: Listener | None = None, type: str | None = None) -> Listener | None:
         """Take such methods away.
 
         Raises:
@@ -129,10 +137,10 @@ class Messenger:
         return fn
 
 
-def around(fn: Callable[..., Any], messenger: Messenger) -> Callable[..., Any]:
+def around(fn: Callable[P, R], messenger: Messenger) -> Callable[P, R]:
     """A function, usable as a method too, that runs `fn` with the handler in force."""
 
-    def handled(*args: Any, **kwargs: Any) -> Any:
+    def handled(*args: P.args, **kwargs: P.kwargs) -> R:
         with messenger:
             return fn(*args, **kwargs)
 
@@ -143,7 +151,7 @@ def around(fn: Callable[..., Any], messenger: Messenger) -> Callable[..., Any]:
     return handled
 
 
-def unwrap(fn: Callable[..., Any]) -> Callable[..., Any]:
+def unwrap(fn: Program) -> Program:
     """The program inside all handlers."""
     while callable(getattr(fn, "program", None)) and not isinstance(fn, nn.Module):
         fn = fn.program  # type: ignore[attr-defined]
@@ -151,10 +159,10 @@ def unwrap(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def block_messengers(predicate: Callable[[Any], bool]) -> Iterator[list[Any]]:
+def block_messengers(predicate: Callable[[object], bool]) -> Iterator[list[object]]:
     """Take the handlers out of force for which `predicate` is true."""
 
-    def owner(handler: Handler) -> Any:
+    def owner(handler: Handler) -> object:
         return getattr(handler, "__self__", handler)
 
     blocked = [owner(h) for h in _stack.get() if predicate(owner(h))]

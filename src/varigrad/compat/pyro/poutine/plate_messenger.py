@@ -1,4 +1,4 @@
-"""Plates, under the name of their handler."""
+"""`PlateMessenger`, another name of `plate`, and `block_plate`, which leaves an enclosing plate."""
 
 from varigrad.compat.pyro.plates import plate as PlateMessenger  # noqa: N812 - Pyro's name
 

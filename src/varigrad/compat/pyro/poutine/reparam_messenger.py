@@ -1,20 +1,20 @@
-"""Other parametrisations of sites, from outside."""
+"""`reparam`: replaces sites by other parametrisations, from outside the program."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
-from varigrad.language.messages import Forward, Record, Sample, evolve
+from varigrad.language.messages import Forward, Message, Record, Sample, evolve
 
 if TYPE_CHECKING:
     from varigrad.compat.pyro.infer.reparam.reparam import Reparam
 
 
 class ReparamMessenger(Messenger):
-    """Sites are replaced by what `config[name]`, or `config(msg)`, makes of them.
+    """Replaces sites by the sites that `config[name]`, or `config(msg)`, draws.
 
     Args:
         config: reparametrisers by site, or a function of a message that returns one or None.
@@ -24,7 +24,7 @@ class ReparamMessenger(Messenger):
         super().__init__()
         self.config = config
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is not Sample:
             return forward(message)
         msg = view(message)

@@ -1,15 +1,14 @@
-"""Values from an earlier run."""
+"""`replay`: gives sites their values from an earlier run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.trace_struct import Trace
-from varigrad.language.messages import Forward, Indices, Param, Sample, evolve
+from varigrad.language.messages import Forward, Indices, Message, Param, Sample, evolve
 
 
 class ReplayMessenger(Messenger):
@@ -23,20 +22,20 @@ class ReplayMessenger(Messenger):
         super().__init__()
         if trace is None and params is None:
             raise ValueError("must provide trace or params to replay against")
-        self.trace, self.params = trace, params
+        self.trace = trace
+        self.params = params
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
-        kind = type(message)
-        if kind in (Sample, Indices) and self.trace is not None and message.name in self.trace:
-            if kind is Sample and message.observed:
+    def _handle(self, message: Message, forward: Forward) -> Message:
+        if isinstance(message, (Sample, Indices)) and self.trace is not None and message.name in self.trace:
+            if isinstance(message, Sample) and message.observed:
                 return forward(message)
             node = self.trace.nodes[message.name]
             if node["type"] != "sample" or node["is_observed"]:
                 raise RuntimeError(f"site {message.name} must be sampled in trace")
             changes = {"value": node["value"]}
-            if kind is Sample and node["infer"]:
+            if isinstance(message, Sample) and node["infer"]:
                 changes["notes"] = {**message.notes, **node["infer"]}
             message = evolve(message, **changes)
-        elif kind is Param and self.params is not None and message.name in self.params:
+        elif isinstance(message, Param) and self.params is not None and message.name in self.params:
             message = evolve(message, value=self.params[message.name])
         return forward(message)

@@ -1,10 +1,10 @@
-"""The stack underneath: functions that are statements, and messages of a program's own."""
+"""Pyro's interface to the handler stack: `effectful` functions, `apply_stack`, and users' own messages."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 from torch import Tensor
 
@@ -12,14 +12,15 @@ from varigrad.compat.pyro.params.param_store import _PYRO_PARAM_STORE as _PYRO_P
 from varigrad.compat.pyro.poutine.mask_messenger import MaskMessenger
 from varigrad.compat.pyro.poutine.messages import CondIndepStackFrame, Dictionary, Effect, _filled, frame_of, message_of
 from varigrad.language.handlers import _mask
+from varigrad.language.messages import Program
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import apply, handlers_in_force
 
 
 class NonlocalExit(Exception):
-    """Leaves a run in the middle; `site` is the message at which it was left."""
+    """Stops a run at the message `site`."""
 
-    def __init__(self, site: Dictionary, *args: Any) -> None:
+    def __init__(self, site: Dictionary, *args: object) -> None:
         super().__init__(site, *args)
         self.site = site
 
@@ -27,17 +28,23 @@ class NonlocalExit(Exception):
         """Nothing to do: a stack is put back by itself when a block is left."""
 
 
-class _Stack(Sequence[Any]):
-    """The handlers in force, outermost first, as they were put there."""
+class _Stack(Sequence[object]):
+    """A read-only sequence of the handlers in force, outermost first."""
 
-    def __getitem__(self, index: Any) -> Any:
-        found = [getattr(h, "__self__", h) for h in handlers_in_force()]
+    @overload
+    def __getitem__(self, index: int) -> object: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[object]: ...
+
+    def __getitem__(self, index: int | slice) -> object:
+        found: list[object] = [getattr(h, "__self__", h) for h in handlers_in_force()]
         return found[index]
 
     def __len__(self) -> int:
         return len(handlers_in_force())
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return iter(self[:])
 
 
@@ -68,7 +75,7 @@ def default_process_message(msg: Dictionary) -> None:
     msg["done"] = True
 
 
-def effectful(fn: Callable[..., Any] | None = None, type: str | None = None) -> Callable[..., Any]:
+def effectful(fn: Program | None = None, type: str | None = None) -> Program:
     """A function whose calls are statements: handlers see them as messages of kind `type`.
 
     Calls take `name=`, `infer=` and `obs=` besides the function's own arguments.
@@ -85,8 +92,12 @@ def effectful(fn: Callable[..., Any] | None = None, type: str | None = None) -> 
 
     @functools.wraps(fn)
     def statement(
-        *args: Any, name: str | None = None, infer: dict[str, Any] | None = None, obs: Any = None, **kwargs: Any
-    ) -> Any:
+        *args: object,
+        name: str | None = None,
+        infer: dict[str, object] | None = None,
+        obs: object = None,
+        **kwargs: object,
+    ) -> object:
         if not am_i_wrapped():
             return fn(*args, **kwargs)
         message = _filled(
@@ -126,4 +137,4 @@ def get_mask() -> Tensor | bool | None:
 
 def get_plates() -> tuple[CondIndepStackFrame, ...]:
     """The plates around this call, outermost first."""
-    return tuple(frame_of(h.plate) for h in handlers_in_force() if isinstance(h, InPlate))
+    return tuple(frame_of(h.plate) for h in handlers_in_force() if isinstance(h, InPlate) and not h.is_over)

@@ -1,8 +1,6 @@
-"""Densities times a factor."""
+"""`scale`: multiplies log-densities by a factor."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +8,7 @@ from torch import Tensor
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.util import is_validation_enabled
 from varigrad.language.handlers import _scale
-from varigrad.language.messages import Forward
+from varigrad.language.messages import Forward, Message
 
 
 class ScaleMessenger(Messenger):
@@ -27,5 +25,5 @@ class ScaleMessenger(Messenger):
             raise ValueError(f"Expected scale > 0 but got {scale}")
         self.scale = scale
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         return _scale(self.scale, message, forward)

@@ -1,14 +1,13 @@
-"""Parameters at given values."""
+"""`substitute`: sets parameters to given values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from varigrad.compat.pyro.poutine.messenger import Messenger
-from varigrad.language.messages import Forward, Param, evolve
+from varigrad.language.messages import Forward, Message, Param, evolve
 
 
 class SubstituteMessenger(Messenger):
@@ -18,7 +17,7 @@ class SubstituteMessenger(Messenger):
         super().__init__()
         self.data = data
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is Param and message.name in self.data:
             message = evolve(message, value=self.data[message.name])
         return forward(message)

@@ -1,16 +1,16 @@
-"""Recording runs: around a program, or as a `with` block."""
+"""`trace`: records the runs of a program, or of a `with` block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
 from varigrad.compat.pyro.poutine.messages import Dictionary, _Subsample, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.compat.pyro.poutine.trace_struct import Trace
-from varigrad.language.messages import Forward, Indices, Plate
+from varigrad.language.messages import Forward, Indices, Message, Plate, Program
 
 
 def identify_dense_edges(trace: Trace) -> None:
@@ -38,16 +38,18 @@ class TraceMessenger(Messenger):
 
     def __init__(self, graph_type: str | None = None, param_only: bool | None = None) -> None:
         super().__init__()
-        self.graph_type = graph_type or "flat"
-        self.param_only = bool(param_only)
-        self.trace = Trace(self.graph_type)
+        self.graph_type: str = graph_type or "flat"
+        self.param_only: bool = bool(param_only)
+        self.trace: Trace = Trace(self.graph_type)
 
-    def __enter__(self) -> TraceMessenger:
+    def __enter__(self) -> Self:
         self.trace = Trace(self.graph_type)
         super().__enter__()
         return self
 
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
         if self.param_only:
             for name in [n for n, s in self.trace.nodes.items() if s["type"] != "param"]:
                 self.trace.remove_node(name)
@@ -55,7 +57,7 @@ class TraceMessenger(Messenger):
             identify_dense_edges(self.trace)
         return super().__exit__(exc_type, exc_value, traceback)
 
-    def __call__(self, fn: Callable[..., Any]) -> TraceHandler:  # type: ignore[override]
+    def __call__(self, fn: Program) -> TraceHandler:
         """The program, with `get_trace`."""
         return TraceHandler(self, fn)
 
@@ -66,7 +68,7 @@ class TraceMessenger(Messenger):
     def _reset(self) -> None:
         self.trace = Trace(self.graph_type)
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         answer = forward(message)
         node = view(answer)
         if node is not None and node["type"] in ("sample", "param"):
@@ -90,11 +92,12 @@ class TraceMessenger(Messenger):
 class TraceHandler:
     """A program whose runs are recorded: call it, or `get_trace(*args)`."""
 
-    def __init__(self, msngr: TraceMessenger, fn: Callable[..., Any]) -> None:
-        self.fn = self.program = fn
+    def __init__(self, msngr: TraceMessenger, fn: Program) -> None:
+        self.fn = fn
+        self.program = fn
         self.msngr = msngr
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         with self.msngr:
             self.msngr.trace.add_node("_INPUT", name="_INPUT", type="args", args=args, kwargs=kwargs)
             try:
@@ -110,7 +113,7 @@ class TraceHandler:
         """What the last run left."""
         return self.msngr.trace
 
-    def get_trace(self, *args: Any, **kwargs: Any) -> Trace:
+    def get_trace(self, *args: object, **kwargs: object) -> Trace:
         """Run, and return the trace."""
         self(*args, **kwargs)
         return self.msngr.get_trace()

@@ -1,10 +1,10 @@
-"""Traces as Pyro's programs read them: a dictionary of nodes, each a dictionary, with log-densities on demand."""
+"""`Trace`: the record of a run as a dictionary of nodes, each a dictionary, with log-densities computed on demand."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from varigrad.compat.pyro.util import warn_if_inf, warn_if_nan
 from varigrad.distributions.mixin import filled, masked
 from varigrad.errors import ShapeError, SiteNameError
 
+D = TypeVar("D", Tensor, float)
 Filter = Callable[[str, Dictionary], bool]
 
 
@@ -53,7 +54,7 @@ class Trace:
         """The edges of the trace, as pairs of names."""
         return ((site, after) for site, found in self._succ.items() for after in found)
 
-    def add_node(self, site_name: str, **kwargs: Any) -> None:
+    def add_node(self, site_name: str, **kwargs: object) -> None:
         """Record a message.
 
         Raises:
@@ -180,7 +181,7 @@ class Trace:
             site["log_prob_sum"] = site["log_prob"].sum()
             _warn(name, site)
 
-    def pack_tensors(self, plate_to_symbol: Any = None) -> None:
+    def pack_tensors(self, plate_to_symbol: object = None) -> None:
         """Add to each site its densities without dimensions of size 1, under "packed"."""
         self.compute_log_prob()
         for _, site in self._samples():
@@ -191,7 +192,7 @@ class Trace:
             if "score_parts" in site:
                 packed["score_parts"] = site["score_parts"]
 
-    def symbolize_dims(self, plate_to_symbol: Any = None) -> None:
+    def symbolize_dims(self, plate_to_symbol: object = None) -> None:
         """Not needed here: an enumeration lies along one dimension."""
 
     def _density(self, name: str, site: Dictionary) -> Tensor:
@@ -200,7 +201,8 @@ class Trace:
         if isinstance(mask, Tensor) and site["is_observed"] and isinstance(fn, torch.distributions.Distribution):
             value = filled(fn, value, mask)
         try:
-            return fn.log_prob(value, *site["args"], **site["kwargs"])
+            log_prob: Tensor = fn.log_prob(value, *site["args"], **site["kwargs"])
+            return log_prob
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             raise ShapeError(
                 f"its log-density cannot be computed: {error}\n{self.format_shapes()}", site=name
@@ -271,7 +273,7 @@ class Trace:
         return _aligned(rows)
 
 
-def scaled(density: Any, scale: Any, mask: Any) -> Any:
+def scaled(density: D, scale: Tensor | float, mask: Tensor | bool | None) -> D:
     """A log-density where `mask` is True, times `scale`; `density` may be the number zero."""
     if not isinstance(density, Tensor):
         return density

@@ -1,8 +1,8 @@
-"""Questions about sites, and how to go on from an unfinished run."""
+"""Helpers for handlers: predicates of sites, and continuations of unfinished runs for enumeration."""
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
 from varigrad.compat.pyro import settings
 from varigrad.compat.pyro.poutine.messages import Dictionary, _Subsample
@@ -49,7 +49,7 @@ def mc_extend(trace: Trace, msg: Dictionary, num_samples: int | None = None) -> 
     return [_extended(trace, msg, msg["fn"].sample()) for _ in range(num_samples or 1)]
 
 
-def _extended(trace: Trace, msg: Dictionary, value: Any) -> Trace:
+def _extended(trace: Trace, msg: Dictionary, value: Tensor) -> Trace:
     twin = trace.copy()
     node = {**msg, "value": value.reshape(msg["fn"].batch_shape + msg["fn"].event_shape), "done": True}
     twin.add_node(msg["name"], **node)

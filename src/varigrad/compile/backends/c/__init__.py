@@ -1,1 +1,1 @@
-"""A compiler from graphs of aten operations to one C program."""
+"""The C back end: compiles a graph of aten operations to one C program."""

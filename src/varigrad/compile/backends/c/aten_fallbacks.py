@@ -1,4 +1,4 @@
-"""Operations that C leaves to torch: they are called back, on views of the program's memory."""
+"""Fallbacks to aten: the C program calls torch back for operations that it lacks, on views of its memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Call:
 
 
 class Caller:
-    """Makes a program's calls.
+    """Makes a program's calls of torch's operations.
 
     Args:
         own: the program's memory, bytes; a whole number of the longest elements.
@@ -80,7 +80,7 @@ class Caller:
 
 
 class _Ready:
-    """A call with the views of the program's memory that it works on."""
+    """A call of a torch operation, with the views of the program's memory that it reads and writes."""
 
     def __init__(self, call: Call, own: Tensor) -> None:
         self._operation = call.operation

@@ -1,4 +1,4 @@
-"""Functions of the libraries that torch has loaded: BLAS's matrix products, and OpenMP's threads."""
+"""Looks up functions of libraries that torch has loaded: BLAS's matrix products and OpenMP's parallel regions."""
 
 from __future__ import annotations
 

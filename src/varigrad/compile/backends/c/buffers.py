@@ -1,4 +1,4 @@
-"""Views of buffers: memory, offset, shape and strides of a tensor; and the words of C for its elements."""
+"""`BufferView`: memory, offset, shape and strides of a tensor in a C program, and its elements as C text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""From a graph to a C program: each operation in turn becomes loops, views become addresses.
+"""Code generation: writes a graph as a C program; operations become loops, and views become addresses.
 
-What is not in the tables (convolutions, decompositions of matrices, sorting) is torch's own operation, called back.
-`Unsupported` says what cannot be written at all: tensors of a type that C does not have.
+The program calls torch back for operations that the tables lack (convolutions, matrix decompositions, sorting).
+`Unsupported` is raised for graphs that cannot be written at all: those with tensors of a type that C does not have.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from torch import fx
 
 from varigrad._torch_internals import OpOverload, pytree
-from varigrad.compile.backends.c import ops_indexing, ops_matmul, ops_reduction
+from varigrad.compile.backends.c import ops_indexing, ops_matmul, ops_pointwise, ops_reduction
 from varigrad.compile.backends.c.aten_fallbacks import Call, TensorLocation
 from varigrad.compile.backends.c.buffers import TYPES, BufferView
-from varigrad.compile.backends.c.expressions import write_elementwise
+from varigrad.compile.backends.c.expressions import common_type, write_elementwise
 from varigrad.compile.backends.c.fusion import LoopWriter
 from varigrad.compile.backends.c.loop_nests import CHECKS, INPUT
 from varigrad.compile.backends.c.output_aliasing import find_output_aliases, result_behind
@@ -43,12 +43,14 @@ RULES: Mapping[str, Callable[..., None]] = {**ops_reduction.RULES, **ops_matmul.
 GENERATOR = "torch's generator"
 """A name that draws read and write like a memory, so that they stay in their order."""
 _PRELUDE = Path(__file__).with_name("prelude.h")
+_CONVERTING = ("copy", "fill", "masked_fill", "zero")
+"""Operations in place that compute nothing: what they write has the type of the target."""
 _IGNORED = ("dtype", "layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "implicit")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A graph in C.
+    """A graph as a C program.
 
     Attributes:
         text: exports `int run(char *own, char *const *inputs, long count, int (*torch)(int))`, which takes `count`
@@ -93,7 +95,7 @@ def work(graph: fx.Graph) -> int:
 
 
 class _Translation:
-    """A graph on its way to a program: the buffer of every node, and the loops that fill them."""
+    """The translation of one graph: the buffer of every node, and the loops that fill the buffers."""
 
     def __init__(self, graph: fx.Graph, writer: LoopWriter) -> None:
         self.writer = writer
@@ -298,7 +300,16 @@ class _Translation:
         ):
             self._write(source, [view])
             return
+        self._check_type(name.removesuffix("_"), view, node)
         self._write(node, [view], name[:-1])
+
+    def _check_type(self, name: str, view: BufferView, node: fx.Node) -> None:
+        """Refuse to compute in the type of a target that torch converts results to: it computes in a wider one."""
+        if name in RULES or name in ops_pointwise.COMPARED or name in _CONVERTING:
+            return
+        wide = common_type([v for v in self._views_of(list(arguments_of(node).values())) if isinstance(v, BufferView)])
+        if wide != view.kind:
+            raise Unsupported(f"{node.target}: {wide} written as {view.kind}")
 
     def _new(self, node: fx.Node) -> BufferView:
         if node in self.concatenated:

@@ -1,4 +1,4 @@
-"""Operations element by element: from torch's operands to an expression of C, with conversions and literals."""
+"""Elementwise operations: writes each as an expression of C, with type conversions and literals."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ def write_elementwise(
     if text is None and not out.kind.is_floating_point:
         text = ops_pointwise.INTEGER.get(name) or ops_pointwise.BITS.get(name)
     if text is None and name in ops_pointwise.COMPARED:
-        text, kind = ops_pointwise.COMPARED[name], _common(operands)
+        text, kind = ops_pointwise.COMPARED[name], common_type(operands)
     text = text or ops_pointwise.SAME.get(name)
     if text is None or ("@" in text and not kind.is_floating_point):
         raise Unsupported(f"{operation} of {kind}")
     used = [i for i, _ in enumerate(operands) if f"{{{i}}}" in text or f"{{{i}:" in text]
     tensors = [own for own in (operands[i] for i in used) if isinstance(own, BufferView)]
+    if kind == torch.bool and name not in ops_pointwise.COMPARED:
+        text = f"({text}) != 0"  # a sum of truth values is true or false, and its variable an `int`
     template = text.replace("@", "f" if kind == torch.float32 else "")
 
     def express(loop: Loop, names: list[str]) -> str:
@@ -47,7 +49,7 @@ def write_elementwise(
         words: list[object] = [None] * len(operands)
         for i in used:
             own = operands[i]
-            words[i] = _Variable(next(left), own.kind, kind) if isinstance(own, BufferView) else _literal(own, kind)
+            words[i] = _Variable(next(left), own.kind, kind) if isinstance(own, BufferView) else literal(own, kind)
         return template.format(*words)
 
     writer.write(out, tensors, express)
@@ -55,7 +57,7 @@ def write_elementwise(
 
 @dataclass(frozen=True)
 class _Variable:
-    """The name of a variable, converted to the type that is computed in; `{0:raw}` is the name alone."""
+    """The name of a C variable, converted to the type of the computation; `{0:raw}` is the name alone."""
 
     name: str
     kind: torch.dtype
@@ -67,7 +69,7 @@ class _Variable:
         return f"({self.name} != 0)" if self.wanted == torch.bool else f"(({TYPES[self.wanted]}){self.name})"
 
 
-def _literal(value: object, kind: torch.dtype) -> str:
+def literal(value: object, kind: torch.dtype) -> str:
     """A Python number as a literal of C.
 
     Raises:
@@ -77,16 +79,22 @@ def _literal(value: object, kind: torch.dtype) -> str:
         raise Unsupported(f"an argument {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         text = "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY"
+    elif kind == torch.bool:
+        text = str(int(bool(value)))  # 0.5 is true
     else:
         text = repr(float(value)) if kind.is_floating_point else repr(int(value))
     return f"(({TYPES[kind]}){text})"
 
 
-def _common(operands: Sequence[object]) -> torch.dtype:
+def common_type(operands: Sequence[object]) -> torch.dtype:
     """The type that operands are compared in: tensors with dimensions count before those without, then numbers."""
     found = torch.bool
     for some in (
-        [torch.float32 if isinstance(o, float) else torch.int64 for o in operands if isinstance(o, (int, float))],
+        [
+            torch.get_default_dtype() if isinstance(o, float) else torch.int64
+            for o in operands
+            if isinstance(o, (int, float))
+        ],
         [o.kind for o in operands if isinstance(o, BufferView) and not o.shape],
         [o.kind for o in operands if isinstance(o, BufferView) and o.shape],
     ):

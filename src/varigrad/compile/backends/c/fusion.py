@@ -1,7 +1,7 @@
-"""Loop fusion: collects the statements of a program in loops, and fuses those over the same elements.
+"""Loop fusion: collects the statements of a program in loops, and fuses loops over the same elements.
 
-A statement joins an earlier loop unless that breaks a data hazard with what lies in between. A result that only its own
-loop reads never reaches memory.
+A statement joins an earlier loop unless that breaks a data hazard with the statements in between. A result that only
+its own loop reads is never written to memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BACK = 48
 
 
 class LoopWriter:
-    """The loops of a program.
+    """Collects the loops of a program, and fuses them.
 
     Attributes:
         sizes, kinds: bytes of each buffer, and the type of its elements.
@@ -51,7 +51,9 @@ class LoopWriter:
         self.sizes: dict[str, int] = {}
         self.kinds: dict[str, torch.dtype] = {}
         self.loaded: set[str] = set()
-        self.products, self.multiplies, self.threads = products, False, threads
+        self.products = products
+        self.multiplies: bool = False
+        self.threads = threads
         self.aliases: dict[str, tuple[str, int]] = {}
         self.constants: dict[str, str] = {}
         self._pieces: list[Loop | Lines] = []

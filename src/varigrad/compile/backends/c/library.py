@@ -1,4 +1,4 @@
-"""The door of the C back end: a graph in, a library out, unless C cannot say the graph."""
+"""Entry point of the C back end: translates a graph, or reports that C cannot hold it, and loads the library."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
 
 
 class TranslationError(Exception):
-    """A graph that C should be able to say, and where its translation failed."""
+    """The C back end supports a graph's operations, but its translation failed."""
 
 
 class CLibrary:
-    """A library made of our own C.
+    """A loaded library that was compiled from our own C.
 
     Args:
         path: the library's file.
@@ -53,8 +53,10 @@ class CLibrary:
         self._own = room[-room.data_ptr() % ALIGNED :][: program.bytes]
         self._caller = Caller(program.calls, self._own)
         self._callback = _CALLBACK(self._caller) if program.calls else _CALLBACK()
-        self.calls = tuple(dict.fromkeys(operation_name(call.operation) for call in program.calls))
-        self.kernels, self.found, self.seconds = program.loops, False, 0.0
+        self.calls: tuple[str, ...] = tuple(dict.fromkeys(operation_name(call.operation) for call in program.calls))
+        self.kernels: int = program.loops
+        self.found: bool = False
+        self.seconds: float = 0.0
 
     def run(self, inputs: list[Tensor], count: int = 1) -> None:
         addresses = (ctypes.c_void_p * len(inputs))(*[i.data_ptr() for i in inputs])
@@ -68,7 +70,7 @@ class CLibrary:
 
 
 class CRecipe:
-    """Has the system's C compiler compile a program.
+    """Compiles a program by the system's C compiler.
 
     Args:
         program: a graph in C.

@@ -1,4 +1,4 @@
-"""Loop nests over the elements of tensors: which statements may join one, and the C that it becomes."""
+"""Loop nests over the elements of tensors: decides which statements may share one, and writes it as C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKS = "an index without an entry"
 WIDE = 16
 """The largest number of elements in a vector register."""
 FEW = 16
-"""Rows of fewer vectors than this are worth vectors of their own for what is left over."""
+"""Rows of fewer vectors than this get separate vectors for the elements that are left over."""
 _CALLS = re.compile(r"(exp|log|sigmoid|softplus|digamma|loggamma|erf|tanh|sin|cos|pow)\w*\(")
 
 Address = tuple[int, tuple[int, ...]]
@@ -47,7 +47,7 @@ AFTER: Address = (-1, ())
 
 @dataclass
 class Piece:
-    """A part of a program, and the memories that it reads and writes."""
+    """A part of a program, with the names of the memories that it reads and writes."""
 
     reads: set[str]
     writes: set[str]
@@ -59,7 +59,7 @@ class Piece:
 
 @dataclass
 class Body:
-    """The body of a C function; of a `shared` one, for one thread's part of the work."""
+    """The body of a C function; if it is `shared`, each thread runs it on its part of the work."""
 
     lines: list[str]
     shared: bool = False
@@ -83,7 +83,7 @@ class Team(Protocol):
 
 @dataclass
 class Lines(Piece):
-    """Statements that are written as they are, and never fused."""
+    """Statements that are written unchanged, and never fused."""
 
     body: Body
 
@@ -94,7 +94,7 @@ class Lines(Piece):
 
 @dataclass
 class Loop(Piece):
-    """Statements for every element of a shape.
+    """A loop nest that runs statements for every element of a shape.
 
     Attributes:
         values: names of the variables that hold elements, by memory and address.
@@ -203,7 +203,7 @@ def _by_vectors(name: str, count: int, pragma: str, body: Sequence[str]) -> list
 
 
 def _by_threads(team: Team, totals: Sequence[str], lines: Sequence[str], last: Sequence[str]) -> list[Body]:
-    """Sums over a shared loop: each thread has a sum of its own, and these are added up in the order of threads."""
+    """Sums over a shared loop: each thread has a separate sum, and these are added up in the order of threads."""
     own = team.per_thread_buffer(len(totals))
     start = [f"double {name} = 0;" for name in totals]
     kept = [f"{own}[part * {len(totals)} + {i}] = {name};" for i, name in enumerate(totals)]

@@ -1,4 +1,4 @@
-"""Operations that move elements: concatenation, slices, look-ups by index, scatters, triangles."""
+"""Indexing operations in C: concatenation, slices, look-ups by index, scatters and triangles move elements."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from varigrad.compile.backends.c.buffers import BufferView, column, suffix, trailing, with_zero_stride
+from varigrad.compile.backends.c.expressions import literal
 from varigrad.compile.backends.c.fusion import LoopWriter, Out, copy, fill, only
 from varigrad.compile.backends.c.loop_nests import Loop
 from varigrad.compile.graph.errors import Unsupported
@@ -190,10 +191,20 @@ def _put(w: LoopWriter, out: BufferView, dim: int, index: BufferView, source: Bu
 
 
 @_of_numbers_too
-def _scatter(
-    w: LoopWriter, out: Out, x: BufferView, dim: int, index: BufferView, source: BufferView | float, operator: str = "="
+def _scatter(w: LoopWriter, out: Out, x: BufferView, dim: int, index: BufferView, source: BufferView | float) -> None:
+    _scatter_by(w, only(out), x, dim, index, source, "=")
+
+
+def _scatter_by(
+    w: LoopWriter,
+    found: BufferView,
+    x: BufferView,
+    dim: int,
+    index: BufferView,
+    source: BufferView | float,
+    operator: str,
 ) -> None:
-    found = only(out)
+    """`out = x`, and then `out[index] = source` along a dimension, or another operator."""
     copy(w, found, x)
     dim %= len(x.shape)
     base = BufferView(found.memory, found.offset, index.shape, with_zero_stride(found.stride, dim), found.kind)
@@ -204,7 +215,7 @@ def _scatter(
 
 @_of_numbers_too
 def _scatter_add(w: LoopWriter, out: Out, x: BufferView, dim: int, index: BufferView, source: BufferView) -> None:
-    _scatter(w, out, x, dim, index, source, "+=")
+    _scatter_by(w, only(out), x, dim, index, source, "+=")
 
 
 def _index_put(
@@ -251,7 +262,7 @@ def _scatter_to(
         found = []
         for name, (_, n, s) in zip(names, jumps, strict=False):
             found.append(f"{w.checked(loop, f'WRAP({name}, {n})' if wraps else name, n)} * {s}")
-        value = names[-1] if isinstance(source, BufferView) else repr(float(source))
+        value = names[-1] if isinstance(source, BufferView) else literal(source, base.kind)
         return " + ".join(found), operator, value
 
     operands = [place for place, _, _ in jumps] + ([source] if isinstance(source, BufferView) else [])

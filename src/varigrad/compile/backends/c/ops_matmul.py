@@ -1,4 +1,4 @@
-"""Products of matrices: small ones written out, large ones by torch's own BLAS."""
+"""Matrix products in C: small ones are written as loops, large ones call torch's own BLAS."""
 
 from __future__ import annotations
 

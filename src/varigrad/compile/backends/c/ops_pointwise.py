@@ -1,4 +1,4 @@
-"""Operations element by element, each as an expression of C.
+"""Tables of elementwise operations: the C expression that computes each of them.
 
 `{0}`, `{1}` are the operands in the order of torch's schema, converted to the type that the operation computes in;
 `{0:raw}` is the operand as it is, `@` the `f` with which C's functions of single precision end.
@@ -40,7 +40,7 @@ SAME: Mapping[str, str] = {
     "hardtanh_backward": "{1} <= {2} || {1} >= {3} ? 0 : {0}",
     "leaky_relu": "{0} > 0 ? {0} : {0} * {1}",
     "leaky_relu_backward": "{1} > 0 ? {0} : {0} * {2}",
-    "lerp": "{0} + {2} * ({1} - {0})",
+    "lerp": "fabs@({2}) < 0.5 ? {0} + {2} * ({1} - {0}) : {1} - ({1} - {0}) * (1 - {2})",
     "lgamma": "loggamma@({0})",
     "log": "log@({0})",
     "log10": "log10@({0})",
@@ -91,7 +91,7 @@ INTEGER: Mapping[str, str] = {
 
 BITS: Mapping[str, str] = {
     "__and__": "{0} & {1}",
-    "__rshift__": "{0} >> {1}",
+    "__rshift__": "shifted({0}, {1})",
     "bitwise_and": "{0} & {1}",
     "bitwise_or": "{0} | {1}",
     "bitwise_xor": "{0} ^ {1}",
@@ -150,6 +150,13 @@ def _quotient(values: Mapping[str, object], kind: torch.dtype) -> str | None:
     if how is None:
         return "{0} / {1}"
     return f"{how}@({{0}} / {{1}})" if how == "trunc" and kind.is_floating_point else None
+
+
+def _remainder(values: Mapping[str, object], kind: torch.dtype) -> str | None:
+    if kind.is_floating_point:
+        return "modulo@({0}, {1})"
+    # Whole numbers have no remainder by 0: torch raises an error, and has to look for that.
+    return "modulo_of_whole({0}, {1})" if isinstance(values["other"], int) and values["other"] else None
 
 
 def _power(values: Mapping[str, object], kind: torch.dtype) -> str:
@@ -216,7 +223,7 @@ _SPECIAL: Mapping[str, Callable[[Mapping[str, object], torch.dtype], str | None]
     "polygamma": _polygamma,
     "pow": _power,
     "round": lambda values, _: None if values.get("decimals") else "rint@({0})",
-    "remainder": lambda _, kind: "modulo@({0}, {1})" if kind.is_floating_point else "modulo_of_whole({0}, {1})",
+    "remainder": _remainder,
     "rsub": _reversed,
     "scalar_tensor": lambda *_: "{0}",
     "softplus": lambda *_: "{0} * {1} > {2} ? {0} : log1p@(exp@({0} * {1})) / {1}",

@@ -1,9 +1,11 @@
-"""Reductions along dimensions, and what needs all entries of a row: sums, extremes, softmax, cumulative sums."""
+"""Reductions in C: sums, extremes, softmax, cumulative sums and other operations that read whole rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+
+import torch
 
 from varigrad.compile.backends.c.buffers import TYPES, BufferView, column, element, head, suffix
 from varigrad.compile.backends.c.fusion import LoopWriter, Out, only
@@ -32,6 +34,7 @@ def _mean(
 
 def _total(w: LoopWriter, out: BufferView, x: BufferView, dim: Dims, keepdim: bool, count: int) -> None:
     """The sum over dimensions, divided by `count`."""
+    _check_types(out, x)
     dims = _dims(x, dim)
     wide = "double" if out.kind.is_floating_point else "int64_t"
     over = f" / {count}" if count != 1 else ""
@@ -86,6 +89,7 @@ def _prod(
 ) -> None:
     dims = _dims(x, dim)
     found = only(out)
+    _check_types(found, x)
     wide = "double" if found.kind.is_floating_point else "int64_t"
     _fold(w, found.without(*dims) if keepdim else found, x, dims, [f"{wide} p = 1;"], ["{all}", "p *= {x};"], "p")
 
@@ -129,6 +133,8 @@ def _extreme(w: LoopWriter, out: Out, x: BufferView, dim: Dims, keepdim: bool, s
 
 def _logsumexp(w: LoopWriter, out: Out, x: BufferView, dim: Dims, keepdim: bool = False) -> None:
     found, dims = only(out), _dims(x, dim)
+    if x.kind != found.kind:
+        raise Unsupported("the logarithm of a sum of whole numbers")
     f = suffix(x)
     start = [f"{TYPES[x.kind]} top = -INFINITY;", "double total = 0;"]
     inner = [
@@ -152,7 +158,7 @@ def _softmax(w: LoopWriter, out: Out, x: BufferView, dim: int, half: bool) -> No
 def _log_softmax(w: LoopWriter, out: Out, x: BufferView, dim: int, half: bool) -> None:
     f = suffix(x)
     lines = ["double total = 0;", *_vectors(x, dim), "{all}", f"total += exp{f}({{x}} - top);"]
-    lines += [f"const {{t}} rest = top + log{f}(total);", "{all}", "{y} = {x} - rest;"]
+    lines += [f"const {{t}} rest = log{f}(total);", "{all}", "{y} = ({x} - top) - rest;"]
     _rows(w, only(out), [x], dim, [*_top(f), *lines])
 
 
@@ -188,14 +194,22 @@ def _log_softmax_backward(
 
 def _cumsum(w: LoopWriter, out: Out, x: BufferView, dim: int, dtype: object = None) -> None:
     found = only(out)
+    _check_types(found, x)
     wide = "double" if found.kind.is_floating_point else "int64_t"
     _rows(w, found, [x], dim, [f"{wide} total = 0;", "{all}", "{ total += {x}; {y} = total; }"])
 
 
 def _cumprod(w: LoopWriter, out: Out, x: BufferView, dim: int, dtype: object = None) -> None:
     found = only(out)
+    _check_types(found, x)
     wide = "double" if found.kind.is_floating_point else "int64_t"
     _rows(w, found, [x], dim, [f"{wide} product = 1;", "{all}", "{ product *= {x}; {y} = product; }"])
+
+
+def _check_types(out: BufferView, x: BufferView) -> None:
+    """Refuse a result of a type that does not hold the entries: torch converts each before they are combined."""
+    if out.kind == torch.bool or torch.promote_types(out.kind, x.kind) != out.kind:
+        raise Unsupported(f"numbers of {x.kind} combined as {out.kind}")
 
 
 def _dims(x: BufferView, dim: Dims) -> list[int]:

@@ -19,7 +19,7 @@ from varigrad.compile.graph.geometry import GEOMETRY, Geometry, geometry_of, nam
 
 @dataclass(frozen=True)
 class OutputAliases:
-    """Results that are written into the memory of other results.
+    """Results that are written directly into the memory of other results.
 
     Attributes:
         slices: results that are slices of the result of a `cat`, and how many elements after its first they begin.
@@ -31,7 +31,7 @@ class OutputAliases:
 
 
 def find_output_aliases(graph: fx.Graph) -> OutputAliases:
-    """Find the results of a graph that need no memory of their own."""
+    """Find the results of a graph that need no separate memory."""
     slices: dict[fx.Node, tuple[fx.Node, int]] = {}
     negated = {}
     for node in graph.nodes:

@@ -40,7 +40,9 @@ static inline float xlog1pyf(float x, float y) { return y != y ? NAN : x == 0 ? 
 /* With the sign of the divisor. */
 static inline double modulo(double a, double b) { double r = fmod(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
 static inline float modulof(float a, float b) { float r = fmodf(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
-static inline int64_t modulo_of_whole(int64_t a, int64_t b) { int64_t r = b ? a % b : 0; return r && (r < 0) != (b < 0) ? r + b : r; }
+static inline int64_t modulo_of_whole(int64_t a, int64_t b) { int64_t r = b == -1 ? 0 : a % b; return r && (r < 0) != (b < 0) ? r + b : r; }
+/* Also by more bits than there are. */
+static inline int64_t shifted(int64_t a, int64_t b) { return a >> (b < 0 || b > 63 ? 63 : b); }
 static inline double signum(double x) { return x != x ? 0 : (x > 0) - (x < 0); }
 static inline float signumf(float x) { return x != x ? 0 : (x > 0) - (x < 0); }
 static inline double logaddexp(double a, double b) { return a == b && isinf(a) ? a : larger(a, b) + log1p(exp(-fabs(a - b))); }

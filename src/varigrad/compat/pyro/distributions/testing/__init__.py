@@ -1,1 +1,1 @@
-"""Twins of families for tests."""
+"""Families for tests of gradients: twins without `rsample`, and a Gamma by rejection."""

@@ -1,31 +1,36 @@
-"""Families with their reparameterisation taken away: only score-function estimators fit them."""
+"""Twins of reparameterised families without `rsample`, which only score-function estimators serve."""
 
 from __future__ import annotations
 
+from torch import distributions as td
+
 from varigrad.compat.pyro.distributions.torch import FAMILIES
 
-Beta, Dirichlet, Gamma, Normal = (FAMILIES[name] for name in ("Beta", "Dirichlet", "Gamma", "Normal"))
+_BETA: type[td.Distribution] = FAMILIES["Beta"]
+_DIRICHLET: type[td.Distribution] = FAMILIES["Dirichlet"]
+_GAMMA: type[td.Distribution] = FAMILIES["Gamma"]
+_NORMAL: type[td.Distribution] = FAMILIES["Normal"]
 
 
-class NonreparameterizedBeta(Beta):  # type: ignore[valid-type, misc]
+class NonreparameterizedBeta(_BETA):  # type: ignore[valid-type, misc]
     """The Beta distribution without `rsample`."""
 
     has_rsample = False
 
 
-class NonreparameterizedDirichlet(Dirichlet):  # type: ignore[valid-type, misc]
+class NonreparameterizedDirichlet(_DIRICHLET):  # type: ignore[valid-type, misc]
     """The Dirichlet distribution without `rsample`."""
 
     has_rsample = False
 
 
-class NonreparameterizedGamma(Gamma):  # type: ignore[valid-type, misc]
+class NonreparameterizedGamma(_GAMMA):  # type: ignore[valid-type, misc]
     """The Gamma distribution without `rsample`."""
 
     has_rsample = False
 
 
-class NonreparameterizedNormal(Normal):  # type: ignore[valid-type, misc]
+class NonreparameterizedNormal(_NORMAL):  # type: ignore[valid-type, misc]
     """The normal distribution without `rsample`."""
 
     has_rsample = False

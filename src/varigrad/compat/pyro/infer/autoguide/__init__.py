@@ -1,4 +1,4 @@
-"""Pyro's automatic guides and where they start."""
+"""Pyro's automatic guides, and the functions for their initial values."""
 
 from varigrad.compat.pyro.infer.autoguide import guides as guides
 from varigrad.compat.pyro.infer.autoguide import initialization as initialization

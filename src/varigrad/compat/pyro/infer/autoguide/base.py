@@ -1,8 +1,8 @@
-"""What Pyro's automatic guides share: a native guide inside, whose parameters are the module's and the store's."""
+"""`AutoGuide`, the interface of Pyro's automatic guides: a native guide whose parameters are in the parameter store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -31,37 +31,36 @@ class AutoGuide(PyroModule):
             minibatches itself.
     """
 
-    def __init__(self, model: Program, *, create_plates: Callable[..., Any] | None = None) -> None:
+    def __init__(self, model: Program, *, create_plates: Program | None = None) -> None:
         super().__init__()
         self._belong(model, create_plates)
 
-    def _belong(self, model: Program, create_plates: Callable[..., Any] | None) -> None:
+    def _belong(self, model: Program, create_plates: Program | None) -> None:
         # In a tuple: the model's parameters are not the guide's.
         self.__dict__.update(_pyro_name=type(self).__name__, _model=(model,), create_plates=create_plates)
 
-    create_plates: Callable[..., Any] | None
+    create_plates: Program | None
 
     @property
     def model(self) -> Program:
         """The model it was built from."""
-        return self.__dict__["_model"][0]
+        model: Program = self.__dict__["_model"][0]
+        return model
 
-    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def median(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """The median of every site, by name."""
         raise NotImplementedError(f"{type(self).__name__} has no median")
 
 
 class ModelGuide(AutoGuide):
-    """Interface of the guides that are native ones underneath.
+    """Interface of automatic guides that wrap a native guide.
 
     Args:
         model, create_plates: see `AutoGuide`.
         init_loc_fn: where to start, one of `pyro.infer.autoguide.initialization` or a function of a site.
     """
 
-    def __init__(
-        self, model: Program, init_loc_fn: InitFunction, create_plates: Callable[..., Any] | None = None
-    ) -> None:
+    def __init__(self, model: Program, init_loc_fn: InitFunction, create_plates: Program | None = None) -> None:
         if not callable(init_loc_fn):
             raise VarigradError(f"init_loc_fn must be a function of a site, got {init_loc_fn!r}")
         super().__init__(model, create_plates=create_plates)
@@ -73,42 +72,43 @@ class ModelGuide(AutoGuide):
         raise NotImplementedError
 
     @property
-    def prototype_trace(self) -> Any:
+    def prototype_trace(self) -> poutine.Trace:
         """The run of the model from which the guide was built."""
         return poutine.util.prune_subsample_sites(self.__dict__["_tracer"].trace)
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
         self._ready(args, kwargs)
         values: dict[str, Tensor] = self._native(*args, **kwargs)
         return values
 
-    def call(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    def call(self, *args: object, **kwargs: object) -> tuple[Tensor, ...]:
         """The values alone, in program order."""
         return tuple(self(*args, **kwargs).values())
 
-    def sample_latent(self, *args: Any, **kwargs: Any) -> Any:
+    def sample_latent(self, *args: object, **kwargs: object) -> Tensor | dict[str, Tensor]:
         """Sample every site; returns the values by name."""
-        return self(*args, **kwargs)
+        values: dict[str, Tensor] = self(*args, **kwargs)
+        return values
 
-    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def median(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """The median of every site, by name; arguments are those of the model, if the guide was not called before."""
         self._ready(args, kwargs)
         found: dict[str, Tensor] = self._native.median()
         return found
 
-    def quantiles(self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def quantiles(self, quantiles: Sequence[float] | Tensor, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Quantiles of every site, `[quantiles, *site]`: see the native `AutoGuide.quantiles`."""
         self._ready(args, kwargs)
         found: dict[str, Tensor] = self._native.quantiles(quantiles)
         return found
 
-    def _ready(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _ready(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         if not self._native._ready:
             with lasting():
                 self._setup_prototype(*args, **kwargs)
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+    def _setup_prototype(self, *args: object, **kwargs: object) -> None:
         self._native.setup(*args, **kwargs)
 
     def _keep(self, name: str, value: Tensor, constraint: constraints.Constraint = constraints.real) -> None:
@@ -122,10 +122,10 @@ class ModelGuide(AutoGuide):
 
 
 class Inside(native.AutoGuide):
-    """Mixin for native guides whose parameters are kept by one of Pyro's, in `keeper`."""
+    """Mixin for native guides whose parameters belong to one of Pyro's guides, the `keeper`."""
 
     draws_for_init = 1
-    keeper: Any
+    keeper: ModelGuide
 
     def __init__(self, keeper: ModelGuide, model: Program, **options: Any) -> None:
         self.__dict__["keeper"] = keeper
@@ -135,7 +135,7 @@ class Inside(native.AutoGuide):
     def kind(self) -> str:
         return type(self.keeper).__name__
 
-    def randomness(self) -> AbstractContextManager[Any]:
+    def randomness(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def knows_minibatch(self, plate: Plate, trace: Trace) -> bool:
@@ -143,10 +143,10 @@ class Inside(native.AutoGuide):
 
 
 class _Waiting:
-    """A model that is not run before the guide is called, though it may need no arguments."""
+    """A model that is not run before the guide's first call, even if it needs no arguments."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         return self._program(*args, **kwargs)

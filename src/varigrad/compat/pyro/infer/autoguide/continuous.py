@@ -1,4 +1,4 @@
-"""Guides with one distribution for all sites together, under Pyro's names."""
+"""Pyro's continuous guides (`AutoMultivariateNormal`, ...): one distribution for all sites together."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ class AutoContinuous(ModelGuide):
         found: Tensor = self.__dict__["_init"]
         return found
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> td.Distribution:
+    def get_posterior(self, *args: object, **kwargs: object) -> td.Distribution:
         """The distribution of the unconstrained vector, `[latent_dim]`."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its get_posterior is")
 
-    def sample_latent(self, *args: Any, **kwargs: Any) -> Tensor:
+    def sample_latent(self, *args: object, **kwargs: object) -> Tensor:
         """A draw of the vector, as a statement."""
         self._ready(args, kwargs)
         with poutine.trace() as inner:
@@ -84,7 +84,7 @@ class AutoContinuous(ModelGuide):
         found: Tensor = inner.trace.nodes[self._native.name]["value"]
         return found
 
-    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def _loc_scale(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Medians and standard deviations of the vector, `[latent_dim]`."""
         raise NotImplementedError(f"{type(self).__name__} has no medians in closed form")
 
@@ -101,7 +101,7 @@ class AutoDiagonalNormal(AutoContinuous):
         init_scale: starting standard deviation in the unconstrained space.
     """
 
-    scale_constraint = constraints.softplus_positive
+    scale_constraint: constraints.Constraint = constraints.softplus_positive
 
     def __init__(self, model: Program, init_loc_fn: InitFunction = init_to_median, init_scale: float = 0.1) -> None:
         self.__dict__["_init_scale"] = _positive(init_scale)
@@ -109,13 +109,14 @@ class AutoDiagonalNormal(AutoContinuous):
 
     def _start(self, start: Tensor) -> None:
         super()._start(start)
-        self.loc = torch.nn.Parameter(start.clone())
+        self.loc: torch.nn.Parameter = torch.nn.Parameter(start.clone())
         self._keep("scale", torch.full_like(start, self.__dict__["_init_scale"]), self.scale_constraint)
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> td.Distribution:
-        return dist.Normal(self.loc, self.scale).to_event(1)
+    def get_posterior(self, *args: object, **kwargs: object) -> td.Distribution:
+        posterior: td.Distribution = dist.Normal(self.loc, self.scale).to_event(1)
+        return posterior
 
-    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def _loc_scale(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return self.loc, self.scale
 
 
@@ -128,8 +129,8 @@ class AutoMultivariateNormal(AutoContinuous):
         init_scale: starting standard deviation in the unconstrained space.
     """
 
-    scale_constraint = constraints.softplus_positive
-    scale_tril_constraint = constraints.unit_lower_cholesky
+    scale_constraint: constraints.Constraint = constraints.softplus_positive
+    scale_tril_constraint: constraints.Constraint = constraints.unit_lower_cholesky
 
     def __init__(self, model: Program, init_loc_fn: InitFunction = init_to_median, init_scale: float = 0.1) -> None:
         self.__dict__["_init_scale"] = _positive(init_scale)
@@ -137,18 +138,19 @@ class AutoMultivariateNormal(AutoContinuous):
 
     def _start(self, start: Tensor) -> None:
         super()._start(start)
-        self.loc = torch.nn.Parameter(start.clone())
+        self.loc: torch.nn.Parameter = torch.nn.Parameter(start.clone())
         self._keep("scale", torch.full_like(start, self.__dict__["_init_scale"]), self.scale_constraint)
         self._keep("scale_tril", torch.eye(len(start)).to(start), self.scale_tril_constraint)
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> td.Distribution:
-        return dist.MultivariateNormal(self.loc, scale_tril=self._factor())
+    def get_posterior(self, *args: object, **kwargs: object) -> td.Distribution:
+        posterior: td.Distribution = dist.MultivariateNormal(self.loc, scale_tril=self._factor())
+        return posterior
 
     def _factor(self) -> Tensor:
         factor: Tensor = self.scale.unsqueeze(-1) * self.scale_tril
         return factor
 
-    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def _loc_scale(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return self.loc, torch.linalg.vector_norm(self._factor(), dim=-1)
 
 
@@ -161,7 +163,7 @@ class AutoLowRankMultivariateNormal(AutoContinuous):
         rank: columns of `W`; None: the square root of the number of coordinates, rounded.
     """
 
-    scale_constraint = constraints.softplus_positive
+    scale_constraint: constraints.Constraint = constraints.softplus_positive
 
     def __init__(
         self,
@@ -179,16 +181,19 @@ class AutoLowRankMultivariateNormal(AutoContinuous):
         super()._start(start)
         rank = self.__dict__["rank"] or round(len(start) ** 0.5)
         self.__dict__["rank"] = rank
-        self.loc = torch.nn.Parameter(start.clone())
+        self.loc: torch.nn.Parameter = torch.nn.Parameter(start.clone())
         scale = self.__dict__["_init_scale"] * 0.5**0.5  # the factor doubles the variance, about
         self._keep("scale", torch.full_like(start, scale), self.scale_constraint)
-        self.cov_factor = torch.nn.Parameter(torch.randn(len(start), rank).to(start) / rank**0.5)
+        self.cov_factor: torch.nn.Parameter = torch.nn.Parameter(torch.randn(len(start), rank).to(start) / rank**0.5)
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> td.Distribution:
+    def get_posterior(self, *args: object, **kwargs: object) -> td.Distribution:
         scale = self.scale
-        return dist.LowRankMultivariateNormal(self.loc, self.cov_factor * scale.unsqueeze(-1), scale * scale)
+        posterior: td.Distribution = dist.LowRankMultivariateNormal(
+            self.loc, self.cov_factor * scale.unsqueeze(-1), scale * scale
+        )
+        return posterior
 
-    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def _loc_scale(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return self.loc, self.scale * (1 + self.cov_factor.square().sum(-1)).sqrt()
 
 
@@ -200,22 +205,24 @@ class AutoNormalizingFlow(AutoContinuous):
         init_transform_fn: makes the transform, a module perhaps, for a given size of the vector.
     """
 
-    def __init__(self, model: Program, init_transform_fn: Callable[[int], Any]) -> None:
+    def __init__(self, model: Program, init_transform_fn: Callable[[int], td.Transform]) -> None:
         super().__init__(model, init_to_feasible)
         self._init_transform_fn = init_transform_fn
 
     def _start(self, start: Tensor) -> None:
         super()._start(start)
-        self.transform = self._init_transform_fn(len(start))
+        self.transform: td.Transform = self._init_transform_fn(len(start))
         self.register_buffer("_prototype_tensor", torch.zeros_like(start))
 
     def get_base_dist(self) -> td.Distribution:
         """The standard normal, `[latent_dim]`."""
         zeros = self._prototype_tensor
-        return dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
+        base: td.Distribution = dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
+        return base
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> td.Distribution:
-        return dist.TransformedDistribution(self.get_base_dist(), [self.transform])
+    def get_posterior(self, *args: object, **kwargs: object) -> td.Distribution:
+        posterior: td.Distribution = dist.TransformedDistribution(self.get_base_dist(), [self.transform])
+        return posterior
 
 
 class AutoIAFNormal(AutoNormalizingFlow):
@@ -240,7 +247,7 @@ class AutoIAFNormal(AutoNormalizingFlow):
             warnings.warn("init_loc_fn does nothing for AutoIAFNormal", FutureWarning, stacklevel=2)
         hidden = [hidden_dim] if isinstance(hidden_dim, int) else hidden_dim
 
-        def flows(size: int) -> Any:
+        def flows(size: int) -> td.Transform:
             made = [
                 transforms.affine_autoregressive(size, hidden_dims=hidden, **init_transform_kwargs)
                 for _ in range(num_transforms)
@@ -251,7 +258,7 @@ class AutoIAFNormal(AutoNormalizingFlow):
 
 
 class AutoLaplaceApproximation(AutoContinuous):
-    """A point, moved to the posterior's mode; `laplace_approximation` then turns it into a normal around it.
+    """A point at the posterior's mode; `laplace_approximation` then turns it into a normal around it.
 
     Args:
         model, init_loc_fn: see `ModelGuide`.
@@ -259,15 +266,15 @@ class AutoLaplaceApproximation(AutoContinuous):
 
     def _start(self, start: Tensor) -> None:
         super()._start(start)
-        self.loc = torch.nn.Parameter(start.clone())
+        self.loc: torch.nn.Parameter = torch.nn.Parameter(start.clone())
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> td.Distribution:
+    def get_posterior(self, *args: object, **kwargs: object) -> td.Distribution:
         return dist.Delta(self.loc, event_dim=1)
 
-    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def _loc_scale(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return self.loc, torch.zeros_like(self.loc)
 
-    def laplace_approximation(self, *args: Any, **kwargs: Any) -> AutoMultivariateNormal:
+    def laplace_approximation(self, *args: object, **kwargs: object) -> AutoMultivariateNormal:
         """A guide that is the normal with the curvature of the model's log-density at the mode.
 
         Raises:
@@ -279,7 +286,8 @@ class AutoLaplaceApproximation(AutoContinuous):
         def loss(vector: Tensor) -> Tensor:
             values = dict(zip(names, joint.values(vector), strict=True))
             trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(*args, **kwargs)
-            return -trace.log_prob_sum() - joint.log_slope(vector)
+            minus_log_density: Tensor = -trace.log_prob_sum() - joint.log_slope(vector)
+            return minus_log_density
 
         with poutine.block():
             hessian = torch.autograd.functional.hessian(loss, self.loc.detach())
@@ -294,7 +302,7 @@ class AutoLaplaceApproximation(AutoContinuous):
         return guide
 
 
-def _positive(init_scale: Any) -> float:
+def _positive(init_scale: object) -> float:
     if not isinstance(init_scale, (int, float)) or not init_scale > 0:
         raise ValueError(f"Expected init_scale > 0. but got {init_scale}")
     return float(init_scale)

@@ -1,9 +1,8 @@
-"""Independent distributions for discrete sites, to be enumerated."""
+"""`AutoDiscreteParallel`: independent distributions for discrete sites, which are enumerated."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +15,12 @@ from varigrad.compat.pyro.infer.autoguide.base import AutoGuide
 from varigrad.compat.pyro.infer.autoguide.utils import deep_getattr, deep_setattr
 from varigrad.compat.pyro.nn.module import PyroParam
 from varigrad.compat.pyro.plates import plate
+from varigrad.compat.pyro.poutine.messages import CondIndepStackFrame
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.language.messages import Program
 from varigrad.language.runtime import lasting
 
-_FAMILIES: dict[type, tuple[type, Any]] = {
+_FAMILIES: dict[type, tuple[type, constraints.Constraint]] = {
     td.Bernoulli: (dist.Bernoulli, constraints.unit_interval),
     td.Categorical: (dist.Categorical, constraints.simplex),
     td.OneHotCategorical: (dist.OneHotCategorical, constraints.simplex),
@@ -34,14 +34,14 @@ class AutoDiscreteParallel(AutoGuide):
         model: the model; its latent sites are marked `infer={"enumerate": "parallel"}`.
     """
 
-    def __init__(self, model: Program, *, create_plates: Any = None) -> None:
+    def __init__(self, model: Program, *, create_plates: Program | None = None) -> None:
         super().__init__(model, create_plates=create_plates)
         self.__dict__["_found"] = None
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+    def _setup_prototype(self, *args: object, **kwargs: object) -> None:
         with torch.no_grad(), poutine.block():
             trace = poutine.util.prune_subsample_sites(poutine.trace(self.model).get_trace(*args, **kwargs))
-        found: list[tuple[str, type, int, tuple[Any, ...]]] = []
+        found: list[tuple[str, type, int, tuple[CondIndepStackFrame, ...]]] = []
         for name, site in trace.iter_stochastic_nodes():
             fn, events = inner_of(site["fn"])
             if site["infer"].get("enumerate") != "parallel":
@@ -58,7 +58,7 @@ class AutoDiscreteParallel(AutoGuide):
             found.append((name, family, events, site["cond_indep_stack"]))
         self.__dict__["_found"] = found
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Sample every site; returns the values by name."""
         if self.__dict__["_found"] is None:
             with lasting():

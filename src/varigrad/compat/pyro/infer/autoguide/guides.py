@@ -1,4 +1,4 @@
-"""Pyro's automatic guides, over the native ones."""
+"""All of Pyro's automatic guides in one module, under Pyro's module name."""
 
 from varigrad.compat.pyro.infer.autoguide.base import AutoGuide as AutoGuide
 from varigrad.compat.pyro.infer.autoguide.continuous import AutoContinuous as AutoContinuous

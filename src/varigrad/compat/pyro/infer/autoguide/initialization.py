@@ -1,4 +1,4 @@
-"""Where guides start: functions of a site, as Pyro writes them, over the native ones."""
+"""Initial values of Pyro's guides: functions of a site that call varigrad's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from varigrad.compat.pyro.poutine.messages import Dictionary, view
 from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.errors import SiteError
 from varigrad.language import handlers
-from varigrad.language.messages import Forward, Sample, evolve
+from varigrad.language.messages import Forward, Message, Sample, evolve
 
 InitFunction = Callable[[Dictionary], Tensor]
+Initial = Any
+"""A site's first value, or without a site, the function with its options filled in."""
 
 
 def _statement(site: Dictionary) -> Sample:
@@ -28,21 +30,21 @@ def _draws(site: Dictionary, count: int = 1) -> Tensor:
     return torch.stack([fn.sample().expand(fn.batch_shape + fn.event_shape) for _ in range(count)])
 
 
-def init_to_feasible(site: Dictionary | None = None) -> Any:
-    """Where unconstrained values are zero, whatever the prior says."""
+def init_to_feasible(site: Dictionary | None = None) -> Initial:
+    """Where unconstrained values are zero, independently of the prior."""
     if site is None:
         return init_to_feasible
     return native.init_to_feasible(_statement(site), _draws(site))
 
 
-def init_to_sample(site: Dictionary | None = None) -> Any:
+def init_to_sample(site: Dictionary | None = None) -> Initial:
     """A draw from the prior."""
     return init_to_sample if site is None else _draws(site)[0]
 
 
 def init_to_median(
     site: Dictionary | None = None, num_samples: int = 15, *, fallback: InitFunction | None = init_to_feasible
-) -> Any:
+) -> Initial:
     """The median of draws from the prior; `fallback` where it is not finite, or outside the support."""
     if site is None:
         return functools.partial(init_to_median, num_samples=num_samples, fallback=fallback)
@@ -52,7 +54,7 @@ def init_to_median(
     return _fallen_back(site, fallback, "its median is not finite, or outside the support")
 
 
-def init_to_mean(site: Dictionary | None = None, *, fallback: InitFunction | None = init_to_median) -> Any:
+def init_to_mean(site: Dictionary | None = None, *, fallback: InitFunction | None = init_to_median) -> Initial:
     """The prior's mean; `fallback` where there is none, or it is outside the support."""
     if site is None:
         return functools.partial(init_to_mean, fallback=fallback)
@@ -66,7 +68,7 @@ def init_to_mean(site: Dictionary | None = None, *, fallback: InitFunction | Non
     return _fallen_back(site, fallback, "its mean is not finite, or outside the support")
 
 
-def init_to_uniform(site: Dictionary | None = None, radius: float = 2.0) -> Any:
+def init_to_uniform(site: Dictionary | None = None, radius: float = 2.0) -> Initial:
     """Unconstrained values uniform in `[-radius, radius]`."""
     if site is None:
         return functools.partial(init_to_uniform, radius=radius)
@@ -75,10 +77,10 @@ def init_to_uniform(site: Dictionary | None = None, radius: float = 2.0) -> Any:
 
 def init_to_value(
     site: Dictionary | None = None,
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, Tensor | float] | None = None,
     *,
     fallback: InitFunction | None = init_to_uniform,
-) -> Any:
+) -> Initial:
     """The given values, by site; `fallback` for the others."""
     values = {} if values is None else values
     if site is None:
@@ -95,7 +97,7 @@ class _InitToGenerated:
         self._init: InitFunction | None = None
         self._seen: set[str] = set()
 
-    def __call__(self, site: Dictionary) -> Any:
+    def __call__(self, site: Dictionary) -> Tensor:
         if self._init is None or site["name"] in self._seen:
             self._init, self._seen = self.generate(), set()
         self._seen.add(site["name"])
@@ -104,7 +106,7 @@ class _InitToGenerated:
 
 def init_to_generated(
     site: Dictionary | None = None, generate: Callable[[], InitFunction] = lambda: init_to_uniform
-) -> Any:
+) -> Initial:
     """What `generate()` returns, called anew for each guide: for starting again somewhere else."""
     init = _InitToGenerated(generate)
     return init if site is None else init(site)
@@ -118,13 +120,13 @@ def _fallen_back(site: Dictionary, fallback: InitFunction | None, because: str) 
 
 
 class InitMessenger(Messenger):
-    """Latent sites take the values of an initialiser; sites after them see those."""
+    """Gives latent sites the values of an initialiser, on which sites after them then depend."""
 
     def __init__(self, init_fn: InitFunction) -> None:
         super().__init__()
         self.init_fn = init_fn
 
-    def _handle(self, message: Any, forward: Forward) -> Any:
+    def _handle(self, message: Message, forward: Forward) -> Message:
         if type(message) is Sample and not message.observed and message.value is None:
             msg = view(message)
             assert msg is not None

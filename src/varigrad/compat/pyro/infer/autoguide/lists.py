@@ -1,20 +1,19 @@
-"""Guides made of guides."""
+"""`AutoGuideList`: a guide that combines several guides."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor
 
-from varigrad.compat.pyro.infer.autoguide.base import AutoGuide
+from varigrad.compat.pyro.infer.autoguide.base import AutoGuide, ModelGuide
 from varigrad.compat.pyro.nn.module import PyroModuleList
 from varigrad.errors import SiteError
 from varigrad.language.messages import Program
 
 
 class AutoCallable(AutoGuide):
-    """A program of your own as a part of an `AutoGuideList`.
+    """A user's program as a part of an `AutoGuideList`.
 
     Args:
         model: the model.
@@ -23,13 +22,13 @@ class AutoCallable(AutoGuide):
     """
 
     def __init__(
-        self, model: Program, guide: Callable[..., Any], median: Callable[..., Any] = lambda *args, **kwargs: {}
+        self, model: Program, guide: Program, median: Callable[..., dict[str, Tensor]] = lambda *args, **kwargs: {}
     ) -> None:
         super().__init__(model)
         self._guide = guide
         self.__dict__["median"] = median
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Run the part and return its values by name."""
         result = self._guide(*args, **kwargs)
         return result if isinstance(result, dict) else {}
@@ -42,19 +41,19 @@ class AutoGuideList(AutoGuide, PyroModuleList):
         model: the model.
     """
 
-    def __init__(self, model: Program, *, create_plates: Callable[..., Any] | None = None) -> None:
+    def __init__(self, model: Program, *, create_plates: Program | None = None) -> None:
         PyroModuleList.__init__(self)
         self._belong(model, create_plates)
 
-    def append(self, part: Any) -> None:  # type: ignore[override]
-        """Add a guide, or a program of your own, at the end."""
+    def append(self, part: Program) -> None:  # type: ignore[override]
+        """Add a guide, or a user's program, at the end."""
         super().append(part if isinstance(part, AutoGuide) else AutoCallable(self.model, part))
 
-    def add(self, part: Any) -> None:
+    def add(self, part: Program) -> None:
         """`append`, under an older name."""
         self.append(part)
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Run every part; returns the values by name.
 
         Raises:
@@ -68,15 +67,15 @@ class AutoGuideList(AutoGuide, PyroModuleList):
             values.update(found)
         return values
 
-    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def median(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """The medians of all parts."""
         return {name: value for part in self._parts() for name, value in part.median(*args, **kwargs).items()}
 
-    def quantiles(self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def quantiles(self, quantiles: Sequence[float] | Tensor, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """The quantiles of all parts."""
         return {
             name: value for part in self._parts() for name, value in part.quantiles(quantiles, *args, **kwargs).items()
         }
 
-    def _parts(self) -> list[Any]:
-        return list(self)
+    def _parts(self) -> list[ModelGuide]:
+        return list(self)  # type: ignore[arg-type] # a list of modules, all of them guides

@@ -1,9 +1,6 @@
-"""AutoNormal and AutoDelta under Pyro's names."""
+"""Pyro's `AutoNormal` and `AutoDelta`: guides with one independent distribution for each site."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +14,7 @@ from varigrad.language.messages import Program
 
 
 class _Sitewise(Inside):
-    """Mixin for guides that have nothing against a model without latent sites: its own parameters are fitted."""
+    """Mixin for guides that accept a model without latent sites, of which only the model's parameters are fitted."""
 
     def without_sites(self) -> None:
         pass
@@ -47,7 +44,7 @@ class AutoNormal(ModelGuide):
         init_scale: starting standard deviation in the unconstrained space.
     """
 
-    scale_constraint = constraints.softplus_positive
+    scale_constraint: constraints.Constraint = constraints.softplus_positive
 
     def __init__(
         self,
@@ -55,7 +52,7 @@ class AutoNormal(ModelGuide):
         *,
         init_loc_fn: InitFunction = init_to_feasible,
         init_scale: float = 0.1,
-        create_plates: Callable[..., Any] | None = None,
+        create_plates: Program | None = None,
     ) -> None:
         self.__dict__["_init_scale"] = init_scale
         super().__init__(model, init_loc_fn, create_plates)
@@ -99,15 +96,15 @@ class AutoDelta(ModelGuide):
         model: Program,
         init_loc_fn: InitFunction = init_to_median,
         *,
-        create_plates: Callable[..., Any] | None = None,
+        create_plates: Program | None = None,
     ) -> None:
         super().__init__(model, init_loc_fn, create_plates)
 
     def _build(self, model: Program) -> native.AutoGuide:
         return _Delta(self, model)
 
-    def _support(self, name: str) -> Any:
-        support = self.__dict__["_tracer"].trace.nodes[name]["fn"].support
+    def _support(self, name: str) -> constraints.Constraint:
+        support: constraints.Constraint = self.__dict__["_tracer"].trace.nodes[name]["fn"].support
         while isinstance(support, constraints.independent):
             support = support.base_constraint
         return support

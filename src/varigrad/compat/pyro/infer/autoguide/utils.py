@@ -1,14 +1,14 @@
-"""Attributes under dotted names."""
+"""Sets and reads attributes under dotted names."""
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
 from varigrad._torch_internals import own_modules
 from varigrad.compat.pyro.nn.module import PyroModule
 
 
-def deep_setattr(obj: Any, key: str, val: Any) -> None:
+def deep_setattr(obj: nn.Module, key: str, val: object) -> None:
     """`obj.a.b = val` for the key "a.b"; modules on the way are made."""
     *path, last = key.split(".")
     for part in path:
@@ -18,7 +18,7 @@ def deep_setattr(obj: Any, key: str, val: Any) -> None:
     setattr(obj, last, val)
 
 
-def deep_getattr(obj: Any, key: str) -> Any:
+def deep_getattr(obj: object, key: str) -> object:
     """`obj.a.b` for the key "a.b"."""
     for part in key.split("."):
         obj = getattr(obj, part)

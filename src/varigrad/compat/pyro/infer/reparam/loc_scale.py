@@ -1,4 +1,4 @@
-"""Between centred and decentred: locations and scales taken out of a site, as far as is good."""
+"""`LocScaleReparam`: decentres a site's location and scale, by a fixed or learnt degree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from varigrad.errors import SiteError
 
 
 class LocScaleReparam(Reparam):
-    r"""Decentring a family with `loc` and `scale`: the site `name_decentered` is drawn with :math:`\mu c,\ \sigma^c`.
+    r"""Decentres a family with `loc` and `scale`: the site `name_decentered` is drawn with :math:`\mu c,\ \sigma^c`.
 
     Args:
         centered: `c` in [0, 1]: 1 leaves the site as it is, 0 decentres it; a tensor for each element; None for a
@@ -34,7 +34,7 @@ class LocScaleReparam(Reparam):
         ):
             raise SiteError(f"centered must be in [0, 1], got {centered!r}")
         self.centered = centered
-        self.shape_params = tuple(shape_params or ())
+        self.shape_params: tuple[str, ...] = tuple(shape_params or ())
 
     def apply(self, msg: Dictionary) -> Dictionary:
         name, fn = msg["name"], msg["fn"]

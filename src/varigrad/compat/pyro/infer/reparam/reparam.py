@@ -1,16 +1,16 @@
-"""What a reparametriser is."""
+"""`Reparam`: interface of reparametrisers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
 from varigrad.compat.pyro.poutine.messages import Dictionary
+from varigrad.language.messages import Program
 
 
 class Reparam(ABC):
-    """Says how a site is drawn in another way: by sites of other names, of which its value is computed."""
+    """Interface of reparametrisers: they draw other sites, and compute the site's value from them."""
 
     @abstractmethod
     def apply(self, msg: Dictionary) -> Dictionary:
@@ -20,7 +20,7 @@ class Reparam(ABC):
             msg: the site's `name`, `fn`, `value`, `is_observed` and `infer`.
         """
 
-    def __call__(self, fn: Callable[..., Any]) -> Any:
+    def __call__(self, fn: Program) -> NoReturn:
         """Not there.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A transformed distribution drawn as what it is a transform of."""
+"""`TransformReparam`: samples the base distribution and applies the transforms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from varigrad.errors import SiteError
 
 
 class TransformReparam(Reparam):
-    """The site `name_base` is drawn from the base distribution, and its transforms applied to the value."""
+    """Draws the site `name_base` from the base distribution, and applies the transforms to its value."""
 
     def apply(self, msg: Dictionary) -> Dictionary:
         name, fn = msg["name"], msg["fn"]

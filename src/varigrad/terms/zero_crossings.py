@@ -1,0 +1,136 @@
+"""Zero crossings: records the roots of denominators, to detect whether one crossed zero between two explored runs.
+
+A denominator that is nowhere negative (`z.abs()`, a norm, a standard deviation) touches zero without changing its sign.
+So its *root*, a value that changes its sign where the denominator vanishes, is tracked as well. A sum of squares
+vanishes where all its parts do, which happens with probability zero on the way from one point to another, unless the
+parts that are not zero have the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varigrad.terms.escapes import Pole, Roots
+from varigrad.terms.poles import LAYERS, given, sign_of
+
+_SAME_ROOT = frozenset("abs absolute __abs__ square pow __pow__ mul __mul__ multiply sqrt norm linalg_norm".split())  # noqa: SIM905
+_REDUCTIONS = frozenset("sum mean norm linalg_norm linalg_vector_norm var std".split())  # noqa: SIM905
+_SHAPES = frozenset(
+    """clone contiguous reshape view expand expand_as unsqueeze squeeze transpose permute flatten __getitem__ select
+    index_select mT T diagonal flip roll repeat broadcast_to""".split()  # noqa: SIM905 - reads better as words
+)
+_DIMS = {"sum": 1, "mean": 1, "var": 1, "std": 1, "norm": 2, "linalg_norm": 2, "linalg_vector_norm": 2, "normalize": 2}
+"""Where a reduction takes its dimensions."""
+_MATRICES = frozenset("inverse linalg_inv pinverse linalg_pinv linalg_solve linalg_tensorinv linalg_inv_ex".split())  # noqa: SIM905
+_GAMMAS = frozenset("digamma lgamma polygamma".split())  # noqa: SIM905
+_EQUAL = 1e-4
+"""By how much, relative to the largest, parts of one size may differ."""
+_MOST = 8
+"""How many roots of one denominator are kept."""
+
+
+def pole_at(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], below: Any, result: object, line: str) -> Pole:
+    """Note a call of a function with a pole; `below` is the tracked tensor that may reach it."""
+    try:
+        marks = tuple(_signs(m) for m in _marks(name, args, kwargs, below))
+        finite = not isinstance(result, Tensor) or bool(result.isfinite().all())
+    except RuntimeError:  # inside vmap and its like a tensor has no numbers
+        marks, finite = (), True
+    return Pole(below._provenance, name, line, marks, finite)
+
+
+def roots_after(
+    function: Callable[..., Any], name: str, args: Sequence[Any], plain_args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Roots:
+    """The roots of a result that is nowhere negative."""
+    if not args or not isinstance(args[0], Tensor) or args[0].is_complex():
+        return ()
+    try:
+        if name in _REDUCTIONS:
+            deviates = name in ("var", "std")
+            return _of_reduction(args[0], given("dim", _DIMS[name], args, kwargs), deviates)
+        if name in _SAME_ROOT or name in _SHAPES:
+            found = _roots_of(args[0])
+            if len(args) > 1 and isinstance(args[1], Tensor) and args[1] is not args[0] and name not in _SHAPES:
+                found += _roots_of(args[1])
+            if name in _SHAPES:
+                found = tuple(function(r, *plain_args[1:], **kwargs) for r in found)
+            return found[:_MOST]
+    except (RuntimeError, TypeError, IndexError):  # of a shape that the root does not have
+        pass
+    return ()
+
+
+def _roots_of(value: Any) -> Roots:
+    """What a tensor vanishes with: its own numbers, if they may be negative."""
+    if getattr(value, "_provenance", None) is None:
+        return ()
+    if sign_of(value):
+        roots: Roots = value._roots
+        return roots
+    return (value._plain.detach(),)
+
+
+def _of_reduction(value: Any, dims: object, deviates: bool) -> Roots:
+    """The roots of a sum of what is nowhere negative: its first part, if all are of one size."""
+    roots = _roots_of(value)
+    if len(roots) != 1:
+        return ()
+    root = roots[0]
+    axes = tuple(dims) if isinstance(dims, (tuple, list)) else (dims,) if isinstance(dims, int) else ()
+    axes = axes or tuple(range(root.dim()))
+    return _of_one_size(root - root.mean(axes, keepdim=True) if deviates and root.dim() else root, axes)
+
+
+def _of_one_size(root: Tensor, axes: tuple[int, ...]) -> Roots:
+    if not root.dim() or not root.numel():
+        return (root,)
+    axes = tuple(a % root.dim() for a in axes)
+    parts = root.movedim(axes, tuple(range(-len(axes), 0))).flatten(-len(axes))
+    size = parts.abs()
+    high = size.amax(-1, keepdim=True)
+    alike = size >= (1 - _EQUAL) * high
+    if not bool((alike | (size <= _EQUAL * high)).all()):
+        return ()
+    return (parts.gather(-1, alike.to(torch.int8).argmax(-1, keepdim=True)),)
+
+
+def _marks(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], below: Any) -> Roots:
+    plain = below._plain.detach()
+    if name == "tan":
+        return (plain.cos(),)
+    if name in _GAMMAS:
+        return (torch.where(plain > 0, torch.ones_like(plain), torch.sin(torch.pi * plain)),)
+    if name in _MATRICES:
+        square = plain.dim() > 1 and plain.shape[-1] == plain.shape[-2]
+        return (torch.linalg.slogdet(plain)[0],) if square else ()
+    if name in LAYERS:
+        axes = _axes_of_layer(name, args, kwargs, plain)
+        if name.endswith("group_norm"):
+            plain = plain.reshape(plain.shape[0], int(args[1]), -1)
+        return _of_one_size(plain - plain.mean(axes, keepdim=True), axes)
+    if name == "normalize":
+        return _of_reduction(below, given("dim", 2, args, kwargs, 1), False)
+    if name == "cosine_similarity":
+        both = [a for a in args[:2] if getattr(a, "_provenance", None) is not None]
+        return tuple(r for a in both for r in _of_reduction(a, given("dim", 2, args, kwargs, 1), False))
+    return _roots_of(below)
+
+
+def _axes_of_layer(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], plain: Tensor) -> tuple[int, ...]:
+    """The dimensions along which a layer normalises."""
+    if name.endswith("layer_norm"):
+        shape = given("normalized_shape", 1, args, kwargs)
+        return tuple(range(-(1 if isinstance(shape, int) else len(shape)), 0))
+    if name.endswith("group_norm"):
+        return (-1,)
+    first = (0,) if name.endswith("batch_norm") else ()
+    return (*first, *range(2, plain.dim()))
+
+
+def _signs(root: Tensor) -> Tensor:
+    return root.sign().to(torch.int8)
