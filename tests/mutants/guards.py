@@ -34,7 +34,7 @@ MUTANTS = (
     M("context variables not looked at", "compile/trace/guards.py", "return container.get(_MISSING)", "return None", "test_guards.py::test_a_change_is_noticed_and_named[a context variable]"),
     M("arrays not looked at", "compile/trace/guards.py", "            if _numbers(numbers_of) != numbers:", "            if False:", "test_guards.py::test_a_change_is_noticed_and_named[an array]"),
     M("arrays of Python's not looked at", "compile/trace/guards.py", "isinstance(value, (bytearray, memoryview, array.array))", "isinstance(value, (bytearray, memoryview))", "test_guards.py::test_a_change_is_noticed_and_named[an array of Python's]"),
-    M("versions of what was read not looked at", "compile/trace/guards.py", "if tensor._version != version or (", "if (", "test_guards.py::test_values_that_python_looked_at_have_to_stay"),
+    M("versions of what was read not looked at", "compile/trace/guards.py", "if version_of(tensor) != version or (", "if (", "test_guards.py::test_values_that_python_looked_at_have_to_stay"),
     M("numbers of what was read not looked at", "compile/trace/guards.py", "(numbers is not None and _numbers(tensor) != numbers)", "False", "test_guards.py::test_values_that_python_looked_at_have_to_stay"),
     M("layouts of constants not looked at", "compile/trace/guards.py", "            if _memory_layout(tensor) != layout:", "            if False:", "test_guards.py::test_constants_have_to_stay_where_they_are"),
     M("addresses of constants not looked at", "compile/trace/guards.py", "return tensor.data_ptr(), tensor.shape", "return tensor.shape", "test_guards.py::test_constants_have_to_stay_where_they_are"),
