@@ -73,7 +73,10 @@ class FusedAdam(torch.optim.Adam):
         try:
             for group in misread:
                 group["fused"] = False
-            super().step()
+            parent: Callable[[Any], object] = torch.optim.Adam.step
+            if not getattr(parent, "hooked", False):  # torch wraps it, hooks and all, where an Adam of its own is made
+                parent = self.profile_hook_step(parent)
+            parent(self)
         finally:
             for group in misread:
                 group["fused"] = True
