@@ -16,7 +16,7 @@ torch's, whatever they are) and each public function or method is one of
 * escapes: whatever goes in is taken to have left torch, for the reason that follows;
 * by its parts: written in Python without a hook of its own, so that the functions it calls are seen instead;
 * takes no tensors: it has no argument that could be a tracked one;
-* not seen: a tensor may go in unnoticed. `docs/architecture.md` names these.
+* not seen: a tensor may go in unnoticed. `docs/dependencies.md` names these.
 """
 
 import functools
