@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-torch coverage lint laws mutants sanitize bench bench-full clean
+.PHONY: demo test test-all test-torch coverage lint laws mutants sanitize sanitize-undefined bench bench-full clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "varigrad needs Python 3.11 or newer")'
@@ -55,11 +55,20 @@ mutants: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m mutants
 
 # Steps under the address sanitizer: libtorch is not instrumented, our own C is, and so are memcpy and malloc.
+SANITIZED := tests/test_step_law.py tests/test_c_codegen.py tests/test_c_loops.py tests/test_c_types.py \
+	tests/test_capture.py tests/test_compiled.py tests/test_svi.py tests/compat/test_optim.py
+ADDRESSES := CC="gcc -fsanitize=address -g" VARIGRAD_CACHE=$(CURDIR)/build/sanitized PYTHONMALLOC=malloc \
+	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
+	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:detect_odr_violation=0
 sanitize: $(VENV)/ready
-	CC="gcc -fsanitize=address -g" VARIGRAD_CACHE=$(CURDIR)/build/sanitized LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
-	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:detect_odr_violation=0 PYTHONMALLOC=malloc \
-	$(BIN)/python -m pytest -m "not slow" tests/test_step_law.py tests/test_c_codegen.py tests/test_capture.py \
-	tests/test_compiled.py tests/test_svi.py tests/compat/test_optim.py
+	$(ADDRESSES) $(BIN)/python -m pytest -m "not slow" $(SANITIZED)
+	$(ADDRESSES) PYTHONPATH=tests $(BIN)/python -m random_graphs 0 200
+
+# The same under the undefined-behaviour sanitizer, which stops at the first thing that C leaves undefined.
+UNDEFINED := CC="gcc -fsanitize=undefined -fno-sanitize-recover=undefined -g" VARIGRAD_CACHE=$(CURDIR)/build/undefined
+sanitize-undefined: $(VENV)/ready
+	$(UNDEFINED) $(BIN)/python -m pytest -m "not slow" $(SANITIZED)
+	$(UNDEFINED) PYTHONPATH=tests $(BIN)/python -m random_graphs 0 200
 
 $(VENV)/bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'

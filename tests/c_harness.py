@@ -6,6 +6,9 @@ from graph_harness import assert_close
 from varigrad.compile.backends.c.codegen import emit
 from varigrad.compile.trace.traced_function import TracedFunction
 
+NONSENSE = 255
+"""The byte that a program's memory is filled with at first: NaN, -1, or no truth value at all."""
+
 
 def recorded(functions, inputs):
     """Functions of the inputs as one graph, what they give in Python, and where the graph writes it."""
@@ -29,6 +32,7 @@ def check(functions, inputs, calls=False):
     compilation = step.compile()
     compilation.ready(wait=True)
     assert compilation.library is not None and compilation.library.maker == "C", compilation.failure
+    compilation.library._own.fill_(NONSENSE)  # what is read before it is written shows
     step.run()
     wrong, left = [], iter(zip(expected, found, strict=True))
     for i, function in enumerate(functions):

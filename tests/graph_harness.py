@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import varigrad as vg
-from varigrad.compile.backends import compilation, process
+from varigrad.compile.backends import compilation, compiler_process
 from varigrad.compile.backends.c import library
 from varigrad.compile.step import step_compiler
 from varigrad.compile.trace import traced_function
@@ -133,12 +133,12 @@ def worker(script):
     def begin(command, **options):
         return subprocess.Popen([sys.executable, "-S", "-c", script, *command[3:]], **options)
 
-    before = process.subprocess
-    process.subprocess = types.SimpleNamespace(Popen=begin, DEVNULL=subprocess.DEVNULL)
+    before = compiler_process.subprocess
+    compiler_process.subprocess = types.SimpleNamespace(Popen=begin, DEVNULL=subprocess.DEVNULL)
     try:
         yield
     finally:
-        process.subprocess = before
+        compiler_process.subprocess = before
 
 
 @contextlib.contextmanager

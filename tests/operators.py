@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from varigrad.terms.reviewed_operators import TELLING, WITH_RUNNING_AVERAGES
+from varigrad.terms.operator_allowlist import TELLING, WITH_RUNNING_AVERAGES
 from varigrad.terms.side_effects import effect_of, writes
 
 LIST = Path(__file__).with_name("torch_operators.txt")

@@ -48,6 +48,14 @@ def test_hazards_of_writes_in_place():
         a.copy_(b)
         return [a, b, turned, a.amax(1), a[torch.tensor([1, 0])] + b[:2]]
 
+    def turned_round(x, y, v):
+        a = x * 2
+        b = a.flip(0)
+        c = y + 1
+        d = c.t().contiguous() * 2
+        e = v.exp()
+        return [b + 1, d, c.flip(0, 1), e.flip(0) + e]
+
     def numbers(x, y, v):
         total = x.sum()
         one = total * 2
@@ -64,11 +72,13 @@ def test_hazards_of_writes_in_place():
             a.add_(v)
         return [*found, a]
 
-    check([read_before_it_is_written, written_in_parts, read_elsewhere, numbers, read_many_times], [X, Y, V])
+    check(
+        [read_before_it_is_written, written_in_parts, read_elsewhere, turned_round, numbers, read_many_times], [X, Y, V]
+    )
 
 
 def test_hazards_of_sums_and_look_ups():
-    index = torch.tensor([4, 0, 2])
+    index, order = torch.tensor([4, 0, 2, 9, 9, 1, 0, 3, 5, 2]), torch.tensor([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
 
     def sums(x, y, v):
         total = (x * y).sum(1)
@@ -78,20 +88,27 @@ def test_hazards_of_sums_and_look_ups():
         return [total, scaled, again, (scaled + again[:, None]).sum(), whole, x * whole, (x * whole).sum(1)]
 
     def looked_up(x, y, v):
-        table = v * 2
+        table = x.reshape(-1)[:10] * 2
         first = table[index] + 1
         table.add_(1)
         second = table[index] * first
-        table[index] = second
+        table[order] = second
         third = table.index_add(0, index, first)
-        return [first, second, third, table, table + third, third[index]]
+        return [first, second, third, table, table + third, third[index], table.scatter(0, order, first) + table]
+
+    def written_and_looked_up(x, y, v):
+        table = y.reshape(-1)[:10] * 2
+        other = table + 1
+        found = table[index] * other
+        other.mul_(found)
+        return [table, other, found, other[index], other[order] + other]
 
     def sums_of_other_parts(x, y, v):
         rows, columns = (x * 2).sum((1,)), (x * 2).sum((0,))
         parts = (x.reshape(2, 3, 5) * 2).sum((1, 2)), (x.reshape(2, 3, 5) * 2).sum(2)
         return [rows, columns, *parts, (x * 2).sum(), x.reshape(-1).sum(), x.reshape(3, 10).sum(1)]
 
-    check([sums, looked_up, sums_of_other_parts], [X, Y, V])
+    check([sums, looked_up, written_and_looked_up, sums_of_other_parts], [X, Y, V])
 
 
 def test_views_are_addresses():
@@ -102,6 +119,7 @@ def test_views_are_addresses():
             b[1:, :, ::2] + 1, b.select(2, 1) * v[:, None], a[1:].expand(2, 3, 5) + a, a[:, 1, 3:], b.flip(0, 2),
             a.transpose(0, 1).reshape(-1) * 2, v.expand(3, 5).t() + 1, (a + b.permute(1, 2, 0)).diagonal(0, 1, 2),
             a.unfold(2, 2, 1) * 2, x.as_strided((3, 2), (7, 2), 4) + 1, x[2:, 1:4].t() * 2, x[5:].expand(4, 5) + v,
+            (x * 2)[1:, 1:].amax(0), (x * 2)[2:].cumsum(1), (x * 2)[1:, 2:] @ (y * 2)[3:, 1:],
         ]  # fmt: skip
 
     check([views], [X, Y, V])
@@ -134,6 +152,11 @@ def test_what_is_shared_among_threads(monkeypatch):
         ]
 
     check([function], [x])
+    text = emit(recorded([function], [x])[0].graph.operations, threads=3).text
+    bodies = [body.split("\n}")[0] for body in text.split("int part)\n{")[1:]]
+    assert len(bodies) > 4
+    # A thread's part is all that a shared function does: what needs all parts comes after it.
+    assert not any("int64_t part = 0" in body or "bad" in body for body in bodies)
 
 
 def test_results_that_lie_in_others():
@@ -156,7 +179,16 @@ def test_results_that_lie_in_others():
         a = v * 3
         one = torch.cat([a, v, a])
         b = x.t() * 2
-        return [one, torch.cat([v, a]), torch.cat([one, one]), torch.cat([b.reshape(-1), v]), torch.cat([b.t(), x * 2])]
+        nested = torch.cat([torch.cat([v * 7, v.exp()]), y.t().contiguous().reshape(-1)])
+        sideways, turned = torch.cat([x * 3, y * 3], 1), torch.cat([x.t() * 4, y.t() * 4])
+        found = [
+            one,
+            torch.cat([v, a]),
+            torch.cat([one, one]),
+            torch.cat([b.reshape(-1), v]),
+            torch.cat([b.t(), x * 2]),
+        ]
+        return [*found, nested, sideways, turned]
 
     def of_other_types(x, y, v):
         a, n = v.float() * 2, (v * 3).long()
@@ -189,8 +221,24 @@ def test_numbers_that_are_the_same_everywhere():
         table.index_add_(0, torch.tensor([1]), v[:1])
         sums = torch.full((6,), 1.0, dtype=torch.float64)
         sums.copy_(x.sum(1))
-        places = torch.arange(5) + v
-        return [a, zeros, zeros + x, one, half * v, got, table * 2, sums + 1, places, torch.arange(5) * places]
+        places, rows = torch.arange(5) + v, torch.arange(6)
+        part = x + 0.0
+        part[1:3].fill_(2.0)
+        return [
+            rows[:, None] * x,
+            part + y,
+            part,
+            a,
+            zeros,
+            zeros + x,
+            one,
+            half * v,
+            got,
+            table * 2,
+            sums + 1,
+            places,
+            torch.arange(5) * places,
+        ]
 
     check([constants], [X, Y, V])
 
@@ -221,7 +269,13 @@ def test_large_products_of_all_layouts():
                 a[:, ::2] @ b[::2],
             ],
             lambda a, b: [torch.addmm(b[0], a, b), torch.bmm(a.expand(3, 40, 30), b.expand(3, 30, 50)), a @ b[:, 0]],
-            lambda a, b: [a.flip(1) @ b, a[:, :1] @ b[:1], a.expand(2, 40, 30) @ b, (a * 2)[3:, 5:] @ b[5:, 7:]],
+            lambda a, b: [
+                a.flip(1) @ b,
+                a[:, :1] @ b[:1],
+                a.expand(2, 40, 30) @ b,
+                a.reshape(-1).unfold(0, 30, 1)[:40] @ b,
+                (a * 2)[3:, 5:] @ b[5:, 7:],
+            ],
         ],
         [a, b],
     )
@@ -231,6 +285,7 @@ def test_an_input_is_overwritten_only_after_every_check():
     """A step with a wrong index changes nothing, wherever in it the index is."""
     table, index, count, target = some(12), torch.tensor([1, 3]), torch.zeros(()), torch.zeros(2, dtype=torch.float64)
     for look in (lambda: table[index], lambda: torch.zeros(12).scatter(0, index, 1.0)[:2].double()):
+        index.copy_(torch.tensor([1, 3]))
         step = TracedFunction(lambda look=look: [count + 1, look()], [table, index, count, target], [count, target], {})
         step.compile().ready(wait=True)
         for wrong in (12, -13):

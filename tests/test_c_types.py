@@ -32,6 +32,7 @@ def test_truth_values_add_up_to_truth_values():
             lambda t, n: [(t + t).sum(), (t + t).long(), (t * t) + 0.5, (t + t)[0] == t[0], (t + t).sum(1)],
             lambda t, n: [t.index_add(1, INDEX, t), t.scatter(1, INDEX.expand(2, 3), 0.5).long(), (t + (n > 0)) * 2],
             lambda t, n: [t.index_put((INDEX,), t[INDEX], True), t.scatter_add(1, INDEX[:1].expand(2, 1), t[:, :1])],
+            lambda t, n: [n / (n.abs() + 1), n / n.max(), t / 2],
             lambda t, n: [
                 n.to(torch.bool) * 3,
                 torch.where(t, n, 2),
@@ -50,7 +51,7 @@ def test_whole_numbers_keep_their_type_where_they_are_added_to_what_is_looked_up
                 s.index_put((INDEX,), s[INDEX], True) * 2,
                 s.scatter_add(1, INDEX[:1].expand(2, 1), s[:, :1]),
             ],
-            lambda n, s: [n.scatter(1, INDEX.expand(2, 3), 2**53 + 1)],
+            lambda n, s: [n.scatter(1, INDEX.expand(2, 3), 2**53 + 1) - 2**53],
         ],
         [WHOLE, SMALL],
     )
@@ -85,6 +86,8 @@ def test_comparisons_with_real_numbers_are_in_the_default_type():
     finally:
         torch.set_default_dtype(torch.float32)
     check([lambda n: [n > 2**24 + 0.5, n <= 2**24 + 0.5]], [large])
+    half = torch.tensor(0.5)  # real numbers count before whole ones, with dimensions or without
+    check([lambda n, half: [n >= half, n < half, half <= n, n == half * 2]], [WHOLE, half])
 
 
 LEFT_TO_TORCH = {
@@ -112,10 +115,8 @@ LEFT_TO_TORCH = {
     "weighted cross entropies": lambda x, n, t: F.binary_cross_entropy_with_logits(
         x, t.double(), x.abs(), reduction="none"
     ),
-    "a floor of a quotient": lambda x, n, t: [
-        torch.div(x, 0.3, rounding_mode="floor"),
-        torch.div(n, 3, rounding_mode="trunc"),
-    ],
+    "a floor of a quotient": lambda x, n, t: torch.div(x, 0.3, rounding_mode="floor"),
+    "a quotient of whole numbers": lambda x, n, t: torch.div(n, 3, rounding_mode="trunc"),
     "rounding to decimals": lambda x, n, t: x.round(decimals=1),
     "approximate gelu": lambda x, n, t: F.gelu(x, approximate="tanh"),
     "powers of whole numbers": lambda x, n, t: n.abs().clamp(max=3) ** 5,
@@ -143,6 +144,17 @@ def test_a_remainder_by_nothing_is_an_error():
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         step.run()
     assert target.tolist() == [1, 2]
+
+
+def test_at_the_edge():
+    """At a threshold itself, and where all entries are true."""
+    check(
+        [
+            lambda x, n, t: [aten.threshold_backward(x + 1, x, 1.5), F.softplus(x, beta=3.0, threshold=1.0)],
+            lambda x, n, t: [(n == n).all(), (t | ~t).all(1), t.all(1), (t & ~t).any(1), t.any()],
+        ],
+        [REAL, WHOLE, TRUE],
+    )
 
 
 def test_small_differences_of_large_numbers():

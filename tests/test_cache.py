@@ -16,7 +16,7 @@ from graph_harness import by_python, heard, specializations, svi_of
 from programs_for_svi import DATA, normal_guide, normal_model
 
 import varigrad as vg
-from varigrad.compile.backends import cache, compilation, process, worker
+from varigrad.compile.backends import cache, compilation, compiler_process, worker
 from varigrad.compile.backends.cache import Untrusted
 from varigrad.compile.backends.worker import CompilerError
 
@@ -247,7 +247,7 @@ def test_without_a_compiler_it_says_so_at_once(home, tmp_path, monkeypatch):
     def started(*given, **options):
         raise AssertionError("a process is started")
 
-    monkeypatch.setattr(process.subprocess, "Popen", started)
+    monkeypatch.setattr(compiler_process.subprocess, "Popen", started)
     with heard() as said:
         waiting()
     text = "there is no C compiler (install gcc, or set CC). there is no C++ compiler (install g++)"

@@ -40,9 +40,9 @@ from varigrad.estimators import (
     Score,
     ValueBaseline,
 )
-from varigrad.objectives.estimate import terms_of
 from varigrad.objectives.execute import perform
 from varigrad.objectives.run_record import Vectorization
+from varigrad.objectives.surrogate import terms_of
 from varigrad.testing import PROGRAMS
 
 t = torch.tensor

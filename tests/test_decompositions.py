@@ -68,6 +68,17 @@ KEPT = {
     "fewer rows": (aten.gather, lambda x, i: x.gather(-1, i), (some(5, 3), t([[0], [1]]))),
     "whole numbers": (aten.gather, lambda x, i: x.gather(-1, i), (t([[1, 2]]), t([[0]]))),
     "a long sum so far": (aten.cumsum, lambda x: x.cumsum(-1), (some(5, SHORT),)),
+    "a short sum of rows so far": (aten.cumsum, lambda x: x.cumsum(0), (some(3, 5),)),
+    "whole numbers added up": (
+        aten.index_put,
+        lambda x, i, v: x.index_put((i,), v, accumulate=True),
+        (t([1, 2, 3], dtype=torch.int32), INDEX, INDEX.int()),
+    ),
+    "truth values added up": (
+        aten.scatter_add,
+        lambda x, i, s: x.scatter_add(-1, i, s),
+        (t([[True, False]]), t([[1]]), t([[True]])),
+    ),
     "two indices": (aten.index, lambda x, i: x[i, i], (some(3, 3), INDEX)),
     "the second dimension": (aten.index, lambda x, i: x[:, i], (some(3, 3), INDEX)),
     "instead of added": (aten.index_put, lambda x, i, v: x.index_put((i,), v), (some(3), t([0, 2]), some(2))),

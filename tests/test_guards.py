@@ -98,13 +98,18 @@ CHANGES = {
     "the code": (lambda: closure, lambda p: setattr(p, "__code__", other_code.__code__), "__code__ of"),
     "an attribute of a function": (lambda: by_default, lambda p: setattr(p, "extra", 1), "entries and has"),
     "an attribute": (Kept, lambda p: setattr(p, "plain", 3), "Kept.plain was 2 and is 3"),
-    "a new attribute": (Kept, lambda p: setattr(p, "later", 3), "entries and has"),
+    "a new attribute": (on_a_plain_class, lambda p: setattr(p, "later", 3), "had 0 entries and has 1"),
     "a slot": (Kept, lambda p: setattr(p, "slot", 3), "Kept.slot was 1 and is 3"),
     "deep inside": (Kept, lambda p: p.nested["a"][1].update(b=3), "was 2 and is 3"),
     "a key": (Kept, lambda p: p.nested.update(c=p.nested.pop("a")), "was 'a' and is 'c'"),
     "a class's attribute": (on_a_plain_class, lambda p: setattr(type(p), "shared", 2), "shared was 1 and is 2"),
     "a class's method": (on_a_plain_class, lambda p: setattr(type(p), "method", lambda self: 2), "method"),
     "a base's attribute": (inherited, lambda p: setattr(type(p).__mro__[1], "shared", 2), "shared was 1 and is 2"),
+    "a base of a class": (
+        lambda: closure(type(inherited())),
+        lambda p: setattr(p.__closure__[0].cell_contents.__mro__[1], "shared", 2),
+        "shared was 1 and is 2",
+    ),
     "self of a method": (lambda: Kept().method, lambda p: setattr(p.__self__, "plain", 3), "plain was 2 and is 3"),
     "an argument of a partial": (
         lambda: functools.partial(max, [1], key={"a": 1}),
@@ -216,7 +221,7 @@ def test_constants_have_to_stay_where_they_are():
     assert "another shape" in found.changed()
     constant.resize_(4)
     assert found.changed() == ""
-    constant.set_(torch.zeros(9))
+    constant.data = torch.zeros(4)
     assert "lies elsewhere" in found.changed()
 
 
@@ -261,3 +266,14 @@ def test_no_more_variables_than_the_limit(monkeypatch):
     near[0] = 1
     far.append(1)
     assert "had 100 entries and has 101" in found.changed()
+
+    deep = closure([5])
+    for _ in range(9):
+        deep = closure(deep)
+    found, inner = Guards([deep]), deep
+    while callable(inner):
+        innermost, inner = inner, inner.__closure__[0].cell_contents
+    set_cell(innermost, [6])
+    assert found.changed() == ""
+    set_cell(deep, None)
+    assert found.changed()

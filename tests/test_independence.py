@@ -15,8 +15,7 @@ from varigrad import distributions as dist
 from varigrad import estimators as E
 from varigrad.errors import VarigradError
 from varigrad.objectives.execute import perform
-from varigrad.objectives.run_record import Vectorization, VectorizationChanged
-from varigrad.objectives.vectorization import vectorization_of
+from varigrad.objectives.run_record import Vectorization, VectorizationChanged, vectorization_of
 from varigrad.terms.independence import rule_table
 from varigrad.terms.independence.analysis import Follower, Origin, Verdict, follow_dimensions
 from varigrad.terms.independence.rules import ElementAxis, regrouped

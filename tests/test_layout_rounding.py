@@ -6,7 +6,7 @@ import torch
 import varigrad as vg
 from varigrad import distributions as dist
 from varigrad.estimators import Pathwise
-from varigrad.objectives.vectorization import same
+from varigrad.objectives.checks.replays import same
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

@@ -21,9 +21,9 @@ from varigrad import distributions as dist
 from varigrad.compile.trace.tracer import trace
 from varigrad.errors import NonFiniteError, VarigradError
 from varigrad.estimators import LeaveOneOut, MovingAverage, Pathwise, Score, ValueBaseline
-from varigrad.inference import monitor
-from varigrad.inference.gradient_noise import KEPT, NoiseHistory, NoiseSnapshot
-from varigrad.objectives.gradients import by_site, leaves_of
+from varigrad.inference import gradient_monitor
+from varigrad.inference.noise_history import KEPT, NoiseHistory, NoiseSnapshot
+from varigrad.objectives.gradient_draws import by_site, leaves_of
 from varigrad.testing import PROGRAMS
 
 t = torch.tensor
@@ -255,7 +255,7 @@ def test_networks_of_baselines_and_grads_are_left_alone():
     grads = [p.grad.clone() for p in svi.bound.parameters()]
     looks = NoiseHistory()
     state = svi.state()
-    monitor.Monitor(vg.Gradients(), svi.bound, looks).look((DATA,), {})
+    gradient_monitor.Monitor(vg.Gradients(), svi.bound, looks).look((DATA,), {})
     assert same(grads, [p.grad for p in svi.bound.parameters()]) and same(state, svi.state())
     assert not any("baselines" in n for n in looks.looks[0].parameters)
 
@@ -272,8 +272,8 @@ def test_the_budget_is_kept(monkeypatch):
         at.append(self.bound.steps)
         return NoiseSnapshot(self.bound.steps, {"z": (1.0, 1.0, 1.0)}, {"p": (1.0, 1.0)}, {})
 
-    monkeypatch.setattr(monitor, "time", types.SimpleNamespace(process_time=lambda: now[0]))
-    monkeypatch.setattr(monitor.Monitor, "_snapshot", look)
+    monkeypatch.setattr(gradient_monitor, "time", types.SimpleNamespace(process_time=lambda: now[0]))
+    monkeypatch.setattr(gradient_monitor.Monitor, "_snapshot", look)
     svi = mixed_svi()
     advance = svi._advance
 
@@ -325,7 +325,7 @@ def test_errors_in_a_look_are_none_of_the_runs():
     svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=1e-3), seed=0)
     svi.run(1, DATA)
     looks = NoiseHistory()
-    watch = monitor.Monitor(vg.Gradients(), svi.bound, looks)
+    watch = gradient_monitor.Monitor(vg.Gradients(), svi.bound, looks)
     watch.look((DATA,), {})
     svi.bound.runs.model = model
     watch._twin.runs.model = model
@@ -392,7 +392,7 @@ def test_reports(monkeypatch):
 
 def test_a_monitor_in_a_captured_step_is_refused():
     svi = vg.SVI(normal_model, normal_guide, vg.optim.Adam(lr=1e-3), seed=0).init(DATA)
-    watch = monitor.Monitor(vg.Gradients(), svi.bound, NoiseHistory())
+    watch = gradient_monitor.Monitor(vg.Gradients(), svi.bound, NoiseHistory())
 
     def step():
         watch.look((DATA,), {})

@@ -10,7 +10,7 @@ import operators
 import pytest
 import torch
 
-from varigrad.terms.reviewed_operators import TELLING
+from varigrad.terms.operator_allowlist import TELLING
 from varigrad.terms.side_effects import effect_of
 
 PARTS = 6

@@ -221,6 +221,13 @@ def test_a_pole_that_is_not_met_is_what_the_plan_relies_on(name, f):
     assert str(plan).splitlines()[2].endswith("yes")
 
 
+@pytest.mark.parametrize("name", ["normalize", "layer_norm", "pow", "cosine_similarity"])
+def test_parts_of_other_sizes_do_not_vanish_together(name):
+    """A norm of several values is zero with probability zero, also where each of them changes its sign."""
+    plan = bound_of(NO_CROSSING[name][0]).plan()
+    assert plan["z"].estimator == "Pathwise()" and len(plan.relies_on) == 2
+
+
 def test_a_pole_that_is_reached_later_is_found_then():
     """While the parameter moves on, at the next look; a warning says since when."""
     bound = bound_of(lambda z: 1 / z, loc=40.0, scale=0.5)

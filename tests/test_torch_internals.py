@@ -336,7 +336,7 @@ def test_TorchDispatchMode_asks_should_skip_dynamo_not_to_import_the_compiler():
         "with Mode(): torch.ones(2) + 1\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_DisableTorchFunctionSubclass_leaves_dispatch_and_function_modes_on():
@@ -695,7 +695,7 @@ def test_pytree_paths_show_where_a_leaf_is():
 
 
 def in_a_process_of_its_own(code):
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_is_dynamo_loaded_and_does_not_load_it():
@@ -731,7 +731,7 @@ assert torch.equal(found, torch.arange(4.0) * 3)
 """
 
 
-def test_aot_compile_makes_a_library_that_aot_runner_runs(tmp_path, monkeypatch):
+@pytest.mark.timeout(900)  # the first time, torch has its headers compiled
+def test_aot_compile_makes_a_library_that_aot_runner_runs():
     """Inductor is given a graph of operators and shapes of inputs; what comes back runs by itself."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     in_a_process_of_its_own(AOT)

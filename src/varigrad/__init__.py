@@ -8,8 +8,8 @@ from varigrad import estimators as estimators
 from varigrad import guides as guides
 from varigrad import optim as optim
 from varigrad.compile.step.compiled_loss import compiled as compiled
-from varigrad.inference.fit import Fit as Fit
-from varigrad.inference.monitor import Gradients as Gradients
+from varigrad.inference.fit_result import Fit as Fit
+from varigrad.inference.gradient_monitor import Gradients as Gradients
 from varigrad.inference.predictive import Predictive as Predictive
 from varigrad.inference.svi import SVI as SVI
 from varigrad.language import handlers as handlers

@@ -213,7 +213,7 @@ class AotRunner(Protocol):
     """A loaded library of Inductor's."""
 
     def run(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Run it; returns the values that the graph returns, in their order."""
+        """Compute the graph's results from its inputs."""
 
 
 def aot_runner(path: str, device: str) -> AotRunner:

@@ -9,7 +9,7 @@ from varigrad.estimators import (
     Pathwise,
     Score,
 )
-from varigrad.objectives.gradients import DIRECT, by_site, leaves_of
+from varigrad.objectives.gradient_draws import DIRECT, by_site, leaves_of
 
 
 @law

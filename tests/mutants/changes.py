@@ -17,11 +17,11 @@ MUTANTS = (
     M("a loop found later not added", "objectives/checks/rechecks.py", "        side, reason = False, found.reason\n", "", f"{EACH}[lanes-closure]"),
     M("one finding for all situations", "objectives/checks/rechecks.py", "if known is not None and not late and not touched:", "if not late and not touched:\n            known = explored.discovered", f"{EACH}[plate-eval]"),
     # What a look looks at.
-    M("operations prove no mixing", "objectives/checks/plate_independence.py", 'if verdict.kind == "mixes":', "if False:", f"{EACH}[plate-hidden]"),
-    M("what is not known to mix counts as apart", "objectives/checks/plate_independence.py", "elif verdict.apart:", "else:", f"{EACH}[rare-closure]"),
+    M("operations prove no mixing", "objectives/checks/plate_independence_by_operations.py", 'if verdict.kind == "mixes":', "if False:", f"{EACH}[plate-hidden]"),
+    M("what is not known to mix counts as apart", "objectives/checks/plate_independence_by_operations.py", "elif verdict.apart:", "else:", f"{EACH}[rare-closure]"),
     M("operations that mix lanes ignored", "objectives/discovery.py", '        if verdict.kind == "mixes":\n            return self._failure(', '        if False:\n            return self._failure(', f"{EACH}[lanes-hidden]"),
     M("numbers compared at the first point only", "objectives/discovery.py", "POINTS = 3", "POINTS = 0", f"{EACH}[rare-at zero]"),
-    M("parameters stay where they are", "objectives/checks/perturbation.py", "kept.show(tensor, move(numbers, generator))", "pass", f"{EACH}[rare-scaled]"),
+    M("parameters stay where they are", "objectives/checks/perturbed_points.py", "kept.show(tensor, move(numbers, generator))", "pass", f"{EACH}[rare-scaled]"),
     M("arguments stay where they are", "objectives/discovery.py", "        if inputs:", "        if False:", f"{EACH}[rare-argument]", also=(("objectives/discovery.py", "inputs = attempt % 2 == 1", "inputs = False"),)),
     M("an operation without a rule keeps elements apart", "terms/independence/propagation.py", 'return ["unknown"] * len(call.results)\n    try', 'return [axis] * len(call.results)\n    try', f"{EACH}[rare-closure]"),
     # Rules for operations.

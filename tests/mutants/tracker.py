@@ -8,9 +8,13 @@ HERE = f"{ALONE}numbers_at_the_present_point_tell_without_operations"
 
 MUTANTS = (
     # Steps.
-    M("an option that makes a function jump ignored", "terms/step_functions.py", "        if not _jumps_here(name, args, kwargs, tracked):\n            return False", "        return False", "test_steps.py::test_what_jumps_leads_to_the_score_function[grid_sample]"),
+    M("an option that makes a function jump ignored", "terms/discontinuous_operators.py", "        if not _jumps_here(name, args, kwargs, tracked):\n            return False", "        return False", "test_steps.py::test_what_jumps_leads_to_the_score_function[grid_sample]"),
     M("results without a derivative ignored", "terms/tracked.py", "elif has_no_derivative(", "elif False and has_no_derivative(", "test_steps.py::test_what_jumps_leads_to_the_score_function[no derivative at all]"),
-    M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_denominator_that_may_vanish_is_in_the_plan"),
+    M("poles are not compared", "objectives/checks/pole_crossings.py", "if known is not None and known.crossed(pole):", "if False:", "test_steps.py::test_a_pole_between_two_runs_is_a_jump"),
+    M("a reduction has no root", "terms/zero_crossings.py", "if name in _REDUCTIONS:", "if name == 'nowhere':", "test_steps.py::test_a_pole_between_two_runs_is_a_jump"),
+    M("roots are always of one size", "terms/zero_crossings.py", "if not bool((alike | (size <= _EQUAL * high)).all()):", "if False:", "test_steps.py::test_parts_of_other_sizes_do_not_vanish_together"),
+    M("arguments arrange nothing", "terms/side_effects.py", "replace(effect, arranged=True)", "replace(effect, arranged=False)", "test_rechecks.py::test_an_argument_that_makes_an_operation_mix_is_looked_at_before_its_step"),
+    M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_pole_that_is_not_met_is_what_the_plan_relies_on"),
     # Dependencies.
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
     M("sites not followed", "objectives/execute.py", "follow = needs.cost or", "follow = False and", "score on bernoulli"),
@@ -28,11 +32,11 @@ MUTANTS = (
     M("a factor's value not looked at", "terms/dependency_tracker.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
     M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.cross_element | (self.plates[t.site] - here)", "t.cross_element", f"{ALONE}what_is_read_outside_of_a_plate_has_crossed_it_without_operations"),
     # Numbers are compared where operations prove nothing.
-    M("mixing inside a plate ignored", "objectives/vectorization.py", "if _mixes(perform,", "if False and _mixes(perform,", f"{HERE}[by_its_neighbours]"),
-    M("all sites changed at once only", "objectives/vectorization.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, vectorization, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),
-    M("every other element changed at once", "objectives/vectorization.py", "[index == i for i in range(size)]", "[index % 2 == 0]", f"{HERE}[from_one_element_to_another]"),
-    M("mixing looked for at one draw only", "objectives/vectorization.py", "for start in starts:", "for start in starts[:1]:", f"{HERE}[where_no_draw_is]"),
-    M("lanes compared at one draw only", "objectives/vectorization.py", "(8 if small and thorough else 2)", "0", f"{ALONE}lanes_are_compared_at_other_draws_without_operations"),
+    M("mixing inside a plate ignored", "objectives/checks/plate_independence_by_values.py", "if _mixes(perform,", "if False and _mixes(perform,", f"{HERE}[by_its_neighbours]"),
+    M("all sites changed at once only", "objectives/checks/plate_independence_by_values.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, vectorization, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),
+    M("every other element changed at once", "objectives/checks/plate_independence_by_values.py", "[index == i for i in range(size)]", "[index % 2 == 0]", f"{HERE}[from_one_element_to_another]"),
+    M("mixing looked for at one draw only", "objectives/checks/plate_independence_by_values.py", "for start in starts:", "for start in starts[:1]:", f"{HERE}[where_no_draw_is]"),
+    M("lanes compared at one draw only", "objectives/checks/lane_independence.py", "(8 if small and thorough else 2)", "0", f"{ALONE}lanes_are_compared_at_other_draws_without_operations"),
     M("hidden tensors not looked for", "terms/term.py", "if not statement.opaque:", "if True:", "a distribution may hide"),
     M("escapes cross particles", "terms/dependency_tracker.py", "self.plates[t.site] - {PARTICLES})", "self.plates[t.site])", "test_soundness.py::test_a_value_that_leaves_torch_stays_in_its_particle[leave_one_out]"),
 )  # fmt: skip

@@ -130,9 +130,9 @@ LOOKED_UP = [
     ("{0}.scatter(0, WHOLE.abs() % {0}.shape[0], {0}, reduce='add')", 1),
     ("{0}.scatter(0, INDEX.reshape(-1, *[1] * ({0}.dim() - 1)).expand(-1, *{0}.shape[1:]), math.inf)", 0),
     ("{0}.index_fill(0, INDEX, 3)", 0), ("{0}.index_select(0, WHOLE.reshape(-1)[:2].abs() % {0}.shape[0])", 0),
-    ("{0}[WHOLE.reshape(-1)[:3] % {0}.shape[0]]", 0), ("{0}[torch.tensor(AT)]", 0), ("{0}[INDEX, INDEX - 1]", 0),
+    ("{0}[WHOLE.reshape(-1)[:3] % {0}.shape[0]]", 0), ("{0}[torch.tensor(AT)].clone()", 0), ("{0}[INDEX, INDEX - 1]", 0),
     ("{0}.take(WHOLE.abs() % {0}.numel())", 0), ("{0}.put(INDEX, {0}.reshape(-1)[INDEX], accumulate=True)", 1),
-    ("{0}[WHOLE.reshape(-1)[0].abs() % {0}.shape[0]]", 0),
+    ("{0}[WHOLE.reshape(-1)[0].abs() % {0}.shape[0]].clone()", 0),
 ]  # fmt: skip
 
 WRITTEN = [

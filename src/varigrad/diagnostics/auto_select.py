@@ -28,7 +28,7 @@ from varigrad.language.messages import Sample, evolve
 from varigrad.language.runtime import expanded
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimator_selection import SCORE, Choice, is_auto, patterns_of
-from varigrad.objectives.gradients import by_site, leaves_of, samples
+from varigrad.objectives.gradient_draws import by_site, leaves_of, samples
 from varigrad.objectives.plan import Plan, shown
 from varigrad.objectives.shadow_parameters import ShadowParameters
 

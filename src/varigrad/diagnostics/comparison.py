@@ -33,7 +33,7 @@ from varigrad.gradients.moments import (
 from varigrad.language.messages import Program, Sample
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import ELBO
-from varigrad.objectives.gradients import by_name, leaves_of, samples
+from varigrad.objectives.gradient_draws import by_name, leaves_of, samples
 from varigrad.objectives.objective import Objective
 from varigrad.objectives.plan import shown
 from varigrad.objectives.renyi import Renyi

@@ -153,7 +153,7 @@ class Multinomial(Methods, td.Multinomial):
         self._begin(self._categorical.batch_shape, self._categorical.param_shape[-1:], validate_args)
 
     def expand(self, batch_shape: Shape, _instance: td.Distribution | None = None) -> Self:
-        # Not torch's: from 2.14 on, that expands `_binomial`, which is made when it is asked for here.
+        # Not torch's: from 2.15 on, that expands `_binomial`, which is made when it is asked for here.
         twin = self.__new__(type(self)) if _instance is None else _instance
         assert isinstance(twin, type(self))
         batch = torch.Size(batch_shape)

@@ -13,7 +13,14 @@ from torch import distributions as td
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline
-from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, softened, values_of
+from varigrad.estimators.concrete_relaxation import (
+    is_one_hot,
+    logits_of,
+    refusal_to_relax,
+    slopes_of,
+    softened,
+    values_of,
+)
 from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost
 

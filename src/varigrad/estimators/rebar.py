@@ -22,8 +22,16 @@ from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of, tuple_of
 from varigrad.estimators.baselines import Baseline, NoBaseline
+from varigrad.estimators.concrete_relaxation import (
+    given,
+    is_one_hot,
+    logits_of,
+    refusal_to_relax,
+    softened,
+    uniform,
+    values_of,
+)
 from varigrad.estimators.control_variate_weights import DECAY, coefficients, learnt
-from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal_to_relax, softened, uniform, values_of
 from varigrad.estimators.muprop import linear, times
 from varigrad.estimators.traits import Needs, Slope
 from varigrad.shapes import sum_rightmost

@@ -17,8 +17,8 @@ from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first
+from varigrad.estimators.concrete_relaxation import given, is_one_hot, logits_of, refusal_to_relax, softened, uniform
 from varigrad.estimators.control_variate_weights import following_units, units
-from varigrad.estimators.gumbel import given, is_one_hot, logits_of, refusal_to_relax, softened, uniform
 from varigrad.estimators.muprop import times
 from varigrad.language.messages import evolve
 from varigrad.shapes import sum_rightmost

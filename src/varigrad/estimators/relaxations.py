@@ -23,9 +23,9 @@ from torch import distributions as td
 from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, check_whole, store_whole
-from varigrad.estimators import gumbel
+from varigrad.estimators import concrete_relaxation
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, tensor_of
-from varigrad.estimators.gumbel import given, is_one_hot, softened, uniform
+from varigrad.estimators.concrete_relaxation import given, is_one_hot, softened, uniform
 from varigrad.estimators.traits import Drawing, Needs, Promises
 
 
@@ -87,7 +87,7 @@ class Relaxation(Estimator):
         """The site's value, with its derivative, from a draw and its logits; all `[lanes?, *plates, *event]`."""
 
     def refusal(self, distribution: td.Distribution) -> tuple[str, str] | None:
-        return gumbel.refusal_to_relax(type(self).__name__, distribution)
+        return concrete_relaxation.refusal_to_relax(type(self).__name__, distribution)
 
     def draw(self, distribution: td.Distribution, lanes: Lanes | None, source: Source, state: State) -> Draw:
         drawn = None if lanes is None else lanes.drawn()

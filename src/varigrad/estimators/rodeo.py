@@ -19,8 +19,8 @@ from torch import distributions as td
 
 from varigrad.errors import BaselineError, store_whole
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, equal_weights, tuple_of
+from varigrad.estimators.concrete_relaxation import is_one_hot, logits_of, refusal_to_relax, slopes_of, values_of
 from varigrad.estimators.control_variate_weights import coefficients, following_units, learnt, units
-from varigrad.estimators.gumbel import is_one_hot, logits_of, refusal_to_relax, slopes_of, values_of
 from varigrad.estimators.leave_one_out import check_draws, others
 from varigrad.estimators.muprop import linear, times
 from varigrad.estimators.traits import Needs, Slope

@@ -23,7 +23,7 @@ from varigrad.language.runtime import modules_of
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.estimator_selection import patterns_of
-from varigrad.objectives.gradients import leaves_of, reseeded, samples
+from varigrad.objectives.gradient_draws import leaves_of, reseeded, samples
 from varigrad.objectives.objective import Objective
 from varigrad.objectives.plan import shown
 from varigrad.objectives.shadow_parameters import ShadowParameters

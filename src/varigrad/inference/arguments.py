@@ -8,7 +8,7 @@ import torch
 
 from varigrad.distributions.rng import check_seed
 from varigrad.errors import VarigradError, whole_number
-from varigrad.inference.monitor import Gradients
+from varigrad.inference.gradient_monitor import Gradients
 from varigrad.objectives.bound import Bound
 
 Compile = bool | Literal["wait"]

@@ -24,9 +24,9 @@ from varigrad.language.plates import InPlate
 from varigrad.language.primitives import UNOBSERVED
 from varigrad.language.runtime import expanded, run
 from varigrad.language.trace import Recorder
-from varigrad.language.values import as_numbers
+from varigrad.language.value_conversion import as_numbers
+from varigrad.objectives.checks.replays import FAILURES, same
 from varigrad.objectives.parameters import ParameterStore
-from varigrad.objectives.vectorization import FAILURES, same
 from varigrad.terms.dependency_tracker import Tracker
 from varigrad.terms.provenance import untracked
 

@@ -24,9 +24,9 @@ from varigrad.inference import run_state
 from varigrad.inference.arguments import Compile, check_arguments, check_compile, check_run
 from varigrad.inference.batches import batches
 from varigrad.inference.eager_step import EagerSteps
-from varigrad.inference.fit import Fit
-from varigrad.inference.gradient_noise import NoiseHistory
-from varigrad.inference.monitor import Gradients, Monitor
+from varigrad.inference.fit_result import Fit
+from varigrad.inference.gradient_monitor import Gradients, Monitor
+from varigrad.inference.noise_history import NoiseHistory
 from varigrad.inference.progress import Progress
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound

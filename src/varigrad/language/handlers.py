@@ -37,7 +37,7 @@ from varigrad.language.messages import (
 )
 from varigrad.language.runtime import Handled, Scope, default, expanded, run
 from varigrad.language.trace import Recorder, Trace
-from varigrad.language.values import as_numbers
+from varigrad.language.value_conversion import as_numbers
 
 V = TypeVar("V")
 

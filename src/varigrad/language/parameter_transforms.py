@@ -8,7 +8,7 @@ from torch.distributions import ExpTransform, Transform, constraints, transform_
 
 from varigrad.errors import ConstraintError, ParameterError
 from varigrad.language.messages import Param
-from varigrad.language.values import check_unmasked
+from varigrad.language.value_conversion import check_unmasked
 
 
 def initial_value(message: Param) -> Tensor:

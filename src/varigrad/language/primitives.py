@@ -25,7 +25,7 @@ from varigrad.language.messages import (
     evolve,
 )
 from varigrad.language.runtime import Scope, apply
-from varigrad.language.values import as_numbers, check_unmasked
+from varigrad.language.value_conversion import as_numbers, check_unmasked
 
 M = TypeVar("M", bound=nn.Module)
 

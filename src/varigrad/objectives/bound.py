@@ -17,17 +17,17 @@ from varigrad.language.messages import Program
 from varigrad.language.runtime import can_do_without_arguments, modules_of, takes_no_arguments
 from varigrad.language.trace import Trace
 from varigrad.objectives.discovery import DiscoveryResult
-from varigrad.objectives.estimate import Estimate
 from varigrad.objectives.estimator_selection import Choice
 from varigrad.objectives.estimator_states import EstimatorStates, entries_of
 from varigrad.objectives.exploration import BiasWarning as BiasWarning
 from varigrad.objectives.exploration import Exploration, StepInvalidated
-from varigrad.objectives.gradients import by_name, samples
+from varigrad.objectives.gradient_draws import by_name, samples
 from varigrad.objectives.objective import Objective, Weight
 from varigrad.objectives.parameters import Parameters, ParameterStore
 from varigrad.objectives.plan import Plan
 from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.run_record import VectorizationChanged
+from varigrad.objectives.surrogate import Estimate
 from varigrad.objectives.without_side_effects import preserving_programs
 
 

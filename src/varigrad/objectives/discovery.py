@@ -24,8 +24,9 @@ from varigrad.objectives.checks.first_run import (
     check_patterns,
     check_smooth,
 )
-from varigrad.objectives.checks.perturbation import moved, moved_arguments
-from varigrad.objectives.checks.plate_independence import (
+from varigrad.objectives.checks.lane_independence import failure_side_by_side, site_values
+from varigrad.objectives.checks.perturbed_points import moved, moved_arguments
+from varigrad.objectives.checks.plate_independence_by_operations import (
     MixedPlates,
     Structure,
     joined_plates,
@@ -33,22 +34,15 @@ from varigrad.objectives.checks.plate_independence import (
     structure_of_plates,
     with_upstream_sites,
 )
+from varigrad.objectives.checks.plate_independence_by_values import mixed_plates, moves_anywhere, open_plates
 from varigrad.objectives.checks.pole_crossings import pole_crossings
+from varigrad.objectives.checks.replays import FAILURES
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
 from varigrad.objectives.program_runs import ProgramRuns
-from varigrad.objectives.run_record import RunRecord, Vectorization
+from varigrad.objectives.run_record import RunRecord, Vectorization, vectorization_of
 from varigrad.objectives.shadow_parameters import shadow_of
-from varigrad.objectives.vectorization import (
-    FAILURES,
-    failure_side_by_side,
-    mixed_plates,
-    moves_anywhere,
-    open_plates,
-    site_values,
-    vectorization_of,
-)
 from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.independence.analysis import Follower

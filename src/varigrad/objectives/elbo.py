@@ -11,11 +11,11 @@ from varigrad.errors import VarigradError, check_whole, store_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.estimate import Estimate, estimate
 from varigrad.objectives.estimator_selection import Asked, patterns_of
 from varigrad.objectives.objective import Weight
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
+from varigrad.objectives.surrogate import Estimate, estimate
 
 
 @dataclass(frozen=True)

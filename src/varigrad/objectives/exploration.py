@@ -11,15 +11,14 @@ import torch
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
 from varigrad.objectives.checks.first_run import check_pass, first_bad
-from varigrad.objectives.checks.plate_independence import MixedPlates
+from varigrad.objectives.checks.plate_independence_by_operations import MixedPlates
 from varigrad.objectives.checks.rechecks import Rechecks
 from varigrad.objectives.discovery import POINTS, Discovery, DiscoveryResult
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.reachable_state import ReachableState, reachable_from
-from varigrad.objectives.run_record import RunRecord, Vectorization
-from varigrad.objectives.vectorization import vectorization_of
+from varigrad.objectives.run_record import RunRecord, Vectorization, vectorization_of
 from varigrad.objectives.without_side_effects import PreservedState, preserving_programs, seed_beside
 
 

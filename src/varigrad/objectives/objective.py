@@ -8,9 +8,9 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from varigrad.estimators.base import State
-from varigrad.objectives.estimate import Estimate
 from varigrad.objectives.estimator_selection import Asked
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
+from varigrad.objectives.surrogate import Estimate
 
 Weight = float | Tensor | Callable[[int], float | Tensor]
 """A factor on terms: a number, a tensor, or a function of the number of steps taken."""

@@ -14,14 +14,14 @@ from varigrad.language.messages import Forward, Indices, Message, Param, Program
 from varigrad.language.runtime import expanded, run
 from varigrad.language.trace import Recorder, Trace
 from varigrad.objectives.checks.first_run import check_arguments
-from varigrad.objectives.checks.plate_independence import MixedPlates, with_mixed_plates
-from varigrad.objectives.estimate import Estimate, terms_of
+from varigrad.objectives.checks.plate_independence_by_operations import MixedPlates, with_mixed_plates
 from varigrad.objectives.estimator_selection import Choice, patterns_of
 from varigrad.objectives.estimator_states import EstimatorStates
 from varigrad.objectives.execute import perform
 from varigrad.objectives.objective import Objective, Weight
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.run_record import Ensemble, RunRecord, RunSettings, Vectorization
+from varigrad.objectives.surrogate import Estimate, terms_of
 from varigrad.objectives.weights_and_kl import analytic, weighted
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.term import Term

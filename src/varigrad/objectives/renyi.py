@@ -34,10 +34,10 @@ from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import check_particles_and_estimators
-from varigrad.objectives.estimate import Estimate, Share, SurrogateParts, drawn, scored, site_surrogate
 from varigrad.objectives.estimator_selection import Asked
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
+from varigrad.objectives.surrogate import Estimate, Share, SurrogateParts, drawn, scored, site_surrogate
 from varigrad.terms.cost import lanes
 from varigrad.terms.term import Term
 

@@ -138,3 +138,17 @@ class RunSettings:
     states: Mapping[str, State] = field(default_factory=dict)
     lasting: Callable[[], AbstractContextManager[None]] = nullcontext
     follower: Follower | None = None
+
+
+def vectorization_of(run: RunRecord, particles: int) -> Vectorization:
+    """The vectorization that an exploring run calls for."""
+    statements = [*run.guide, *run.model]
+    dims = max((-p.dim for s in statements for p in s.message.plates if p.dim is not None), default=0)
+    lanes: dict[str, tuple[int, ...]] = {}
+    start = 1
+    for name, choice in run.choices.items():
+        count = choice.estimator.alternatives(run.draws[name].distribution)
+        if count:
+            lanes[name] = tuple(range(start, start + count))
+            start += count
+    return Vectorization(dims, particles, lanes, tuple(run.draws), guarded=run.tracker.escapes.swapped)

@@ -5,7 +5,7 @@ contain all its information about the inputs. The inputs of any other function *
 results have shapes that depend on values, it returns numbers, or it calls code that is not torch's.
 
 Operators are classified by their schemas, which declare what is written, and which arguments are tensors and which may
-become sizes. Functions of torch that are written in Python have no schema; `reviewed_operators.py` lists those that
+become sizes. Functions of torch that are written in Python have no schema; `operator_allowlist.py` lists those that
 carry, from a review of their source. The inputs of a function with neither a schema nor an entry count as leaving.
 """
 
@@ -32,7 +32,7 @@ from varigrad._torch_internals import (
     schemas_by_name,
 )
 from varigrad.terms.arrangements import ARRANGED
-from varigrad.terms.reviewed_operators import (
+from varigrad.terms.operator_allowlist import (
     ALIASES,
     CONVERSIONS,
     MEASURED_BY_TENSORS,

@@ -31,11 +31,11 @@ from varigrad._torch_internals import (
 from varigrad.errors import VarigradError
 from varigrad.terms.arrangements import arrangement
 from varigrad.terms.caught_errors import would_be_caught
+from varigrad.terms.discontinuous_operators import has_no_derivative, is_step, jumping_parts, users_choice
 from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
 from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
 from varigrad.terms.poles import denominator, place_of, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
-from varigrad.terms.step_functions import has_no_derivative, is_step, jumping_parts, users_choice
 from varigrad.terms.zero_crossings import pole_at, roots_after
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ from varigrad.gradients.moments import (
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
-from varigrad.objectives.gradients import by_name, samples
+from varigrad.objectives.gradient_draws import by_name, samples
 
 
 def assert_unbiased(

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from varigrad.compile.backends import cache
 from varigrad.compile.backends.c import library as c_library
+from varigrad.compile.backends.compiler_process import FORKED, KILLED, CompilerProcess
 from varigrad.compile.backends.inductor import InductorRecipe
-from varigrad.compile.backends.library import Library, Recipe
-from varigrad.compile.backends.process import FORKED, KILLED, CompilerProcess
+from varigrad.compile.backends.interfaces import Library, Recipe
 from varigrad.compile.backends.worker import CompilerError
 from varigrad.compile.graph.errors import in_one_line
 from varigrad.compile.graph.graph import Graph

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad._torch_internals import aot_runner
-from varigrad.compile.backends.key import key_of, processor
+from varigrad.compile.backends.cache_key import key_of, processor
 from varigrad.compile.backends.worker import cxx_compiler
 from varigrad.compile.graph.graph import Graph, packed
 

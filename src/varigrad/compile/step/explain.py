@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from varigrad.compile.backends.cuda_graphs import CudaGraph
-from varigrad.compile.backends.library import Library
+from varigrad.compile.backends.interfaces import Library
 from varigrad.compile.step.compiled_step import CompiledStep
 from varigrad.compile.step.specialization import Specialization
 from varigrad.distributions.counter_rng import OURS, Kind

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from varigrad._torch_internals import holders_of, pytree
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.trace.traced_function import FlatSlice
-from varigrad.optim.functional import Rule, traits_of
 from varigrad.optim.fused_adam import FusedAdam
+from varigrad.optim.update_rules import Rule, traits_of
 
 _ALIGNED = 16
 """Parameters of at least so many elements begin at a multiple of it."""

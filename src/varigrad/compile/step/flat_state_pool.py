@@ -12,7 +12,7 @@ from varigrad.compile.step.compiled_step import Host
 from varigrad.compile.step.flat_state import FlatState, has_other_holders
 from varigrad.compile.step.specialization import Specialization
 from varigrad.estimators.base import State
-from varigrad.optim.functional import rule_of, traits_of
+from varigrad.optim.update_rules import rule_of, traits_of
 
 
 class FlatStatePool:

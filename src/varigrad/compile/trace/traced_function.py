@@ -13,8 +13,8 @@ from torch import Tensor, fx
 from varigrad.compile.backends.compilation import Compilation
 from varigrad.compile.backends.cuda_graphs import CudaGraph
 from varigrad.compile.graph.errors import CaptureError
-from varigrad.compile.graph.geometry import GEOMETRY
 from varigrad.compile.graph.graph import Graph
+from varigrad.compile.graph.memory_layout import GEOMETRY
 from varigrad.compile.trace.tracer import trace
 from varigrad.distributions.rng import GlobalState, global_state, set_global_state
 

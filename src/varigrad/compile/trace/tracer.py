@@ -34,8 +34,8 @@ from varigrad._torch_internals import (
     validates_arguments,
 )
 from varigrad.compile.graph.errors import OURS, CaptureError, as_capture_error, capture_error, users_line
-from varigrad.compile.graph.geometry import GEOMETRY, LINE, Geometry
 from varigrad.compile.graph.graph import Graph
+from varigrad.compile.graph.memory_layout import GEOMETRY, LINE, Geometry
 from varigrad.compile.trace.decompositions import decomposed
 from varigrad.compile.trace.indexing import get_item, one_hot, set_item
 from varigrad.terms.provenance import Tracked

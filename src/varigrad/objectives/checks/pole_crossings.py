@@ -12,9 +12,9 @@ from contextlib import nullcontext
 
 import torch
 
-from varigrad.objectives.checks.perturbation import moved
+from varigrad.objectives.checks.perturbed_points import moved
+from varigrad.objectives.checks.replays import FAILURES
 from varigrad.objectives.run_record import RunRecord
-from varigrad.objectives.vectorization import FAILURES
 from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.escapes import Pole

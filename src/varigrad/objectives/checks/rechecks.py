@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from varigrad._torch_internals import DropoutNd, own_buffers, own_parameters
 from varigrad.language.messages import evolve
+from varigrad.objectives.checks.replays import FAILURES
 from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.reachable_state import ReachableState
 from varigrad.objectives.run_record import RunRecord, Vectorization
-from varigrad.objectives.vectorization import FAILURES
 
 FIRST = 10
 """The first step at which everything is looked at again; then at every tenfold."""

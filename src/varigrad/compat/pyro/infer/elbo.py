@@ -25,7 +25,7 @@ from varigrad.distributions.rng import Source
 from varigrad.errors import PlateError, whole_number
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.estimate import Estimate
+from varigrad.objectives.surrogate import Estimate
 
 Look = Callable[[Bound, Tensor, tuple[object, ...], Mapping[str, object]], None]
 """Is shown a bound, what is differentiated, and what the programs were called with."""

@@ -17,7 +17,7 @@ from varigrad.language import handlers
 from varigrad.language.messages import Named, Program, Record, Sample
 from varigrad.language.primitives import deterministic
 from varigrad.language.trace import Trace
-from varigrad.language.values import as_numbers
+from varigrad.language.value_conversion import as_numbers
 
 _RETURN = "_RETURN"
 

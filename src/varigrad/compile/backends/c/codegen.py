@@ -26,7 +26,7 @@ from varigrad.compile.backends.c.fusion import LoopWriter
 from varigrad.compile.backends.c.loop_nests import CHECKS, INPUT
 from varigrad.compile.backends.c.output_aliasing import find_output_aliases, result_behind
 from varigrad.compile.graph.errors import Unsupported, in_one_line, line_text
-from varigrad.compile.graph.geometry import (
+from varigrad.compile.graph.memory_layout import (
     GEOMETRY,
     LINE,
     arguments_of,

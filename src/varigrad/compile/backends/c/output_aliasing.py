@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from varigrad._torch_internals import schema_or_none
-from varigrad.compile.graph.geometry import GEOMETRY, Geometry, geometry_of, name_of, operand_of, schema_of, shares
+from varigrad.compile.graph.memory_layout import GEOMETRY, Geometry, geometry_of, name_of, operand_of, schema_of, shares
 
 
 @dataclass(frozen=True)

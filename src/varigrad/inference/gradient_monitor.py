@@ -12,11 +12,11 @@ from torch import Tensor
 
 from varigrad.compile.trace.tracer import is_tracing
 from varigrad.errors import VarigradError, check_whole, store_whole
-from varigrad.inference.gradient_noise import NoiseHistory, NoiseSnapshot
+from varigrad.inference.noise_history import NoiseHistory, NoiseSnapshot
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.estimate import SurrogateParts
-from varigrad.objectives.gradients import by_site, leaves_of
+from varigrad.objectives.gradient_draws import by_site, leaves_of
 from varigrad.objectives.shadow_parameters import shadow_of
+from varigrad.objectives.surrogate import SurrogateParts
 
 Grads = Mapping[str, Sequence[Tensor | None]]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from varigrad import plots
-from varigrad.objectives.gradients import DIRECT
+from varigrad.objectives.gradient_draws import DIRECT
 from varigrad.shapes import html, table
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from varigrad.errors import VarigradError
 from varigrad.estimators.base import State
-from varigrad.objectives.estimate import Estimate, SurrogateParts
 from varigrad.objectives.parameters import ParameterStore
+from varigrad.objectives.surrogate import Estimate, SurrogateParts
 
 DIRECT = ""
 """The part of a gradient that does not come by a draw."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varigrad import plots
 from varigrad.errors import VarigradError, whole_number
-from varigrad.inference.gradient_noise import NoiseHistory
+from varigrad.inference.noise_history import NoiseHistory
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
 from varigrad.language.trace import Trace

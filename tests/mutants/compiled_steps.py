@@ -1,0 +1,43 @@
+# ruff: noqa: E501 - one mutant a line
+"""Mistakes in what decides between Python's steps and compiled ones: stages, signatures, the step compiler."""
+
+from mutants import M
+
+MUTANTS = (
+    M("checks twice as late", "compile/step/stages.py", "10 * soon", "20 * soon", "test_stages.py::test_checks_come_at_once_and_then_at_powers_of_ten"),
+    M("the second check left out", "compile/step/stages.py", "check = soon if agreed < CHECKS else", "check = soon if agreed < CHECKS - 1 else", "test_stages.py::test_checks_come_at_once_and_then_at_powers_of_ten"),
+    M("three disagreements are too many", "compile/step/stages.py", "self.disagreed >= CHECKS", "self.disagreed > CHECKS", "test_stages.py::test_two_disagreements_are_too_many"),
+    M("no check after a disagreement", "compile/step/stages.py", "        if not agrees:\n            check = soon", "        if not agrees:\n            check = 10 * soon", "test_stages.py::test_two_disagreements_are_too_many"),
+    M("a planned check at once", "compile/step/stages.py", "check = max(self.planned_check, soon)", "check = soon", "test_stages.py::test_a_resumed_library_is_checked_once_and_then_as_planned"),
+    M("the check of a resumed run counts twice", "compile/step/stages.py", "self.agreed + (agrees and not resumed)", "self.agreed + agrees", "test_stages.py::test_a_resumed_library_is_checked_once_and_then_as_planned"),
+    M("a refusal is forgotten", "compile/step/stages.py", "after = Stage.REFUSED if self.stage is Stage.REFUSED else Stage.WARMING_UP", "after = Stage.WARMING_UP", "test_stages.py::test_an_event_leads_where_the_table_says_or_raises"),
+    M("a check one step late", "compile/step/stages.py", "if steps >= self.next_check else", "if steps > self.next_check else", "test_stages.py::test_checks_come_at_once_and_then_at_powers_of_ten"),
+    M("the plan of a saved state lost", "compile/step/stages.py", "planned = next_check if next_check > graph_steps else None", "planned = None", "test_stages.py::test_a_resumed_library_is_checked_once_and_then_as_planned"),
+    M("a resumed graph is traced as if it were new", "compile/step/stages.py", "Stage.COMPILING if known else Stage.TRACED", "Stage.TRACED", "test_stages.py::test_a_resumed_library_is_checked_once_and_then_as_planned"),
+    M("a stage without a graph that has one", "compile/step/stages.py", "(stage in WITHOUT_GRAPH) == (self.step is None)", "True", "test_stages.py::test_a_progress_that_contradicts_its_stage_cannot_be_made"),
+    M("a refusal without a reason", "compile/step/stages.py", "(stage is Stage.REFUSED) == bool(self.refusal)", "True", "test_stages.py::test_a_progress_that_contradicts_its_stage_cannot_be_made"),
+    M("a check that is overdue", "compile/step/stages.py", "self.graph_steps < self.next_check)", "True)", "test_stages.py::test_a_progress_that_contradicts_its_stage_cannot_be_made"),
+    M("any event leads anywhere", "compile/step/stages.py", "if after not in TRANSITIONS.get((self.stage, event), frozenset()):", "if False:", "test_stages.py::test_an_event_leads_where_the_table_says_or_raises"),
+    M("strides do not count", "compile/step/signature.py", "return leaf.shape, layout, leaf.dtype", "return leaf.shape, leaf.dtype", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[strides]"),
+    M("types do not count", "compile/step/signature.py", "layout, leaf.dtype, leaf.device", "layout, leaf.device", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[types]"),
+    M("what requires a gradient does not count", "compile/step/signature.py", "leaf.requires_grad, leaf.grad_fn is None", "leaf.grad_fn is None", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[leaves and others]"),
+    M("results are leaves", "compile/step/signature.py", "leaf.requires_grad, leaf.grad_fn is None", "leaf.requires_grad", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[results and leaves]"),
+    M("one tensor twice is two tensors", "compile/step/signature.py", "shape.append((layout_of(leaf), same))", "shape.append((layout_of(leaf), 0))", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[which of them is twice]"),
+    M("whole numbers and others alike", "compile/step/signature.py", "shape.append(type(leaf))", "shape.append(float)", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[whole numbers and others]"),
+    M("truth values are numbers", "compile/step/signature.py", "return type(leaf) in (int, float) or", "return isinstance(leaf, (int, float)) or", "test_signature.py::test_a_number_that_changes_is_lifted_from_then_on"),
+    M("objects by their type", "compile/step/signature.py", "isinstance(other, _ByIdentity) and other.value is self.value", "isinstance(other, _ByIdentity)", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[objects]", also=(("compile/step/signature.py", "return id(self.value)", "return 0"),)),
+    M("trees do not count", "compile/step/signature.py", "base = (tree, tuple(shape), surroundings())", "base = (tuple(shape), surroundings())", "test_signature.py::test_arguments_that_make_another_graph_have_another_key[trees]"),
+    M("settings of torch do not count", "compile/step/signature.py", "base = (tree, tuple(shape), surroundings())", "base = (tree, tuple(shape))", "test_signature.py::test_settings_of_torch_count"),
+    M("autocast does not count", "compile/step/signature.py", "return torch.get_default_dtype(), *mixed", "return (torch.get_default_dtype(),)", "test_signature.py::test_settings_of_torch_count"),
+    M("numbers that change stay numbers", "compile/step/signature.py", "if now != then}", "if False}", "test_signature.py::test_a_number_that_changes_is_lifted_from_then_on"),
+    M("all numbers are lifted", "compile/step/signature.py", "if now != then}", "if True}", "test_signature.py::test_a_number_that_changes_is_lifted_from_then_on"),
+    M("numbers that do not fit are lifted", "compile/step/signature.py", "if i in lifted and _fits_tensor(now))", "if i in lifted)", "test_signature.py::test_a_number_that_changes_is_lifted_from_then_on"),
+    M("lifted numbers are forgotten", "compile/step/signature.py", "set(self._resumed.get(repr(base), ()))", "set()", "test_signature.py::test_lifted_numbers_are_part_of_a_state_and_a_refusal_ends_them"),
+    M("numbers are lifted in spite of a refusal", "compile/step/signature.py", "        if base not in self.unliftable:\n", "        if True:\n", "test_signature.py::test_lifted_numbers_are_part_of_a_state_and_a_refusal_ends_them"),
+    M("recorded again and again", "compile/step/step_compiler.py", "if self._restarts > RESTARTS:", "if False:", "test_compiled_bad_input.py::test_what_changes_again_and_again_runs_eagerly"),
+    M("changes are not looked for", "compile/step/step_compiler.py", "        change = step.changed()\n", "        change = ''\n", "test_compiled_bad_input.py::test_what_changes_again_and_again_runs_eagerly"),
+    M("a program that is wrong twice is kept", "compile/step/step_compiler.py", "        if own.progress.is_wrong:\n", "        if False:\n", "test_compiled_bad_input.py::test_what_nobody_can_watch"),
+    M("the block before a step that is not finite stays", "compile/step/step_compiler.py", "        noise.set_state({**before.noise, \"global\": noise.get_state()[\"global\"]})\n", "", "test_capture.py::test_nothing_goes_on_after_a_step_that_is_not_finite"),
+    M("schedules count steps that are left out", "compile/step/step_compiler.py", "        return 1  # a step that is left out does not move the schedule on", "        pass", "test_capture.py::test_steps_that_are_not_finite_are_skipped"),
+    M("the last call's arguments again", "compile/step/step_compiler.py", "and all(map(operator.is_, args, last.call.args))", "and True", "test_signature.py::test_a_step_reads_its_own_arguments_and_not_those_of_the_last"),
+)  # fmt: skip
