@@ -58,7 +58,7 @@ mutants: $(VENV)/ready
 SANITIZED := tests/test_step_law.py tests/test_c_codegen.py tests/test_c_loops.py tests/test_c_types.py \
 	tests/test_capture.py tests/test_compiled.py tests/test_svi.py tests/compat/test_optim.py
 ADDRESSES := CC="gcc -fsanitize=address -g" VARIGRAD_CACHE=$(CURDIR)/build/sanitized PYTHONMALLOC=malloc \
-	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:detect_odr_violation=0
 sanitize: $(VENV)/ready
 	$(ADDRESSES) $(BIN)/python -m pytest -m "not slow" $(SANITIZED)

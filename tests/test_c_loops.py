@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from c_harness import check, recorded
+from torch.nn import functional as F
 
 from varigrad.compile.backends.c import blas, fusion
 from varigrad.compile.backends.c.codegen import emit
@@ -101,7 +102,8 @@ def test_hazards_of_sums_and_look_ups():
         other = table + 1
         found = table[index] * other
         other.mul_(found)
-        return [table, other, found, other[index], other[order] + other]
+        once = (x.reshape(-1)[:10] * 5)[index]
+        return [table, other, found, other[index], other[order] + other, once]
 
     def sums_of_other_parts(x, y, v):
         rows, columns = (x * 2).sum((1,)), (x * 2).sum((0,))
@@ -153,7 +155,11 @@ def test_what_is_shared_among_threads(monkeypatch):
 
     check([function], [x])
     text = emit(recorded([function], [x])[0].graph.operations, threads=3).text
-    bodies = [body.split("\n}")[0] for body in text.split("int part)\n{")[1:]]
+    bodies = [
+        body.split("int part)")[1].split("int run(")[0]
+        for body in text.split("static __attribute__")
+        if "int part)\n{" in body
+    ]
     assert len(bodies) > 4
     # A thread's part is all that a shared function does: what needs all parts comes after it.
     assert not any("int64_t part = 0" in body or "bad" in body for body in bodies)
@@ -303,3 +309,17 @@ def test_an_input_is_overwritten_only_after_every_check():
 def test_large_numbers_in_sums_of_exponentials():
     x = some(4, 20) * 3 + torch.tensor([[800.0], [-900.0], [0.0], [5.0]], dtype=torch.float64)
     check([lambda x: [p(d) for p in (x.softmax, x.log_softmax, x.logsumexp) for d in (0, 1)]], [x])
+
+
+def test_what_torch_writes_is_read_after_it():
+    """No pointer promises to be the only way to memory that torch writes when it is called back."""
+
+    def function(x, y, v):
+        factor = torch.linalg.cholesky(x.t() @ x + torch.eye(5))
+        return [factor * 2, (v * 3).sort()[0] + v, F.mse_loss(x[0], v, reduction="none") * 2]
+
+    inputs = [X, Y, V]
+    check([function], inputs, calls=True)
+    text = emit(recorded([function], inputs)[0].graph.operations).text
+    calling = [body for body in text.split("static __attribute__") if "if (torch(" in body]
+    assert calling and not any("restrict" in body.split("int run(")[0] for body in calling)

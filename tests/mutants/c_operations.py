@@ -69,5 +69,6 @@ MUTANTS = (
     M("inputs of torch's operations found once", "compile/backends/c/aten_fallbacks.py", "any(a is not b for a, b in zip(given, self._last, strict=True))", "False", "test_c_codegen.py::test_inputs_of_what_is_left_to_torch"),
     M("parts of inputs begin in front", "compile/backends/c/aten_fallbacks.py", "memory.storage_offset() + start)", "memory.storage_offset())", "test_c_codegen.py::test_inputs_of_what_is_left_to_torch"),
     M("inputs written before torch has been called", "compile/backends/c/codegen.py", "[*writes, *random, CHECKS])", "[*writes, *random])", "test_c_codegen.py::test_what_torch_raises"),
+    M("memory that torch writes promised to nobody else", "compile/backends/c/codegen.py", "\"\" if any(\"torch(\" in line for line in body.lines) else \"restrict \"", "\"restrict \"", "test_c_loops.py::test_what_torch_writes_is_read_after_it"),
     M("steps go on after an error", "compile/backends/c/codegen.py", "\"if (bad) return 1;\"", "\"bad = 0;\"", "test_c_loops.py::test_an_input_is_overwritten_only_after_every_check"),
 )  # fmt: skip

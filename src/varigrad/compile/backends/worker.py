@@ -25,6 +25,7 @@ from typing import Any
 
 C_OPTIONS = (
     "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-std=gnu11",
+    "-fwrapv",  # whole numbers wrap around, as torch's do
     "-fPIC", "-shared", "-w",
     *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),  # as wide as torch's own
 )  # fmt: skip

@@ -136,7 +136,9 @@ class _Translation:
         for memory, (whole, offset) in writer.aliases.items():
             lines.append(f"#define {memory} ({whole} + {offset})")
         for i, body in enumerate(functions):
-            parameters = f"char *restrict own, char *const *restrict x, {'int part' if body.shared else 'long *bad'}"
+            # What torch is called for, it reads and writes in the same memory: no pointer is the only way there.
+            alone = "" if any("torch(" in line for line in body.lines) else "restrict "
+            parameters = f"char *{alone}own, char *const *{alone}x, {'int part' if body.shared else 'long *bad'}"
             lines += [f"static __attribute__((noinline)) void f{i}({parameters})", "{"]
             lines += [*self._addresses(body.lines), *body.lines, "}"]
         lines += ["int run(char *own, char *const *x, long count, Torch of_torch)", "{", "long bad = 0;"]
