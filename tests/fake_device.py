@@ -111,9 +111,9 @@ class _Made(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.__getitem__:
-            return indexing.get_item(args[0], _spelt_out(*args))
+            return indexing.get_item(args[0], _spelt_out(*args), indexing.IndexCopies(id))
         if func is Tensor.__setitem__:
-            return indexing.set_item(args[0], _spelt_out(*args[:2]), args[2])
+            return indexing.set_item(args[0], _spelt_out(*args[:2]), args[2], indexing.IndexCopies(id))
         device = kwargs.get("device")
         if func in _device_constructors() and device is None and _is_users(sys._getframe(1)):
             device, kwargs = PLACE, {**kwargs, "device": PLACE}

@@ -42,4 +42,9 @@ MUTANTS = (
     M("targets that are views not refused", "compile/trace/traced_function.py", "if tensor.numel() and tensor.untyped_storage().data_ptr() in overwritten:", "if False:", "test_traced_function.py::test_inputs_that_share_memory_with_a_target_are_refused"),
     M("what the program writes into others' tensors", "compile/trace/tracer.py", "if memory in self._given and memory not in self._writable:", "if False:", "test_compiled_bad_input.py::test_programs_that_write_into_what_is_not_theirs"),
     M("values that Python asks for are taken to stay", "compile/trace/tracer.py", "if varying and not _is_validation():", "if False:", "test_capture.py::test_what_cannot_be_captured_says_where_and_runs_eagerly"),
+    M("writes into what x[i] copies forgotten", "compile/trace/indexing.py", "copy.written or copy.memory == memory", "copy.written", "test_index_copies.py::test_what_tells_a_view_from_a_copy_is_refused[add]"),
+    M("writes beside what x[i] copies forgotten", "compile/trace/indexing.py", "copy.stale or copy.source == memory", "copy.stale", "test_index_copies.py::test_what_tells_a_view_from_a_copy_is_refused[write_beside]"),
+    M("x read before a copy is put back", "compile/trace/indexing.py", "else c.written and c.source in memories", "else False", "test_index_copies.py::test_what_tells_a_view_from_a_copy_is_refused[read_too_early]"),
+    M("a copy put back anywhere", "compile/trace/indexing.py", "copy.index is index and ", "", "test_index_copies.py::test_what_tells_a_view_from_a_copy_is_refused[put_elsewhere]"),
+    M("a copy put back stays stale", "compile/trace/indexing.py", "        copy.stale = False\n", "        pass\n", "test_index_copies.py::test_what_does_not_tell_is_traced[read_a_row_that_was_put_back]"),
 )  # fmt: skip

@@ -37,7 +37,7 @@ from varigrad.compile.graph.errors import OURS, CaptureError, as_capture_error, 
 from varigrad.compile.graph.graph import Graph
 from varigrad.compile.graph.memory_layout import GEOMETRY, LINE, Geometry
 from varigrad.compile.trace.decompositions import decomposed
-from varigrad.compile.trace.indexing import get_item, one_hot, set_item
+from varigrad.compile.trace.indexing import IndexCopies, get_item, one_hot, set_item
 from varigrad.terms.provenance import Tracked
 
 _aten = torch.ops.aten
@@ -57,7 +57,7 @@ def trace(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor], mutabl
     """
     tracer = _Tracer(inputs, mutable)
     try:
-        with _Rewriting(), _unvalidated(), tracer:
+        with _Rewriting(tracer.copies), _unvalidated(), tracer:
             results = function()
         operations = tracer.finish(results)
     except CaptureError:
@@ -96,6 +96,7 @@ class _Tracer(TorchDispatchMode):
             self._varying.add(self._register(tensor, self.graph.placeholder(f"input_{i}")))
         self.constants: list[Tensor] = []
         self.read: dict[int, Tensor] = {}
+        self.copies = IndexCopies(_memory_of)
         self._lifted: list[fx.Node] = []
 
     @classmethod
@@ -120,6 +121,8 @@ class _Tracer(TorchDispatchMode):
         if otherwise is not None:
             with self:
                 return otherwise()
+        if self.copies:
+            self._note_use_of_copies(func, args, kwargs)
         given: list[fx.Node] = []
         operands = self._as_nodes(args, given), {k: self._as_nodes(v, given) for k, v in kwargs.items()}
         varying = any(node in self._varying for node in given) or torch.Tag.nondeterministic_seeded in func.tags
@@ -164,12 +167,19 @@ class _Tracer(TorchDispatchMode):
 
     def finish(self, results: Sequence[Tensor]) -> fx.Graph:
         """The graph that returns these tensors."""
+        self.copies.note_reads(results)
+        self.copies.finish()
         self.graph.output([self._node(r) for r in results])
         first = next(n for n in self.graph.nodes if n.op != "placeholder")
         for node in self._lifted:
             first.prepend(node)
         self.graph.eliminate_dead_code(is_impure_node=_changes_something)
         return self.graph
+
+    def _note_use_of_copies(self, func: OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        self.copies.note_reads(t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        for target in _targets(func, args, kwargs):
+            self.copies.note_write(target)
 
     def _refuse_foreign(self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Refuse to write into a tensor that outlives the call: a check would write into it a second time."""
@@ -187,12 +197,7 @@ class _Tracer(TorchDispatchMode):
         self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> Iterator[fx.Node]:
         """The nodes of the tensors that an operation writes into; what it only reads (a mask, say) stays as it is."""
-        for i, argument in enumerate(schema_of_operator(func).arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                target = args[i] if i < len(args) else kwargs.get(argument.name)
-                for tensor in target if isinstance(target, (tuple, list)) else (target,):
-                    if isinstance(tensor, Tensor):
-                        yield self._node(tensor)
+        return map(self._node, _targets(func, args, kwargs))
 
     def _nan_where_failed(self, info: Tensor) -> None:
         """Make a matrix decomposition's results NaN where it fails: torch raises an error there, a graph cannot."""
@@ -277,6 +282,16 @@ class _Tracer(TorchDispatchMode):
         return value
 
 
+def _targets(func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> Iterator[Tensor]:
+    """The tensors that an operation writes into."""
+    for i, argument in enumerate(schema_of_operator(func).arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            target = args[i] if i < len(args) else kwargs.get(argument.name)
+            for tensor in target if isinstance(target, (tuple, list)) else (target,):
+                if isinstance(tensor, Tensor):
+                    yield tensor
+
+
 def _memory_of(tensor: Tensor) -> int:
     """The address of a tensor's storage; for a tensor without memory a number of its own."""
     with DisableTorchFunction():
@@ -296,6 +311,10 @@ def _geometry(tensor: Tensor) -> Geometry:
 class _Rewriting(TorchFunctionMode):
     """A mode that replaces calls in which torch would read a value by operations on tensors, or refuses them."""
 
+    def __init__(self, copies: IndexCopies) -> None:
+        super().__init__()
+        self._copies = copies
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -308,9 +327,9 @@ class _Rewriting(TorchFunctionMode):
         ):
             raise capture_error(f"{func.__name__} of a list takes the values of the tensors in it", "torch.stack")
         if func is Tensor.__getitem__:
-            return get_item(args[0], args[1])
+            return get_item(args[0], args[1], self._copies)
         if func is Tensor.__setitem__:
-            return set_item(*args)
+            return set_item(args[0], args[1], args[2], self._copies)
         if func is torch.nn.functional.one_hot:
             return one_hot(*args, **(kwargs or {}))
         if func in _OUT_OF_TORCH:
