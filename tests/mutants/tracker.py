@@ -14,7 +14,7 @@ MUTANTS = (
     M("a reduction has no root", "terms/zero_crossings.py", "if name in _REDUCTIONS:", "if name == 'nowhere':", "test_steps.py::test_a_pole_between_two_runs_is_a_jump"),
     M("roots are always of one size", "terms/zero_crossings.py", "if not bool((alike | (size <= _EQUAL * high)).all()):", "if False:", "test_steps.py::test_parts_of_other_sizes_do_not_vanish_together"),
     M("arguments arrange nothing", "terms/side_effects.py", "replace(effect, arranged=True)", "replace(effect, arranged=False)", "test_rechecks.py::test_an_argument_that_makes_an_operation_mix_is_looked_at_before_its_step"),
-    M("a denominator is positive whatever it is", "terms/poles.py", "sign_of(args[place]) == POSITIVE", "True", "test_steps.py::test_a_pole_that_is_not_met_is_what_the_plan_relies_on"),
+    M("a denominator is positive whatever it is", "terms/poles.py", "if sign_of(value) != POSITIVE and (", "if False and (", "test_steps.py::test_a_pole_that_is_not_met_is_what_the_plan_relies_on"),
     # Dependencies.
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
     M("sites not followed", "objectives/execute.py", "follow = needs.cost or", "follow = False and", "score on bernoulli"),
@@ -39,4 +39,9 @@ MUTANTS = (
     M("lanes compared at one draw only", "objectives/checks/lane_independence.py", "(8 if small and thorough else 2)", "0", f"{ALONE}lanes_are_compared_at_other_draws_without_operations"),
     M("hidden tensors not looked for", "terms/term.py", "if not statement.opaque:", "if True:", "a distribution may hide"),
     M("escapes cross particles", "terms/dependency_tracker.py", "self.plates[t.site] - {PARTICLES})", "self.plates[t.site])", "test_soundness.py::test_a_value_that_leaves_torch_stays_in_its_particle[leave_one_out]"),
+    M("functions on no list are trusted", "terms/continuous_functions.py", "    if is_reviewed(name):\n", "    if True:\n", "test_poles.py::test_what_is_on_no_list_is_named"),
+    M("relaxed values have no poles", "objectives/checks/pole_crossings.py", "(pathwise or estimator.needs.differentiable)", "pathwise", "test_poles.py::test_rebar_does_not_cross_a_pole"),
+    M("a pole that relaxed values cross is not refused", "objectives/checks/first_run.py", "elif name in crossed:", "elif False:", "test_poles.py::test_rebar_does_not_cross_a_pole"),
+    M("powers of zero are continuous", "terms/poles.py", "        return exponent\n", "        return None\n", "test_poles.py::test_every_name_of_a_pole_is_one[a power of zero]"),
+    M("logarithms of what touches zero are continuous", "terms/poles.py", "if name in _LOGARITHMS:", "if name == 'none':", "test_poles.py::test_every_name_of_a_pole_is_one[log of what touches zero]"),
 )  # fmt: skip

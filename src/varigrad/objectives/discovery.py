@@ -167,6 +167,8 @@ class Discovery:
             crossed = dict(self.known.crossed) if self.known is not None else {}
             if differentiable and (new := self._crossed(seen)):
                 crossed.update(new)
+                if self.check:
+                    check_smooth(seen, nondifferentiable, new)
                 self._nondifferentiable |= new.keys()
                 with torch.enable_grad():
                     seen = self.explore()

@@ -192,7 +192,7 @@ def plan_of(
                 len(vectorization.lanes.get(name, ())),
                 tuple(sorted(cross_element)),
                 estimator.promises.unbiased,
-                estimator.drawing.pathwise and name in nondifferentiable,
+                (estimator.drawing.pathwise or estimator.needs.differentiable) and name in nondifferentiable,
                 any(t.site == name for t in run.tracker.escapes.provenance) and estimator.needs.cost,
             )
         )
@@ -204,7 +204,8 @@ def plan_of(
 def _poles_of(run: RunRecord, nondifferentiable: frozenset[str]) -> tuple[str, ...]:
     """What has to stay away from poles for pathwise gradients to be right, in sentences."""
     found = {
-        f"{site!r}: {name_of(pole)} never divides by zero (or reaches another pole)"
+        f"{site!r}: {name_of(pole)} "
+        + ("never divides by zero (or reaches another pole)" if pole.reviewed else "has no jump")
         for pole in run.tracker.escapes.poles
         for site in pathwise_sources(run, pole, nondifferentiable)
     }

@@ -24,6 +24,8 @@ class Pole:
         line: of the program.
         marks: what changes where a pole is crossed: signs, or numbers of intervals between poles.
         finite: whether all results are numbers.
+        reviewed: whether the function is known to have poles; else it may jump for all that is known.
+        differentiable: whether the denominator carries a gradient.
     """
 
     provenance: Provenance
@@ -31,6 +33,8 @@ class Pole:
     line: str
     marks: Roots
     finite: bool
+    reviewed: bool = True
+    differentiable: bool = True
 
     def crossed(self, other: Pole) -> bool:
         """Whether a pole lies between this call and the same call in another run."""

@@ -39,19 +39,41 @@ _KEPT = _PRODUCTS | frozenset(
 _SUMS = frozenset("add __add__ __radd__ hypot".split())
 
 _DENOMINATORS: Mapping[str, int] = {
-    **dict.fromkeys("div __truediv__ true_divide divide".split(), 1),
-    **dict.fromkeys("reciprocal rsqrt digamma lgamma normalize cosine_similarity __rdiv__ __rtruediv__".split(), 0),
-    "polygamma": 1,
+    **dict.fromkeys(
+        "div __truediv__ true_divide divide _foreach_div polygamma special_polygamma special_zeta".split(), 1
+    ),
+    **dict.fromkeys(
+        """reciprocal rsqrt digamma lgamma normalize cosine_similarity __rdiv__ __rtruediv__ special_digamma special_psi
+        special_gammaln special_entr _foreach_reciprocal _foreach_rsqrt cosine_embedding_loss _weight_norm""".split(),
+        0,
+    ),
+    "addcdiv": 2,
+    "_foreach_addcdiv": 2,
+    "kl_div": 1,
 }
 """Functions with a pole at zero or below, and which of their arguments may reach it."""
 LAYERS: Mapping[str, int] = {
-    "layer_norm": 4, "native_layer_norm": 4, "group_norm": 4,
+    "rms_norm": 3, "layer_norm": 4, "native_layer_norm": 4, "group_norm": 4,
     "batch_norm": 7, "native_batch_norm": 7, "instance_norm": 7,
 }  # fmt: skip
 """Layers that divide by a standard deviation, and where they take `eps`, which keeps it from zero."""
 _TINY = 1e-10
-_WHATEVER_THE_SIGN = frozenset("tan inverse linalg_inv pinverse linalg_pinv linalg_solve linalg_tensorinv".split())
-"""Functions of their first argument that have poles at positive numbers, or matrices of positive numbers, too."""
+_POWERS = frozenset("pow __pow__ float_power _foreach_pow".split())
+_LOGARITHMS = frozenset("log log2 log10".split())
+"""Of what may be zero and is known to be nowhere negative."""
+_MATRIX_POWERS = frozenset("matrix_power linalg_matrix_power".split())
+MATRICES: Mapping[str, int] = {
+    **dict.fromkeys(
+        """inverse linalg_inv linalg_inv_ex pinverse linalg_pinv linalg_solve linalg_solve_ex linalg_solve_triangular
+        linalg_tensorinv linalg_tensorsolve linalg_lu_solve linalg_ldl_solve linalg_lstsq cholesky_inverse
+        linalg_cond""".split(),
+        0,
+    ),
+    **dict.fromkeys("lu_solve triangular_solve cholesky_solve".split(), 1),
+}
+"""Functions with a pole where a matrix has no inverse, and which of their arguments it is."""
+_WHATEVER_THE_SIGN: Mapping[str, int] = {"tan": 0, **MATRICES}
+"""Functions that have poles at positive numbers, or at matrices of positive numbers, too."""
 
 
 def sign_of(value: Any) -> int:
@@ -111,15 +133,35 @@ def given(name: str, place: int, args: Sequence[Any], kwargs: Mapping[str, Any],
 def denominator(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The argument that must not reach a pole, if a function has one and it is not known to be positive."""
     if name in LAYERS:
-        return args[0] if args and given("eps", LAYERS[name], args, kwargs, 1.0) <= _TINY else None
+        eps = given("eps", LAYERS[name], args, kwargs, 1.0)
+        return args[0] if args and eps is not None and eps <= _TINY else None
+    if name in _MATRIX_POWERS:
+        return args[0] if args and given("n", 1, args, kwargs, 0) < 0 else None
+    if name in _LOGARITHMS:
+        return args[0] if args and sign_of(args[0]) == NOT_NEGATIVE else None
+    if name in _POWERS:
+        return _base_or_exponent(args[0] if args else None, given("exponent", 1, args, kwargs))
+    if name == "__rpow__" and len(args) > 1:
+        return _base_or_exponent(args[1], args[0])
     if name in _WHATEVER_THE_SIGN:
-        return args[0] if args else None
+        return given("", _WHATEVER_THE_SIGN[name], args, kwargs)
     place = _DENOMINATORS.get(name)
-    if name in ("pow", "__pow__") and len(args) > 1 and isinstance(args[1], (int, float)) and args[1] < 0:
-        place = 0
-    if place is None or place >= len(args) or sign_of(args[place]) == POSITIVE:
+    if place is None or place >= len(args):
         return None
-    return args[place]
+    found = args[place]
+    for value in found if isinstance(found, (list, tuple)) else (found,):
+        if sign_of(value) != POSITIVE and (value is found or getattr(value, "_provenance", None) is not None):
+            return value
+    return None
+
+
+def _base_or_exponent(base: Any, exponent: Any) -> Any:
+    """The base of a power whose exponent may be negative; the exponent of a power of zero: 0, 1 or infinite."""
+    if sign_of(base) == POSITIVE or exponent is None:
+        return None
+    if getattr(base, "_provenance", None) is None:
+        return exponent
+    return base if sign_of(exponent) == NONE else None
 
 
 def place_of(frame: FrameType | None) -> str | None:

@@ -12,7 +12,6 @@ everything computed afterwards counts as downstream: dependencies are over-repor
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +30,13 @@ from varigrad._torch_internals import (
 from varigrad.errors import VarigradError
 from varigrad.terms.arrangements import arrangement
 from varigrad.terms.caught_errors import would_be_caught
+from varigrad.terms.continuous_functions import may_jump
 from varigrad.terms.discontinuous_operators import has_no_derivative, is_step, jumping_parts, users_choice
 from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
 from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
-from varigrad.terms.poles import denominator, place_of, sign_after
+from varigrad.terms.poles import denominator, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
-from varigrad.terms.zero_crossings import pole_at, roots_after
+from varigrad.terms.zero_crossings import note_pole, roots_after
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
@@ -122,9 +122,13 @@ class Tracked(Tensor):
             roots: Roots = ()
             if escapes is not None and escapes.watch:
                 blocked, sign = get_blocked(*inputs), sign_after(effect.name, args, kwargs or {})
-                below = denominator(effect.name, args, kwargs or {})
-                if type(below) is Tracked and below._plain.requires_grad and (line := place_of(sys._getframe())):
-                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                below, reviewed = denominator(effect.name, args, kwargs or {}), True
+                if below is None and may_jump(effect.name, result):
+                    below, reviewed = next((i for i in inputs if i._plain.requires_grad), None), False
+                if type(below) is Tracked:
+                    carries = below._plain.requires_grad
+                    told = escapes.poles, effect.name, args, kwargs or {}, below, result
+                    note_pole(*told, differentiable=carries, reviewed=reviewed)
                 if sign:
                     roots = roots_after(func, effect.name, args, plain_args, plain_kwargs)
                 if is_step(effect.name, args, kwargs or {}, result, effect.silent, _holds) or (
@@ -187,8 +191,8 @@ class Tracked(Tensor):
             marked = _marked(result, provenance, escapes)
             if escapes is not None and escapes.watch:
                 below = denominator(effect.name, args, kwargs or {})
-                if type(below) is Tracked and (line := place_of(sys._getframe())):  # gradients are above this level
-                    escapes.poles.append(pole_at(effect.name, args, kwargs or {}, below, result, line))
+                if type(below) is Tracked:  # gradients are above this level
+                    note_pole(escapes.poles, effect.name, args, kwargs or {}, below, result, differentiable=True)
                 if type(marked) is Tracked and (sign := sign_after(effect.name, args, kwargs or {})):
                     marked._sign, marked._signed = sign, version_of(marked._plain)
                     marked._roots = roots_after(func, effect.name, args, args, kwargs or {})

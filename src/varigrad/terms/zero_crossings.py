@@ -8,6 +8,7 @@ parts that are not zero have the same size.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from varigrad.terms.escapes import Pole, Roots
-from varigrad.terms.poles import LAYERS, given, sign_of
+from varigrad.terms.poles import LAYERS, MATRICES, given, place_of, sign_of
 
 _SAME_ROOT = frozenset("abs absolute __abs__ square pow __pow__ mul __mul__ multiply sqrt norm linalg_norm".split())  # noqa: SIM905
 _REDUCTIONS = frozenset("sum mean norm linalg_norm linalg_vector_norm var std".split())  # noqa: SIM905
@@ -25,22 +26,40 @@ _SHAPES = frozenset(
 )
 _DIMS = {"sum": 1, "mean": 1, "var": 1, "std": 1, "norm": 2, "linalg_norm": 2, "linalg_vector_norm": 2, "normalize": 2}
 """Where a reduction takes its dimensions."""
-_MATRICES = frozenset("inverse linalg_inv pinverse linalg_pinv linalg_solve linalg_tensorinv linalg_inv_ex".split())  # noqa: SIM905
-_GAMMAS = frozenset("digamma lgamma polygamma".split())  # noqa: SIM905
+_GAMMAS = frozenset("digamma psi lgamma gammaln polygamma".split())  # noqa: SIM905
+_COSINES = frozenset(("cosine_similarity", "cosine_embedding_loss"))
 _EQUAL = 1e-4
 """By how much, relative to the largest, parts of one size may differ."""
 _MOST = 8
 """How many roots of one denominator are kept."""
 
 
-def pole_at(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], below: Any, result: object, line: str) -> Pole:
-    """Note a call of a function with a pole; `below` is the tracked tensor that may reach it."""
+def note_pole(
+    poles: list[Pole],
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    below: Any,
+    result: object,
+    *,
+    differentiable: bool,
+    reviewed: bool = True,
+) -> None:
+    """Add a call of a function with a pole to `poles`, unless a family's own code makes it.
+
+    Args:
+        below: the tracked tensor that may reach the pole.
+        differentiable, reviewed: as in `Pole`.
+    """
+    line = place_of(sys._getframe())
+    if line is None:
+        return
     try:
-        marks = tuple(_signs(m) for m in _marks(name, args, kwargs, below))
+        marks = tuple(_signs(m) for m in _marks(name, args, kwargs, below)) if reviewed else ()
         finite = not isinstance(result, Tensor) or bool(result.isfinite().all())
     except RuntimeError:  # inside vmap and its like a tensor has no numbers
         marks, finite = (), True
-    return Pole(below._provenance, name, line, marks, finite)
+    poles.append(Pole(below._provenance, name, line, marks, finite, reviewed, differentiable))
 
 
 def roots_after(
@@ -103,27 +122,32 @@ def _marks(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], below: Any
     plain = below._plain.detach()
     if name == "tan":
         return (plain.cos(),)
-    if name in _GAMMAS:
+    if name.removeprefix("special_") in _GAMMAS:
         return (torch.where(plain > 0, torch.ones_like(plain), torch.sin(torch.pi * plain)),)
-    if name in _MATRICES:
+    if name in MATRICES or name.endswith("matrix_power"):
         square = plain.dim() > 1 and plain.shape[-1] == plain.shape[-2]
         return (torch.linalg.slogdet(plain)[0],) if square else ()
     if name in LAYERS:
         axes = _axes_of_layer(name, args, kwargs, plain)
+        if name == "rms_norm":
+            return _of_one_size(plain, axes)
         if name.endswith("group_norm"):
             plain = plain.reshape(plain.shape[0], int(args[1]), -1)
         return _of_one_size(plain - plain.mean(axes, keepdim=True), axes)
     if name == "normalize":
         return _of_reduction(below, given("dim", 2, args, kwargs, 1), False)
-    if name == "cosine_similarity":
+    if name in _COSINES:
+        dim = given("dim", 2, args, kwargs, 1) if name == "cosine_similarity" else -1
         both = [a for a in args[:2] if getattr(a, "_provenance", None) is not None]
-        return tuple(r for a in both for r in _of_reduction(a, given("dim", 2, args, kwargs, 1), False))
+        return tuple(r for a in both for r in _of_reduction(a, dim, False))
+    if name == "_weight_norm":
+        return ()
     return _roots_of(below)
 
 
 def _axes_of_layer(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], plain: Tensor) -> tuple[int, ...]:
     """The dimensions along which a layer normalises."""
-    if name.endswith("layer_norm"):
+    if name.endswith(("layer_norm", "rms_norm")):
         shape = given("normalized_shape", 1, args, kwargs)
         return tuple(range(-(1 if isinstance(shape, int) else len(shape)), 0))
     if name.endswith("group_norm"):

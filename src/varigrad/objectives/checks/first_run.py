@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -120,8 +121,13 @@ def check_particles(run: RunRecord, particles: int) -> None:
             )
 
 
-def check_smooth(run: RunRecord, nondifferentiable: Container[str]) -> None:
+def check_smooth(
+    run: RunRecord, nondifferentiable: Container[str], crossed: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Check that costs can be differentiated, as far as can be seen, where an estimator needs that.
+
+    Args:
+        crossed: sites of which a pole was seen to lie between two values, each with a sentence.
 
     Raises:
         SiteError: the value is stepped, detached or taken out of torch, or a draw below has half a derivative.
@@ -138,6 +144,8 @@ def check_smooth(run: RunRecord, nondifferentiable: Container[str]) -> None:
                 "its value is detached, used under torch.no_grad() or made an index, so not all of its effect can be "
                 "differentiated"
             )
+        elif name in crossed:
+            because = f"{crossed[name]}, and the derivatives between its values miss the jump there"
         elif _reaches(escapes.provenance, name):
             because = (
                 "its value leaves torch (a number, a branch, numpy, the validation of raw torch.distributions), so "

@@ -45,14 +45,14 @@ def pole_crossings(
 
 
 def pathwise_sources(run: RunRecord, pole: Pole, exempt: Container[str] = ()) -> list[str]:
-    """The sites whose pathwise gradients go through a call that may reach a pole."""
-    return [
-        token.site
-        for token in pole.provenance
-        if NOT_PATHWISE not in token.cross_element
-        and token.site not in exempt
-        and run.choices[token.site].estimator.drawing.pathwise
-    ]
+    """The sites whose pathwise gradients, or those of relaxed values, go through a call that may reach a pole."""
+    found = []
+    for token in pole.provenance:
+        estimator = run.choices[token.site].estimator
+        pathwise = estimator.drawing.pathwise and pole.differentiable and NOT_PATHWISE not in token.cross_element
+        if token.site not in exempt and (pathwise or estimator.needs.differentiable):
+            found.append(token.site)
+    return found
 
 
 def calls_of(run: RunRecord) -> Calls:
