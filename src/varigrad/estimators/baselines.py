@@ -113,7 +113,7 @@ class MovingAverage(Baseline):
     per_element: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
+        if not (isinstance(self.decay, (int, float)) and 0 <= self.decay < 1):
             raise BaselineError(f"decay must be in [0, 1), got {self.decay!r}", site="MovingAverage")
 
     def guess(self, cost: Tensor, draw: Draw, state: State) -> Guess:

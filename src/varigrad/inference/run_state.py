@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from varigrad.compile.step.saved_steps import check_saved
@@ -73,8 +75,12 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
         followers = [(f, copied(f.state_dict())) for f in (optimizer, scheduler) if f is not None]
         for name, follower in (("optimizer", optimizer), ("scheduler", scheduler)):
             part = f"the state's {name!r} cannot be loaded"
+            if follower is optimizer:
+                _check_optimizer(state[name], optimizer)
             if follower is not None and state[name] is not None:
                 follower.load_state_dict(copied(state[name]))
+        if state["optimizer"] is None:  # taken before the first step
+            optimizer.state.clear()
         part = "the state's 'generator' cannot be loaded"
         bound.source.set_state(state["generator"])
     except Exception as error:
@@ -90,6 +96,45 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
             because="" if init else "it belongs to another run, or is damaged",
             try_="svi.init(*args) before load_state" if init else "the state of this run, as svi.state() gave it",
         ) from error
+
+
+def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Check what torch loads unseen: settings and moments of a saved optimiser.
+
+    Raises:
+        ValueError: they are not of the kinds that this optimiser has.
+    """
+    if saved is None:
+        return
+    own = optimizer.state_dict()["param_groups"]
+    for ours, theirs in zip(own, saved["param_groups"], strict=True):
+        for key, value in ours.items():
+            if key != "params" and key in theirs and not _is_alike(value, theirs[key]):
+                raise ValueError(f"{key} is {theirs[key]!r}, and {value!r} in this run")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, moments in saved["state"].items():
+        for key, value in moments.items():
+            tensor = torch.as_tensor(value) if isinstance(value, (int, float)) else value
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"{key} is {value!r}, and no tensor")
+            if tensor.dim() and key in ("exp_avg", "exp_avg_sq") and tensor.shape != parameters[i].shape:
+                raise ValueError(f"{key} has shape {tuple(tensor.shape)}, its parameter {tuple(parameters[i].shape)}")
+
+
+def _is_alike(own: object, saved: object) -> bool:
+    """Whether a setting could stand in the place of another: the same kind, and finite and not negative if that is."""
+    if own is None or isinstance(own, Tensor):
+        return saved is None or isinstance(saved, (bool, int, float, Tensor))
+    if isinstance(own, bool):
+        return saved is None or isinstance(saved, bool)
+    if isinstance(own, (int, float)):
+        number = saved.item() if isinstance(saved, Tensor) and saved.numel() == 1 else saved
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            return False
+        return math.isfinite(number) and (number >= 0 or own < 0)
+    if isinstance(own, (tuple, list)):
+        return isinstance(saved, (tuple, list)) and len(own) == len(saved) and all(map(_is_alike, own, saved))
+    return type(own) is type(saved)
 
 
 @contextmanager

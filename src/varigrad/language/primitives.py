@@ -11,7 +11,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.mixin import Masked
-from varigrad.errors import ShapeError, SiteError, SiteNameError
+from varigrad.errors import ParameterError, ShapeError, SiteError, SiteNameError
 from varigrad.language.messages import (
     Factor,
     Forward,
@@ -173,6 +173,10 @@ def param(
         ['loc', 'scale', 'z']
     """
     _check_name(name)
+    if not isinstance(constraint, constraints.Constraint):
+        raise ParameterError(
+            f"constraint must be a constraint, got {constraint!r}", site=name, try_="dist.constraints.positive"
+        )
     return value_of(Param(name, init, constraint, event_dim))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, check_whole, store_whole
 from varigrad.estimators.base import Estimator, State
@@ -71,6 +73,15 @@ class ELBO:
     def __post_init__(self) -> None:
         store_whole(self, "particles")
         check_particles_and_estimators(self.particles, self.estimators)
+        check_switches(strict=self.strict, vectorize=self.vectorize)
+        if not isinstance(self.analytic_kl, bool):
+            _check_names("analytic_kl", self.analytic_kl)
+        if not isinstance(self.weights, Mapping):
+            raise VarigradError(f"weights must be a dictionary from sites to weights, got {self.weights!r}")
+        _check_names("weights", tuple(self.weights))
+        for site, weight in self.weights.items():
+            if isinstance(weight, str) or not (isinstance(weight, (int, float, Tensor)) or callable(weight)):
+                raise VarigradError(f"weights[{site!r}] must be a number, or a function of the step, got {weight!r}")
 
     def __call__(self, model: Program, guide: Program) -> Bound:
         """The objective of this model and guide, a torch module that owns their parameters."""
@@ -90,6 +101,25 @@ class ELBO:
         return estimate(ensembles, vectorization, state)
 
 
+def check_switches(**switches: object) -> None:
+    """Check that each of these is True, False or None.
+
+    Raises:
+        VarigradError: one is not, such as "no", which would count as True.
+    """
+    for name, value in switches.items():
+        if value is not None and not isinstance(value, bool):
+            raise VarigradError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_names(what: str, names: object) -> None:
+    """Check that sites are named by a tuple or list of strings."""
+    if not isinstance(names, (tuple, list, set, frozenset)) or not all(isinstance(name, str) for name in names):
+        raise VarigradError(
+            f"{what} must name sites by strings (globs are allowed), got {names!r}", try_='("z*",) or {"z*": ...}'
+        )
+
+
 def check_particles_and_estimators(
     particles: object, estimators: Mapping[str, Asked] | Literal["auto"] | None, at_least: int = 1
 ) -> None:
@@ -99,10 +129,11 @@ def check_particles_and_estimators(
         VarigradError: particles is not a whole number of at least `at_least`, or an estimator is none.
     """
     check_whole("particles", particles, at_least)
-    if isinstance(estimators, str) and estimators != "auto":
+    if estimators is not None and estimators != "auto" and not isinstance(estimators, Mapping):
         raise VarigradError(
             f"estimators must be a mapping or 'auto', got {estimators!r}", try_='{"z*": LeaveOneOut(4)}'
         )
+    _check_names("estimators", () if estimators is None or estimators == "auto" else tuple(estimators))
     for pattern, estimator in patterns_of(estimators):
         if not isinstance(estimator, Estimator) and not (isinstance(estimator, str) and estimator == "auto"):
             hint = f"{estimator.__name__}()" if isinstance(estimator, type) else "Score(MovingAverage())"

@@ -132,7 +132,10 @@ class EstimatorStates(nn.Module):
         try:
             trees = _trees_of({key: (match, entries[key]) for key, match in found.items()}, self.steps.device)
             if count is not None:
-                self.steps.copy_(torch.as_tensor(count))
+                number = torch.as_tensor(count)
+                if number.is_floating_point() or number.numel() != 1 or int(number) < 0:
+                    raise ValueError(f"the number of steps is {count!r}")
+                self.steps.copy_(number)
         except (TypeError, ValueError, RuntimeError) as error:
             error_msgs.append(f"the estimators' state cannot be read: {error}")
             return

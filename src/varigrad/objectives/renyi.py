@@ -33,7 +33,7 @@ from varigrad.errors import SiteError, VarigradError, store_whole
 from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
-from varigrad.objectives.elbo import check_particles_and_estimators
+from varigrad.objectives.elbo import check_particles_and_estimators, check_switches
 from varigrad.objectives.estimator_selection import Asked
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
@@ -93,6 +93,7 @@ class Renyi:
 
     def __post_init__(self) -> None:
         store_whole(self, "particles")
+        check_switches(strict=self.strict, vectorize=self.vectorize)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not math.isfinite(self.alpha):
             raise VarigradError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.alpha == 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from varigrad.errors import PlateError, ShapeError, SiteError
-from varigrad.estimators.base import Draw, Estimator, State
+from varigrad.estimators.base import Draw, Estimator, State, Surrogate
 from varigrad.estimators.baselines import Baseline, NoBaseline, check_independent
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import evolve
@@ -174,6 +174,13 @@ def site_surrogate(
     if isinstance(baseline, Baseline) and draw.values is not None and baseline.given():
         check_independent(baseline, site, draw.values)
     result = estimator.surrogate(draw, costs, states.get(site))
+    if not isinstance(result, Surrogate) or not isinstance(result.value, Tensor):
+        raise SiteError(
+            f"{type(estimator).__name__}.surrogate returned {result!r}",
+            site=site,
+            because="its value is a tensor to be differentiated",
+            try_="return Surrogate(cost.detach() * draw.log_q), of varigrad.estimators",
+        )
     if result.state is not None:
         states[site] = _cut(result.state)
     if result.regression is not None:

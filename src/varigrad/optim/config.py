@@ -7,6 +7,7 @@ Any other optimiser of torch or of a third party: `vg.optim.Optimizer(torch.opti
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from varigrad.errors import VarigradError
+from varigrad.errors import VarigradError, did_you_mean
 from varigrad.optim.fused_adam import FusedAdam, ParameterGroup
 from varigrad.optim.schedules import Scheduler
 
@@ -52,8 +53,15 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         _check_rate(self.settings)
-        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
-            raise VarigradError(f"clip_norm must be positive and finite, got {self.clip_norm!r}")
+        norm = self.clip_norm
+        if norm is not None and not (isinstance(norm, (int, float)) and math.isfinite(norm) and norm > 0):
+            raise VarigradError(f"clip_norm must be positive and finite, got {norm!r}")
+        for name, function in (("kind", self.kind), ("options", self.options), ("schedule", self.schedule)):
+            if function is not None and not callable(function):
+                raise VarigradError(
+                    f"{name} must be callable, got {function!r}",
+                    try_="options=lambda name: {...}, schedule=lambda optimizer: torch.optim.lr_scheduler...",
+                )
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """Make the optimiser of these parameters, with one group for each distinct set of options."""
@@ -63,14 +71,33 @@ class Optimizer:
         """Parameter groups: parameters with equal options together."""
         groups: list[ParameterGroup] = []
         for name, parameter in named:
-            extra = dict(self.options(name)) if self.options is not None else {}
-            _check_rate(extra)
+            extra = self._options_of(name)
             group = next((g for g in groups if {k: v for k, v in g.items() if k != "params"} == extra), None)
             if group is None:
                 group = {"params": [], **extra}
                 groups.append(group)
             group["params"].append(parameter)
         return groups
+
+    def _options_of(self, name: str) -> dict[str, Any]:
+        """What differs for a parameter.
+
+        Raises:
+            VarigradError: `options` returns no mapping, or a setting that the optimiser does not have.
+        """
+        found = {} if self.options is None else self.options(name)
+        if not isinstance(found, Mapping):
+            raise VarigradError(f"options({name!r}) must return a dictionary of settings, got {found!r}")
+        _check_rate(found)
+        known = inspect.signature(self.kind).parameters.values()
+        if all(p.kind is not p.VAR_KEYWORD for p in known):
+            for key in found:
+                if key not in (names := [p.name for p in known]):
+                    raise VarigradError(
+                        f"options({name!r}) names {key!r}, which is no setting of "
+                        f"{getattr(self.kind, '__name__', self.kind)}{did_you_mean(key, names)}"
+                    )
+        return dict(found)
 
 
 def Adam(  # noqa: N802 - it stands for a class of torch

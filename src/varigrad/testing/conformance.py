@@ -134,7 +134,9 @@ def check_estimator(
         >>> len(testing.check_estimator(estimators.DisARM(), programs=one))
         2
     """
-    assert survives_copies(estimator), f"{estimator!r} does not survive pickling and copying"
+    assert survives_copies(estimator), (
+        f"{estimator!r} is not equal to its copy, made by pickle or copy.deepcopy; a frozen dataclass is"
+    )
     verdicts = []
     for name, case in (programs or PROGRAMS).items():
         for vectorize in (None, False):
