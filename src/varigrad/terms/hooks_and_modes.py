@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor
+from torch.jit import is_tracing
 
 from varigrad._torch_internals import dispatch_mode_stack, function_modes, innermost_transform, saved_hooks
 
@@ -28,8 +29,8 @@ def are_traced(tensors: Iterable[Tensor]) -> bool:
 
 
 def anyone_listens() -> bool:
-    """Whether code that is neither torch's nor ours sees what happens inside an operation."""
-    if innermost_transform() is not None or function_modes():
+    """Whether code that is neither torch's nor ours, or a trace that keeps values, sees what an operation does."""
+    if innermost_transform() is not None or function_modes() or is_tracing():
         return True
     hooks = saved_hooks(True)
     return hooks is not None and not all(str(getattr(h, "__module__", "")).startswith("torch.") for h in hooks)
