@@ -48,6 +48,7 @@ _STEPPED: Mapping[str, tuple[str, int]] = {
     "_grid_sampler_2d_cpu_fallback": ("grid", 1),
     **dict.fromkeys(("hinge_embedding_loss", "poisson_nll_loss"), ("target", 1)),
     "cosine_embedding_loss": ("target", 2),
+    "gaussian_nll_loss": ("var", 2),  # clamped under `no_grad`
 }
 """The argument by which a function jumps; by its others it does not."""
 
@@ -153,6 +154,15 @@ def users_choice() -> bool:
             return culprit.split(".")[0] not in ("torch", "varigrad")
         frame, inner = frame.f_back, module
     return True
+
+
+def called_by_user() -> bool:
+    """Whether the method of torch that is at work was called by code that is neither torch's nor ours."""
+    frame: FrameType | None = _caller()
+    between = ("torch._tensor", "torch.overrides", "varigrad.terms.data_assignment")
+    while frame is not None and frame.f_globals.get("__name__") in between:
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).split(".")[0] not in ("torch", "varigrad")
 
 
 def _floating(value: object) -> bool:
