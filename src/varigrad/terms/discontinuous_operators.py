@@ -156,15 +156,6 @@ def users_choice() -> bool:
     return True
 
 
-def called_by_user() -> bool:
-    """Whether the method of torch that is at work was called by code that is neither torch's nor ours."""
-    frame: FrameType | None = _caller()
-    between = ("torch._tensor", "torch.overrides", "varigrad.terms.data_assignment")
-    while frame is not None and frame.f_globals.get("__name__") in between:
-        frame = frame.f_back
-    return frame is not None and str(frame.f_globals.get("__name__")).split(".")[0] not in ("torch", "varigrad")
-
-
 def _floating(value: object) -> bool:
     if isinstance(value, (tuple, list)):
         return any(_floating(v) for v in value)

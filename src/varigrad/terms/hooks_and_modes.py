@@ -6,7 +6,9 @@ the levels of a `torch.func` transform would then see values without provenance.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from types import FrameType
 
 from torch import Tensor
 from torch.jit import is_tracing
@@ -34,3 +36,12 @@ def anyone_listens() -> bool:
         return True
     hooks = saved_hooks(True)
     return hooks is not None and not all(str(getattr(h, "__module__", "")).startswith("torch.") for h in hooks)
+
+
+def called_by_user() -> bool:
+    """Whether the method of torch that is at work was called by code that is neither torch's nor ours."""
+    frame: FrameType | None = sys._getframe(1)
+    between = ("varigrad.terms.tracked", "torch._tensor", "torch.overrides", "varigrad.terms.data_assignment")
+    while frame is not None and frame.f_globals.get("__name__") in between:
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).split(".")[0] not in ("torch", "varigrad")

@@ -28,15 +28,9 @@ from varigrad.errors import VarigradError
 from varigrad.terms.arrangements import arrangement
 from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.continuous_functions import may_jump
-from varigrad.terms.discontinuous_operators import (
-    called_by_user,
-    has_no_derivative,
-    is_step,
-    jumping_parts,
-    users_choice,
-)
+from varigrad.terms.discontinuous_operators import has_no_derivative, is_step, jumping_parts, users_choice
 from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
-from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
+from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, called_by_user, foreign_modes
 from varigrad.terms.poles import denominator, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
 from varigrad.terms.zero_crossings import note_pole, roots_after
