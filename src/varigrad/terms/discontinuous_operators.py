@@ -48,6 +48,7 @@ _STEPPED: Mapping[str, tuple[str, int]] = {
     "_grid_sampler_2d_cpu_fallback": ("grid", 1),
     **dict.fromkeys(("hinge_embedding_loss", "poisson_nll_loss"), ("target", 1)),
     "cosine_embedding_loss": ("target", 2),
+    "gaussian_nll_loss": ("var", 2),  # clamped under `no_grad`
 }
 """The argument by which a function jumps; by its others it does not."""
 

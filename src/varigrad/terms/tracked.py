@@ -22,9 +22,6 @@ from varigrad._torch_internals import (
     DisableTorchDispatch,
     DisableTorchFunctionSubclass,
     dispatch_modes,
-    function_modes,
-    innermost_transform,
-    saved_hooks,
     version_of,
 )
 from varigrad.errors import VarigradError
@@ -33,7 +30,7 @@ from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.continuous_functions import may_jump
 from varigrad.terms.discontinuous_operators import has_no_derivative, is_step, jumping_parts, users_choice
 from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
-from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, foreign_modes
+from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, called_by_user, foreign_modes
 from varigrad.terms.poles import denominator, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
 from varigrad.terms.zero_crossings import note_pole, roots_after
@@ -94,6 +91,8 @@ class Tracked(Tensor):
                 _escape(inputs)
                 raise
             effect = effect_of(func)
+            if effect.name == "register_hook" and inputs[0]._escapes and called_by_user():
+                inputs[0]._escapes.nondifferentiable |= inputs[0]._provenance  # a hook changes the derivative
             if not inputs or (effect.silent and not isinstance(result, Tensor)) or (effect.getter and result is None):
                 return result
             if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):
@@ -112,10 +111,7 @@ class Tracked(Tensor):
                     and _becomes_a_size(effect, args, kwargs)
                 )
                 or ((effect.raises or (kwargs and "rounding_mode" in kwargs)) and would_be_caught())
-                or (
-                    (innermost_transform() is not None or function_modes() or saved_hooks(True) is not None)
-                    and anyone_listens()
-                )
+                or anyone_listens()
             ):
                 escapes.add(provenance)
             blocked, sign = NOTHING, 0
