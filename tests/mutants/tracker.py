@@ -25,7 +25,7 @@ MUTANTS = (
     M("out= ignored", "terms/tracked.py", 'plain_kwargs.get("out") is not None', 'plain_kwargs.get("nothing") is not None', "leak by out"),
     M("shapes that tell ignored", "terms/side_effects.py", "return Effect(plain, TELLING[name])", "return Effect(plain)", "leak by nonzero"),
     M("masks as indices ignored", "terms/side_effects.py", "changes=_by_mask", "changes=None", "leak by mask shape"),
-    M("transforms that close over a value ignored", "terms/hooks_and_modes.py", "if innermost_transform() is not None or function_modes():", "if function_modes():", "leak by vmap"),
+    M("transforms that close over a value ignored", "terms/hooks_and_modes.py", "if innermost_transform() is not None or function_modes()", "if function_modes()", "leak by vmap"),
     M("compiled callables not made eager", "terms/force_eager.py", 'self._stance = set_stance("force_eager")', 'self._stance = set_stance("default")', "a compiled callable"),
     M("a mask not looked at", "terms/dependency_tracker.py", "upstream |= message.mask._provenance", "pass", "dependent mask"),
     M("a scale not looked at", "terms/dependency_tracker.py", "upstream |= message.scale._provenance", "pass", "dependent scale"),

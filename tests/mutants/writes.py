@@ -24,6 +24,6 @@ MUTANTS = (
     M("finally taken for except", "terms/caught_errors.py", '        if instruction.opname == "RERAISE":\n            return False', '        if instruction.opname == "RERAISE":\n            return True', "test_leaks.py::test_where_an_error_would_be_caught"),
     M("errors of torch tell nothing", "terms/tracked.py", "            except BaseException:  # that torch raises an error tells what the values were\n                _escape(inputs)\n                raise", "            except BaseException:\n                raise", f"{LAW}[errors: index_out_of_range-score]"),
     M("memory swapped unseen", "terms/data_assignment.py", "            self.escapes.add(get_provenance(args[1]))", "            pass", f"{LAW}[writes: swapped_memory-score]"),
-    M("hooks and modes that listen not looked at", "terms/tracked.py", "and anyone_listens()\n                )\n            ):\n                escapes.add(provenance)\n            blocked", "and False\n                )\n            ):\n                escapes.add(provenance)\n            blocked", f"{LAW}[calls: hook_on_saved_tensors-score]"),
+    M("hooks and modes that listen not looked at", "terms/tracked.py", "or anyone_listens()", "or False", f"{LAW}[calls: hook_on_saved_tensors-score]"),
     M("out= not looked at", "terms/tracked.py", '(kwargs and (plain_kwargs.get("out") is not None or', "(kwargs and (", "leak by out"),
 )  # fmt: skip
