@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from types import FrameType
 
 from torch import Tensor
-from torch.jit import is_tracing
+from torch.jit import is_tracing  # type: ignore[attr-defined] # torch does not name it among its exports
 
 from varigrad._torch_internals import dispatch_mode_stack, function_modes, innermost_transform, saved_hooks
 
