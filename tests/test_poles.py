@@ -137,3 +137,15 @@ def test_names_that_are_on_the_list(name):
 @pytest.mark.parametrize("name", ["apply", "mine", "sign", "floor_", "linalg_qr", "corrcoef"])
 def test_names_that_are_on_no_list(name):
     assert not is_reviewed(name)
+
+
+def test_hooks_of_the_program_are_what_the_plan_relies_on():
+    def tripled(z):
+        y = z * 1
+        y.register_hook(lambda gradient: 3 * gradient)
+        return y
+
+    plan = bound_of(tripled).plan()
+    assert plan["z"].estimator == "Pathwise()"
+    (sentence,) = plan.relies_on[1:]
+    assert re.fullmatch(r"'z': register_hook at test_poles.py:\d+ leaves the gradient as it is", sentence)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
-from varigrad.objectives.checks.pole_crossings import name_of, pathwise_sources
+from varigrad.objectives.checks.pole_crossings import assumption_about, name_of, pathwise_sources
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.shapes import table
 from varigrad.terms.term import Term
@@ -204,8 +204,7 @@ def plan_of(
 def _poles_of(run: RunRecord, nondifferentiable: frozenset[str]) -> tuple[str, ...]:
     """What has to stay away from poles for pathwise gradients to be right, in sentences."""
     found = {
-        f"{site!r}: {name_of(pole)} "
-        + ("never divides by zero (or reaches another pole)" if pole.reviewed else "has no jump")
+        f"{site!r}: {name_of(pole)} {assumption_about(pole)}"
         for pole in run.tracker.escapes.poles
         for site in pathwise_sources(run, pole, nondifferentiable)
     }

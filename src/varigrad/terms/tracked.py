@@ -33,7 +33,7 @@ from varigrad.terms.escapes import NOTHING, Escapes, Provenance, Roots
 from varigrad.terms.hooks_and_modes import anyone_listens, are_traced, called_by_user, foreign_modes
 from varigrad.terms.poles import denominator, sign_after
 from varigrad.terms.side_effects import Effect, effect_of
-from varigrad.terms.zero_crossings import note_pole, roots_after
+from varigrad.terms.zero_crossings import HOOK, note_pole, roots_after
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 HARMLESS = frozenset((Tensor, torch.nn.Parameter, torch.nn.Buffer))
@@ -91,8 +91,10 @@ class Tracked(Tensor):
                 _escape(inputs)
                 raise
             effect = effect_of(func)
-            if effect.name == "register_hook" and inputs[0]._escapes and called_by_user():
-                inputs[0]._escapes.nondifferentiable |= inputs[0]._provenance  # a hook changes the derivative
+            if effect.name == "register_hook" and inputs and called_by_user():
+                given = inputs[0]
+                if given._escapes is not None and given._escapes.watch:  # a hook may change the gradient
+                    note_pole(given._escapes.poles, HOOK, (), {}, given, None, differentiable=True, reviewed=False)
             if not inputs or (effect.silent and not isinstance(result, Tensor)) or (effect.getter and result is None):
                 return result
             if effect.name == "broadcast_tensors" and isinstance(result, (tuple, list)):

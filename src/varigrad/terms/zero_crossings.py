@@ -28,6 +28,8 @@ _DIMS = {"sum": 1, "mean": 1, "var": 1, "std": 1, "norm": 2, "linalg_norm": 2, "
 """Where a reduction takes its dimensions."""
 _GAMMAS = frozenset("digamma psi lgamma gammaln polygamma".split())  # noqa: SIM905
 _COSINES = frozenset(("cosine_similarity", "cosine_embedding_loss"))
+HOOK = "register_hook"
+"""The name under which a hook of the program's, on a tensor that depends on a choice, is noted."""
 _EQUAL = 1e-4
 """By how much, relative to the largest, parts of one size may differ."""
 _MOST = 8

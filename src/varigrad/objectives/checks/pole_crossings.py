@@ -18,6 +18,7 @@ from varigrad.objectives.run_record import RunRecord
 from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.escapes import Pole
+from varigrad.terms.zero_crossings import HOOK
 
 Calls = Mapping[tuple[str, str, int], Pole]
 
@@ -77,6 +78,13 @@ def sites_crossed(first: RunRecord, other: RunRecord) -> dict[str, str]:
             for site in pathwise_sources(other, pole):
                 found.setdefault(site, f"what {name_of(pole)} divides by (or takes) {what}")
     return found
+
+
+def assumption_about(pole: Pole) -> str:
+    """What has to hold of a call for pathwise gradients to be right, in words."""
+    if pole.name == HOOK:
+        return "leaves the gradient as it is"
+    return "never divides by zero (or reaches another pole)" if pole.reviewed else "has no jump"
 
 
 def name_of(pole: Pole) -> str:
