@@ -41,8 +41,12 @@ class Twin:
         if svi.bound.is_empty:  # before the programs have been run once
             assert not losses
             return 0
-        steps = svi.bound.steps
-        assert same(left(svi), self.states[steps]), f"not the state of {steps} steps"
+        steps, found = svi.bound.steps, left(svi)
+        right = self.states[steps]
+        if not steps and found["optimizer"] is None:  # the programs are known, and the optimiser is still to be made
+            right = {**right, "optimizer": None, "scheduler": None}
+        differ = [name for name in right if not same(found[name], right[name])]
+        assert not differ, f"not the state of {steps} steps: {differ}"
         if losses is not None:
             assert losses == self.losses[: len(losses)] and len(losses) == steps, (len(losses), steps)
         return steps
@@ -112,6 +116,7 @@ class OwnLoop:
                 states.append(self.left(bound))
 
         interrupted(loop)
+        torch.set_grad_enabled(True)  # Ctrl-C in a loop of one's own may come inside torch's optimiser, under no_grad
         return states, bound, self.left(bound)
 
     @staticmethod

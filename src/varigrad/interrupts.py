@@ -18,6 +18,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
+import torch
+
 Result = TypeVar("Result")
 
 _ALL = math.inf
@@ -89,13 +91,16 @@ class Interrupts:
 
     def _until(self, count: int, call: Callable[..., Result], given: tuple[object, ...]) -> Result:
         """`call(*given)`, with at most `count` signals held back."""
-        held = self._held
+        held, gradients = self._held, torch.is_grad_enabled()
         try:
             if count < held and self._installed:
                 self._held = count
             if self._noted:
                 self._deliver_if_more_than(self._held)
             return call(*given)
+        except KeyboardInterrupt:  # which may come between what `torch.no_grad()` does and what it undoes
+            torch.set_grad_enabled(gradients)
+            raise
         finally:
             self._held = held
 

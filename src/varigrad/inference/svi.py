@@ -143,14 +143,16 @@ class SVI:
         return self
 
     def _begin(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        """Run the programs for the first time. Nothing has been learnt yet: Ctrl-C may come at any time."""
+        """Run the programs for the first time. Ctrl-C comes when that is done, or at once if it comes twice."""
+        interrupts = self._eager_steps.interrupts
         if self.bound.undecided:
             decide = partial(
                 run_state.auto_select().decide, self.bound, *args, compiled=self._step_compiler is not None, **kwargs
             )
-            self._eager_steps.interrupts.at_once(decide)
+            interrupts.on_second(decide)
         else:
-            self._eager_steps.interrupts.at_once(partial(self.bound.init, *args, **kwargs))
+            interrupts.on_second(partial(self.bound.init, *args, **kwargs))
+        interrupts.deliver()
 
     def plan(self, *args: object, **kwargs: object) -> Plan:
         """Say which estimator serves which site, and why."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError, whole_number
 from varigrad.estimators.base import State
+from varigrad.interrupts import Interrupts
 from varigrad.language.messages import Program
 from varigrad.language.runtime import can_do_without_arguments, modules_of, takes_no_arguments
 from varigrad.language.trace import Trace
@@ -82,6 +83,7 @@ class Bound(Parameters):
             config, model, guide, self if owner is None else owner, Source() if source is None else source, carried
         )
         self.exploration: Exploration = Exploration(self.runs)
+        self._interrupts = Interrupts()
         for name, program in (("model", model), ("guide", guide)) if owner is None else ():
             for i, module in enumerate(modules_of(program)):
                 if not any(m is module for m in self.modules()):
@@ -158,9 +160,10 @@ class Bound(Parameters):
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Minus the bound; its gradient is the estimators' (and the baselines' own)."""
         result = self.estimate(*args, **kwargs)
-        self.advance(result.state)
-        # The value of one, the gradient of the other.
-        return result.surrogate.detach() - result.surrogate - result.value
+        self._interrupts.whole(self.advance, result.state)
+        return (
+            result.surrogate.detach() - result.surrogate - result.value
+        )  # the value of one, the gradient of the other
 
     def estimate(self, *args: object, **kwargs: object) -> Estimate:
         """Value, surrogate and next estimator state; changes nothing but the generator.
