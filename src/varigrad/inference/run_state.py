@@ -114,11 +114,18 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for i, moments in saved["state"].items():
         for key, value in moments.items():
-            tensor = torch.as_tensor(value) if isinstance(value, (int, float)) else value
-            if not isinstance(tensor, Tensor):
-                raise ValueError(f"{key} is {value!r}, and no tensor")
-            if tensor.dim() and key in ("exp_avg", "exp_avg_sq") and tensor.shape != parameters[i].shape:
-                raise ValueError(f"{key} has shape {tuple(tensor.shape)}, its parameter {tuple(parameters[i].shape)}")
+            if not _is_tree(value):
+                raise ValueError(f"{key} is {value!r}, which no optimiser keeps")
+            average = key in ("exp_avg", "exp_avg_sq")
+            if average and not (isinstance(value, Tensor) and value.shape == parameters[i].shape):
+                raise ValueError(f"{key} is {value!r}, and its parameter has shape {tuple(parameters[i].shape)}")
+
+
+def _is_tree(value: object) -> bool:
+    """Whether a value is a tensor, a number, None, or a list of such, as optimisers keep them."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_tree, value))
+    return value is None or isinstance(value, (bool, int, float, Tensor))
 
 
 def _is_alike(own: object, saved: object) -> bool:
