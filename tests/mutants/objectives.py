@@ -45,7 +45,7 @@ MUTANTS = (
     # Value, surrogate, draws.
     M("particles not averaged", "objectives/surrogate.py", "    if count > 1:", "    if False:", "particles are averaged"),
     M("value: guide's terms added", "objectives/surrogate.py", "value - _total(dropped)", "value + _total(dropped)", "score on bernoulli"),
-    M("loss climbs", "objectives/bound.py", "result.surrogate.detach() - result.surrogate -", "result.surrogate - result.surrogate.detach() -", "loss has minus"),
+    M("loss climbs", "objectives/bound.py", "surrogate.detach() - surrogate -", "surrogate - surrogate.detach() -", "loss has minus"),
     M("Bernoulli drawn the wrong way round", "distributions/rng.py", "(self.uniform(shape, probs) < probs)", "(self.uniform(shape, probs) > probs)", "draws follow"),
     M("categories drawn one too low", "distributions/rng.py", "cdf[..., :-1] <= (", "cdf[..., 1:] <= (", "draws follow"),
     # Where a gradient comes from.

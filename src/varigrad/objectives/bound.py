@@ -161,9 +161,8 @@ class Bound(Parameters):
         """Minus the bound; its gradient is the estimators' (and the baselines' own)."""
         result = self.estimate(*args, **kwargs)
         self._interrupts.whole(self.advance, result.state)
-        return (
-            result.surrogate.detach() - result.surrogate - result.value
-        )  # the value of one, the gradient of the other
+        surrogate = result.surrogate
+        return surrogate.detach() - surrogate - result.value  # the value of one, the gradient of the other
 
     def estimate(self, *args: object, **kwargs: object) -> Estimate:
         """Value, surrogate and next estimator state; changes nothing but the generator.
