@@ -7,6 +7,7 @@ import torch
 
 from varigrad.compile.graph.errors import CaptureError
 from varigrad.compile.trace.traced_function import TracedFunction
+from varigrad.compile.trace.tracer import trace
 
 
 class Program:
@@ -150,3 +151,22 @@ def test_inputs_that_share_memory_with_a_target_are_refused():
     view = target[1:3]
     with pytest.raises(CaptureError, match="a view of a parameter"):
         TracedFunction(lambda: [target + view.sum()], [target], [target], {})
+
+
+def test_decompositions_that_fail_have_no_numbers():
+    x = torch.eye(2)
+    graph = trace(lambda: [torch.linalg.cholesky(x * 1.0)], [x])
+    (found,) = graph.module(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), *graph.constants)
+    assert found.isnan().all()
+
+
+def test_what_is_written_through_a_view_varies():
+    x = torch.ones(2)
+
+    def program():
+        t = torch.zeros(2)
+        t.narrow(0, 0, 2).copy_(x)
+        return [x * 2 if t.sum() > 0 else x]
+
+    with pytest.raises(CaptureError, match="value of a tensor"):
+        trace(program, [x])

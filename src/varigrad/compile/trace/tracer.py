@@ -196,8 +196,11 @@ class _Tracer(TorchDispatchMode):
     def _nodes_written(
         self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> Iterator[fx.Node]:
-        """The nodes of the tensors that an operation writes into; what it only reads (a mask, say) stays as it is."""
-        return map(self._node, _targets(func, args, kwargs))
+        """The nodes of all that lies in the memory written into; what is only read (a mask, say) stays as it is."""
+        for target in _targets(func, args, kwargs):
+            yield self._node(target)
+            plain = target._plain if type(target) is Tracked else target
+            yield from (node for _, node in self._made.get(_memory_of(plain), ()))
 
     def _nan_where_failed(self, info: Tensor) -> None:
         """Make a matrix decomposition's results NaN where it fails: torch raises an error there, a graph cannot."""
@@ -205,8 +208,8 @@ class _Tracer(TorchDispatchMode):
         made = [(entries, i, *entry) for entries in self._made.values() for i, entry in enumerate(entries)]
         for entries, i, tensor, node in made:
             if node.target is operator.getitem and node.args[0] is source and tensor.is_floating_point():
-                failed = (info != 0).reshape(*info.shape, *(1,) * (tensor.dim() - info.dim()))
-                with self:
+                with self:  # the condition as well: outside it would be a constant, what it was when traced
+                    failed = (info != 0).reshape(*info.shape, *(1,) * (tensor.dim() - info.dim()))
                     checked = self._node(torch.where(failed, math.nan, tensor))
                 checked.meta[GEOMETRY] = node.meta[GEOMETRY]
                 self._nodes[id(tensor)] = checked
