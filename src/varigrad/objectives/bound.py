@@ -59,8 +59,7 @@ class Bound(Parameters):
 
     Example:
         >>> import varigrad as vg
-        >>> def program():
-        ...     vg.sample("z", vg.distributions.Normal(vg.param("m", 0.0), 1.0))
+        >>> program = lambda: vg.sample("z", vg.distributions.Normal(vg.param("m", 0.0), 1.0))
         >>> sorted(dict(vg.ELBO()(program, program).named_parameters()))
         ['m']
     """

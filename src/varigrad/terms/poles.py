@@ -76,6 +76,10 @@ _WHATEVER_THE_SIGN: Mapping[str, int] = {"tan": 0, **MATRICES}
 """Functions that have poles at positive numbers, or at matrices of positive numbers, too."""
 
 
+WITH_POLES = frozenset({*_DENOMINATORS, *LAYERS, *_WHATEVER_THE_SIGN, *_LOGARITHMS, *_POWERS, *_MATRIX_POWERS})
+"""The functions whose poles are tracked here."""
+
+
 def sign_of(value: Any) -> int:
     """What is known of a number, or of all entries of a tensor."""
     known = getattr(value, "_sign", None)
