@@ -170,3 +170,14 @@ def test_what_is_written_through_a_view_varies():
 
     with pytest.raises(CaptureError, match="value of a tensor"):
         trace(program, [x])
+
+
+def test_lists_of_tensors_that_outlive_the_call_are_not_written_into():
+    x, kept = torch.ones(2), torch.zeros(2)
+
+    def program():
+        torch._foreach_add_([kept], [x])
+        return [kept * 1]
+
+    with pytest.raises(CaptureError, match="it writes into a tensor that outlives the call"):
+        trace(program, [x])

@@ -183,15 +183,13 @@ class _Tracer(TorchDispatchMode):
 
     def _refuse_foreign(self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Refuse to write into a tensor that outlives the call: a check would write into it a second time."""
-        for i, argument in enumerate(schema_of_operator(func).arguments):
-            target = args[i] if i < len(args) else kwargs.get(argument.name)
-            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(target, Tensor):
-                self._node(target)
-                memory = _memory_of(target._plain if type(target) is Tracked else target)
-                if memory in self._given and memory not in self._writable:
-                    raise capture_error(
-                        "it writes into a tensor that outlives the call", "a buffer of a module(...), or a new tensor"
-                    )
+        for target in _targets(func, args, kwargs):
+            self._node(target)
+            memory = _memory_of(target._plain if type(target) is Tracked else target)
+            if memory in self._given and memory not in self._writable:
+                raise capture_error(
+                    "it writes into a tensor that outlives the call", "a buffer of a module(...), or a new tensor"
+                )
 
     def _nodes_written(
         self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]
