@@ -7,16 +7,16 @@ parameters may stay.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from varigrad.errors import VarigradError
-from varigrad.language.messages import Module, Param, evolve
+from varigrad.language.messages import evolve
 from varigrad.objectives.checks.first_run import (
     check_arguments,
     check_particles,
@@ -25,6 +25,7 @@ from varigrad.objectives.checks.first_run import (
     check_smooth,
 )
 from varigrad.objectives.checks.lane_independence import failure_side_by_side, site_values
+from varigrad.objectives.checks.marginal_values import check_marginal_values
 from varigrad.objectives.checks.perturbed_points import moved, moved_arguments
 from varigrad.objectives.checks.plate_independence_by_operations import (
     MixedPlates,
@@ -38,11 +39,15 @@ from varigrad.objectives.checks.plate_independence_by_values import mixed_plates
 from varigrad.objectives.checks.pole_crossings import pole_crossings
 from varigrad.objectives.checks.replays import FAILURES
 from varigrad.objectives.estimator_selection import patterns_of
+from varigrad.objectives.initializing_store import InitializingStore
+from varigrad.objectives.marginal_plan import MarginalPlan, marginal_plans
+from varigrad.objectives.marginal_sites import globs_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
 from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.run_record import RunRecord, Vectorization, vectorization_of
 from varigrad.objectives.shadow_parameters import shadow_of
+from varigrad.objectives.surrogate import densities_of
 from varigrad.objectives.without_side_effects import PreservedState
 from varigrad.terms.dependency_tracker import NOT_PATHWISE
 from varigrad.terms.independence.analysis import Follower
@@ -85,25 +90,6 @@ class DiscoveryResult:
     points: int = 0
     suspects: tuple[str, ...] = ()
     crossed: Mapping[str, str] = field(default_factory=dict)
-
-
-class InitializingStore:
-    """A store for the first run: its new parameters stay, and their initialisation still counts as drawn."""
-
-    def __init__(self, owner: ParameterStore, kept: PreservedState) -> None:
-        self.owner = owner
-        self.kept = kept
-        self.adopt: Callable[[Module], None] = owner.adopt
-        self.adopt_baseline: Callable[[str, str, nn.Module], None] = owner.adopt_baseline
-        self.check_names: Callable[[Iterable[str]], None] = owner.check_names
-        self.named_parameters: Callable[[], Iterable[tuple[str, Tensor]]] = owner.named_parameters
-        self.constrained_leaves: Callable[[], dict[str, Tensor]] = owner.constrained_leaves
-        self.version: int = owner.version
-
-    def constrained(self, message: Param, cache: dict[str, Tensor]) -> Tensor:
-        """The owner's value; initial values are drawn as if no look were taken."""
-        with self.kept.lasting() if callable(message.init) else nullcontext():
-            return self.owner.constrained(message, cache)
 
 
 def branch_of(run: RunRecord) -> tuple[object, ...]:
@@ -175,6 +161,8 @@ class Discovery:
             wide = vectorization_of(seen, runs.objective.particles)
             if self.known is not None:
                 self._mixed = dict(self.known.vectorization.mixed)
+            if wide.slots:
+                check_marginal_values(self._again, densities_of, wide)
             self._structure(seen, wide)
             self._add(mixed_plates(self._again, runs.terms, seen, wide, self._settled))
             reason = self._reason(wide)
@@ -184,11 +172,16 @@ class Discovery:
                 wide = evolve(wide, mixed=self._mixed)
                 seen = self.explore(self._mixed)
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
-            runs.adjusted(seen, terms)
+            if wide.slots:
+                terms, sums, scaled_inside = self._summed_out(wide.plain)
+            else:
+                runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
         unproven = self._unproven(seen, wide, reason, points)
         without = self._nondifferentiable
         plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, without, unproven, crossed)
+        if wide.slots:
+            plan = evolve(plan, marginal=sums, scaled_inside=scaled_inside)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return DiscoveryResult(
@@ -257,6 +250,18 @@ class Discovery:
             forced, indices = site_values(*self.base), self.base[0].indices
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
+    def _summed_out(self, vectorization: Vectorization) -> tuple[list[Term], tuple[MarginalPlan, ...], tuple[str, ...]]:
+        """The terms of a run with sites summed out, everything tracked; the sums, and sentences about their scales."""
+        runs = self.runs
+        settings = runs.settings(
+            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, track_all=True
+        )
+        run = runs.perform(settings, self.args, self.kwargs)
+        slots = run.slots(vectorization)
+        assert slots is not None
+        sums, scaled_inside = marginal_plans(densities_of(run, vectorization)[1], slots)
+        return runs.terms(run, vectorization), sums, scaled_inside
+
     def _structure(self, seen: RunRecord, wide: Vectorization) -> None:
         """Note what the operations of a run prove about its plates."""
         if not open_plates(seen, self._mixed):
@@ -278,7 +283,7 @@ class Discovery:
         analytic_kl = config.analytic_kl
         named = () if isinstance(analytic_kl, bool) else tuple(analytic_kl)
         asked = tuple(pattern for pattern, _ in patterns_of(config.estimators))
-        patterns = {"estimators": asked, "weights": tuple(config.weights)}
+        patterns = {"estimators": asked, "weights": tuple(config.weights), "marginal": globs_of(config.marginal)}
         check_patterns(seen, {**patterns, "analytic_kl": named})
         config.check(seen)
         owner.check_names(s.message.name for s in (*seen.guide, *seen.model))

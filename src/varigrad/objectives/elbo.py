@@ -14,6 +14,7 @@ from varigrad.estimators.base import Estimator, State
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.estimator_selection import Asked, patterns_of
+from varigrad.objectives.marginal_sites import Marginal, check_marginal
 from varigrad.objectives.objective import Weight
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
@@ -40,6 +41,8 @@ class ELBO:
             densities as the loop.
         strict: False: model and guide may have different latent sites. One that the guide lacks is drawn from the
             model's distribution, as if the guide had it; one that the model lacks is auxiliary.
+        marginal: discrete sites of the model that the guide lacks, by name or glob, or True for every one with finitely
+            many values: they are summed out exactly.
 
     Raises:
         VarigradError: particles is not a whole number of at least 1.
@@ -69,11 +72,13 @@ class ELBO:
     weights: Mapping[str, Weight] = field(default_factory=dict)
     vectorize: bool | None = None
     strict: bool = True
+    marginal: Marginal = False
 
     def __post_init__(self) -> None:
         store_whole(self, "particles")
         check_particles_and_estimators(self.particles, self.estimators)
         check_switches(strict=self.strict, vectorize=self.vectorize)
+        check_marginal(self.marginal)
         if not isinstance(self.analytic_kl, bool):
             _check_names("analytic_kl", self.analytic_kl)
         if not isinstance(self.weights, Mapping):

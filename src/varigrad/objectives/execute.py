@@ -35,6 +35,12 @@ from varigrad.language.plates import InPlate, same_minibatch
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.checks.density_jumps import Marked, note_jumps
 from varigrad.objectives.estimator_selection import choose
+from varigrad.objectives.marginal_sites import (
+    can_be_marginal,
+    check_values_stay,
+    is_marginal,
+    marginal_site,
+)
 from varigrad.objectives.run_record import RunRecord, RunSettings, VectorizationChanged
 from varigrad.terms.dependency_tracker import PARTICLES, Statement, Tracker
 from varigrad.terms.provenance import get_provenance, untracked
@@ -79,6 +85,8 @@ def perform(
     finally:
         record.tracker.finish()
     record.tracker.check()
+    if record.marginal:
+        check_values_stay(record.marginal, record.tracker.escapes.provenance)
     if settings.strict and scoring.latent != record.draws.keys():
         _refuse_foreign(record, scoring.latent)
     return record
@@ -129,7 +137,9 @@ class _Program:
             case Factor():
                 self._once(message.name)
                 self._plates(message)
-                self.statements.append(self.record.tracker.examine(message))
+                statement = self.record.tracker.examine(message)
+                self.statements.append(statement)
+                self.factor(statement)
             case Record():
                 self._once(message.name)
                 self.record.records[message.name] = message.value
@@ -143,6 +153,9 @@ class _Program:
 
     def sample(self, message: Sample, forward: Forward) -> Message:
         raise NotImplementedError
+
+    def factor(self, statement: Statement) -> None:
+        """Look at a factor."""
 
     def _once(self, name: str) -> None:
         if name in self.names:
@@ -300,6 +313,8 @@ class _Model(_Program):
                     because="the guide draws it",
                     try_="estimator= at the guide's site, or ELBO(estimators={...})",
                 )
+            if message.name not in self.record.values and is_marginal(message, self.settings.marginal):
+                return self._marginal(message, forward)
             if message.name not in self.record.values and not self.settings.strict:
                 self.guide.sample(message, _unheard)
             if message.name not in self.record.values:
@@ -307,14 +322,55 @@ class _Model(_Program):
                     "is a latent site of the model and missing from the guide",
                     site=message.name,
                     because=_sites_text("the guide's sites", self.record.values, message.name),
-                    try_=f"sample({message.name!r}, ...) in the guide, or obs= in the model",
+                    try_=f"sample({message.name!r}, ...) in the guide, or obs= in the model"
+                    + (f", or ELBO(marginal={message.name!r}) to sum it out" if can_be_marginal(message) else ""),
                 )
             self.latent.add(message.name)
             message = evolve(message, value=self.record.values[message.name])
         if self.settings.explore:
             self.record.marked.append(Marked(message))
-        self.record.model.append(self.record.tracker.examine(message))
+        statement = self.record.tracker.examine(message)
+        self.record.model.append(statement)
+        if self.record.marginal:
+            self._check_slots(statement)
         return forward(message)
+
+    def _marginal(self, message: Sample, forward: Forward) -> Message:
+        """Put in all values of a site that is summed out, or the one that is asked for."""
+        settings, record, name = self.settings, self.record, message.name
+        vectorization = settings.vectorization
+        plain = record.tracker.examine(message).message
+        assert isinstance(plain, Sample)
+        site = record.marginal[name] = marginal_site(plain)
+        if name in self.guide.forced:
+            value = self.guide.forced[name]
+        elif settings.explore:
+            settings.source.site = name
+            value = settings.source.draw(expanded(plain))
+        elif name in vectorization.slots:
+            record.spread = True
+            value = site.spread(vectorization.slots[name], vectorization.dims)
+        else:
+            raise VectorizationChanged(name)
+        message = evolve(message, value=record.tracker.mark_marginal(value, plain))
+        if settings.explore:
+            record.marked.append(Marked(message))
+        statement = record.tracker.examine(message)
+        record.model.append(statement)
+        self._check_slots(statement)
+        return forward(message)
+
+    def factor(self, statement: Statement) -> None:
+        if self.record.marginal:
+            self._check_slots(statement)
+
+    def _check_slots(self, statement: Statement) -> None:
+        """Look at the programs again if two sites whose values lie along one dimension are read together."""
+        slots = self.settings.vectorization.slots
+        if slots and statement.upstream:
+            taken = [slots[t.site] for t in statement.upstream if t.site in slots]
+            if len(set(taken)) != len({t.site for t in statement.upstream if t.site in slots}):
+                raise VectorizationChanged(statement.message.name)
 
 
 def with_fresh_distribution(message: Sample) -> Sample:

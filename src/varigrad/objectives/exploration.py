@@ -104,6 +104,8 @@ class Exploration:
         self.rechecks.begin(self)
         assert self._reachable is not None
         self.rechecks.reach(self.owner, self._reachable)
+        for sentence in found.plan.scaled_inside:
+            warnings.warn(f"{sentence}. Try: the whole plate, or the site inside of it", BiasWarning, stacklevel=4)
         for name in found.suspects:
             warnings.warn(
                 f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding conversion "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from varigrad.estimators.base import State
 from varigrad.objectives.estimator_selection import Asked
+from varigrad.objectives.marginal_sites import Marginal
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 from varigrad.objectives.surrogate import Estimate
 
@@ -36,6 +37,9 @@ class Objective(Protocol):
 
     @property
     def strict(self) -> bool: ...
+
+    @property
+    def marginal(self) -> Marginal: ...
 
     def check(self, run: RunRecord) -> None:
         """Raise if the objective cannot serve the programs of this run."""

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 from varigrad.language.messages import Sample
 from varigrad.objectives.checks.pole_crossings import assumption_about, name_of, pathwise_sources
+from varigrad.objectives.marginal_plan import MarginalPlan, shortened
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.shapes import table
 from varigrad.terms.term import Term
@@ -49,6 +50,8 @@ class Plan:
         reason: why in a loop; empty otherwise.
         poles: divisions of what a pathwise gradient goes through, whose denominator is not known to keep its sign.
         crossed_poles: which of them were seen to go through a pole, so that no pathwise gradient is right there.
+        marginal: the sums over sites of the model that the guide lacks, in their order.
+        scaled_inside: plates whose minibatch is scaled inside a sum over a site outside of them, in sentences.
         unproven: what no operation proves though "unbiased: yes" relies on it, with the numbers that speak for it.
 
     Example:
@@ -72,6 +75,8 @@ class Plan:
     unproven: tuple[str, ...] = ()
     poles: tuple[str, ...] = ()
     crossed_poles: tuple[str, ...] = ()
+    marginal: tuple[MarginalPlan, ...] = ()
+    scaled_inside: tuple[str, ...] = ()
 
     @property
     def relies_on(self) -> tuple[str, ...]:
@@ -114,6 +119,8 @@ class Plan:
         lines = [table(rows, header), ""]
         lines += [f"{s.name}: {s.why}" for s in self.sites]
         lines += self.crossed_poles
+        lines += shortened(self.marginal)
+        lines += self.scaled_inside
         for s in self.sites:
             if s.cross_element:
                 plates = ", ".join(s.cross_element)
@@ -188,7 +195,7 @@ def plan_of(
                 shown(estimator),
                 choice.why,
                 tuple(own[name].upstream),
-                tuple(t.name if t.sign > 0 else f"q({t.name})" for t in below),
+                tuple(n for t in below for n in (t.parts or (t.name if t.sign > 0 else f"q({t.name})",))),
                 len(vectorization.lanes.get(name, ())),
                 tuple(sorted(cross_element)),
                 estimator.promises.unbiased,

@@ -82,6 +82,7 @@ class ProgramRuns:
             self.carried.trees,
             lasting,
             follower,
+            self.objective.marginal,
         )
 
     def perform(

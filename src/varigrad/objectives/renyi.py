@@ -35,6 +35,7 @@ from varigrad.language.messages import Program, evolve
 from varigrad.objectives.bound import BiasWarning, Bound
 from varigrad.objectives.elbo import check_particles_and_estimators, check_switches
 from varigrad.objectives.estimator_selection import Asked
+from varigrad.objectives.marginal_sites import Marginal, check_marginal
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 from varigrad.objectives.surrogate import Estimate, Share, SurrogateParts, drawn, scored, site_surrogate
@@ -57,7 +58,7 @@ class Renyi:
         estimators: `{glob on site names: estimator}`: `Pathwise()` or `Score(...)` or "auto"; the first match counts.
         leave_one_out: subtract from the cost of each particle the bound with its own weight replaced by the geometric
             mean of the others'.
-        vectorize, strict: as in `ELBO`.
+        vectorize, strict, marginal: as in `ELBO`.
 
     Raises:
         VarigradError: an argument is none of these.
@@ -87,6 +88,7 @@ class Renyi:
     leave_one_out: bool = True
     vectorize: bool | None = None
     strict: bool = True
+    marginal: Marginal = False
 
     analytic_kl: ClassVar[bool] = False
     weights: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -94,6 +96,7 @@ class Renyi:
     def __post_init__(self) -> None:
         store_whole(self, "particles")
         check_switches(strict=self.strict, vectorize=self.vectorize)
+        check_marginal(self.marginal)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not math.isfinite(self.alpha):
             raise VarigradError(f"alpha must be a finite number, got {self.alpha!r}")
         if self.alpha == 1:

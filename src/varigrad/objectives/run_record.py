@@ -12,9 +12,11 @@ from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Lanes, State
 from varigrad.objectives.checks.density_jumps import Marked
 from varigrad.objectives.estimator_selection import Choice, Patterns
+from varigrad.objectives.marginal_sites import Marginal, allocate
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.terms.dependency_tracker import Statement, Tracker
 from varigrad.terms.independence.analysis import Follower
+from varigrad.terms.marginal import MarginalSite, Slots
 from varigrad.terms.term import Term
 
 
@@ -33,6 +35,8 @@ class Vectorization:
         order: all latent sites in the order of drawing.
         mixed: plates along which something reads a site across elements, though the site and its readers are inside.
         guarded: whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees.
+        slots: for each site of the model that is summed out, the dimension of its values, counted from the lanes' to
+            the left.
     """
 
     plates: int = 0
@@ -41,6 +45,12 @@ class Vectorization:
     order: Sequence[str] = ()
     mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     guarded: bool = False
+    slots: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> Vectorization:
+        """The same plates and sites, without particles and lanes."""
+        return Vectorization(self.plates, order=self.order, guarded=self.guarded, slots=self.slots)
 
     @property
     def dims(self) -> int:
@@ -80,6 +90,8 @@ class RunRecord:
         sizes: size and dimension of each plate.
         operations: how many operations autograd has noted, and a number for those on tracked tensors.
         marked: of an exploring run, the samples of both programs with their marks on.
+        marginal: the sites of the model that are summed out, by name.
+        spread: whether all of their values are there at once.
     """
 
     tracker: Tracker = field(default_factory=Tracker)
@@ -94,6 +106,14 @@ class RunRecord:
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     operations: tuple[int, int] = (0, 0)
     marked: list[Marked] = field(default_factory=list)
+    marginal: dict[str, MarginalSite] = field(default_factory=dict)
+    spread: bool = False
+
+    def slots(self, vectorization: Vectorization) -> Slots | None:
+        """The sites that are summed out and their slots; None if they have one value each in this run."""
+        if not self.spread:
+            return None
+        return Slots(self.marginal, vectorization.slots, vectorization.dims, vectorization.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +143,7 @@ class RunSettings:
         states: what the estimators carry, by site.
         lasting: a context around what a program makes once and keeps, while the run leaves nothing else behind.
         follower: follows the dimensions of what is drawn through this run; None: they are not followed.
+        marginal: the sites of the model to sum out.
     """
 
     owner: ParameterStore
@@ -138,6 +159,7 @@ class RunSettings:
     states: Mapping[str, State] = field(default_factory=dict)
     lasting: Callable[[], AbstractContextManager[None]] = nullcontext
     follower: Follower | None = None
+    marginal: Marginal = False
 
 
 def vectorization_of(run: RunRecord, particles: int) -> Vectorization:
@@ -151,4 +173,5 @@ def vectorization_of(run: RunRecord, particles: int) -> Vectorization:
         if count:
             lanes[name] = tuple(range(start, start + count))
             start += count
-    return Vectorization(dims, particles, lanes, tuple(run.draws), guarded=run.tracker.escapes.swapped)
+    slots = allocate(run.model, run.marginal)
+    return Vectorization(dims, particles, lanes, tuple(run.draws), guarded=run.tracker.escapes.swapped, slots=slots)

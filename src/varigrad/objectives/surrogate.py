@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from varigrad.objectives.cost_derivatives import slope
 from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 from varigrad.terms.cost import cost, downstream, kept_plates, lanes
 from varigrad.terms.dependency_tracker import PARTICLES
-from varigrad.terms.term import Term, collect
+from varigrad.terms.marginal import JointDensity, Slots
+from varigrad.terms.provenance import Escapes
+from varigrad.terms.term import Term, collect, log_densities
 
 Adjust = Callable[[RunRecord, list[Term]], list[Term]]
 
@@ -73,12 +76,31 @@ class Estimate:
 
 def terms_of(run: RunRecord, vectorization: Vectorization, adjust: Adjust) -> list[Term]:
     """The terms of a run, with weights and analytic divergences put in by `adjust`."""
-    fixed = [name for name, choice in run.choices.items() if choice.estimator.needs.constant_density]
-    relaxed = [name for name, choice in run.choices.items() if choice.estimator.needs.between_values]
-    escapes = run.tracker.escapes
-    return adjust(
-        run, collect(run.guide, run.model, dims=vectorization.dims, fixed=fixed, escapes=escapes, relaxed=relaxed)
-    )
+    return adjust(run, collect(run.guide, run.model, **_collected(run, vectorization)))
+
+
+def densities_of(run: RunRecord, vectorization: Vectorization) -> tuple[list[Term], list[JointDensity]]:
+    """The log-densities of a run before sites are summed out: those that read no such site, and those that do."""
+    return log_densities(run.guide, run.model, **_collected(run, vectorization))
+
+
+class _Collected(TypedDict):
+    dims: int
+    fixed: list[str]
+    escapes: Escapes
+    relaxed: list[str]
+    marginal: Slots | None
+
+
+def _collected(run: RunRecord, vectorization: Vectorization) -> _Collected:
+    """What the densities of a run depend on besides its statements."""
+    return {
+        "dims": vectorization.dims,
+        "fixed": [name for name, choice in run.choices.items() if choice.estimator.needs.constant_density],
+        "relaxed": [name for name, choice in run.choices.items() if choice.estimator.needs.between_values],
+        "escapes": run.tracker.escapes,
+        "marginal": run.slots(vectorization),
+    }
 
 
 def scored(run: RunRecord) -> dict[str, Estimator]:

@@ -21,17 +21,33 @@ from varigrad.terms.term import Term
 
 
 def weighted(terms: list[Term], weights: Mapping[str, Weight], step: int) -> list[Term]:
-    """Every term times the weight of the first pattern that matches its name."""
+    """Every term times the weight of the first pattern that matches its name.
+
+    Raises:
+        SiteError: densities that a sum over a site's values joins have different weights.
+    """
     if not weights:
         return terms
     changed = []
     for term in terms:
-        weight = next((w for pattern, w in weights.items() if fnmatchcase(term.name, pattern)), None)
+        weight = _weight(term.name, weights)
+        for part in term.parts:
+            if _weight(part, weights) is not weight:
+                raise SiteError(
+                    f"has another weight than {term.name!r}",
+                    site=part,
+                    because="a sum over values joins their densities, and a power of one of them alone is no density",
+                    try_="one pattern in weights= that matches both, or neither",
+                )
         if weight is not None:
             weight = weight(step) if callable(weight) and not isinstance(weight, Tensor) else weight
             term = evolve(term, log_prob=term.log_prob * weight)
         changed.append(term)
     return changed
+
+
+def _weight(name: str, weights: Mapping[str, Weight]) -> Weight | None:
+    return next((w for pattern, w in weights.items() if fnmatchcase(name, pattern)), None)
 
 
 def analytic(terms: list[Term], run: RunRecord, wanted: bool | Sequence[str]) -> list[Term]:

@@ -172,6 +172,17 @@ class Tracker:
             marked._sign, marked._signed = sign_of_draws(site.message.distribution), version_of(value)
         return marked
 
+    def mark_marginal(self, value: Tensor, message: Sample) -> Tensor:
+        """A value, or all values, of a choice that is summed out: it carries the choice, and nothing that its
+        distribution depends on, because its values do not.
+        """
+        self.plates[message.name] = frozenset([p.name for p in message.plates if p.dim is not None])
+        self._plated = self._plated or bool(self.plates[message.name])
+        self._eager = self._eager or FORCE_EAGER.enter()
+        if not value.is_inference():
+            self._drawn.append((message.name, value, version_of(value)))
+        return track_provenance(value, frozenset({Token(message.name)}), self.escapes)
+
     def check(self) -> None:
         """Refuse a program that wrote into a value it was given.
 

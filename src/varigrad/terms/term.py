@@ -18,6 +18,7 @@ from varigrad.language.messages import Factor, Plate, Sample
 from varigrad.language.runtime import full_size, plate_shape
 from varigrad.shapes import join
 from varigrad.terms.dependency_tracker import Statement, by_site
+from varigrad.terms.marginal import JointDensity, Slots, summed_out
 from varigrad.terms.provenance import NOTHING, Escapes, Provenance, get_provenance, untracked
 
 _NO_SITES: Mapping[str, frozenset[str]] = MappingProxyType({})
@@ -35,6 +36,7 @@ class Term:
         upstream: `site -> plates with cross-element dependence on the way`, for every tracked choice it depends on.
         raw: `[lanes?, *plates]`, the log-density before scaling and masking; what the draw really follows.
         latent: whether it belongs to a random choice that the guide makes.
+        parts: where choices of the model have been summed out, the statements whose densities it joins.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Term:
     upstream: Mapping[str, frozenset[str]]
     raw: Tensor
     latent: bool
+    parts: tuple[str, ...] = ()
 
     def total(self, dims: int) -> Tensor:
         """The detached sum over all plates, `[]`, or `[lanes, 1, ..., 1]` with `dims` plate dimensions."""
@@ -58,7 +61,7 @@ class Term:
         return known
 
 
-def collect(
+def log_densities(
     guide: Iterable[Statement],
     model: Iterable[Statement],
     *,
@@ -66,8 +69,9 @@ def collect(
     fixed: Iterable[str],
     escapes: Escapes,
     relaxed: Iterable[str] = (),
-) -> list[Term]:
-    """The terms of one run: each log-density is computed once, here.
+    marginal: Slots | None = None,
+) -> tuple[list[Term], list[JointDensity]]:
+    """The log-densities of one run, each computed once, here: those that read no marginal site, and those that do.
 
     Args:
         guide, model: the statements of the two programs, in order.
@@ -75,6 +79,7 @@ def collect(
         fixed: guide sites whose density is evaluated at parameters held constant (sticking the landing).
         escapes: what left torch during the run.
         relaxed: latent sites whose values may lie between those of their supports.
+        marginal: the sites of the model that are summed out, if all of their values are there.
 
     Raises:
         ShapeError: a log-density has a batch dimension that no plate declares.
@@ -82,7 +87,8 @@ def collect(
     """
     fixed, relaxed = frozenset(fixed), frozenset(relaxed)
     latent = {s.message.name for s in guide if isinstance(s.message, Sample)}
-    terms = []
+    terms: list[Term] = []
+    densities, leading = [], 1 if marginal is None else 1 + marginal.count
     for sign, statements in ((-1, guide), (1, model)):
         for statement in statements:
             message = statement.message
@@ -91,15 +97,44 @@ def collect(
             upstream = statement.upstream | upstream if upstream else statement.upstream
             sites = by_site(upstream) if upstream else _NO_SITES
             shape = plate_shape(message)
-            check_batch(message, raw.shape, shape, dims)
+            reads = [site for site in marginal.sites if site in sites] if marginal is not None and sites else ()
+            check_batch(message, raw.shape, shape, dims, leading if reads else 1)
             if shape and tuple(raw.shape[-len(shape) :]) != shape:
                 full = join(raw.shape, shape)
                 raw, log_prob = raw.expand(full), log_prob.expand(full)
             if message.mask is not None:
-                log_prob = masked(log_prob, message.mask)
+                own = marginal.sites.get(message.name) if marginal is not None else None
+                log_prob = masked(log_prob, message.mask) if own is None else own.masked(log_prob, message.mask)
+            if reads:
+                densities.append(JointDensity(message, log_prob, raw, tuple(reads), sites))
+                continue
             if isinstance(message.scale, Tensor) or message.scale != 1.0:
                 log_prob = log_prob * message.scale
             terms.append(Term(message.name, sign, log_prob, message.plates, sites, raw, message.name in latent))
+    return terms, densities
+
+
+def collect(
+    guide: Iterable[Statement],
+    model: Iterable[Statement],
+    *,
+    dims: int,
+    fixed: Iterable[str],
+    escapes: Escapes,
+    relaxed: Iterable[str] = (),
+    marginal: Slots | None = None,
+) -> list[Term]:
+    """The terms of one run, as `log_densities` has them, with marginal sites summed out.
+
+    Raises:
+        SiteError: sites cannot be summed out.
+    """
+    terms, densities = log_densities(
+        guide, model, dims=dims, fixed=fixed, escapes=escapes, relaxed=relaxed, marginal=marginal
+    )
+    if marginal is not None and densities:
+        for one in summed_out(densities, marginal):
+            terms.append(Term(one.name, 1, one.log_prob, one.plates, one.upstream, one.raw, False, one.names))
     return terms
 
 
@@ -131,7 +166,9 @@ def _log_prob(distribution: td.Distribution, value: Tensor) -> Tensor:
     return distribution.log_prob(value)
 
 
-def check_batch(message: Sample | Factor, batch: torch.Size, plates: tuple[int, ...], dims: int) -> None:
+def check_batch(
+    message: Sample | Factor, batch: torch.Size, plates: tuple[int, ...], dims: int, leading: int = 1
+) -> None:
     """Check that every batch dimension of a log-density belongs to a plate (or to the lanes) and has its size.
 
     Args:
@@ -139,6 +176,7 @@ def check_batch(message: Sample | Factor, batch: torch.Size, plates: tuple[int, 
         batch: the log-density's shape.
         plates: the shape that the plates around the statement demand.
         dims: number of plate dimensions of the program.
+        leading: how many dimensions there may be to the left of them.
 
     Raises:
         ShapeError: a dimension belongs to no plate.
@@ -165,7 +203,7 @@ def check_batch(message: Sample | Factor, batch: torch.Size, plates: tuple[int, 
                 site=plate.name,
                 try_=full_size(message, batch) or f"data and parameters of size {plate.batch} (or 1) at dim {dim}",
             )
-    if len(batch) > dims + 1:
+    if len(batch) > dims + leading:
         raise ShapeError(
             f"log-density has shape {tuple(batch)}, more dimensions than its plates",
             site=message.name,

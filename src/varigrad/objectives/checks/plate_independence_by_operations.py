@@ -37,7 +37,7 @@ def structure_of_plates(
     perform: Followed, collect: Callable[[RunRecord, Vectorization], list[Term]], vectorization: Vectorization
 ) -> Structure:
     """What the operations of a run with plain draws prove about plates; nothing, if they cannot be followed."""
-    plain = Vectorization(plates=vectorization.plates, order=vectorization.order, guarded=vectorization.guarded)
+    plain = vectorization.plain
     found = Structure()
     try:
         with follow_dimensions() as follower:

@@ -32,7 +32,7 @@ def mixed_plates(
     """
     if not open_plates(run, known or {}):
         return {}
-    vectorization = Vectorization(plates=vectorization.plates, order=vectorization.order, guarded=vectorization.guarded)
+    vectorization = vectorization.plain
     values = {name: draw.value.detach() for name, draw in run.draws.items()}
     before = {term_key(t): t for t in collect(perform(vectorization, run, values), vectorization)}
     found: dict[str, frozenset[str]] = {}
@@ -62,7 +62,7 @@ def moves_anywhere(
 
     The same question as `mixed_plates` for all sites together, at a fraction of the runs.
     """
-    vectorization = Vectorization(plates=vectorization.plates, order=vectorization.order, guarded=vectorization.guarded)
+    vectorization = vectorization.plain
     groups: dict[str, list[tuple[Sample, Plate]]] = {}
     for message, plate in open_plates(run, known):
         groups.setdefault(plate.name, []).append((message, plate))

@@ -1,0 +1,150 @@
+"""The sites of a model that an objective sums out: which they are, their values, and where these lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from torch import Tensor
+
+from varigrad.distributions.independent_utils import count_of, inner_of, listed
+from varigrad.errors import SiteError, VarigradError
+from varigrad.language.messages import Sample
+from varigrad.terms.dependency_tracker import Statement, Token
+from varigrad.terms.marginal import MarginalSite, slots_for
+
+Marginal = bool | str | tuple[str, ...] | list[str]
+"""The discrete sites to sum out: True for all that the guide lacks, or globs."""
+
+MOST_SLOTS = 25
+"""Tensors have at most so many leading dimensions for values."""
+
+
+def check_marginal(marginal: object) -> None:
+    """Check an objective's `marginal=`.
+
+    Raises:
+        VarigradError: it is neither a Boolean nor one or several strings.
+    """
+    names = [marginal] if isinstance(marginal, str) else marginal
+    if isinstance(marginal, bool):
+        return
+    if not isinstance(names, (tuple, list, set, frozenset)) or not all(isinstance(n, str) and n for n in names):
+        raise VarigradError(
+            f"marginal must be True or name sites of the model by strings (globs are allowed), got {marginal!r}",
+            try_='marginal="k", marginal=("k", "state*") or marginal=True',
+        )
+
+
+def globs_of(marginal: Marginal) -> tuple[str, ...]:
+    """The globs that an objective's `marginal=` names; none if it is a Boolean."""
+    if isinstance(marginal, bool):
+        return ()
+    return (marginal,) if isinstance(marginal, str) else tuple(marginal)
+
+
+def is_marginal(message: Sample, marginal: Marginal) -> bool:
+    """Whether a site of the model that the guide lacks is to be summed out."""
+    if message.observed:
+        return False
+    if isinstance(marginal, bool):
+        return marginal and count_of(inner_of(message.distribution)[0]) is not None
+    return any(fnmatchcase(message.name, glob) for glob in globs_of(marginal))
+
+
+def can_be_marginal(message: Sample) -> bool:
+    """Whether a site's values can be listed, so that it could be summed out."""
+    return refusal(message) is None
+
+
+def refusal(message: Sample) -> tuple[str, str] | None:
+    """Why a site cannot be summed out, and what to try instead; None if it can be."""
+    inner, coordinates = inner_of(message.distribution)
+    kind = type(inner).__name__
+    if count_of(inner) is None:
+        endless = "Poisson", "Geometric", "NegativeBinomial"
+        return (
+            f"{kind} does not have a finite, listed support",
+            "a Categorical over the values that matter, or a site of the guide"
+            if kind in endless
+            else "a site of the guide",
+        )
+    if coordinates and message.distribution.event_shape.numel() > inner.event_shape.numel():
+        return (
+            f"an event of {kind} choices has as many values as the product over its elements",
+            "a plate instead of .to_event",
+        )
+    if listed(inner) is None:
+        return "its values differ between the elements of a batch, or are too many for a list", "a site of the guide"
+    return None
+
+
+def marginal_site(message: Sample) -> MarginalSite:
+    """A site that is summed out, with its values.
+
+    Raises:
+        SiteError: they cannot be listed.
+    """
+    found = refusal(message)
+    if found is not None:
+        because, try_ = found
+        raise SiteError("cannot be summed out", site=message.name, because=because, try_=try_)
+    inner, _ = inner_of(message.distribution)
+    values = listed(inner)
+    assert isinstance(values, Tensor)
+    return MarginalSite(message.name, values.reshape(len(values), *message.distribution.event_shape), message.plates)
+
+
+def allocate(statements: Iterable[Statement], sites: Mapping[str, MarginalSite]) -> dict[str, int]:
+    """A slot for every marginal site of a run.
+
+    Raises:
+        SiteError: there have to be more of them than a tensor has dimensions.
+    """
+    if not sites:
+        return {}
+    slots = slots_for(reads(statements, sites), sites)
+    most = max(slots.values())
+    if most >= MOST_SLOTS:
+        site = max(slots, key=slots.__getitem__)
+        raise SiteError(
+            f"is read together with {most} other sites that are summed out",
+            site=site,
+            because=f"tensors have at most {MOST_SLOTS} dimensions for values",
+            try_="sites that depend on fewer others, or a guide for some of them",
+        )
+    return slots
+
+
+def reads(statements: Iterable[Statement], sites: Mapping[str, MarginalSite]) -> list[list[str]]:
+    """For every statement, the marginal sites that it reads; all that come before one that cannot be looked into."""
+    found: list[list[str]] = []
+    before: list[str] = []
+    for statement in statements:
+        if statement.message.name in sites:
+            before.append(statement.message.name)
+        upstream = {token.site for token in statement.upstream}
+        found.append(list(before) if statement.opaque else [site for site in before if site in upstream])
+    return found
+
+
+def check_values_stay(sites: Mapping[str, MarginalSite], left: Iterable[Token]) -> None:
+    """Check that no value of a site that is summed out decides anything outside of torch.
+
+    Args:
+        sites: the sites that are summed out.
+        left: what has left torch.
+
+    Raises:
+        SiteError: one does.
+    """
+    for token in left:
+        if token.site in sites:
+            raise SiteError(
+                "cannot be summed out",
+                site=token.site,
+                because="its value leaves torch (a branch, a number, numpy, the validation of raw "
+                "torch.distributions), and all of its values are there at once",
+                try_="torch.where(k == 1, a, b) or a[k] for a branch, distributions from varigrad.distributions; or a "
+                "site of the guide",
+            )
