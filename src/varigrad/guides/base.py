@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
+from varigrad.distributions.independent_utils import count_of, inner_of
 from varigrad.distributions.unconstrained import unconstrained
 from varigrad.errors import ConstraintError, PlateError, ShapeError, SiteError
 from varigrad.guides.init_strategies import Init, init_to_median
@@ -63,7 +64,8 @@ class AutoGuide(nn.Module):
     """Interface of guides that are built from a model.
 
     Args:
-        model: the model; its latent sites must be continuous.
+        model: the model; its latent sites must be continuous. Discrete ones with finitely many values are left to
+            `ELBO(marginal=...)`.
         args, kwargs: what to call it with to find its sites; a model without arguments needs none. Left out
             otherwise, the guide is built when it is first called.
         init: where to start: `init_to_median` and its like in `varigrad.guides`, or a function of the site's message
@@ -72,7 +74,7 @@ class AutoGuide(nn.Module):
         plates: function of the model's arguments that returns plates to use, for a model that passes `subsample=`.
 
     Raises:
-        SiteError: a latent site is discrete or not always there, or there is none.
+        SiteError: a latent site is discrete and has infinitely many values, is not always there, or there is none.
         PlateError: a latent site's plate has no size, or a minibatch that only the model chooses.
 
     Example:
@@ -123,7 +125,8 @@ class AutoGuide(nn.Module):
         starts = []
         with torch.no_grad(), handlers.block(), self.randomness():
             traces = [handlers.trace(self._model[0])(*args, **kwargs) for _ in range(self.draws_for_init)]
-            for name in filter(self._covers, traces[0].latents):
+            covered = [name for name in traces[0].latents if self._covers(name)]
+            for name in self._without_finite(covered, traces[0]):
                 latent = self._latent(name, traces)
                 draws = torch.stack([_full(t.latents[name], latent) for t in traces])
                 starts.append((latent, self._start(latent, traces[0].samples[name], draws)))
@@ -225,6 +228,13 @@ class AutoGuide(nn.Module):
 
     def _covers(self, name: str) -> bool:
         return self._patterns is None or any(fnmatchcase(name, pattern) for pattern in self._patterns)
+
+    def _without_finite(self, names: list[str], trace: Trace) -> list[str]:
+        """The sites without those that the objective can sum out, unless the user has named them."""
+        if self._patterns is not None:
+            return names
+        kept = [name for name in names if count_of(inner_of(trace.samples[name].distribution)[0]) is None]
+        return kept or names
 
     def _latent(self, name: str, traces: list[Trace]) -> Latent:
         message = traces[0].samples[name]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from varigrad import plots
-from varigrad.errors import VarigradError, whole_number
+from varigrad.errors import SiteError, VarigradError, did_you_mean, whole_number
 from varigrad.inference.noise_history import NoiseHistory
 from varigrad.inference.predictive import Predictive
 from varigrad.language.messages import Names
 from varigrad.language.trace import Trace
 from varigrad.objectives.bound import Bound
+from varigrad.objectives.marginal_posterior import Assignment, assignments, marginals
 from varigrad.shapes import table
 
 if TYPE_CHECKING:
@@ -71,16 +72,86 @@ class Fit:
                 draws.append(trace.latents)
         return {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
 
+    @overload
+    def marginals(self, site: str, *args: object, draws: int = 100, **kwargs: object) -> Tensor: ...
+    @overload
+    def marginals(self, site: None = None, *args: object, draws: int = 100, **kwargs: object) -> dict[str, Tensor]: ...
+    def marginals(
+        self, site: str | None = None, *args: object, draws: int = 100, **kwargs: object
+    ) -> Tensor | dict[str, Tensor]:
+        """Posterior probabilities of every value of a site that is summed out (`ELBO(marginal=...)`).
+
+        They are exact given a draw of the guide, and averaged over draws.
+
+        Args:
+            site: the site's name; None: all of them, in a dictionary.
+            args, kwargs: what the programs are called with; default: the run's last arguments.
+            draws: how many draws of the guide.
+
+        Returns:
+            `[*plates, values]`. Of a plate that is subsampled: for the elements of one minibatch per draw, so call
+            with data that are used whole.
+
+        Raises:
+            SiteError: no site of this name is summed out.
+            VarigradError: nothing is summed out.
+
+        Example:
+            >>> import torch, varigrad as vg
+            >>> from varigrad import distributions as dist
+            >>> def model():
+            ...     k = vg.sample("k", dist.Bernoulli(0.5))
+            ...     vg.sample("x", dist.Normal(2 * k, 1.0), obs=torch.tensor(1.0))
+            >>> def guide():
+            ...     pass
+            >>> vg.SVI(model, guide, vg.optim.Adam(), vg.ELBO(marginal="k")).run(1).marginals("k")
+            tensor([0.5000, 0.5000])
+        """
+        args, kwargs = (args, kwargs) if args or kwargs else (self.args, self.kwargs)
+        found = marginals(self.bound, whole_number("draws", draws), args, kwargs)
+        if site is None:
+            return found
+        if site not in found:
+            raise SiteError(
+                f"is not summed out{did_you_mean(site, found)}",
+                site=site,
+                because=f"the sites that are: {', '.join(map(repr, found))}",
+            )
+        return found[site]
+
     def predict(
-        self, n: int, *args: object, return_sites: Names | None = None, vectorize: bool | None = None, **kwargs: object
+        self,
+        n: int,
+        *args: object,
+        return_sites: Names | None = None,
+        vectorize: bool | None = None,
+        marginal: Assignment = "sample",
+        **kwargs: object,
     ) -> dict[str, Tensor]:
-        """`n` draws from the model given draws from the guide: see `Predictive`. Arguments are those of the model."""
+        """`n` draws from the model given draws from the guide: see `Predictive`. Arguments are those of the model.
+
+        Args:
+            n: how many.
+            args, kwargs: what the model is called with.
+            return_sites, vectorize: as in `Predictive`.
+            marginal: values of sites that are summed out: "sample" draws them from their joint posterior given the
+                guide's draw and the observations in these arguments; "max" takes the most probable joint value.
+
+        Returns:
+            `[n, *site]`, by site; sites that are summed out are among them.
+        """
         bound = self.bound
+        guide: dict[str, Tensor] = {}
+        model: dict[str, Tensor] = {}
+        if bound.config.marginal:
+            guide, model = assignments(bound, whole_number("n", n), marginal, args, kwargs)
         return Predictive(
             bound.model_program,
-            bound.guide_program,
+            None if model else bound.guide_program,
+            {**guide, **model} if model else None,
             num_samples=n,
             return_sites=return_sites,
+            include=tuple(model),
             vectorize=vectorize,
             owner=bound.owner,
             source=bound.source,

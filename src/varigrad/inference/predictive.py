@@ -54,6 +54,7 @@ class Predictive:
         owner: whose parameters the programs use: `fit.bound`, `svi.bound`.
         source: of the draws; default: torch's global generator.
         strict: False: sites may be drawn from the prior, and posterior samples may be of other sites than the model's.
+        include: names of sites whose posterior samples are returned, too.
 
     Raises:
         VarigradError: arguments that do not go together.
@@ -83,6 +84,7 @@ class Predictive:
         owner: ParameterStore | None = None,
         source: Source | None = None,
         strict: bool = True,
+        include: Names = (),
     ) -> None:
         if guide is not None and posterior_samples is not None:
             raise VarigradError("Predictive takes a guide or posterior_samples, not both")
@@ -112,6 +114,7 @@ class Predictive:
         self.owner = owner
         self.source: Source = Source() if source is None else source
         self.strict = strict
+        self.include: frozenset[str] = frozenset(include)
 
     def __call__(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Run the model on these arguments; returns `[num_samples, *site]` by site.
@@ -224,7 +227,8 @@ class Predictive:
         """The sites to return."""
         there = list(first.values)
         if self.return_sites is None:
-            latent = {n for n, m in first.guide.items() if type(m) is Sample} | self.posterior_samples.keys()
+            given = self.posterior_samples.keys() - self.include
+            latent = {n for n, m in first.guide.items() if type(m) is Sample} | given
             wanted = [n for n in there if n not in latent]
             if not wanted:
                 raise SiteError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from varigrad.errors import VarigradError
-from varigrad.language.messages import evolve
+from varigrad.language.messages import Sample, evolve
 from varigrad.objectives.checks.first_run import (
     check_arguments,
     check_particles,
@@ -77,6 +77,7 @@ class DiscoveryResult:
         points: how many other points than the present one have said something.
         suspects: sites where Pathwise was asked for by name though it may be biased.
         crossed: sites whose pathwise gradients were seen to go through a pole, with a sentence about the place.
+        observed: the sites of the model that had observations.
     """
 
     vectorization: Vectorization
@@ -90,6 +91,7 @@ class DiscoveryResult:
     points: int = 0
     suspects: tuple[str, ...] = ()
     crossed: Mapping[str, str] = field(default_factory=dict)
+    observed: frozenset[str] = frozenset()
 
 
 def branch_of(run: RunRecord) -> tuple[object, ...]:
@@ -185,7 +187,18 @@ class Discovery:
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
         return DiscoveryResult(
-            wide, side, reason, without, plan, branch_of(seen), sentences, proven, points, suspects, crossed
+            wide,
+            side,
+            reason,
+            without,
+            plan,
+            branch_of(seen),
+            sentences,
+            proven,
+            points,
+            suspects,
+            crossed,
+            frozenset(s.message.name for s in seen.model if isinstance(s.message, Sample) and s.message.observed),
         )
 
     def explore(self, mixed: MixedPlates | None = None) -> RunRecord:

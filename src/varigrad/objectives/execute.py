@@ -313,9 +313,11 @@ class _Model(_Program):
                     because="the guide draws it",
                     try_="estimator= at the guide's site, or ELBO(estimators={...})",
                 )
-            if message.name not in self.record.values and is_marginal(message, self.settings.marginal):
+            lacking = message.name not in self.record.values
+            if lacking and self.settings.marginal and self._is_marginal(message):
                 return self._marginal(message, forward)
             if message.name not in self.record.values and not self.settings.strict:
+                self.record.unguided.add(message.name)
                 self.guide.sample(message, _unheard)
             if message.name not in self.record.values:
                 raise GuideMismatchError(
@@ -334,6 +336,10 @@ class _Model(_Program):
         if self.record.marginal:
             self._check_slots(statement)
         return forward(message)
+
+    def _is_marginal(self, message: Sample) -> bool:
+        settings = self.settings
+        return message.name not in settings.never_marginal and is_marginal(message, settings.marginal)
 
     def _marginal(self, message: Sample, forward: Forward) -> Message:
         """Put in all values of a site that is summed out, or the one that is asked for."""

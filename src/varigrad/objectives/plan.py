@@ -109,7 +109,7 @@ class Plan:
                 ", ".join(s.plates) or "-",
                 s.estimator,
                 ", ".join(s.upstream) or "-",
-                ", ".join(s.downstream) or "-",
+                listed(s.downstream) or "-",
                 s.alternatives,
                 self._answer(s),
             )
@@ -150,6 +150,13 @@ class Plan:
             )
         lines += [f"unbiased relies on: {what}" for what in self.relies_on]
         return "\n".join(lines)
+
+
+def listed(names: tuple[str, ...], most: int = 8) -> str:
+    """The names, separated by commas; of many, the first ones, and how many more there are."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 2])} and {len(names) - most + 2} more"
 
 
 def shown(part: object) -> str:

@@ -92,6 +92,7 @@ class RunRecord:
         marked: of an exploring run, the samples of both programs with their marks on.
         marginal: the sites of the model that are summed out, by name.
         spread: whether all of their values are there at once.
+        unguided: sites that were drawn from the model's distribution, because the guide lacks them.
     """
 
     tracker: Tracker = field(default_factory=Tracker)
@@ -108,6 +109,7 @@ class RunRecord:
     marked: list[Marked] = field(default_factory=list)
     marginal: dict[str, MarginalSite] = field(default_factory=dict)
     spread: bool = False
+    unguided: set[str] = field(default_factory=set)
 
     def slots(self, vectorization: Vectorization) -> Slots | None:
         """The sites that are summed out and their slots; None if they have one value each in this run."""
@@ -144,6 +146,7 @@ class RunSettings:
         lasting: a context around what a program makes once and keeps, while the run leaves nothing else behind.
         follower: follows the dimensions of what is drawn through this run; None: they are not followed.
         marginal: the sites of the model to sum out.
+        never_marginal: sites that are not, because they are observed when the programs are fitted.
     """
 
     owner: ParameterStore
@@ -160,6 +163,7 @@ class RunSettings:
     lasting: Callable[[], AbstractContextManager[None]] = nullcontext
     follower: Follower | None = None
     marginal: Marginal = False
+    never_marginal: frozenset[str] = frozenset()
 
 
 def vectorization_of(run: RunRecord, particles: int) -> Vectorization:

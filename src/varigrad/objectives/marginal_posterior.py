@@ -1,0 +1,150 @@
+"""The posterior of sites that are summed out, given draws of the guide: probabilities, draws, the most probable values.
+
+All three come from one elimination each. Its derivative by the log-density of a value is the posterior probability of
+that value; where every sum is replaced by its largest part, or by a part that is drawn, the derivative is one at the
+most probable joint value, or at a joint draw from the posterior, and zero elsewhere.
+
+References:
+    Darwiche (2003), A differential approach to inference in Bayesian networks. doi:10.1145/765568.765570.
+    Obermeyer et al. (2019), Tensor variable elimination for plated factor graphs. arXiv:1902.03210.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import SiteError, VarigradError
+from varigrad.language.messages import Sample, evolve
+from varigrad.objectives.bound import Bound
+from varigrad.objectives.run_record import Vectorization, vectorization_of
+from varigrad.objectives.surrogate import densities_of
+from varigrad.terms.elimination.reductions import Reduction, log_max, log_sum_exp, sampled_sum
+from varigrad.terms.marginal import JointDensity, Slots, eliminated
+
+Assignment = Literal["sample", "max"]
+"""A joint draw from the posterior, or the most probable joint value."""
+
+
+@dataclass(frozen=True, eq=False)
+class SummedRun:
+    """One run of guide and model, with all values of the sites that are summed out.
+
+    Attributes:
+        latents: what the guide drew, by site.
+        densities: the log-densities that read sites which are summed out.
+        slots: these sites.
+    """
+
+    latents: Mapping[str, Tensor]
+    densities: list[JointDensity]
+    slots: Slots
+
+    def derivative(self, reduce: Reduction) -> dict[str, Tensor]:
+        """The derivative of the elimination by the log-density of every value of every site, `[*plates, values]`."""
+        added: dict[str, Tensor] = {}
+        for density in self.densities:
+            site = self.slots.sites.get(density.message.name)
+            if site is not None:
+                plates = density.log_prob.shape[density.log_prob.dim() - self.slots.dims :] if self.slots.dims else ()
+                zeros = density.log_prob.new_zeros(len(site.values), 1, *plates)
+                added[site.name] = zeros.requires_grad_()
+        with torch.enable_grad():
+            found = eliminated(self.densities, self.slots, reduce=reduce, scaled=False, added=added)
+            total = torch.stack([factor.table.sum() for factor in found.factors]).sum()
+            if not bool(total.isfinite()):
+                raise SiteError(
+                    "has no posterior",
+                    site=next(iter(self.slots.sites)),
+                    because="the data are impossible, or their density is not finite, at this draw of the guide",
+                    try_="svi.diagnose(*args), which names the first density that is not finite",
+                )
+            grads = torch.autograd.grad(total, list(added.values()))
+        return {name: grad[:, 0].movedim(0, -1) for name, grad in zip(added, grads, strict=True)}
+
+
+def marginals(bound: Bound, draws: int, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Tensor]:
+    """Posterior probabilities of the values of every site that is summed out, averaged over draws of the guide.
+
+    Returns:
+        `[*plates, values]` by site; of a plate that is subsampled, for the elements of a minibatch.
+
+    Raises:
+        VarigradError: nothing is summed out.
+    """
+    total: dict[str, Tensor] = {}
+    for run in summed_runs(bound, draws, args, kwargs):
+        for name, one in run.derivative(log_sum_exp).items():
+            total[name] = total[name] + one if name in total else one
+    return {name: sum_ / draws for name, sum_ in total.items()}
+
+
+def assignments(
+    bound: Bound, draws: int, how: Assignment, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draws of the guide, each with a joint value of the sites that are summed out.
+
+    Args:
+        how: "sample": the joint value is drawn from its posterior given the guide's draw; "max": it is the most
+            probable one.
+
+    Returns:
+        `[draws, *plates, *event]` by site: of the guide's sites, and of those that are summed out.
+
+    Raises:
+        VarigradError: nothing is summed out, or `how` is neither.
+    """
+    if how not in ("sample", "max"):
+        raise VarigradError(f'marginal must be "sample" or "max", got {how!r}')
+    reduce = sampled_sum(bound.source) if how == "sample" else log_max
+    guide: list[Mapping[str, Tensor]] = []
+    model: list[Mapping[str, Tensor]] = []
+    for run in summed_runs(bound, draws, args, kwargs):
+        chosen = {name: one.argmax(-1) for name, one in run.derivative(reduce).items()}
+        guide.append(run.latents)
+        model.append({name: run.slots.sites[name].values[index] for name, index in chosen.items()})
+    return _stacked(guide), _stacked(model)
+
+
+def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def summed_runs(bound: Bound, count: int, args: tuple[object, ...], kwargs: dict[str, object]) -> Iterator[SummedRun]:
+    """Run guide and model, each time with all values of the sites that are summed out.
+
+    Sites that are observed when the programs are fitted may have no observation in these arguments: their densities
+    are left out.
+
+    Raises:
+        VarigradError: nothing is summed out.
+    """
+    if bound.is_empty:
+        bound.init(*args, **kwargs)
+    known, runs = bound.discovered, bound.runs
+    assert known is not None
+    settings = evolve(
+        runs.settings(Vectorization(), track_all=True, explore=True, nondifferentiable=known.nondifferentiable),
+        strict=False,
+        patterns=(),
+        never_marginal=known.observed,
+    )
+    with torch.no_grad(), bound.preserved():
+        plain = vectorization_of(runs.perform(settings, args, kwargs), 1).plain
+    if not plain.slots:
+        raise VarigradError("no site of the model is summed out", try_='ELBO(marginal="k")')
+    settings = evolve(settings, vectorization=plain, track_all=False, explore=False)
+    for _ in range(count):
+        with torch.no_grad():
+            run = runs.perform(settings, args, kwargs)
+            slots = run.slots(plain)
+            assert slots is not None
+            left_out = {s.message.name for s in run.guide if isinstance(s.message, Sample) and s.message.auxiliary}
+            latents = {n: d.value for n, d in run.draws.items() if n not in left_out and n not in run.unguided}
+            densities = [d for d in densities_of(run, plain)[1] if d.message.name not in run.unguided]
+            summed = SummedRun(latents, densities, slots)
+        yield summed
