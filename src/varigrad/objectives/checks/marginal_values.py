@@ -9,6 +9,7 @@ from torch import Tensor
 
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import evolve
+from varigrad.language.runtime import shape_of
 from varigrad.objectives.checks.replays import FAILURES, Again, same
 from varigrad.objectives.run_record import RunRecord, Vectorization, VectorizationChanged
 from varigrad.terms.marginal import JointDensity, log_factor
@@ -40,7 +41,8 @@ def check_marginal_values(perform: Again, densities: Densities, vectorization: V
     for _ in range(ASSIGNMENTS):
         index = {}
         for name, site in slots.sites.items():
-            shape = factors[name].table.shape[-slots.dims :] if slots.dims else ()
+            table = factors[name].table if name in factors else None
+            shape = shape_of(site.plates) if table is None else table.shape[table.dim() - slots.dims :]
             index[name] = torch.randint(len(site.values), shape, generator=generator).to(site.values.device)
         values = {name: slots.sites[name].values[chosen] for name, chosen in index.items()}
         run = perform(single, drawn, {**guide, **values})
