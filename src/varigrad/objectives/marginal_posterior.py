@@ -65,7 +65,12 @@ class SummedRun:
                     try_="svi.diagnose(*args), which names the first density that is not finite",
                 )
             grads = torch.autograd.grad(total, list(added.values()))
-        return {name: grad[:, 0].movedim(0, -1) for name, grad in zip(added, grads, strict=True)}
+        return {name: self._of_plates(name, grad) for name, grad in zip(added, grads, strict=True)}
+
+    def _of_plates(self, name: str, table: Tensor) -> Tensor:
+        """`[*plates, values]` from `[values, lanes, *dims]`: dimensions left of the site's own plates have size 1."""
+        own = max((-p.dim for p in self.slots.sites[name].plates if p.dim is not None), default=0)
+        return table.reshape(len(table), *table.shape[table.dim() - own :]).movedim(0, -1)
 
     def joined(self, found: dict[str, Tensor], event: int) -> dict[str, Tensor]:
         """Values by site, with the rounds of a chain's site together: `z_0` and `z_1-9` become `z`.
