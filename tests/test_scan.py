@@ -245,3 +245,16 @@ def test_a_step_that_branches_on_the_state_is_refused():
 
     with pytest.raises(VarigradError, match=r"'z_0'.* leaves torch"):
         vg.ELBO(marginal=True)(model, nothing).init(rounds_of(3))
+
+
+def test_too_many_states_are_refused_before_memory_is_asked_for():
+    def model(y):
+        def step(z, y):
+            z = vg.sample("z", dist.Categorical(torch.ones(1000)[z.unsqueeze(-1) * 0].expand(*z.shape, 1000)))
+            vg.sample("y", dist.Normal(z.float(), 1.0), obs=y)
+            return z
+
+        vg.scan(step, torch.tensor(0), y)
+
+    with pytest.raises(SiteError, match=r"'z_1-499': summing it out needs a table of 4.99e\+08 entries.*1000 by 1000"):
+        vg.ELBO(marginal=True)(model, nothing).init(torch.zeros(500))
