@@ -256,5 +256,5 @@ def test_too_many_states_are_refused_before_memory_is_asked_for():
 
         vg.scan(step, torch.tensor(0), y)
 
-    with pytest.raises(SiteError, match=r"'z_1-499': summing it out needs a table of 4.99e\+08 entries.*1000 by 1000"):
+    with pytest.raises(SiteError, match=r"needs a table of 4.99e\+08 entries.*z_1-499 \(1000\)"):
         vg.ELBO(marginal=True)(model, nothing).init(torch.zeros(500))

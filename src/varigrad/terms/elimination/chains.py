@@ -86,7 +86,7 @@ def chain_product(
         shape = list(table.shape)
         shape[frame.dim] = frame.size
         table = table.expand(shape)
-    left = _one_by_one(table, len(outside), frame.dim, reduce)
+    left = _row_sums(table, len(outside), frame.dim, reduce)
     left = left.reshape(*left.shape[: len(outside)], *[sizes[site] for site in first], *left.shape[len(outside) + 1 :])
     names = [*outside, *first]
     kept = tuple(site for site in sizes if site in names)
@@ -95,7 +95,7 @@ def chain_product(
     return LogFactor(left, kept, (factor.frames - {frame}) | inside, factor.names)
 
 
-def _one_by_one(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tensor:
+def _row_sums(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tensor:
     """The sums of the rows of a product of matrices.
 
     Args:
