@@ -242,7 +242,10 @@ class Discovery:
         """Run the programs again, with some values forced, on the minibatches of another run."""
         runs = self.runs
         settings = runs.settings(
-            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
+            vectorization,
+            owner=self._owner,
+            nondifferentiable=self._nondifferentiable,
+            loop=like is not None or not vectorization.lanes,
         )
         indices = like.indices if like is not None else None
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
@@ -267,7 +270,7 @@ class Discovery:
         """The terms of a run with sites summed out, everything tracked; the sums, and sentences about their scales."""
         runs = self.runs
         settings = runs.settings(
-            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, track_all=True
+            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, track_all=True, loop=True
         )
         run = runs.perform(settings, self.args, self.kwargs)
         slots = run.slots(vectorization)
