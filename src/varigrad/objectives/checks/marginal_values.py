@@ -11,6 +11,7 @@ from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import evolve
 from varigrad.objectives.checks.replays import FAILURES, Again, same
 from varigrad.objectives.run_record import RunRecord, Vectorization, VectorizationChanged
+from varigrad.shapes import join
 from varigrad.terms.marginal import JointDensity, log_factor
 from varigrad.terms.term import Term
 
@@ -81,6 +82,6 @@ def _entry(table: Tensor, sites: Sequence[str], index: Mapping[str, Tensor]) -> 
             table = table[0]
             continue
         chosen = index[site]
-        shape = torch.broadcast_shapes(table.shape[1:], chosen.shape)
+        shape = join(table.shape[1:], chosen.shape)
         table = table.expand(len(table), *shape).gather(0, chosen.expand(1, *shape))[0]
     return table

@@ -13,10 +13,10 @@ from functools import lru_cache
 from math import prod
 
 import opt_einsum
-import torch
 from torch import Tensor
 
 from varigrad.errors import SiteError
+from varigrad.shapes import join
 from varigrad.terms.elimination.factors import LogFactor
 from varigrad.terms.elimination.reductions import Reduction
 
@@ -112,7 +112,7 @@ def contract(
     Raises:
         SiteError: the best order needs a table with more than `LARGEST` entries.
     """
-    batch = torch.broadcast_shapes(*[f.table.shape[len(f.sites) :] for f in factors])
+    batch = join(*[f.table.shape[len(f.sites) :] for f in factors])
     mine = {site for factor in factors for site in factor.sites}
     steps = contractions(
         tuple(f.sites for f in factors),
