@@ -144,7 +144,7 @@ def check_values_stay(sites: Mapping[str, MarginalSite], left: Iterable[Token]) 
                 "cannot be summed out",
                 site=token.site,
                 because="its value leaves torch (a branch, a number, numpy, the validation of raw "
-                "torch.distributions), and all of its values are there at once",
+                "torch.distributions, an error that a try block would catch), and all of its values are there at once",
                 try_="torch.where(k == 1, a, b) or a[k] for a branch, distributions from varigrad.distributions; or a "
                 "site of the guide",
             )

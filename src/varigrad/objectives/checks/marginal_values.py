@@ -38,11 +38,15 @@ def check_marginal_values(perform: Again, densities: Densities, vectorization: V
     guide = {name: draw.value.detach() for name, draw in drawn.draws.items()}
     factors = {d.message.name: log_factor(evolve(d, log_prob=d.raw), slots) for d in densities(drawn, plain)[1]}
     generator = torch.Generator().manual_seed(0)
-    for _ in range(ASSIGNMENTS):
+    for attempt in range(ASSIGNMENTS):
         index = {}
         for name, site in slots.sites.items():
-            shape = factors[name].table.shape[-slots.dims :] if slots.dims else ()
-            index[name] = torch.randint(len(site.values), shape, generator=generator).to(site.values.device)
+            shape = factors[name].table.shape[-slots.dims :] if slots.dims else torch.Size()
+            if attempt < 2:  # neighbours have different values, so that one read for the other is noticed
+                chosen = (torch.arange(shape.numel()) + attempt).reshape(shape) % len(site.values)
+            else:
+                chosen = torch.randint(len(site.values), shape, generator=generator)
+            index[name] = chosen.to(site.values.device)
         values = {name: slots.sites[name].values[chosen] for name, chosen in index.items()}
         run = perform(single, drawn, {**guide, **values})
         for term in densities(run, single)[0]:
