@@ -12,7 +12,7 @@ from varigrad.language.messages import evolve
 from varigrad.objectives.checks.replays import FAILURES, Again, same
 from varigrad.objectives.run_record import RunRecord, Vectorization, VectorizationChanged
 from varigrad.shapes import join
-from varigrad.terms.marginal import JointDensity, log_factor
+from varigrad.terms.marginal import JointDensity, eliminated, log_factor
 from varigrad.terms.term import Term
 
 Densities = Callable[[RunRecord, Vectorization], tuple[list[Term], list[JointDensity]]]
@@ -29,14 +29,16 @@ def check_marginal_values(perform: Again, densities: Densities, vectorization: V
     plate, does not.
 
     Raises:
-        SiteError: the densities differ, or the program fails with all values at once.
+        SiteError: the densities differ, the program fails with all values at once, or these cannot be summed.
     """
     plain, single = vectorization.plain, evolve(vectorization.plain, slots={})
     drawn = _with_all_values(perform, plain)
     slots = drawn.slots(plain)
     assert slots is not None
     guide = {name: draw.value.detach() for name, draw in drawn.draws.items()}
-    factors = {d.message.name: log_factor(evolve(d, log_prob=d.raw), slots) for d in densities(drawn, plain)[1]}
+    joint = densities(drawn, plain)[1]
+    factors = {d.message.name: log_factor(evolve(d, log_prob=d.raw), slots) for d in joint}
+    eliminated(joint, slots)
     generator = torch.Generator().manual_seed(0)
     for attempt in range(ASSIGNMENTS):
         index = {}

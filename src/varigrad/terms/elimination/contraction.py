@@ -143,10 +143,22 @@ def check_size(steps: Sequence[Contraction], sizes: Mapping[str, int]) -> None:
     worst = max(steps, key=lambda step: step.entries)
     if worst.entries <= LARGEST:
         return
-    shape = " x ".join(f"{site} ({sizes[site]})" for site in worst.union)
-    raise SiteError(
-        f"summing it out needs a table of {worst.entries:.3g} entries",
-        site=worst.union[worst.summed[0]] if worst.summed else worst.union[0],
+    first = worst.union[worst.summed[0]] if worst.summed else worst.union[0]
+    raise too_large(worst.entries, {site: sizes[site] for site in worst.union}, first)
+
+
+def too_large(entries: int, sizes: Mapping[str, int], first: str) -> SiteError:
+    """The error for a table that is too large.
+
+    Args:
+        entries: how many entries it would have.
+        sizes: its sites, with the number of values of each.
+        first: the site to name.
+    """
+    shape = " x ".join(f"{site} ({size})" for site, size in sizes.items())
+    return SiteError(
+        f"summing it out needs a table of {entries:.3g} entries",
+        site=first,
         because=f"these sites have to be summed jointly: {shape}, times the elements of their plates and the lanes",
         try_="fewer values, a smaller minibatch, sites that depend on fewer others, or a guide for some of them with "
         "LeaveOneOut(4)",
