@@ -13,6 +13,7 @@ from varigrad.inference.gradient_monitor import Gradients as Gradients
 from varigrad.inference.predictive import Predictive as Predictive
 from varigrad.inference.svi import SVI as SVI
 from varigrad.language import handlers as handlers
+from varigrad.language.chains import scan as scan
 from varigrad.language.plates import plate as plate
 from varigrad.language.primitives import deterministic as deterministic
 from varigrad.language.primitives import factor as factor

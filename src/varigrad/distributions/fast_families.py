@@ -244,11 +244,45 @@ class Categorical(Methods, td.Categorical):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        logits, index = self.logits, value.long().unsqueeze(-1)
+        logits, index = self.logits, value.long()
         if logits.shape[:-1] != value.shape:
-            index, logits = torch.broadcast_tensors(index, logits)
-            index = index[..., :1]
-        return logits.gather(-1, index).squeeze(-1)
+            return entries_at(logits, index)
+        return logits.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+
+def entries_at(table: Tensor, index: Tensor) -> Tensor:
+    """The entries of a table's last dimension at an index that broadcasts with its other dimensions.
+
+    Neither is expanded along a dimension that only the other has, so no tensor with all dimensions and the last one is
+    made, forward or backward.
+
+    Args:
+        table: `[*batch, entries]`.
+        index: `[*shape]`, whole numbers.
+
+    Returns:
+        The broadcast shape of `batch` and `shape`.
+
+    Example:
+        >>> import torch
+        >>> entries_at(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), torch.tensor([[1], [0], [1]]))
+        tensor([[0.2000, 0.4000],
+                [0.1000, 0.3000],
+                [0.2000, 0.4000]])
+    """
+    dims = max(table.dim() - 1, index.dim())
+    table = table.reshape((1,) * (dims + 1 - table.dim()) + tuple(table.shape))
+    index = index.reshape((1,) * (dims - index.dim()) + tuple(index.shape))
+    by_index = [d for d in range(dims) if table.shape[d] == 1]  # the table is the same along these
+    by_table = [d for d in range(dims) if table.shape[d] != 1 and index.shape[d] == 1]
+    by_both = [d for d in range(dims) if table.shape[d] != 1 and index.shape[d] != 1]
+    both, own = [table.shape[d] for d in by_both], [table.shape[d] for d in by_table]
+    rows = table.permute([*by_both, *by_table, *by_index, dims]).reshape(*both, *own, table.shape[-1])
+    columns = index.permute([*by_both, *by_table, *by_index]).reshape(*both, *(1,) * len(own), -1)
+    found = rows.gather(-1, columns.expand(*both, *own, columns.shape[-1]))
+    order = [*by_both, *by_table, *by_index]
+    found = found.reshape([*both, *own, *[index.shape[d] for d in by_index]])
+    return found.permute([order.index(d) for d in range(dims)])
 
 
 def _positive_number(value: object) -> float | None:

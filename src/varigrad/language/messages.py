@@ -147,6 +147,23 @@ class Subsample:
 
 
 @dataclass(frozen=True, eq=False)
+class Chain:
+    """A chain of rounds that is about to begin; a handler may answer with a way to run several rounds at once.
+
+    Attributes:
+        name: of its plates.
+        length: the number of rounds.
+        dim: the batch dimension of the rounds, negative.
+        at_once: runs all rounds, given the step, the first carry and the rows; None: one round after the other.
+    """
+
+    name: str
+    length: int
+    dim: int
+    at_once: Callable[[Callable[[object, object], object], object, object], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Extension:
     """A message of a language on top of this one (Pyro's effects): it goes through all handlers, and only that
     language's own handlers look into it.
@@ -166,7 +183,7 @@ def evolve(record: R, **changes: Any) -> R:
     return twin
 
 
-Message = Sample | Factor | Param | Module | Record | Indices | InUse | Subsample | Extension
+Message = Sample | Factor | Param | Module | Record | Indices | InUse | Subsample | Chain | Extension
 """What goes through handlers. The union is closed: who takes it apart ends in `assert_never`."""
 
 Named = Sample | Factor | Param | Module | Record | Indices

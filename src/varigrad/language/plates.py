@@ -12,6 +12,7 @@ from torch import Tensor
 from varigrad.errors import PlateError, as_whole, is_whole
 from varigrad.language.loop_position import LoopPosition
 from varigrad.language.messages import (
+    Chain,
     Extension,
     Factor,
     Forward,
@@ -64,7 +65,7 @@ class InPlate:
             if isinstance(answer, (Param, Subsample)) and answer.event_dim is not None and answer.value is not None:
                 return evolve(answer, value=self._cut(answer.value, answer.event_dim))
             return answer
-        if isinstance(message, (Module, Indices, InUse, Extension)):
+        if isinstance(message, (Module, Indices, InUse, Chain, Extension)):
             return forward(message)
         assert_never(message)
 

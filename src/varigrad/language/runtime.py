@@ -16,6 +16,7 @@ from torch import nn
 from varigrad.distributions.rng import Source
 from varigrad.errors import PlateError, SiteError
 from varigrad.language.messages import (
+    Chain,
     Extension,
     Factor,
     Forward,
@@ -25,6 +26,7 @@ from varigrad.language.messages import (
     Message,
     Module,
     Param,
+    Plate,
     Program,
     Record,
     Sample,
@@ -90,7 +92,7 @@ def default(message: Message) -> Message:
     if isinstance(message, Extension):
         message.act()
         return message
-    if isinstance(message, (Factor, Module, Record, InUse, Subsample)):
+    if isinstance(message, (Factor, Module, Record, InUse, Subsample, Chain)):
         return message
     assert_never(message)
 
@@ -143,7 +145,11 @@ def full_size(message: Sample | Factor, batch: Sequence[int]) -> str:
 
 def plate_shape(message: Sample | Factor) -> tuple[int, ...]:
     """The batch shape that the plates around a site demand; 1 where a plate leaves its size open."""
-    plates = message.plates
+    return shape_of(message.plates)
+
+
+def shape_of(plates: tuple[Plate, ...]) -> tuple[int, ...]:
+    """The batch shape of some plates; 1 where a plate leaves its size open."""
     if not plates:
         return ()
     if len(plates) == 1 and plates[0].dim == -1:

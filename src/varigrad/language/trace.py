@@ -9,6 +9,7 @@ from torch import Tensor
 
 from varigrad.errors import SiteNameError
 from varigrad.language.messages import (
+    Chain,
     Extension,
     Factor,
     Forward,
@@ -89,6 +90,6 @@ class Recorder:
                     try_=f'names that differ, such as f"{answer.name}_{{i}}" in a loop',
                 )
             return answer
-        if isinstance(answer, (InUse, Subsample, Extension)):
+        if isinstance(answer, (InUse, Subsample, Chain, Extension)):
             return answer
         assert_never(answer)

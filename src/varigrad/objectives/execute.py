@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import assert_never
 
+import torch
 from torch import Tensor
 from torch import distributions as td
 
@@ -16,6 +17,7 @@ from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameE
 from varigrad.estimators.base import Draw, Estimator, Lanes
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import (
+    Chain,
     Extension,
     Factor,
     Forward,
@@ -32,7 +34,8 @@ from varigrad.language.messages import (
     evolve,
 )
 from varigrad.language.plates import InPlate, same_minibatch
-from varigrad.language.runtime import expanded, run
+from varigrad.language.runtime import expanded, run, shape_of
+from varigrad.objectives.chain_rounds import AllRounds
 from varigrad.objectives.checks.density_jumps import Marked, note_jumps
 from varigrad.objectives.estimator_selection import choose
 from varigrad.objectives.marginal_sites import (
@@ -43,6 +46,7 @@ from varigrad.objectives.marginal_sites import (
 )
 from varigrad.objectives.run_record import RunRecord, RunSettings, VectorizationChanged
 from varigrad.terms.dependency_tracker import PARTICLES, Statement, Tracker
+from varigrad.terms.marginal import MarginalSite
 from varigrad.terms.provenance import get_provenance, untracked
 
 
@@ -143,6 +147,8 @@ class _Program:
             case Record():
                 self._once(message.name)
                 self.record.records[message.name] = message.value
+            case Chain():
+                message = self.chain(message)
             case Subsample() | Extension():
                 pass  # plates answer the former, other libraries the latter
             case _:
@@ -156,6 +162,10 @@ class _Program:
 
     def factor(self, statement: Statement) -> None:
         """Look at a factor."""
+
+    def chain(self, message: Chain) -> Chain:
+        """Say how the rounds of a chain are run."""
+        return message
 
     def _once(self, name: str) -> None:
         if name in self.names:
@@ -301,6 +311,7 @@ class _Model(_Program):
         self.statements = record.model
         self.guide = guide
         self.latent: set[str] = set()
+        self.marginal_values: dict[str, Tensor] = {}
 
     def sample(self, message: Sample, forward: Forward) -> Message:
         message = with_fresh_distribution(message)
@@ -337,28 +348,24 @@ class _Model(_Program):
             self._check_slots(statement)
         return forward(message)
 
+    def chain(self, message: Chain) -> Chain:
+        if not self.settings.marginal:
+            return message
+        rounds = AllRounds(message, self.record.marginal, self.marginal_values, self._before, self.record.chains.append)
+        return evolve(message, at_once=rounds)
+
     def _is_marginal(self, message: Sample) -> bool:
         settings = self.settings
         return message.name not in settings.never_marginal and is_marginal(message, settings.marginal)
 
     def _marginal(self, message: Sample, forward: Forward) -> Message:
         """Put in all values of a site that is summed out, or the one that is asked for."""
-        settings, record, name = self.settings, self.record, message.name
-        vectorization = settings.vectorization
+        settings, record = self.settings, self.record
         plain = record.tracker.examine(message).message
         assert isinstance(plain, Sample)
-        site = record.marginal[name] = marginal_site(plain)
-        if name in self.guide.forced:
-            value = self.guide.forced[name]
-        elif settings.explore:
-            settings.source.site = name
-            value = settings.source.draw(expanded(plain))
-        elif name in vectorization.slots:
-            record.spread = True
-            value = site.spread(vectorization.slots[name], vectorization.dims)
-        else:
-            raise VectorizationChanged(name)
-        message = evolve(message, value=record.tracker.mark_marginal(value, plain))
+        value = self._values(marginal_site(plain), expanded(plain))
+        message = evolve(message, value=value)
+        self.marginal_values[message.name] = value
         if settings.explore:
             record.marked.append(Marked(message))
         statement = record.tracker.examine(message)
@@ -369,6 +376,34 @@ class _Model(_Program):
     def factor(self, statement: Statement) -> None:
         if self.record.marginal:
             self._check_slots(statement)
+
+    def _before(self, site: MarginalSite) -> Tensor:
+        """The state before each round of a chain."""
+        shape = shape_of(site.plates)
+        choice = td.Categorical(logits=torch.zeros(*shape, len(site.values), device=site.values.device))
+        return self._values(site, choice, listed=True)
+
+    def _values(self, site: MarginalSite, distribution: td.Distribution, listed: bool = False) -> Tensor:
+        """All values of a site that is summed out, or the one that is asked for, or one that is drawn.
+
+        Args:
+            listed: the distribution is one of positions in the list of values.
+        """
+        settings, record, name = self.settings, self.record, site.name
+        slots, dims = settings.vectorization.slots, settings.vectorization.dims
+        record.marginal[name] = site
+        if name in self.guide.forced:
+            value = self.guide.forced[name]
+        elif settings.explore:
+            settings.source.site = name
+            value = settings.source.draw(distribution)
+            value = site.values[value] if listed else value
+        elif name in slots:
+            record.spread = True
+            value = site.spread(slots[name], dims)
+        else:
+            raise VectorizationChanged(name)
+        return record.tracker.mark_marginal(name, value, site.plates)
 
     def _check_slots(self, statement: Statement) -> None:
         """Look at the programs again if two sites whose values lie along one dimension are read together."""

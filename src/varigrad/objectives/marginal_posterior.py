@@ -23,6 +23,7 @@ from varigrad.language.messages import Sample, evolve
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.run_record import Vectorization, vectorization_of
 from varigrad.objectives.surrogate import densities_of
+from varigrad.terms.elimination.chains import ChainSites
 from varigrad.terms.elimination.reductions import Reduction, log_max, log_sum_exp, sampled_sum
 from varigrad.terms.marginal import JointDensity, Slots, eliminated
 
@@ -64,7 +65,46 @@ class SummedRun:
                     try_="svi.diagnose(*args), which names the first density that is not finite",
                 )
             grads = torch.autograd.grad(total, list(added.values()))
-        return {name: grad[:, 0].movedim(0, -1) for name, grad in zip(added, grads, strict=True)}
+        return {name: self._of_plates(name, grad) for name, grad in zip(added, grads, strict=True)}
+
+    def _of_plates(self, name: str, table: Tensor) -> Tensor:
+        """`[*plates, values]` from `[values, lanes, *dims]`: dimensions left of the site's own plates have size 1."""
+        own = max((-p.dim for p in self.slots.sites[name].plates if p.dim is not None), default=0)
+        return table.reshape(len(table), *table.shape[table.dim() - own :]).movedim(0, -1)
+
+    def joined(self, found: dict[str, Tensor], event: int) -> dict[str, Tensor]:
+        """Values by site, with the rounds of a chain's site together: `z_0` and `z_1-9` become `z`.
+
+        Args:
+            event: how many of the values' dimensions are not of plates.
+        """
+        found = dict(found)
+        for chain in self.slots.chains:
+            dim = self._dim_of(chain) - event
+            for first, _, others in chain.triples:
+                found[first.removesuffix("_0")] = torch.cat([found.pop(first), found.pop(others)], dim)
+        return found
+
+    def by_round(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Values by site, with a site for every round of a chain, as programs have them that run round by round."""
+        split: dict[str, Tensor] = {}
+        for name, value in found.items():
+            chain = next((c for c in self.slots.chains if any(name == t[2] for t in c.triples)), None)
+            if chain is None:
+                split[name] = value
+                continue
+            dim = self._dim_of(chain) - (self.slots.sites[name].values.dim() - 1)
+            base = next(t[0] for t in chain.triples if t[2] == name).removesuffix("0")
+            for t in range(value.shape[dim]):
+                split[f"{base}{t + 1}"] = value.narrow(dim, t, 1)
+        return split
+
+    def _dim_of(self, chain: ChainSites) -> int:
+        """The batch dimension of a chain's rounds."""
+        plates = self.slots.sites[chain.triples[0][2]].plates
+        dim = next(p.dim for p in plates if p.name == chain.plate)
+        assert dim is not None
+        return dim
 
 
 def marginals(bound: Bound, draws: int, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Tensor]:
@@ -78,7 +118,7 @@ def marginals(bound: Bound, draws: int, args: tuple[object, ...], kwargs: dict[s
     """
     total: dict[str, Tensor] = {}
     for run in summed_runs(bound, draws, args, kwargs):
-        for name, one in run.derivative(log_sum_exp).items():
+        for name, one in run.joined(run.derivative(log_sum_exp), 1).items():
             total[name] = total[name] + one if name in total else one
     return {name: sum_ / draws for name, sum_ in total.items()}
 
@@ -106,7 +146,7 @@ def assignments(
     for run in summed_runs(bound, draws, args, kwargs):
         chosen = {name: one.argmax(-1) for name, one in run.derivative(reduce).items()}
         guide.append(run.latents)
-        model.append({name: run.slots.sites[name].values[index] for name, index in chosen.items()})
+        model.append(run.by_round({name: run.slots.sites[name].values[index] for name, index in chosen.items()}))
     return _stacked(guide), _stacked(model)
 
 

@@ -160,15 +160,13 @@ def check_named(
 
 
 def reads(statements: Iterable[Statement], sites: Mapping[str, MarginalSite]) -> list[list[str]]:
-    """For every statement, the marginal sites that it reads; all that come before one that cannot be looked into."""
-    found: list[list[str]] = []
-    before: list[str] = []
-    for statement in statements:
-        if statement.message.name in sites:
-            before.append(statement.message.name)
-        upstream = {token.site for token in statement.upstream}
-        found.append(list(before) if statement.opaque else [site for site in before if site in upstream])
-    return found
+    """For every statement, the marginal sites that it reads; all of them, where it cannot be looked into."""
+    return [
+        list(sites)
+        if statement.opaque
+        else [site for site in dict.fromkeys(token.site for token in statement.upstream) if site in sites]
+        for statement in statements
+    ]
 
 
 def check_values_stay(sites: Mapping[str, MarginalSite], left: Iterable[Token]) -> None:

@@ -15,6 +15,7 @@ from varigrad.objectives.estimator_selection import Choice, Patterns
 from varigrad.objectives.marginal_sites import Marginal, allocate
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.terms.dependency_tracker import Statement, Tracker
+from varigrad.terms.elimination.chains import ChainSites
 from varigrad.terms.independence.analysis import Follower
 from varigrad.terms.marginal import MarginalSite, Slots
 from varigrad.terms.term import Term
@@ -92,6 +93,7 @@ class RunRecord:
         marked: of an exploring run, the samples of both programs with their marks on.
         marginal: the sites of the model that are summed out, by name.
         spread: whether all of their values are there at once.
+        chains: the chains among them.
         unguided: sites that were drawn from the model's distribution, because the guide lacks them.
     """
 
@@ -109,13 +111,14 @@ class RunRecord:
     marked: list[Marked] = field(default_factory=list)
     marginal: dict[str, MarginalSite] = field(default_factory=dict)
     spread: bool = False
+    chains: list[ChainSites] = field(default_factory=list)
     unguided: set[str] = field(default_factory=set)
 
     def slots(self, vectorization: Vectorization) -> Slots | None:
         """The sites that are summed out and their slots; None if they have one value each in this run."""
         if not self.spread:
             return None
-        return Slots(self.marginal, vectorization.slots, vectorization.dims, vectorization.count)
+        return Slots(self.marginal, vectorization.slots, vectorization.dims, vectorization.count, tuple(self.chains))
 
 
 @dataclass(frozen=True, eq=False)

@@ -172,16 +172,16 @@ class Tracker:
             marked._sign, marked._signed = sign_of_draws(site.message.distribution), version_of(value)
         return marked
 
-    def mark_marginal(self, value: Tensor, message: Sample) -> Tensor:
+    def mark_marginal(self, name: str, value: Tensor, plates: tuple[Plate, ...]) -> Tensor:
         """A value, or all values, of a choice that is summed out: it carries the choice, and nothing that its
         distribution depends on, because its values do not.
         """
-        self.plates[message.name] = frozenset([p.name for p in message.plates if p.dim is not None])
-        self._plated = self._plated or bool(self.plates[message.name])
+        inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
+        self._plated = self._plated or bool(inside)
         self._eager = self._eager or FORCE_EAGER.enter()
         if not value.is_inference():
-            self._drawn.append((message.name, value, version_of(value)))
-        return track_provenance(value, frozenset({Token(message.name)}), self.escapes)
+            self._drawn.append((name, value, version_of(value)))
+        return track_provenance(value, frozenset({Token(name)}), self.escapes)
 
     def check(self) -> None:
         """Refuse a program that wrote into a value it was given.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from varigrad.errors import ShapeError, SiteError
 from varigrad.language.messages import Factor, Plate, Sample
+from varigrad.terms.elimination.chains import ChainSites
 from varigrad.terms.elimination.factors import LogFactor, frames_of
 from varigrad.terms.elimination.plated import Elimination, eliminate
 from varigrad.terms.elimination.reductions import Reduction, log_sum_exp
@@ -57,12 +58,14 @@ class Slots:
         slots: the dimension of each, counted from the lanes' to the left.
         dims: number of plate dimensions.
         lanes: number of lanes.
+        chains: the chains among the sites.
     """
 
     sites: Mapping[str, MarginalSite]
     slots: Mapping[str, int]
     dims: int
     lanes: int
+    chains: tuple[ChainSites, ...] = ()
 
     @property
     def count(self) -> int:
@@ -168,7 +171,7 @@ def eliminated(
         factors.append(LogFactor(extra, (site,), frames_of(slots.sites[site].plates), (site,)))
     frames = {name: frames_of(site.plates) for name, site in slots.sites.items()}
     sizes = {name: len(site.values) for name, site in slots.sites.items()}
-    return eliminate(factors, frames, sizes, reduce=reduce, scaled=scaled)
+    return eliminate(factors, frames, sizes, reduce=reduce, scaled=scaled, chains=slots.chains)
 
 
 @dataclass(frozen=True, eq=False)

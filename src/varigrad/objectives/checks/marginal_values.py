@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import evolve
+from varigrad.language.runtime import shape_of
 from varigrad.objectives.checks.replays import FAILURES, Again, same
 from varigrad.objectives.run_record import RunRecord, Vectorization, VectorizationChanged
 from varigrad.shapes import join
@@ -43,9 +45,10 @@ def check_marginal_values(perform: Again, densities: Densities, vectorization: V
     for attempt in range(ASSIGNMENTS):
         index = {}
         for name, site in slots.sites.items():
-            shape = factors[name].table.shape[-slots.dims :] if slots.dims else torch.Size()
+            table = factors[name].table if name in factors else None
+            shape = shape_of(site.plates) if table is None else table.shape[table.dim() - slots.dims :]
             if attempt < 2:  # neighbours have different values, so that one read for the other is noticed
-                chosen = (torch.arange(shape.numel()) + attempt).reshape(shape) % len(site.values)
+                chosen = (torch.arange(prod(shape)) + attempt).reshape(shape) % len(site.values)
             else:
                 chosen = torch.randint(len(site.values), shape, generator=generator)
             index[name] = chosen.to(site.values.device)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from varigrad.errors import SiteError
 from varigrad.language.messages import evolve
+from varigrad.terms.elimination.chains import ChainSites, chain_product
 from varigrad.terms.elimination.contraction import Summed, contract
 from varigrad.terms.elimination.factors import Frame, LogFactor
 from varigrad.terms.elimination.reductions import Reduction, log_sum_exp
@@ -39,6 +40,7 @@ def eliminate(
     *,
     reduce: Reduction = log_sum_exp,
     scaled: bool = True,
+    chains: Sequence[ChainSites] = (),
 ) -> Elimination:
     """Sum a product of factors over all of their sites.
 
@@ -48,6 +50,7 @@ def eliminate(
         sizes: the number of values of every site, in the order in which tables have them.
         reduce: the sum, or what stands for it.
         scaled: whether products over a minibatch count for the whole plate.
+        chains: plates along which sites are handed on, so that products are those of matrices.
 
     Raises:
         SiteError: the sites cannot be summed without a table that grows exponentially in a plate's size.
@@ -56,13 +59,23 @@ def eliminate(
     done: list[LogFactor] = []
     sums: list[Summed] = []
     scaled_inside: dict[str, frozenset[str]] = {}
+    handed_on = {site for chain in chains for _, *sites in chain.triples for site in sites}
+    same_state = {before: after for chain in chains for _, before, after in chain.triples}
+    by_plate = {chain.plate: chain for chain in chains}
     while pending:
-        leaf = max((factor.frames for factor in pending), key=len)
+        # A chain comes before its first round, which has as many plates.
+        leaf = max((f.frames for f in pending), key=lambda fs: (len(fs), any(f.name in by_plate for f in fs)))
         here = [factor for factor in pending if factor.frames == leaf]
         pending = [factor for factor in pending if factor.frames != leaf]
         local = frozenset(site for factor in here for site in factor.sites if frames[site] == leaf)
-        for group in connected(here, local):
-            factor = contract(group, local, sizes, reduce, sums)
+        for group in connected(here, local, same_state):
+            factor = contract(group, local - handed_on, sizes, reduce, sums)
+            if not handed_on.isdisjoint(factor.sites):
+                frame = next(frame for frame in leaf if frame.name in by_plate)
+                pending.append(chain_product(factor, by_plate[frame.name], frame, frames, sizes, reduce))
+                states = tuple(site for site in factor.sites if site in same_state.values())
+                sums.append(Summed(states, factor.table.numel()))
+                continue
             if not factor.sites:
                 done.append(factor)
                 continue
@@ -77,11 +90,11 @@ def eliminate(
     return Elimination(done, scaled_inside, sums)
 
 
-def connected(factors: Sequence[LogFactor], sites: frozenset[str]) -> list[list[LogFactor]]:
-    """The factors, in groups that share none of these sites."""
+def connected(factors: Sequence[LogFactor], sites: frozenset[str], same: Mapping[str, str]) -> list[list[LogFactor]]:
+    """The factors, in groups that share none of these sites; `same` names sites that count as others."""
     groups: list[tuple[set[str], list[LogFactor]]] = []
     for factor in factors:
-        touched, members = set(sites.intersection(factor.sites)), [factor]
+        touched, members = {same.get(site, site) for site in sites.intersection(factor.sites)}, [factor]
         rest = []
         for group in groups:
             if touched.isdisjoint(group[0]):

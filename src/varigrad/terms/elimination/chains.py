@@ -1,0 +1,114 @@
+"""The product of a chain's factors along its rounds: each is a matrix from the state before a round to that after it.
+
+References:
+    Särkkä, García-Fernández (2021), Temporal parallelization of Bayesian smoothers. arXiv:1905.13002.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from varigrad.errors import SiteError
+from varigrad.terms.elimination.factors import Frame, LogFactor
+from varigrad.terms.elimination.reductions import Reduction
+
+LARGEST = 2**28
+"""A table has at most so many entries."""
+SHORT = 16
+"""Chains of fewer rounds are multiplied one round after the other."""
+
+
+@dataclass(frozen=True)
+class ChainSites:
+    """The sites that a chain hands on from round to round.
+
+    Attributes:
+        plate: the plate of all rounds but the first.
+        triples: for each site handed on, its names in the first round, before each other round, and in it.
+    """
+
+    plate: str
+    triples: tuple[tuple[str, str, str], ...]
+
+
+def chain_product(
+    factor: LogFactor,
+    chain: ChainSites,
+    frame: Frame,
+    frames: Mapping[str, frozenset[Frame]],
+    sizes: Mapping[str, int],
+    reduce: Reduction,
+) -> LogFactor:
+    """Multiply a chain's matrices and sum over the state after the last round.
+
+    Args:
+        factor: the product of the factors of all rounds but the first, over the states before and after each round, and
+            over sites outside of the chain.
+        chain: the chain.
+        frame: the plate of these rounds.
+        frames: the plates of every site.
+        sizes: the number of values of every site, in the order in which tables have them.
+        reduce: the sum, or what stands for it.
+
+    Returns:
+        A factor over the state of the first round, and over the sites outside.
+    """
+    assert frame.dim is not None
+    triples = [t for t in chain.triples if t[1] in factor.sites or t[2] in factor.sites]
+    first, before, after = ([t[i] for t in triples] for i in range(3))
+    outside = [site for site in factor.sites if site not in before and site not in after]
+    states = prod(sizes[site] for site in first)
+    order = [*outside, *before, *after]
+    table = factor.along([site for site in sizes if site in order])
+    position = {site: i for i, site in enumerate(site for site in sizes if site in order)}
+    batch = table.shape[len(order) :]
+    table = table.permute(*[position[site] for site in order], *range(len(order), table.dim()))
+    both = [sizes[site] for site in (*before, *after)]
+    table = table.expand(*table.shape[: len(outside)], *both, *batch)
+    table = table.reshape(*table.shape[: len(outside)], states, states, *batch)
+    if table.shape[frame.dim] == 1:
+        shape = list(table.shape)
+        shape[frame.dim] = frame.size
+        table = table.expand(shape)
+    left = _one_by_one(table, len(outside), frame.dim, reduce)
+    left = left.reshape(*left.shape[: len(outside)], *[sizes[site] for site in first], *left.shape[len(outside) + 1 :])
+    names = [*outside, *first]
+    kept = tuple(site for site in sizes if site in names)
+    left = left.permute(*[names.index(site) for site in kept], *range(len(names), left.dim()))
+    inside = frozenset[Frame]().union(*(frames[site] for site in first))
+    return LogFactor(left, kept, (factor.frames - {frame}) | inside, factor.names)
+
+
+def _one_by_one(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tensor:
+    """The sums of the rows of a product of matrices.
+
+    Args:
+        matrices: `[..., states, states, *batch]`, with the rounds along `dim`.
+        row: the dimension of the rows; columns are next to it.
+        dim: the dimension of the rounds, negative.
+
+    Returns:
+        `[..., states, *batch]`, with size one along `dim`.
+    """
+    count = matrices.shape[dim]
+    states = matrices.shape[row]
+    entries = matrices.numel() // 2 * states
+    while count >= SHORT and entries <= LARGEST:  # pairs of rounds at once: half as many rounds are left
+        half = count // 2
+        pairs = matrices.narrow(dim, 0, 2 * half).unflatten(dim, (half, 2))
+        odd = matrices.narrow(dim, 2 * half, count - 2 * half)
+        one, two = pairs.unbind(dim)
+        product = reduce(one.unsqueeze(row + 2) + two.unsqueeze(row), [row + 1])
+        matrices = torch.cat([product, odd], dim) if count % 2 else product
+        count = half + count % 2
+    if matrices.numel() > LARGEST:
+        raise SiteError("the chain's table is too large", try_="fewer states, or a smaller minibatch")
+    left = reduce(matrices.narrow(dim, count - 1, 1), [row + 1])
+    for t in range(count - 2, -1, -1):
+        left = reduce(matrices.narrow(dim, t, 1) + left.unsqueeze(row), [row + 1])
+    return left
