@@ -79,18 +79,19 @@ class AllValues:
 
     def first_impossible(self) -> str | None:
         """A sentence about the first sum over values that is not finite: which statement is to blame, and where."""
-        by_name = {density.message.name: density for density in self.densities}
         for term in self.terms:
             if not term.parts or bool(term.log_prob.isfinite().all()):
                 continue
-            named = f"all values of {', '.join(repr(part) for part in term.parts if part in self.slots.sites)}"
-            for part in term.parts:
-                best = self._best(by_name[part])
+            densities = [density for density in self.densities if density.message.name in term.parts]
+            names = [density.message.name for density in densities]
+            values = f"all values of {', '.join(repr(name) for name in names if name in self.slots.sites)}"
+            for name, density in zip(names, densities, strict=True):
+                best = self._best(density)
                 bad = ~best.isfinite()
                 if bool(bad.any()):
                     where = f" at index {tuple(bad.nonzero()[0].tolist())} of its plates" if bad.dim() else ""
-                    return f"the model's log-density of site {part!r} is {best[bad][0].item()}{where} for {named}"
-            return f"the model's log-density of {', '.join(map(repr, term.parts))} together is not finite for {named}"
+                    return f"the model's log-density of site {name!r} is {best[bad][0].item()}{where} for {values}"
+            return f"the model's log-density of {', '.join(map(repr, names))} together is not finite for {values}"
         return None
 
     def _best(self, density: JointDensity) -> Tensor:
