@@ -5,8 +5,8 @@
 
 Every system runs in a process of its own, with one thread, on the same data, and fits the same model with its own
 `AutoNormal`. NumPyro's steps are `TraceEnum_ELBO` in one jitted `lax.scan`, Pyro's are `TraceEnum_ELBO`, ours are
-`svi.run(compile="wait")`. The table has medians over rounds, in microseconds a step, and the mean loss of the last tenth
-of the steps.
+`svi.run(compile="wait")`. The table has medians over rounds, in microseconds a step, and the mean loss of the last
+tenth of the steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-STEPS = {"mixture": 100, "large mixture": 40, "topics": 40, "sequences": 5, "chain of 1000": 10}
+STEPS = {"mixture": 2000, "large mixture": 500, "topics": 100, "sequences": 40, "chain of 1000": 60}
 SLOW = 20
 """Pyro takes one step where the others take so many."""
 
