@@ -5,6 +5,7 @@ from mutants import M
 
 PROGRAMS = "test_marginal_programs.py::test_value_and_gradient_are_those_of_brute_force[0]"
 MORE = "test_marginal_programs.py::test_value_and_gradient_are_those_of_brute_force[15]"
+MEAN = "test_marginal_exact.py::test_the_mean_of_the_gradient_is_exact"
 BAD = "test_marginal_bad_input.py::"
 PLATED, CONTRACTION, REDUCTIONS = (f"terms/elimination/{name}.py" for name in ("plated", "contraction", "reductions"))
 MARGINAL, WEIGHTS, VALUES = "terms/marginal.py", "objectives/weights_and_kl.py", "objectives/checks/marginal_values.py"
@@ -14,12 +15,11 @@ MUTANTS = (
     M("marginal: a factor counted twice", CONTRACTION, "for part in parts])", "for part in (*parts, parts[0])])", PROGRAMS),
     M("marginal: a site summed before all that read it", CONTRACTION, "if site in summed and site not in elsewhere)", "if site in summed)", PROGRAMS),
     M("marginal: sites of a product in another order", CONTRACTION, "key=position.__getitem__))", "key=position.__getitem__, reverse=True))", PROGRAMS),
-    M("marginal: a product over a plate without its size", PLATED, "if table.shape[frame.dim] > 1 else table * frame.size", "if table.shape[frame.dim] > 1 else table", MORE),
     M("marginal: a plate averaged, not multiplied", PLATED, "table.sum(frame.dim, keepdim=True)", "table.mean(frame.dim, keepdim=True)", PROGRAMS),
     M("marginal: a plate forgotten", PLATED, "for frame in leaf - outside:", "for frame in sorted(leaf - outside, key=str)[1:]:", PROGRAMS),
     M("marginal: outer plates first", PLATED, "leaf = max((f.frames", "leaf = min((f.frames", PROGRAMS),
-    M("marginal: parts that share a site told apart", PLATED, "touched |= group[0]", "pass", PROGRAMS),
-    M("marginal: a coupling between plates not refused", PLATED, "if outside == leaf:", "if False:", BAD + "test_plates_whose_elements_are_coupled"),
+    M("marginal: parts that share a site told apart", PLATED, "touched |= group[0]", "pass", MEAN + "[two choices in a row]"),
+    M("marginal: a coupling between plates not refused", PLATED, "                _refuse(factor, frames)", "                done.append(factor)\n                continue", BAD + "test_plates_whose_elements_are_coupled"),
     M("marginal: no gradient through a sum", REDUCTIONS, "total = (table - shift).exp()", "total = (table.detach() - shift).exp()", PROGRAMS),
     M("marginal: the shift of a sum not put back", REDUCTIONS, ".log() + shift.squeeze(dims)", ".log()", PROGRAMS),
     M("marginal: an impossible sum is not a number", REDUCTIONS, "torch.where(largest.isinf(), 0.0, largest)", "largest", BAD + "test_a_sum_without_any_possible_value"),
@@ -38,9 +38,9 @@ MUTANTS = (
     M("marginal: a masked site counts its values", MARGINAL, "-math.log(len(self.values))", "0.0", PROGRAMS),
     M("marginal: lanes dropped", MARGINAL, "raw = factor.table if slots.lanes > 1 and factor.table.shape[0] > 1 else factor.table[0]", "raw = factor.table[0]", PROGRAMS),
     M("marginal: sites that are read together share a slot", MARGINAL, "beside[site].update(together)", "beside[site].update(together[:1])", PROGRAMS),
-    M("marginal: what is upstream of a sum lost", MARGINAL, "            if site not in slots.sites:\n                    upstream", "            if site not in slots.sites and member is members[0]:\n                    upstream", PROGRAMS),
-    M("marginal: crossed plates upstream of a sum lost", MARGINAL, "upstream.get(site, frozenset()) | across", "frozenset()", PROGRAMS),
-    M("marginal: plates of a sum lost", MARGINAL, "for m in members for p in m.message.plates if p.name in inside}", "for m in members[:0] for p in m.message.plates if p.name in inside}", PROGRAMS),
+    M("marginal: what is upstream of a sum lost", MARGINAL, "            if site not in slots.sites:\n                    upstream", "            if site not in slots.sites and member is members[0]:\n                    upstream", MEAN + "[a coin below a choice]"),
+    M("marginal: crossed plates upstream of a sum lost", MARGINAL, "upstream.get(site, frozenset()) | across", "frozenset()", MEAN + "[choices that read all coins]"),
+    M("marginal: plates of a sum lost", MARGINAL, "for m in members for p in m.message.plates if p.name in inside}", "for m in members[:0] for p in m.message.plates if p.name in inside}", MEAN + "[coins beside choices]"),
     M("marginal: no loop for alternatives in a look", "objectives/discovery.py", "loop=like is not None or not vectorization.lanes", "loop=like is not None", PROGRAMS),
     # What is refused.
     M("marginal: densities not compared value by value", "objectives/discovery.py", "check_marginal_values(self._again, densities_of, wide)", "pass", BAD + "test_a_program_that_has_another_density_with_all_values_at_once"),
