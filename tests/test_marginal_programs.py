@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from graph_harness import InC, assert_close, both, steps, svi_of, taken
 from marginal_programs.programs import Programs
 from marginal_programs.reference import bound_by_brute_force, paths
 from marginal_programs.specs import random_spec
@@ -92,3 +93,36 @@ def test_value_and_gradient_are_those_of_brute_force(first):
 def test_value_and_gradient_are_those_of_brute_force_on_larger_programs(first):
     """On 520 programs."""
     check_all(range(first, first + 20), 256, 8, 6)
+
+
+def check_compiled(seeds, most_assignments, most_outcomes, most_sites, **options):
+    """Steps taken by a graph are those that Python takes; most programs can be recorded."""
+    recorded = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BiasWarning)
+        for seed in seeds:
+            spec = random_spec(seed, most_assignments, most_outcomes, most_sites)
+            programs = Programs(spec)
+            config = vg.ELBO(marginal=True, particles=spec.particles)
+            try:
+                expected, found, svi = both(
+                    lambda p=programs, c=config: svi_of(p.model, p.guide, c), steps(6), **options
+                )
+            except SiteError as error:
+                assert any(text in str(error) for text in REFUSED), spec
+                continue
+            assert_close(expected, found)
+            recorded += taken(svi) > 0
+    assert recorded >= len(seeds) * 0.8
+
+
+def test_steps_by_graph():
+    """Recorded, and run as they are."""
+    check_compiled(range(2_000, 2_002), 16, 4, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(2_000, 2_030, 6))
+def test_steps_in_c(first):
+    """Compiled."""
+    check_compiled(range(first, first + 6), 64, 4, 5, kind=InC)

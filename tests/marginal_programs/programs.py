@@ -1,6 +1,7 @@
 """Model and guide of a specification."""
 
 import zlib
+from functools import lru_cache
 
 import torch
 
@@ -14,7 +15,12 @@ F64 = torch.float64
 
 def numbers(spec, name, shape):
     """Numbers that follow from a specification and a name."""
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{spec.seed} {name}".encode()))
+    return _numbers(f"{spec.seed} {name}", tuple(shape))
+
+
+@lru_cache(maxsize=1024)  # a step that is recorded must not draw them
+def _numbers(seed, shape):
+    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
     return torch.randn(shape, generator=generator, dtype=F64)
 
 

@@ -46,7 +46,7 @@ MUTANTS = (
     M("a program's own generators go on", U, "        elif isinstance(generator, np.random.Generator):\n            generator.bit_generator.state = state\n", "        elif isinstance(generator, np.random.Generator):\n            pass\n", "test_without_side_effects.py::test_looking_changes_nothing[numpy-False-plan]"),
     M("modules that are only called are not known", U, "            self.lend_module(module)\n\n    def _note", "            pass\n\n    def _note", UNDONE),
     M("parameters stay moved", "objectives/checks/perturbed_points.py", "            kept.show(tensor, numbers)\n\n\ndef moved_arguments", "            pass\n\n\ndef moved_arguments", "test_rechecks.py::test_points_are_left_again"),
-    M("initial values are drawn from the look's numbers", D, "with self.kept.lasting() if callable(message.init) else nullcontext():", "with nullcontext():", "test_without_side_effects.py::test_initial_values_that_are_asked_for_at_once_count_as_drawn"),
+    M("initial values are drawn from the look's numbers", "objectives/initializing_store.py", "with self.kept.lasting() if callable(message.init) else nullcontext():", "with nullcontext():", "test_without_side_effects.py::test_initial_values_that_are_asked_for_at_once_count_as_drawn"),
     M("evaluations all see the same draws", E, "count = count + 1 if step == self.steps else 0", "count = 0", "test_without_side_effects.py::test_evaluations_differ_from_each_other_and_can_be_repeated"),
     M("evaluations draw from the run", B, "with self.preserved(self.exploration.fresh_seed()), torch.no_grad():\n            values", "with torch.no_grad():\n            values", "test_without_side_effects.py::test_looking_changes_nothing[plain-False-evaluate]"),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from varigrad.distributions.mixin import masked, unmasked
 from varigrad.errors import VarigradError
+from varigrad.gradients.joint_values import JointValues
 from varigrad.gradients.outcomes import LIMIT, Outcomes, outcomes
 from varigrad.language.messages import Factor, Forward, Indices, Message, Param, Sample, evolve
 from varigrad.language.plates import same_minibatch
@@ -111,6 +112,8 @@ def exact_gradient(
 ) -> tuple[float, Gradient]:
     """A bound and its gradient, by enumerating all values of the guide's choices. Uses no estimator.
 
+    Sites of the model that the objective sums out are summed over all joint values of all of their elements.
+
     Args:
         bound: an objective of a model and a guide.
         args, kwargs: what the programs are called with.
@@ -122,7 +125,8 @@ def exact_gradient(
         The bound in nats, and its gradient by the unconstrained parameters, by name.
 
     Raises:
-        NotEnumerable: a choice has no finite support, or there are too many outcomes.
+        NotEnumerable: a choice has no finite support, there are too many outcomes, or a minibatch is scaled inside a
+            sum over values.
 
     Example:
         >>> import varigrad as vg
@@ -224,6 +228,7 @@ def _outcome(
     log_q: list[Tensor] = []  # what the draws follow
     terms: list[Tensor] = []  # what the bound counts
     chance = 1.0
+    every = JointValues() if bound.config.marginal else None  # of what is summed out
 
     def common(message: Message, forward: Forward, sign: int) -> Message:
         nonlocal chance
@@ -251,22 +256,38 @@ def _outcome(
 
     def model(message: Message, forward: Forward) -> Message:
         if isinstance(message, Sample):
-            if not message.observed:
+            left_out: float | None = None
+            if not message.observed and (every is None or message.name in values):
                 message = evolve(message, value=values[message.name])
+            elif every is not None and not message.observed:
+                message = evolve(message, value=every.value_of(message))
+                left_out = -math.log(every.options[message.name][1])
             assert message.value is not None
-            terms.append(_counted(message, message.distribution.log_prob(message.value)))
+            log_prob = message.distribution.log_prob(message.value)
+            if every is None:
+                terms.append(_counted(message, log_prob))
+            else:
+                every.add(message, _counted(evolve(message, scale=1.0), log_prob, left_out))
+            return forward(message)
+        if isinstance(message, Factor) and every is not None:
+            every.add(message, _counted(evolve(message, scale=1.0), message.log_factor))
             return forward(message)
         return common(message, forward, 1)
 
     run(bound.guide_program, (guide,), args, kwargs)
-    run(bound.model_program, (model,), args, kwargs)
+    for _ in [None] if every is None else every.runs(source.limit):
+        run(bound.model_program, (model,), args, kwargs)
+    if every is not None:
+        terms.append(every.log_sum())
     probability = torch.stack(log_q).sum().exp() if log_q else torch.ones(())
     return chance * probability, torch.stack(terms).sum()
 
 
-def _counted(message: Sample | Factor, log_prob: Tensor) -> Tensor:
+def _counted(message: Sample | Factor, log_prob: Tensor, left_out: float | None = None) -> Tensor:
+    """The log-density, scaled and summed; what a mask leaves out counts zero, or `left_out`."""
     shape = plate_shape(message)
     log_prob = log_prob.expand(join(log_prob.shape, shape))
     if message.mask is not None:
         log_prob = masked(log_prob, message.mask)
+        log_prob = log_prob if left_out is None else torch.where(message.mask, log_prob, left_out)
     return (log_prob * message.scale).sum()
