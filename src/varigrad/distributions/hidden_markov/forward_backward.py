@@ -1,0 +1,95 @@
+"""The forward and backward recursions of a chain of discrete states, in log-space.
+
+Both recursions are products of matrices `factor[t][i, j]`: the log-probability of moving from state i to j and of the
+observation at that time. There are two ways to take the products:
+
+* the scan, of matrices with matrices: `states ** 3` numbers a time, in about `2 log2(times)` operations, and a graph of
+  that size;
+* the loop, of a vector with one matrix after the other: `states ** 2` numbers a time, in `times` operations.
+
+`in_levels` chooses. It is a rule by counts: a step of the loop costs about eight calls of torch forwards and as many
+backwards, which take as long as some 2**15 numbers. The constant is provisional.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from varigrad.distributions.hidden_markov.scan import Elements, Operation, prefixes, product, suffixes
+from varigrad.distributions.log_space import Reduction, log_matmul, log_sum_exp
+
+NUMBERS_IN_A_STEP = 2**15
+"""The scan is chosen where one product of matrices, of all sequences of the batch, has at most so many numbers."""
+NUMBERS_AT_ONCE = 2**27
+"""The scan is chosen where its largest table has at most so many numbers."""
+
+
+def in_levels(factors: Tensor) -> bool:
+    """Whether to take the products of these factors, `[*batch, time, states, states]`, by the scan."""
+    numbers = factors.shape[:-3].numel() * factors.shape[-1] ** 3
+    return numbers <= NUMBERS_IN_A_STEP and numbers * factors.shape[-3] <= NUMBERS_AT_ONCE
+
+
+def final(initial: Tensor, factors: Tensor) -> Tensor:
+    """Log-probabilities of all observations and the last state, `[*batch, states]`.
+
+    Args:
+        initial: log-probabilities of the state before the first time, `[*batch, states]`.
+        factors: `[*batch, time, states, states]`.
+    """
+    if in_levels(factors):
+        (whole,) = product((factors,), _matmul(log_sum_exp))
+        return log_sum_exp(initial.unsqueeze(-1) + whole.squeeze(-3), [-2])
+    row = initial.unsqueeze(-2)
+    for factor in factors.unbind(-3):
+        row = log_matmul(row, factor)
+    return row.squeeze(-2)
+
+
+def forward(initial: Tensor, factors: Tensor, reduction: Reduction = log_sum_exp) -> Tensor:
+    """For each time and state, the log-probability of that state and of the observations up to it.
+
+    Args:
+        initial: `[*batch, states]`.
+        factors: `[*batch, time, states, states]`.
+        reduction: the sum, or the maximum: the probability of the most probable path to that state.
+
+    Returns:
+        `[*batch, time, states]`.
+    """
+    if in_levels(factors):
+        (through,) = prefixes((factors,), _matmul(reduction))
+        return reduction(initial.unsqueeze(-2).unsqueeze(-1) + through, [-2])
+    rows, row = [], initial.unsqueeze(-2)
+    for factor in factors.unbind(-3):
+        row = log_matmul(row, factor, reduction)
+        rows.append(row)
+    return torch.cat(rows, -2)
+
+
+def backward(factors: Tensor) -> Tensor:
+    """For each time and state, the log-probability of the later observations given that state.
+
+    Args:
+        factors: `[*batch, time, states, states]`.
+
+    Returns:
+        `[*batch, time, states]`, zero at the last time.
+    """
+    column = torch.zeros_like(factors[..., -1, :, :1])
+    columns = [column]
+    if in_levels(factors):
+        (onwards,) = suffixes((factors[..., 1:, :, :],), _matmul(log_sum_exp))
+        return torch.cat([log_sum_exp(onwards, [-1]), column.mT], -2)
+    for factor in reversed(factors[..., 1:, :, :].unbind(-3)):
+        column = log_matmul(factor, column)
+        columns.append(column)
+    return torch.cat(columns[::-1], -1).mT
+
+
+def _matmul(reduction: Reduction) -> Operation:
+    def operation(earlier: Elements, later: Elements) -> Elements:
+        return (log_matmul(earlier[0], later[0], reduction),)
+
+    return operation
