@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import constraints
 
 from varigrad.distributions.families import Gamma, MultivariateNormal
 from varigrad.distributions.hidden_markov.gaussian import GaussianChain

@@ -94,13 +94,13 @@ class LinearChain(HiddenMarkov):
             return law.mean + scale * (value - law.mean)
 
         first = noise(self.initial_dist, batch).unsqueeze(-2)
-        moved = noise(self.transition_dist, batch + (steps,)).unsqueeze(-2)
+        moved = noise(self.transition_dist, (*batch, steps)).unsqueeze(-2)
         matrix = self.transition_matrix.expand(*self.transition_matrix.shape[:-3], steps, -1, -1)
         begun = moved[..., :1, :, :] + first.unsqueeze(-3) @ matrix[..., :1, :, :]
         moved = torch.cat([begun, moved[..., 1:, :, :]], -3)
         states = prefixes((matrix, moved), _affine)[1].squeeze(-2)
         seen = (states.unsqueeze(-2) @ self.observation_matrix).squeeze(-2)
-        return states, seen + noise(error, batch + (steps,))
+        return states, seen + noise(error, (*batch, steps))
 
 
 class LinearHMM(LinearChain):
