@@ -277,7 +277,7 @@ def test_a_linear_chain_takes_any_noise_and_transforms_of_observations():
 UNIT = dist.Normal(torch.zeros(2), 1.0).to_event(1)
 EYE = torch.eye(2)
 BAD = {
-    "event": (lambda: dist.GaussianHMM(UNIT, EYE, UNIT, torch.ones(2, 1), UNIT), r"observation_dist must have .* \(1,\)"),
+    "event": (lambda: dist.GaussianHMM(UNIT, EYE, UNIT, EYE[:, :1], UNIT), r"observation_dist must have .* \(1,\)"),
     "initial": (lambda: dist.LinearHMM(UNIT, EYE, UNIT, torch.ones(3, 2), UNIT), r"initial_dist must have .* \(3,\)"),
     "matrix": (lambda: dist.GaussianHMM(UNIT, torch.ones(2, 1), UNIT, EYE, UNIT), r"transition_matrix must be 2 x 2"),
     "vector": (lambda: dist.GaussianHMM(UNIT, torch.ones(2), UNIT, EYE, UNIT), "transition_matrix must be a matrix"),

@@ -10,7 +10,8 @@ from torch.distributions import constraints
 from varigrad.distributions.families import Categorical
 from varigrad.distributions.hidden_markov.base import HiddenMarkov
 from varigrad.distributions.hidden_markov.forward_backward import backward, final, forward
-from varigrad.distributions.hidden_markov.scan import Elements, compose, prefixes, suffixes
+from varigrad.distributions.hidden_markov.scan import compose, compose_backwards, states_backwards
+from varigrad.distributions.hidden_markov.scan import states as states_after
 from varigrad.distributions.log_space import log_maximum, log_sum_exp, normalized
 from varigrad.distributions.mixin import Masked
 from varigrad.shapes import Shape, join
@@ -153,9 +154,8 @@ class DiscreteHMM(HiddenMarkov):
             state = _drawn(self.initial_logits.expand(*batch, states), sample_shape)
             # The successor of every state at every time: the chain is the composition of these maps.
             successors = _drawn(self.transition_logits.expand(*batch, steps, states, states), sample_shape)
-            (reached,) = prefixes((successors.unsqueeze(-2),), compose)
-            start = state[..., None, None].expand(*state.shape, steps, 1)
-            path = reached.squeeze(-2).gather(-1, start)
+            start = (state[..., None, None, None],)
+            path = states_after(start, (successors.unsqueeze(-2),), compose, compose)[0].squeeze(-2)
             observed = self.observation_dist.expand((*batch, steps, states)).sample(Size(sample_shape))
             event = self.event_shape[1:]
             index = path.reshape(path.shape + (1,) * len(event)).expand(path.shape + event)
@@ -217,10 +217,6 @@ def _traced_back(last: Tensor, came_from: Tensor) -> Tensor:
     Returns:
         `[*batch, time]`.
     """
-
-    def onwards(earlier: Elements, later: Elements) -> Elements:
-        return compose(later, earlier)
-
-    (reached,) = suffixes((came_from.unsqueeze(-2),), onwards)
-    end = last[..., None, None].expand(*last.shape, came_from.shape[-2], 1)
-    return torch.cat([reached.squeeze(-2).gather(-1, end), last.unsqueeze(-1)[..., None]], -2).squeeze(-1)
+    end = last[..., None, None, None]
+    (reached,) = states_backwards((end,), (came_from.unsqueeze(-2),), compose_backwards, compose)
+    return torch.cat([reached, end], -3).flatten(-3)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from varigrad.distributions.hidden_markov.scan import Elements, Operation, prefixes, product, suffixes
+from varigrad.distributions.hidden_markov.scan import Operation, product, states, states_backwards
 from varigrad.distributions.log_space import Reduction, log_matmul, log_sum_exp
 
 NUMBERS_IN_A_STEP = 2**15
@@ -59,8 +59,8 @@ def forward(initial: Tensor, factors: Tensor, reduction: Reduction = log_sum_exp
         `[*batch, time, states]`.
     """
     if in_levels(factors):
-        (through,) = prefixes((factors,), _matmul(reduction))
-        return reduction(initial.unsqueeze(-2).unsqueeze(-1) + through, [-2])
+        start = (initial.unsqueeze(-2).unsqueeze(-2),)
+        return states(start, (factors,), _matmul(reduction), _matmul(reduction))[0].squeeze(-2)
     rows, row = [], initial.unsqueeze(-2)
     for factor in factors.unbind(-3):
         row = log_matmul(row, factor, reduction)
@@ -78,10 +78,14 @@ def backward(factors: Tensor) -> Tensor:
         `[*batch, time, states]`, zero at the last time.
     """
     column = torch.zeros_like(factors[..., -1, :, :1])
-    columns = [column]
     if in_levels(factors):
-        (onwards,) = suffixes((factors[..., 1:, :, :],), _matmul(log_sum_exp))
-        return torch.cat([log_sum_exp(onwards, [-1]), column.mT], -2)
+        matmul = _matmul(log_sum_exp)
+        end = (column.unsqueeze(-3),)
+        (onwards,) = states_backwards(
+            end, (factors[..., 1:, :, :],), matmul, lambda later, earlier: matmul(earlier, later)
+        )
+        return torch.cat([onwards.squeeze(-1), column.mT], -2)
+    columns = [column]
     for factor in reversed(factors[..., 1:, :, :].unbind(-3)):
         column = log_matmul(factor, column)
         columns.append(column)
@@ -89,7 +93,4 @@ def backward(factors: Tensor) -> Tensor:
 
 
 def _matmul(reduction: Reduction) -> Operation:
-    def operation(earlier: Elements, later: Elements) -> Elements:
-        return (log_matmul(earlier[0], later[0], reduction),)
-
-    return operation
+    return lambda earlier, later: (log_matmul(earlier[0], later[0], reduction),)

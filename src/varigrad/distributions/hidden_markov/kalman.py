@@ -1,4 +1,4 @@
-r"""The Kalman filter and smoother of a linear Gaussian chain, as prefix products under an associative operation.
+r"""The Kalman filter and smoother of a linear Gaussian chain, by an associative operation.
 
 An element is what one stretch of time says about its two ends, given its observations: the law of the last state
 given the one before the stretch, and the likelihood of the stretch as a function of that state,
@@ -23,8 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from varigrad.distributions.hidden_markov.scan import Elements, prefixes, suffixes
-from varigrad.shapes import join
+from varigrad.distributions.hidden_markov.scan import Elements, after, states, states_backwards
 
 
 class Chain(NamedTuple):
@@ -73,12 +72,9 @@ def filtered(chain: Chain, value: Tensor, observed: Tensor | None) -> tuple[Tens
     Returns:
         `[*, 1 + time, d, 1]` and `[*, 1 + time, d, d]`.
     """
-    steps = _elements(chain, value, observed)
-    one = torch.zeros_like(chain.start_covariance)
-    start = (one, chain.start, chain.start_covariance, torch.zeros_like(chain.start), one)
-    whole = tuple(_after(first, rest) for first, rest in zip(start, steps, strict=True))
-    _, mean, covariance, _, _ = prefixes(whole, _combined)
-    return mean, covariance
+    start = (chain.start, chain.start_covariance)
+    mean, covariance = states(start, _elements(chain, value, observed), _combined, _forwards)
+    return after(chain.start, mean), after(chain.start_covariance, covariance)
 
 
 def smoothed(chain: Chain, value: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -93,10 +89,11 @@ def smoothed(chain: Chain, value: Tensor, observed: Tensor | None) -> tuple[Tens
         `[*, time, d, 1]` and `[*, time, d, d]`.
     """
     mean, covariance = (m[..., 1:, :, :] for m in filtered(chain, value, observed))
-    steps = _elements(chain, value, observed)
-    _, _, _, weight, precision = suffixes(tuple(e[..., 1:, :, :] for e in steps), _combined)
-    weight, precision = (torch.cat([m, torch.zeros_like(e[..., :1, :, :])], -3)
-                         for m, e in ((weight, steps[3]), (precision, steps[4])))  # fmt: skip
+    end = (torch.zeros_like(chain.start), torch.zeros_like(chain.start_covariance))
+    later = tuple(e[..., 1:, :, :] for e in _elements(chain, value, observed))
+    weight, precision = (
+        after(s, e) for s, e in zip(states_backwards(end, later, _combined, _backwards), end, strict=True)
+    )
     gain = _inverse(covariance @ precision)
     return gain @ (mean + covariance @ weight), _symmetric(gain @ covariance)
 
@@ -152,10 +149,26 @@ def _combined(earlier: Elements, later: Elements) -> Elements:
     return (
         a_j @ moved,
         a_j @ gain @ (b_i + c_i @ eta_j) + b_j,
-        _symmetric(a_j @ gain @ c_i @ a_j.mT) + c_j,
+        a_j @ gain @ c_i @ a_j.mT + c_j,
         moved.mT @ (eta_j - j_j @ b_i) + eta_i,
-        _symmetric(moved.mT @ j_j @ a_i) + j_i,
+        moved.mT @ j_j @ a_i + j_i,
     )
+
+
+def _forwards(state: Elements, step: Elements) -> Elements:
+    """Mean and covariance of the state after a stretch and given its observations."""
+    mean, covariance = state
+    a, b, c, eta, j = step
+    gain = a @ _inverse(covariance @ j)
+    return gain @ (mean + covariance @ eta) + b, gain @ covariance @ a.mT + c
+
+
+def _backwards(likelihood: Elements, step: Elements) -> Elements:
+    """The likelihood, by eta and J, of a stretch and what follows it, as a function of the state before it."""
+    eta, j = likelihood
+    a, b, c, own_eta, own_j = step
+    moved = _inverse(c @ j) @ a
+    return moved.mT @ (eta - j @ b) + own_eta, moved.mT @ j @ a + own_j
 
 
 def _inverse(product: Tensor) -> Tensor:
@@ -167,9 +180,3 @@ def _inverse(product: Tensor) -> Tensor:
 
 def _symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.mT) / 2
-
-
-def _after(first: Tensor, rest: Tensor) -> Tensor:
-    """One after the other in time, where one may have fewer batch dimensions."""
-    batch = join(first.shape[:-3], rest.shape[:-3])
-    return torch.cat([e.expand(batch + e.shape[-3:]) for e in (first, rest)], -3)

@@ -8,7 +8,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.hidden_markov.base import HiddenMarkov
-from varigrad.distributions.hidden_markov.scan import Elements, prefixes
+from varigrad.distributions.hidden_markov.scan import Elements, states
 from varigrad.shapes import Shape
 
 
@@ -93,14 +93,12 @@ class LinearChain(HiddenMarkov):
             scale = spread.reshape(spread.shape + (1,) * (value.dim() - spread.dim()))
             return law.mean + scale * (value - law.mean)
 
-        first = noise(self.initial_dist, batch).unsqueeze(-2)
-        moved = noise(self.transition_dist, (*batch, steps)).unsqueeze(-2)
+        start = noise(self.initial_dist, batch).unsqueeze(-2).unsqueeze(-2)
+        moved = noise(self.transition_dist, Size((*batch, steps))).unsqueeze(-2)
         matrix = self.transition_matrix.expand(*self.transition_matrix.shape[:-3], steps, -1, -1)
-        begun = moved[..., :1, :, :] + first.unsqueeze(-3) @ matrix[..., :1, :, :]
-        moved = torch.cat([begun, moved[..., 1:, :, :]], -3)
-        states = prefixes((matrix, moved), _affine)[1].squeeze(-2)
-        seen = (states.unsqueeze(-2) @ self.observation_matrix).squeeze(-2)
-        return states, seen + noise(error, (*batch, steps))
+        path = states((start,), (matrix, moved), _one_map, _moved)[0]
+        seen = (path @ self.observation_matrix).squeeze(-2)
+        return path.squeeze(-2), seen + noise(error, Size((*batch, steps)))
 
 
 class LinearHMM(LinearChain):
@@ -184,6 +182,11 @@ def _taken_apart(law: td.Distribution) -> tuple[td.Distribution, list[td.Transfo
     return (td.Independent(base, missing) if missing > 0 else base), list(inner.transforms)
 
 
-def _affine(earlier: Elements, later: Elements) -> Elements:
+def _one_map(earlier: Elements, later: Elements) -> Elements:
     """Affine maps of row vectors, one after the other: a matrix, and what is added then."""
     return earlier[0] @ later[0], earlier[1] @ later[0] + later[1]
+
+
+def _moved(state: Elements, step: Elements) -> Elements:
+    """Row vectors, moved by affine maps."""
+    return (state[0] @ step[0] + step[1],)

@@ -48,50 +48,71 @@ def product(elements: Elements, operation: Operation) -> Elements:
     return elements
 
 
-def prefixes(elements: Elements, operation: Operation) -> Elements:
-    """For each time, the product of the elements up to and with that time.
+def states(start: Elements, elements: Elements, operation: Operation, act: Operation) -> Elements:
+    """For each time, the state that the elements up to and with that time lead to.
 
     Args:
+        start: the state before the first time, tensors `[*, 1, m, n]`.
         elements: tensors `[*, time, m, n]`.
-        operation: called about `2 log2(times)` times.
+        operation: the product of elements, called about `log2(times)` times.
+        act: takes states and the elements that act on them, and is called about as often. Whether two elements act one
+            after the other, or their product does, makes no difference.
 
     Returns:
-        Tensors `[*, time, m, n]`.
+        Tensors `[*, time, m, n]`, without the start.
     """
     times = _times(elements)
     if times < 2:
-        return elements
+        return act(start, elements) if times else _at(start, slice(0, 0))
     even, odd = _at(elements, slice(0, None, 2)), _at(elements, slice(1, None, 2))
-    pairs = prefixes(operation(_at(even, slice(0, times // 2)), odd), operation)
-    if times == 2:
-        return tuple(_joined(*parts) for parts in zip(even, pairs, strict=True))
-    between = operation(_at(pairs, slice(0, (times - 1) // 2)), _at(even, slice(1, None)))
-    first = _at(even, slice(0, 1))
-    return tuple(_interleaved(_joined(a, b), c) for a, b, c in zip(first, between, pairs, strict=True))
+    after_odd = states(start, operation(_at(even, slice(0, times // 2)), odd), operation, act)
+    between = _at(after_odd, slice(0, (times - 1) // 2))
+    before_even = tuple(after(a, b) for a, b in zip(start, between, strict=True))
+    after_even = act(before_even, even)
+    return tuple(_interleaved(a, b) for a, b in zip(after_even, after_odd, strict=True))
 
 
-def suffixes(elements: Elements, operation: Operation) -> Elements:
-    """For each time, the product of the elements from that time to the last one.
+def states_backwards(end: Elements, elements: Elements, operation: Operation, act: Operation) -> Elements:
+    """For each time, the state that the elements from that time to the last one lead to, backwards from an end.
 
     Args:
+        end: the state after the last time, tensors `[*, 1, m, n]`.
         elements: tensors `[*, time, m, n]`.
-        operation: called about `2 log2(times)` times.
+        operation: the product of elements, earlier ones first.
+        act: takes states and the elements before them.
 
     Returns:
-        Tensors `[*, time, m, n]`.
+        Tensors `[*, time, m, n]`, without the end.
     """
     turned = tuple(e.flip(TIME) for e in elements)
-    found = prefixes(turned, lambda later, earlier: operation(earlier, later))
+    found = states(end, turned, lambda later, earlier: operation(earlier, later), act)
     return tuple(e.flip(TIME) for e in found)
 
 
 def compose(earlier: Elements, later: Elements) -> Elements:
-    """Maps of indices, one after the other: `later[earlier[index]]`.
+    """Maps of indices, one after the other: `later[earlier[index]]`. The first may be a single index.
 
     Args:
-        earlier, later: one tensor of indices each, `[*, time, 1, states]`.
+        earlier: one tensor of indices, `[*, time, 1, states]` or `[*, time, 1, 1]`.
+        later: one tensor of indices, `[*, time, 1, states]`.
     """
     return (later[0].gather(-1, earlier[0]),)
+
+
+def compose_backwards(earlier: Elements, later: Elements) -> Elements:
+    """Maps of indices that lead from later times to earlier ones: `earlier[later[index]]`.
+
+    Args:
+        earlier: one tensor of indices, `[*, time, 1, states]`.
+        later: one tensor of indices, `[*, time, 1, states]`.
+    """
+    return compose(later, earlier)
+
+
+def after(first: Tensor, rest: Tensor) -> Tensor:
+    """One after the other in time, where one may have fewer batch dimensions."""
+    batch = join(first.shape[:TIME], rest.shape[:TIME])
+    return torch.cat([e.expand(batch + e.shape[TIME:]) for e in (first, rest)], TIME)
 
 
 def _times(elements: Elements) -> int:
@@ -100,12 +121,6 @@ def _times(elements: Elements) -> int:
 
 def _at(elements: Elements, times: slice) -> Elements:
     return tuple(e[..., times, :, :] for e in elements)
-
-
-def _joined(first: Tensor, second: Tensor) -> Tensor:
-    """One after the other in time, where one may have fewer batch dimensions."""
-    batch = join(first.shape[:TIME], second.shape[:TIME])
-    return torch.cat([e.expand(batch + e.shape[TIME:]) for e in (first, second)], TIME)
 
 
 def _interleaved(even: Tensor, odd: Tensor) -> Tensor:
