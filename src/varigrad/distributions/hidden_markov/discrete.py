@@ -156,7 +156,7 @@ class DiscreteHMM(HiddenMarkov):
             successors = _drawn(self.transition_logits.expand(*batch, steps, states, states), sample_shape)
             start = (state[..., None, None, None],)
             path = states_after(start, (successors.unsqueeze(-2),), compose, compose)[0].squeeze(-2)
-            observed = self.observation_dist.expand((*batch, steps, states)).sample(Size(sample_shape))
+            observed: Tensor = self.observation_dist.expand((*batch, steps, states)).sample(Size(sample_shape))
             event = self.event_shape[1:]
             index = path.reshape(path.shape + (1,) * len(event)).expand(path.shape + event)
             return observed.gather(path.dim() - 1, index).squeeze(path.dim() - 1)
@@ -204,7 +204,8 @@ def _drawn(logits: Tensor, sample_shape: Shape) -> Tensor:
     """Draws of categories, `[*sample_shape, *batch]`. A row that cannot occur may be drawn from in any way."""
     possible = (logits > -torch.inf).any(-1, keepdim=True)
     law = td.Categorical(logits=torch.where(possible, logits, 0.0), validate_args=False)
-    return law.sample(Size(sample_shape))
+    drawn: Tensor = law.sample(Size(sample_shape))
+    return drawn
 
 
 def _traced_back(last: Tensor, came_from: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _elements(chain: Chain, value: Tensor, observed: Tensor | None) -> Elements:
     gain = torch.cholesky_solve(chain.look @ chain.noise, factor).mT
     seen = chain.look @ chain.move
     weighted = torch.cholesky_solve(seen, factor)
-    elements = (
+    elements: Elements = (
         chain.move - gain @ seen,
         chain.drift + gain @ deviation,
         _symmetric(chain.noise - gain @ chain.look @ chain.noise),

@@ -87,11 +87,12 @@ class LinearChain(HiddenMarkov):
         batch, steps, sample = self.batch_shape, self._steps(), Size(sample_shape)
 
         def noise(law: td.Distribution, shape: Size) -> Tensor:
-            value = law.expand(shape).rsample(sample)
+            value: Tensor = law.expand(shape).rsample(sample)
             if isinstance(spread, float):
                 return value
             scale = spread.reshape(spread.shape + (1,) * (value.dim() - spread.dim()))
-            return law.mean + scale * (value - law.mean)
+            mean: Tensor = law.mean
+            return mean + scale * (value - mean)
 
         start = noise(self.initial_dist, batch).unsqueeze(-2).unsqueeze(-2)
         moved = noise(self.transition_dist, Size((*batch, steps))).unsqueeze(-2)
