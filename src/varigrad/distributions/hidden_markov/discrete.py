@@ -14,6 +14,7 @@ from varigrad.distributions.hidden_markov.scan import compose, compose_backwards
 from varigrad.distributions.hidden_markov.scan import states as states_after
 from varigrad.distributions.log_space import log_maximum, log_sum_exp, normalized
 from varigrad.distributions.mixin import Masked
+from varigrad.distributions.tensor_walk import tensors_of
 from varigrad.shapes import Shape, join
 
 
@@ -33,7 +34,7 @@ class DiscreteHMM(HiddenMarkov):
         transition_logits: `[*batch, time, states, states]` or `[states, states]`, from the row to the column.
         observation_dist: of batch shape `[*batch, time, states]`; its event is one observation.
         duration: number of times. Needed for draws if all parameters are the same at all times.
-        mask: bool, `[*batch, time]`: False where an observation is missing, which may then hold anything. Draws have
+        mask: bool, `[*batch, time]`: False where an observation is missing, which may then hold any number. Draws have
             observations everywhere.
 
     Raises:
@@ -90,7 +91,8 @@ class DiscreteHMM(HiddenMarkov):
     def support(self) -> constraints.Constraint:
         each = self.observation_dist.support
         assert each is not None
-        return constraints.independent(_OfSomeState(each, self.observed), 1)
+        alike = self.observed is None and not tensors_of(each)[0]
+        return constraints.independent(each if alike else _OfSomeState(each, self.observed), 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self._over_batch(log_sum_exp(final(*self._chain(value)), [-1]))

@@ -30,7 +30,7 @@ class GammaGaussianHMM(GaussianChain):
         observation_matrix: `[*batch, time, hidden, seen]`.
         observation_dist: of the noise: batch shape `[*batch, time]`, event shape `[seen]`.
         duration: number of times. Needed for draws if all parameters are the same at all times.
-        mask: bool, `[*batch, time]`: False where an observation is missing, which may then hold anything. Draws have
+        mask: bool, `[*batch, time]`: False where an observation is missing, which may then hold any number. Draws have
             observations everywhere.
 
     Raises:
