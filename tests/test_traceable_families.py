@@ -69,6 +69,23 @@ BESIDE_A_PLATE = {
     "RelaxedBernoulli": (lambda z: dist.RelaxedBernoulli(t(0.5), logits=z), [0.2, 0.5, 0.7]),
     "Multinomial": (lambda z: dist.Multinomial(2, logits=z.unsqueeze(-1) * t([0.0, 1.0])), [[1.0, 1.0]] * 3),
     "OneHotCategorical": (lambda z: dist.OneHotCategorical(logits=z.unsqueeze(-1) * t([0.0, 1.0])), [[1.0, 0.0]] * 3),
+    "DiscreteHMM": (
+        lambda z: dist.DiscreteHMM(
+            torch.zeros(2), torch.eye(2), dist.Normal(z[..., None, None] * t([0.0, 1.0]), 1.0), duration=5
+        ),
+        [[0.1, 0.3, 1.0, 0.8, 0.2]] * 3,
+    ),
+    "GaussianHMM": (
+        lambda z: dist.GaussianHMM(
+            dist.Normal(z.unsqueeze(-1), 1.0).to_event(1),
+            torch.eye(1),
+            dist.Normal(torch.zeros(1), 1.0).to_event(1),
+            torch.eye(1),
+            dist.Normal(torch.zeros(1), 1.0).to_event(1),
+            duration=5,
+        ),
+        [[[0.1], [0.3], [1.0], [0.8], [0.2]]] * 3,
+    ),
     "Wishart": (lambda z: dist.Wishart(3 + z, torch.eye(2)), [[[1.0, 0.0], [0.0, 1.0]]] * 3),
     "LowRankMultivariateNormal": (
         lambda z: dist.LowRankMultivariateNormal(z.unsqueeze(-1) + torch.zeros(2), torch.ones(2, 1), torch.ones(2)),
