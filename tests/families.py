@@ -75,6 +75,16 @@ def half_normal():
     return dist.Rejector(dist.Normal(t(0.0), t(2.0)), Negative(), t(0.5).log())
 
 
+def chain():
+    """The parameters of a linear Gaussian chain: initial_dist, transition_matrix, and so on."""
+    first, step, error = (dist.Normal(t(loc), t(scale)).to_event(1) for loc, scale in CHAIN_NOISE)
+    return first, CHAIN_MOVE, step, CHAIN_LOOK, error
+
+
+CHAIN_NOISE = ([0.5, -1.0], [1.0, 0.5]), ([0.1, 0.0], [0.3, 1.0]), ([0.2], [0.7])
+CHAIN_MOVE, CHAIN_LOOK = t([[0.9, 0.2], [-0.3, 0.5]]), t([[1.0], [0.5]])
+STATE_PROBS, STATE_LOCS = t([[0.7, 0.3], [0.2, 0.8]]), t([-1.0, 2.0])
+
 OWN = {
     "Delta": lambda: dist.Delta(t([1.0, 2.0]), event_dim=1),
     "Unit": lambda: dist.Unit(t(0.7)),
@@ -103,6 +113,11 @@ OWN = {
     "NanMaskedMultivariateNormal": lambda: dist.NanMaskedMultivariateNormal(t([0.0, 1.0]), MATRIX),
     "OrderedLogistic": lambda: dist.OrderedLogistic(t(0.3), t([-1.0, 0.0, 1.5])),
     "ProjectedNormal": lambda: dist.ProjectedNormal(t([0.5, -1.0, 1.0])),
+    "DiscreteHMM": lambda: dist.DiscreteHMM(
+        t([0.4, 0.6]).log(), STATE_PROBS.log(), dist.Normal(STATE_LOCS, t(0.5)), duration=3
+    ),
+    "GammaGaussianHMM": lambda: dist.GammaGaussianHMM(dist.Gamma(t(3.0), t(2.0)), *chain(), duration=3),
+    "GaussianHMM": lambda: dist.GaussianHMM(*chain(), duration=3),
     "Rejector": half_normal,
     "SkewLogistic": lambda: dist.SkewLogistic(t(1.0), t(2.0), t(0.5)),
     "SoftAsymmetricLaplace": lambda: dist.SoftAsymmetricLaplace(t(1.0), t(2.0), t(0.5), t(0.7)),
@@ -188,12 +203,35 @@ def noisy_counts(rng):
     return rng.poisson(rng.gamma(3.0, odds))
 
 
+def discrete_chain(rng):
+    state, seen = rng.binomial(1, 0.6, DRAWS), []
+    for _ in range(3):
+        state = rng.binomial(1, STATE_PROBS.numpy()[state, 1])
+        seen.append(rng.normal(STATE_LOCS.numpy()[state], 0.5))
+    return np.stack(seen, 1)[..., None]
+
+
+def linear_chain(rng, factor=1.0):
+    def noise(which):
+        loc, scale = map(np.array, CHAIN_NOISE[which])
+        return rng.normal(loc, scale / np.sqrt(factor), (DRAWS, len(loc)))
+
+    state, seen = noise(0), []
+    for _ in range(3):
+        state = state @ CHAIN_MOVE.numpy() + noise(1)
+        seen.append(state @ CHAIN_LOOK.numpy() + noise(2))
+    return np.stack(seen, 1)
+
+
 # Samplers that share nothing with ours.
 SAMPLERS = {
     "AffineBeta": lambda rng: rng.beta(2, 3, DRAWS) * 4 - 1,
     "AsymmetricLaplace": lambda rng: skewed(rng, 1.0, 4.0),
     "BetaBinomial": lambda rng: stats.betabinom(5, 2, 3).rvs(DRAWS, random_state=rng),
     "DirichletMultinomial": lambda rng: rng.multinomial(4, rng.dirichlet([0.5, 2.0, 1.0], DRAWS)),
+    "DiscreteHMM": discrete_chain,
+    "GammaGaussianHMM": lambda rng: linear_chain(rng, rng.gamma(3.0, 1 / 2.0, (DRAWS, 1))),
+    "GaussianHMM": linear_chain,
     "Expanded": lambda rng: rng.normal([[0.0] * 3, [1.0] * 3], 2.0, (DRAWS, 2, 3)),
     "FoldedDistribution": lambda rng: np.abs(rng.normal(1, 2, DRAWS)),
     "GammaPoisson": lambda rng: stats.nbinom(3, 1 / 3).rvs(DRAWS, random_state=rng),

@@ -17,6 +17,13 @@ def matrix(z):
     return z[..., None, None] * EYE.to(z)
 
 
+def chain(d, z):
+    """The parameters of a linear chain of two hidden numbers, of which their sum is seen."""
+    step, error = (d.Normal(m.unsqueeze(-2), 1 + z[..., None, None]).to_event(1) for m in (pair(z), z.unsqueeze(-1)))
+    start = d.Normal(pair(z), 1 + z.unsqueeze(-1)).to_event(1)
+    return start, matrix(z).unsqueeze(-3), step, torch.ones(2, 1).to(z), error
+
+
 # name -> (a family with one number z in it, a value, from where to where z goes). Of torch, and of ours and Pyro's.
 SMOOTH = {
     "Bernoulli probs": (lambda d, z: d.Bernoulli(probs=z), 1.0, 0.2, 0.9),
@@ -97,8 +104,18 @@ SMOOTH_TOO = {  # what torch has not
     "AsymmetricLaplace": (lambda d, z: d.AsymmetricLaplace(z, 4 + z, 4 + z), 0.7, -1.3, 2.7),
     "BetaBinomial": (lambda d, z: d.BetaBinomial(z, 1 + z, 4), 2.0, 0.5, 3),
     "DirichletMultinomial": (lambda d, z: d.DirichletMultinomial(1 + pair(z), 3), [2.0, 1.0], 0.2, 0.9),
+    "DiscreteHMM": (
+        lambda d, z: d.DiscreteHMM(
+            pair(z), matrix(z).unsqueeze(-3), d.Normal(pair(z).unsqueeze(-2), 1 + z[..., None, None]), duration=3
+        ),
+        [0.3, -0.7, 0.2], 0.2, 0.9,
+    ),
     "FoldedDistribution": (lambda d, z: d.FoldedDistribution(d.Normal(z, 1 + z)), 0.7, 0.5, 3),
+    "GammaGaussianHMM": (
+        lambda d, z: d.GammaGaussianHMM(d.Gamma(z, 1 + z), *chain(d, z), duration=3), [[0.3], [0.7], [0.1]], 0.5, 3,
+    ),
     "GammaPoisson": (lambda d, z: d.GammaPoisson(z, 1 + z), 2.0, 0.5, 3),
+    "GaussianHMM": (lambda d, z: d.GaussianHMM(*chain(d, z), duration=3), [[0.3], [0.7], [0.1]], 0.5, 3),
     "LKJ": (lambda d, z: d.LKJ(2, z), [[1.0, 0.3], [0.3, 1.0]], 0.5, 3),
     "LogNormalNegativeBinomial": (lambda d, z: d.LogNormalNegativeBinomial(t(3.0).to(z), z, z), 2.0, 0.5, 2),
     "Logistic": (lambda d, z: d.Logistic(z, 1 + z), 0.7, 0.5, 3),

@@ -69,6 +69,23 @@ BESIDE_A_PLATE = {
     "RelaxedBernoulli": (lambda z: dist.RelaxedBernoulli(t(0.5), logits=z), [0.2, 0.5, 0.7]),
     "Multinomial": (lambda z: dist.Multinomial(2, logits=z.unsqueeze(-1) * t([0.0, 1.0])), [[1.0, 1.0]] * 3),
     "OneHotCategorical": (lambda z: dist.OneHotCategorical(logits=z.unsqueeze(-1) * t([0.0, 1.0])), [[1.0, 0.0]] * 3),
+    "DiscreteHMM": (
+        lambda z: dist.DiscreteHMM(
+            torch.zeros(2), torch.eye(2), dist.Normal(z[..., None, None] * t([0.0, 1.0]), 1.0), duration=5
+        ),
+        [[0.1, 0.3, 1.0, 0.8, 0.2]] * 3,
+    ),
+    "GaussianHMM": (
+        lambda z: dist.GaussianHMM(
+            dist.Normal(z.unsqueeze(-1), 1.0).to_event(1),
+            torch.eye(1),
+            dist.Normal(torch.zeros(1), 1.0).to_event(1),
+            torch.eye(1),
+            dist.Normal(torch.zeros(1), 1.0).to_event(1),
+            duration=5,
+        ),
+        [[[0.1], [0.3], [1.0], [0.8], [0.2]]] * 3,
+    ),
     "Wishart": (lambda z: dist.Wishart(3 + z, torch.eye(2)), [[[1.0, 0.0], [0.0, 1.0]]] * 3),
     "LowRankMultivariateNormal": (
         lambda z: dist.LowRankMultivariateNormal(z.unsqueeze(-1) + torch.zeros(2), torch.ones(2, 1), torch.ones(2)),
@@ -137,11 +154,25 @@ GUIDES = {
     "ContinuousBernoulli": lambda p: dist.ContinuousBernoulli(logits=p.real("a", 0.3)),
     "Dirichlet": lambda p: dist.Dirichlet(p.positive("a", [2.0, 3.0])),
     "DirichletMultinomial": lambda p: dist.DirichletMultinomial(p.positive("a", [2.0, 3.0]), 3),
+    "DiscreteHMM": lambda p: dist.DiscreteHMM(
+        p.real("a", [0.3, 0.1]),
+        p.real("b", [[0.3, 0.1], [0.0, 0.5]]),
+        dist.Normal(p.real("c", [0.0, 1.0]), 1.0),
+        duration=3,
+    ),
     "Exponential": lambda p: dist.Exponential(p.positive("a", 1.0)),
     "FisherSnedecor": lambda p: dist.FisherSnedecor(p.positive("a", 3.0), p.positive("b", 5.0)),
     "FoldedDistribution": lambda p: dist.FoldedDistribution(dist.Normal(p.real("a", 0.3), p.positive("b", 1.0))),
     "Gamma": lambda p: dist.Gamma(p.positive("a", 2.0), p.positive("b", 3.0)),
     "GammaPoisson": lambda p: dist.GammaPoisson(p.positive("a", 2.0), p.positive("b", 3.0)),
+    "GaussianHMM": lambda p: dist.GaussianHMM(
+        dist.Normal(p.real("a", [0.3, 0.1]), 1.0).to_event(1),
+        p.real("b", [[0.3, 0.1], [0.0, 0.5]]),
+        dist.Normal(torch.zeros(2), p.positive("c", [1.0, 0.5])).to_event(1),
+        torch.ones(2, 1),
+        dist.Normal(torch.zeros(1), 1.0).to_event(1),
+        duration=3,
+    ),
     "GeneralizedPareto": lambda p: dist.GeneralizedPareto(t(0.0), p.positive("b", 3.0), p.positive("a", 0.2)),
     "Geometric": lambda p: dist.Geometric(logits=p.real("a", 0.3)),
     "Gumbel": lambda p: dist.Gumbel(p.real("a", 0.3), p.positive("b", 1.0)),

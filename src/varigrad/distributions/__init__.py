@@ -54,6 +54,11 @@ from varigrad.distributions.families import Uniform as Uniform
 from varigrad.distributions.families import VonMises as VonMises
 from varigrad.distributions.families import Weibull as Weibull
 from varigrad.distributions.families import Wishart as Wishart
+from varigrad.distributions.hidden_markov import DiscreteHMM as DiscreteHMM
+from varigrad.distributions.hidden_markov import GammaGaussianHMM as GammaGaussianHMM
+from varigrad.distributions.hidden_markov import GaussianHMM as GaussianHMM
+from varigrad.distributions.hidden_markov import IndependentHMM as IndependentHMM
+from varigrad.distributions.hidden_markov import LinearHMM as LinearHMM
 from varigrad.distributions.improper import ImproperUniform as ImproperUniform
 from varigrad.distributions.laplace_family import AsymmetricLaplace as AsymmetricLaplace
 from varigrad.distributions.laplace_family import SoftAsymmetricLaplace as SoftAsymmetricLaplace

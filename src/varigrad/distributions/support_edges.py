@@ -20,6 +20,7 @@ from varigrad.distributions import transformed
 from varigrad.distributions.compound import BetaBinomial, DirichletMultinomial
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.empirical import Empirical
+from varigrad.distributions.hidden_markov.discrete import DiscreteHMM
 from varigrad.distributions.improper import ImproperUniform
 from varigrad.distributions.independent_utils import support_of
 from varigrad.distributions.mixin import Wrapper
@@ -107,8 +108,16 @@ def _of_counts(distribution: td.Binomial | td.Multinomial | BetaBinomial | Diric
 
 
 def _of_mixture(distribution: td.MixtureSameFamily) -> Edges:
+    return _of_any(distribution.component_distribution)
+
+
+def _of_chain(distribution: DiscreteHMM) -> Edges:
+    return _of_any(distribution.observation_dist)
+
+
+def _of_any(components: td.Distribution) -> Edges:
     """The edges of a mixture: components that end at different places jump between the outermost ends."""
-    component = edges_of(distribution.component_distribution)
+    component = edges_of(components)
     if all(_same_for_all(end) for end in component.ends):
         return component
     return Edges(inside=True, movers=component.moving)
@@ -253,6 +262,7 @@ _RULES: dict[type, Rule] = {
     DirichletMultinomial: _of_counts,
     td.Multinomial: _of_counts,
     td.MixtureSameFamily: _of_mixture,
+    DiscreteHMM: _of_chain,
     MaskedMixture: _of_masked_mixture,
     ZeroInflated: _of_zeros,
     transformed.FoldedDistribution: _of_folded,

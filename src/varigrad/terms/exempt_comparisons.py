@@ -17,7 +17,7 @@ MODULES = frozenset(
     {
         _TD + "constraints", _TD + "distribution", _TD + "utils",
         _VD + "constraints", _VD + "continuous_bernoulli",
-        _VD + "support_edges", _VD + "mixin", _VD + "flows.splines", _VD + "flows.networks",
+        _VD + "support_edges", _VD + "mixin", _VD + "log_space", _VD + "flows.splines", _VD + "flows.networks",
     }
 )  # fmt: skip
 """Modules all of whose comparisons are harmless."""

@@ -10,40 +10,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from varigrad.distributions.log_space import Reduction as Reduction
+from varigrad.distributions.log_space import log_sum_exp as log_sum_exp
 from varigrad.distributions.rng import Source
-
-Reduction = Callable[[Tensor, Sequence[int]], Tensor]
-"""Takes a table and the dimensions to remove, counted from the left; they are gone from the result."""
-
-
-def log_sum_exp(table: Tensor, dims: Sequence[int]) -> Tensor:
-    """The logarithm of the sum of exponentials, with a zero derivative where every entry is minus infinity.
-
-    `torch.logsumexp` has the derivative NaN there. Built of operations that can be differentiated again.
-
-    Args:
-        table: log-densities, any shape; minus infinity stands for probability zero.
-        dims: the dimensions to sum over.
-
-    Returns:
-        The table without these dimensions.
-
-    Example:
-        >>> import torch
-        >>> log_sum_exp(torch.tensor([[0.25, 0.75], [0.0, 0.0]]).log(), [1])
-        tensor([0., -inf])
-    """
-    dims = list(dims)
-    largest = table.detach().amax(dims, keepdim=True)
-    shift = torch.where(largest.isinf(), 0.0, largest)
-    total = (table - shift).exp().sum(dims)
-    possible = total > 0
-    return torch.where(possible, torch.where(possible, total, 1.0).log() + shift.squeeze(dims), -torch.inf)
 
 
 def log_max(table: Tensor, dims: Sequence[int]) -> Tensor:

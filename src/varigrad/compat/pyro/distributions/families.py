@@ -8,7 +8,8 @@ from varigrad import distributions as native
 from varigrad.compat.pyro.distributions.torch import family
 
 NAMES = (
-    "AffineBeta", "AsymmetricLaplace", "Empirical", "FoldedDistribution", "ImproperUniform", "Logistic",
+    "AffineBeta", "AsymmetricLaplace", "DiscreteHMM", "Empirical", "FoldedDistribution", "GammaGaussianHMM",
+    "GaussianHMM", "ImproperUniform", "IndependentHMM", "LinearHMM", "Logistic",
     "LogNormalNegativeBinomial", "MultivariateStudentT", "NanMaskedMultivariateNormal", "NanMaskedNormal",
     "OrderedLogistic", "ProjectedNormal", "RelaxedBernoulliStraightThrough", "RelaxedOneHotCategoricalStraightThrough",
     "SkewLogistic", "SoftAsymmetricLaplace", "SoftLaplace", "TruncatedPolyaGamma", "VonMises3D",
