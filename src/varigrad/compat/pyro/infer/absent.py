@@ -5,10 +5,9 @@ from __future__ import annotations
 WHY: dict[str, tuple[str, ...]] = {
     "MCMC: no sampling along Markov chains": ("MCMC", "NUTS", "HMC", "RandomWalkKernel", "StreamingMCMC"),
     "the objective is not there yet": (
-        "EnergyDistance", "ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "TraceTMC_ELBO", "Trace_MMD",
+        "EnergyDistance", "ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "Trace_MMD",
     ),
     "Stein's method is not there": ("SVGD", "IMQSteinKernel", "RBFSteinKernel"),
-    "it needs enumeration of sites in the model, which is not there yet": ("infer_discrete",),
     "only variational inference is there": (
         "CSIS", "EmpiricalMarginal", "Importance", "MHResampler", "SMCFilter", "TracePosterior", "TracePredictive",
         "WeighedPredictive",
