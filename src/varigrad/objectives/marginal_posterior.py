@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import Sample, evolve
 from varigrad.objectives.bound import Bound

@@ -3,7 +3,6 @@
 from varigrad.compat.pyro.infer import autoguide as autoguide
 from varigrad.compat.pyro.infer import inspect as inspect
 from varigrad.compat.pyro.infer import reparam as reparam
-from varigrad.compat.pyro.infer.absent import ABSENT
 from varigrad.compat.pyro.infer.discrete import TraceEnumSample_ELBO as TraceEnumSample_ELBO
 from varigrad.compat.pyro.infer.discrete import infer_discrete as infer_discrete
 from varigrad.compat.pyro.infer.elbo import ELBO as ELBO
@@ -22,5 +21,3 @@ from varigrad.compat.pyro.infer.tracegraph_elbo import TraceGraph_ELBO as TraceG
 from varigrad.compat.pyro.infer.tracetmc_elbo import TraceTMC_ELBO as TraceTMC_ELBO
 from varigrad.compat.pyro.infer.util import enable_validation as enable_validation
 from varigrad.compat.pyro.infer.util import is_validation_enabled as is_validation_enabled
-
-globals().update(ABSENT)

@@ -87,8 +87,8 @@ class Reading:
                 )
         if self.enumerates and self.strict and not self.enumerated:
             warnings.warn(
-                "no site asks for enumeration. Try: @config_enumerate on the model or the guide, infer={'enumerate': 'parallel'} at "
-                "a site, or Trace_ELBO() if nothing is to be enumerated",
+                "no site asks for enumeration. Try: @config_enumerate on the model or the guide, "
+                "infer={'enumerate': 'parallel'} at a site, or Trace_ELBO() if nothing is to be enumerated",
                 stacklevel=5,
             )
 

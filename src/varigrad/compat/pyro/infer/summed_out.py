@@ -31,8 +31,8 @@ def is_marked(message: Sample) -> bool:
         return False
     if message.notes.get("num_samples") is not None:
         raise NotImplementedError(
-            f"{message.name!r}: samples of a site in the model, in place of all of its values (tensor Monte Carlo), are "
-            "not there. Try: no num_samples, for the exact sum; or the site in the guide"
+            f"{message.name!r}: samples of a site in the model, in place of all of its values (tensor Monte Carlo), "
+            "are not there. Try: no num_samples, for the exact sum; or the site in the guide"
         )
     return True
 

@@ -6,7 +6,6 @@ from collections import OrderedDict
 
 from torch import distributions as td
 
-from varigrad.compat.pyro.infer.elbo import ELBO
 from varigrad.compat.pyro.infer.infer_options import Reading
 from varigrad.compat.pyro.infer.summed_out import posterior_marginals, replayed, summed_run
 from varigrad.compat.pyro.infer.trace_elbo import Trace_ELBO
@@ -65,7 +64,7 @@ class TraceEnum_ELBO(Trace_ELBO):  # noqa: N801 - Pyro's name
         if found is None:
             raise VarigradError(
                 f"{what}: no site of the model is summed out",
-                try_="@config_enumerate on the model, or infer={'enumerate': 'parallel'} at a site that the guide lacks",
+                try_="@config_enumerate on the model, or infer={'enumerate': 'parallel'} at a site without a guide",
             )
         return found, bound
 

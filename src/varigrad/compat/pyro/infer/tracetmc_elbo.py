@@ -16,6 +16,6 @@ class TraceTMC_ELBO(ELBO):  # noqa: N801 - Pyro's name
 
     def native(self) -> NoReturn:
         raise NotImplementedError(
-            "TraceTMC_ELBO: bounds from all combinations of several sites' samples are not there. Try: TraceEnum_ELBO() "
-            "for discrete sites, which are summed over exactly; RenyiELBO(alpha=0, num_particles=...) for others"
+            "TraceTMC_ELBO: bounds from all combinations of sites' samples are not there. Try: TraceEnum_ELBO() for "
+            "discrete sites, which are summed over exactly; RenyiELBO(alpha=0, num_particles=...) for others"
         )

@@ -16,6 +16,9 @@ from varigrad.language.messages import Program
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import apply, handlers_in_force
 
+Message = InferDict = Dictionary
+"""What programs annotate messages, and the options of their sites, with."""
+
 
 class NonlocalExit(Exception):
     """Stops a run at the message `site`."""
