@@ -1,11 +1,13 @@
 """The examples run, print their tables, and write the pictures whose names they print."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -82,4 +84,12 @@ def test_gaussian_mixture(tmp_path):
     assert "enumerate                                0         refused" in output
     for label in ("with the plate", "without", "scikit-learn's EM"):
         assert f"\n{label} " in output
+    written(output, picture)
+
+
+def test_hidden_markov(tmp_path):
+    picture = tmp_path / "markov.png"
+    output = run("hidden_markov", "--quick", "--output", picture)
+    own, by_numpy = (float(part.split()[-1]) for part in re.search(r"log-likelihood: (.*)", output)[1].split(","))
+    assert own == pytest.approx(by_numpy, abs=0.02)
     written(output, picture)

@@ -40,8 +40,8 @@ from varigrad.objectives.checks.pole_crossings import pole_crossings
 from varigrad.objectives.checks.replays import FAILURES
 from varigrad.objectives.estimator_selection import patterns_of
 from varigrad.objectives.initializing_store import InitializingStore
-from varigrad.objectives.marginal_plan import MarginalPlan, marginal_plans
-from varigrad.objectives.marginal_sites import globs_of
+from varigrad.objectives.marginal_plan import AllValues, all_values
+from varigrad.objectives.marginal_sites import check_named, globs_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.plan import Plan, plan_of
 from varigrad.objectives.program_runs import ProgramRuns
@@ -175,7 +175,8 @@ class Discovery:
                 seen = self.explore(self._mixed)
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
             if wide.slots:
-                terms, sums, scaled_inside = self._summed_out(wide.plain)
+                spread = self.with_all_values(wide.plain)
+                terms = spread.terms
             else:
                 runs.adjusted(seen, terms)
         side = self._side_by_side(wide, reason)
@@ -183,6 +184,7 @@ class Discovery:
         without = self._nondifferentiable
         plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, without, unproven, crossed)
         if wide.slots:
+            sums, scaled_inside = spread.plans()
             plan = evolve(plan, marginal=sums, scaled_inside=scaled_inside)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
@@ -242,7 +244,10 @@ class Discovery:
         """Run the programs again, with some values forced, on the minibatches of another run."""
         runs = self.runs
         settings = runs.settings(
-            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, loop=like is not None
+            vectorization,
+            owner=self._owner,
+            nondifferentiable=self._nondifferentiable,
+            loop=like is not None or not vectorization.lanes,
         )
         indices = like.indices if like is not None else None
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
@@ -263,17 +268,14 @@ class Discovery:
             forced, indices = site_values(*self.base), self.base[0].indices
         return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
 
-    def _summed_out(self, vectorization: Vectorization) -> tuple[list[Term], tuple[MarginalPlan, ...], tuple[str, ...]]:
-        """The terms of a run with sites summed out, everything tracked; the sums, and sentences about their scales."""
+    def with_all_values(self, vectorization: Vectorization) -> AllValues:
+        """A run in which sites are summed out, everything tracked."""
         runs = self.runs
         settings = runs.settings(
-            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, track_all=True
+            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, track_all=True, loop=True
         )
         run = runs.perform(settings, self.args, self.kwargs)
-        slots = run.slots(vectorization)
-        assert slots is not None
-        sums, scaled_inside = marginal_plans(densities_of(run, vectorization)[1], slots)
-        return runs.terms(run, vectorization), sums, scaled_inside
+        return all_values(run, vectorization, runs.terms(run, vectorization))
 
     def _structure(self, seen: RunRecord, wide: Vectorization) -> None:
         """Note what the operations of a run prove about its plates."""
@@ -298,6 +300,8 @@ class Discovery:
         asked = tuple(pattern for pattern, _ in patterns_of(config.estimators))
         patterns = {"estimators": asked, "weights": tuple(config.weights), "marginal": globs_of(config.marginal)}
         check_patterns(seen, {**patterns, "analytic_kl": named})
+        observed = [s.message.name for s in seen.model if isinstance(s.message, Sample) and s.message.observed]
+        check_named(config.marginal, seen.marginal, observed, seen.draws)
         config.check(seen)
         owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
 

@@ -172,9 +172,15 @@ class Exploration:
             if not bool(parameter.isfinite().all()):
                 return f"parameter {name!r} is NaN or infinite"
         with self._preserved(self.fresh_seed()) as kept, torch.no_grad():
-            found = Discovery(self.runs, args, kwargs, kept).explore()
+            look = Discovery(self.runs, args, kwargs, kept)
+            found = look.explore()
             check_pass(found)
-            sentence = first_bad(self.runs.terms(found, Vectorization(plates=vectorization_of(found, 1).plates)))
+            plain = vectorization_of(found, 1).plain
+            if plain.slots:
+                spread = look.with_all_values(plain)
+                sentence = spread.first_impossible() or first_bad(spread.terms)
+            else:
+                sentence = first_bad(self.runs.terms(found, Vectorization(plates=plain.plates)))
         return sentence or "every term is finite in a fresh run; the gradient is not"
 
     def check_after(self, error: Exception | None, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

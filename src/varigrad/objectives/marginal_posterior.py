@@ -189,7 +189,7 @@ def summed_runs(bound: Bound, count: int, args: tuple[object, ...], kwargs: dict
         dependent = _left_out(explored)
     if not plain.slots:
         raise VarigradError("no site of the model is summed out", try_='ELBO(marginal="k")')
-    settings = evolve(settings, vectorization=plain, track_all=False, explore=False)
+    settings = evolve(settings, vectorization=plain, track_all=False, explore=False, loop=True)
     for _ in range(count):
         with torch.no_grad():
             run = runs.perform(settings, args, kwargs)

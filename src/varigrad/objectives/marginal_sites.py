@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from math import prod
 
 from torch import Tensor
 
 from varigrad.distributions.independent_utils import count_of, inner_of, listed
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import Sample
+from varigrad.language.runtime import plate_shape
 from varigrad.terms.dependency_tracker import Statement, Token
+from varigrad.terms.elimination.contraction import LARGEST, too_large
 from varigrad.terms.marginal import MarginalSite, slots_for
 
 Marginal = bool | str | tuple[str, ...] | list[str] | Callable[[Sample], bool]
@@ -101,11 +104,13 @@ def allocate(statements: Iterable[Statement], sites: Mapping[str, MarginalSite])
     """A slot for every marginal site of a run.
 
     Raises:
-        SiteError: there have to be more of them than a tensor has dimensions.
+        SiteError: there have to be more of them than a tensor has dimensions, or their values are too many for memory.
     """
     if not sites:
         return {}
-    slots = slots_for(reads(statements, sites), sites)
+    statements = list(statements)
+    together = reads(statements, sites)
+    slots = slots_for(together, sites)
     most = max(slots.values())
     if most >= MOST_SLOTS:
         site = max(slots, key=slots.__getitem__)
@@ -115,7 +120,45 @@ def allocate(statements: Iterable[Statement], sites: Mapping[str, MarginalSite])
             because=f"tensors have at most {MOST_SLOTS} dimensions for values",
             try_="sites that depend on fewer others, or a guide for some of them",
         )
+    for statement, read in zip(statements, together, strict=True):
+        sizes = {name: len(sites[name].values) for name in read}
+        entries = prod(sizes.values()) * prod(plate_shape(statement.message))
+        if entries > LARGEST:
+            raise too_large(entries, sizes, read[0])
     return slots
+
+
+def check_named(
+    marginal: Marginal, summed: Collection[str], observed: Collection[str], guided: Collection[str]
+) -> None:
+    """Check that every site that `marginal=` names (without a glob) is summed out.
+
+    Args:
+        marginal: the objective's option.
+        summed: the sites that are summed out.
+        observed: the observed sites of the model.
+        guided: the sites of the guide.
+
+    Raises:
+        SiteError: one is observed, or the guide draws it.
+    """
+    for name in globs_of(marginal):
+        if name in summed:
+            continue
+        if name in observed:
+            raise SiteError(
+                "is named in marginal= and observed",
+                site=name,
+                because="an observed site has one value, and there is nothing to sum",
+                try_="marginal= without it, or the model without obs= there",
+            )
+        if name in guided:
+            raise SiteError(
+                "is named in marginal= and a site of the guide",
+                site=name,
+                because="a site is either drawn by the guide or summed out",
+                try_="marginal= without it, or a guide without it; Enumerate() sums over a site of the guide",
+            )
 
 
 def reads(statements: Iterable[Statement], sites: Mapping[str, MarginalSite]) -> list[list[str]]:
@@ -144,7 +187,7 @@ def check_values_stay(sites: Mapping[str, MarginalSite], left: Iterable[Token]) 
                 "cannot be summed out",
                 site=token.site,
                 because="its value leaves torch (a branch, a number, numpy, the validation of raw "
-                "torch.distributions), and all of its values are there at once",
+                "torch.distributions, an error that a try block would catch), and all of its values are there at once",
                 try_="torch.where(k == 1, a, b) or a[k] for a branch, distributions from varigrad.distributions; or a "
                 "site of the guide",
             )

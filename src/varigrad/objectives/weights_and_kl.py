@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -32,7 +32,8 @@ def weighted(terms: list[Term], weights: Mapping[str, Weight], step: int) -> lis
     for term in terms:
         weight = _weight(term.name, weights)
         for part in term.parts:
-            if _weight(part, weights) is not weight:
+            other = _weight(part, weights)
+            if other is not weight and (not isinstance(other, float) or other != weight):
                 raise SiteError(
                     f"has another weight than {term.name!r}",
                     site=part,
@@ -67,7 +68,7 @@ def analytic(terms: list[Term], run: RunRecord, wanted: bool | Sequence[str]) ->
     for name, q in guide.items():
         if wanted is not True and not any(fnmatchcase(name, pattern) for pattern in wanted):
             continue
-        term = _divergence(name, q, model[name]) if name in model else "it is a factor, not a choice"
+        term = _divergence(name, q, model[name], run.marginal) if name in model else "it is a factor, not a choice"
         if isinstance(term, Term):
             replaced[name] = term
         elif wanted is not True:
@@ -80,14 +81,16 @@ def analytic(terms: list[Term], run: RunRecord, wanted: bool | Sequence[str]) ->
     return kept + own + list(replaced.values())
 
 
-def _divergence(name: str, q: Statement, p: Statement) -> Term | str:
-    """The term with the closed-form divergence of a site, or why there is none."""
+def _divergence(name: str, q: Statement, p: Statement, marginal: Collection[str]) -> Term | str:
+    """The term with the closed-form divergence of a site, or why there is none; `marginal` sites are summed out."""
     left, right = q.message, p.message
     if not isinstance(left, Sample) or not isinstance(right, Sample):
         return "it is a factor, not a choice"
     given = by_site(q.given | p.given)
     if name in given:
         return "the model's distribution of it depends on its own draw, through another site"
+    if not given.keys().isdisjoint(marginal):
+        return "the model's distribution of it depends on a site that is summed out"
     if left.mask is not right.mask or (left.scale is not right.scale and left.scale != right.scale):
         return "model and guide mask or scale it differently"
     try:

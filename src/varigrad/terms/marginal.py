@@ -213,7 +213,7 @@ def summed_out(densities: Sequence[JointDensity], slots: Slots) -> list[SummedOu
                 if site not in slots.sites:
                     upstream[site] = upstream.get(site, frozenset()) | across
         raw = factor.table if slots.lanes > 1 and factor.table.shape[0] > 1 else factor.table[0]
-        scale = _own_scale(members)
+        scale = _own_scale(members, factor)
         for frame in factor.frames:
             scale = scale * frame.scale
         scaled = raw if isinstance(scale, float) and scale == 1.0 else raw * scale
@@ -222,11 +222,11 @@ def summed_out(densities: Sequence[JointDensity], slots: Slots) -> list[SummedOu
     return parts
 
 
-def _own_scale(densities: Sequence[JointDensity]) -> float | Tensor:
+def _own_scale(densities: Sequence[JointDensity], whole: LogFactor) -> float | Tensor:
     """The one factor, besides those of minibatches, on the log-densities of a connected part of the model.
 
     Raises:
-        SiteError: there are several.
+        SiteError: there are several; or it differs between elements that the sum joins.
     """
     first = _beside_minibatches(densities[0].message)
     for density in densities[1:]:
@@ -234,7 +234,7 @@ def _own_scale(densities: Sequence[JointDensity]) -> float | Tensor:
         if isinstance(other, float) and isinstance(first, float):
             same = abs(other - first) <= 1e-9 * abs(first)
         else:
-            same = other is first
+            same = isinstance(other, Tensor) and isinstance(first, Tensor) and _equal(first, other)
         if not same:
             raise SiteError(
                 f"is scaled in another way than {densities[0].message.name!r}",
@@ -242,7 +242,19 @@ def _own_scale(densities: Sequence[JointDensity]) -> float | Tensor:
                 because="a sum over values joins their densities, and a power of one of them alone is no density",
                 try_="one scale around both, or a guide for the site that is summed out",
             )
+    outside = {frame.dim for frame in whole.frames}
+    if isinstance(first, Tensor) and any(first.shape[d] > 1 and d not in outside for d in range(-first.dim(), 0)):
+        raise SiteError(
+            "is scaled in another way from element to element",
+            site=densities[0].message.name,
+            because="a sum over values joins the densities of these elements",
+            try_="one scale for all of them, or a guide for the site that is summed out",
+        )
     return first
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and bool((one.detach() == other.detach()).all()))
 
 
 def _beside_minibatches(message: Sample | Factor) -> float | Tensor:

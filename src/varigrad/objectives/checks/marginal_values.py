@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from varigrad.language.messages import evolve
 from varigrad.language.runtime import shape_of
 from varigrad.objectives.checks.replays import FAILURES, Again, same
 from varigrad.objectives.run_record import RunRecord, Vectorization, VectorizationChanged
-from varigrad.terms.marginal import JointDensity, log_factor
+from varigrad.shapes import join
+from varigrad.terms.marginal import JointDensity, eliminated, log_factor
 from varigrad.terms.term import Term
 
 Densities = Callable[[RunRecord, Vectorization], tuple[list[Term], list[JointDensity]]]
@@ -29,21 +31,27 @@ def check_marginal_values(perform: Again, densities: Densities, vectorization: V
     plate, does not.
 
     Raises:
-        SiteError: the densities differ, or the program fails with all values at once.
+        SiteError: the densities differ, the program fails with all values at once, or these cannot be summed.
     """
     plain, single = vectorization.plain, evolve(vectorization.plain, slots={})
     drawn = _with_all_values(perform, plain)
     slots = drawn.slots(plain)
     assert slots is not None
     guide = {name: draw.value.detach() for name, draw in drawn.draws.items()}
-    factors = {d.message.name: log_factor(evolve(d, log_prob=d.raw), slots) for d in densities(drawn, plain)[1]}
+    joint = densities(drawn, plain)[1]
+    factors = {d.message.name: log_factor(evolve(d, log_prob=d.raw), slots) for d in joint}
+    eliminated(joint, slots)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(ASSIGNMENTS):
+    for attempt in range(ASSIGNMENTS):
         index = {}
         for name, site in slots.sites.items():
             table = factors[name].table if name in factors else None
             shape = shape_of(site.plates) if table is None else table.shape[table.dim() - slots.dims :]
-            index[name] = torch.randint(len(site.values), shape, generator=generator).to(site.values.device)
+            if attempt < 2:  # neighbours have different values, so that one read for the other is noticed
+                chosen = (torch.arange(prod(shape)) + attempt).reshape(shape) % len(site.values)
+            else:
+                chosen = torch.randint(len(site.values), shape, generator=generator)
+            index[name] = chosen.to(site.values.device)
         values = {name: slots.sites[name].values[chosen] for name, chosen in index.items()}
         run = perform(single, drawn, {**guide, **values})
         for term in densities(run, single)[0]:
@@ -83,6 +91,6 @@ def _entry(table: Tensor, sites: Sequence[str], index: Mapping[str, Tensor]) -> 
             table = table[0]
             continue
         chosen = index[site]
-        shape = torch.broadcast_shapes(table.shape[1:], chosen.shape)
+        shape = join(table.shape[1:], chosen.shape)
         table = table.expand(len(table), *shape).gather(0, chosen.expand(1, *shape))[0]
     return table

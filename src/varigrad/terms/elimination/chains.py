@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from varigrad.errors import SiteError
+from varigrad.terms.elimination.contraction import LARGEST
 from varigrad.terms.elimination.factors import Frame, LogFactor
 from varigrad.terms.elimination.reductions import Reduction
 
-LARGEST = 2**28
-"""A table has at most so many entries."""
 SHORT = 16
 """Chains of fewer rounds are multiplied one round after the other."""
 
@@ -57,6 +56,9 @@ def chain_product(
 
     Returns:
         A factor over the state of the first round, and over the sites outside.
+
+    Raises:
+        SiteError: the matrices of all rounds have more than `LARGEST` entries.
     """
     assert frame.dim is not None
     triples = [t for t in chain.triples if t[1] in factor.sites or t[2] in factor.sites]
@@ -68,6 +70,15 @@ def chain_product(
     position = {site: i for i, site in enumerate(site for site in sizes if site in order)}
     batch = table.shape[len(order) :]
     table = table.permute(*[position[site] for site in order], *range(len(order), table.dim()))
+    entries = states**2 * frame.size * prod(table.shape[: len(outside)]) * prod(batch) // batch[frame.dim]
+    if entries > LARGEST:
+        raise SiteError(
+            f"summing it out needs a table of {entries:.3g} entries",
+            site=after[0],
+            because=f"there is a matrix of {states} by {states} states for each of {frame.size} rounds, times the "
+            "elements of plates and the lanes",
+            try_="fewer states, a smaller minibatch, or sites that are handed on separately",
+        )
     both = [sizes[site] for site in (*before, *after)]
     table = table.expand(*table.shape[: len(outside)], *both, *batch)
     table = table.reshape(*table.shape[: len(outside)], states, states, *batch)
@@ -75,7 +86,7 @@ def chain_product(
         shape = list(table.shape)
         shape[frame.dim] = frame.size
         table = table.expand(shape)
-    left = _one_by_one(table, len(outside), frame.dim, reduce)
+    left = _row_sums(table, len(outside), frame.dim, reduce)
     left = left.reshape(*left.shape[: len(outside)], *[sizes[site] for site in first], *left.shape[len(outside) + 1 :])
     names = [*outside, *first]
     kept = tuple(site for site in sizes if site in names)
@@ -84,7 +95,7 @@ def chain_product(
     return LogFactor(left, kept, (factor.frames - {frame}) | inside, factor.names)
 
 
-def _one_by_one(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tensor:
+def _row_sums(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tensor:
     """The sums of the rows of a product of matrices.
 
     Args:
@@ -106,8 +117,6 @@ def _one_by_one(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tens
         product = reduce(one.unsqueeze(row + 2) + two.unsqueeze(row), [row + 1])
         matrices = torch.cat([product, odd], dim) if count % 2 else product
         count = half + count % 2
-    if matrices.numel() > LARGEST:
-        raise SiteError("the chain's table is too large", try_="fewer states, or a smaller minibatch")
     left = reduce(matrices.narrow(dim, count - 1, 1), [row + 1])
     for t in range(count - 2, -1, -1):
         left = reduce(matrices.narrow(dim, t, 1) + left.unsqueeze(row), [row + 1])

@@ -13,10 +13,10 @@ from functools import lru_cache
 from math import prod
 
 import opt_einsum
-import torch
 from torch import Tensor
 
 from varigrad.errors import SiteError
+from varigrad.shapes import join
 from varigrad.terms.elimination.factors import LogFactor
 from varigrad.terms.elimination.reductions import Reduction
 
@@ -112,7 +112,7 @@ def contract(
     Raises:
         SiteError: the best order needs a table with more than `LARGEST` entries.
     """
-    batch = torch.broadcast_shapes(*[f.table.shape[len(f.sites) :] for f in factors])
+    batch = join(*[f.table.shape[len(f.sites) :] for f in factors])
     mine = {site for factor in factors for site in factor.sites}
     steps = contractions(
         tuple(f.sites for f in factors),
@@ -143,10 +143,22 @@ def check_size(steps: Sequence[Contraction], sizes: Mapping[str, int]) -> None:
     worst = max(steps, key=lambda step: step.entries)
     if worst.entries <= LARGEST:
         return
-    shape = " x ".join(f"{site} ({sizes[site]})" for site in worst.union)
-    raise SiteError(
-        f"summing it out needs a table of {worst.entries:.3g} entries",
-        site=worst.union[worst.summed[0]] if worst.summed else worst.union[0],
+    first = worst.union[worst.summed[0]] if worst.summed else worst.union[0]
+    raise too_large(worst.entries, {site: sizes[site] for site in worst.union}, first)
+
+
+def too_large(entries: int, sizes: Mapping[str, int], first: str) -> SiteError:
+    """The error for a table that is too large.
+
+    Args:
+        entries: how many entries it would have.
+        sizes: its sites, with the number of values of each.
+        first: the site to name.
+    """
+    shape = " x ".join(f"{site} ({size})" for site, size in sizes.items())
+    return SiteError(
+        f"summing it out needs a table of {entries:.3g} entries",
+        site=first,
         because=f"these sites have to be summed jointly: {shape}, times the elements of their plates and the lanes",
         try_="fewer values, a smaller minibatch, sites that depend on fewer others, or a guide for some of them with "
         "LeaveOneOut(4)",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 
 from varigrad.compat.pyro.infer.infer_options import Reading
-from varigrad.compat.pyro.infer.summed_out import replayed, summed_run
+from varigrad.compat.pyro.infer.summed_out import is_marked, replayed, summed_run, without_mask
 from varigrad.compat.pyro.infer.traceenum_elbo import TraceEnum_ELBO
 from varigrad.compat.pyro.poutine.messenger import block_messengers
 from varigrad.errors import VarigradError
@@ -99,6 +99,8 @@ def _no_guide(*args: object, **kwargs: object) -> None:
 
 def _given(message: Message, forward: Forward) -> Message:
     """Take values that a site has been given, by a replay for instance, as observed."""
-    if type(message) is Sample and message.value is not None and not message.observed:
+    if type(message) is not Sample or message.observed:
+        return forward(message)
+    if message.value is not None:
         return evolve(forward(evolve(message, observed=True)), observed=False)
-    return forward(message)
+    return forward(without_mask(message) if is_marked(message) else message)

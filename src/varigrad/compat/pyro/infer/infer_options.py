@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.compat.pyro.infer.baselines import baseline_of, learns
+from varigrad.compat.pyro.infer.summed_out import without_mask
 from varigrad.compat.pyro.sites import acts
 from varigrad.errors import BaselineError, did_you_mean
 from varigrad.estimators.base import Estimator
@@ -119,7 +120,7 @@ class Reading:
                 )
             if self.enumerates and notes.get("enumerate") and message.name not in self._guide:
                 self.enumerated = True
-                return forward(message)
+                return forward(without_mask(message))
         self._model[message.name] = None
         return forward(message)
 

@@ -37,6 +37,14 @@ def is_marked(message: Sample) -> bool:
     return True
 
 
+def without_mask(message: Sample) -> Sample:
+    """A site that is summed out, with its density wherever a mask leaves it out.
+
+    In Pyro such a site keeps the probabilities of its distribution there, and masks act on what depends on it.
+    """
+    return message if message.mask is None else evolve(message, mask=None)
+
+
 def summed_run(
     model: Program, guide: Program, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[SummedRun | None, Bound]:

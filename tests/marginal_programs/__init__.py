@@ -1,0 +1,1 @@
+"""Random programs with discrete sites that are summed out, and their bounds by brute force."""
