@@ -22,7 +22,7 @@ from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import Sample, evolve
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.run_record import RunRecord, Vectorization, vectorization_of
+from varigrad.objectives.run_record import RunRecord, RunSettings, Vectorization, vectorization_of
 from varigrad.objectives.surrogate import densities_of
 from varigrad.terms.elimination.chains import ChainSites
 from varigrad.terms.elimination.reductions import Reduction, log_max, log_sum_exp, sampled_sum
@@ -177,12 +177,7 @@ def summed_runs(bound: Bound, count: int, args: tuple[object, ...], kwargs: dict
         bound.init(*args, **kwargs)
     known, runs = bound.discovered, bound.runs
     assert known is not None
-    settings = evolve(
-        runs.settings(Vectorization(), track_all=True, explore=True, nondifferentiable=known.nondifferentiable),
-        strict=False,
-        patterns=(),
-        never_marginal=known.observed,
-    )
+    settings = evolve(_exploring(bound), nondifferentiable=known.nondifferentiable, never_marginal=known.observed)
     with torch.no_grad(), bound.preserved():
         explored = runs.perform(settings, args, kwargs)
         plain = vectorization_of(explored, 1).plain
@@ -201,6 +196,26 @@ def summed_runs(bound: Bound, count: int, args: tuple[object, ...], kwargs: dict
             priors = {n: d.value for n, d in run.draws.items() if n in run.unguided and n not in dependent}
             summed = SummedRun(latents, densities, slots, priors, dict(run.indices))
         yield summed
+
+
+def sites_to_sum(bound: Bound, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[set[str], set[str]]:
+    """The sites of a model that are to be summed out, and those, neither observed nor guided, that depend on them.
+
+    Densities of the latter integrate to one, if nothing else depends on them, so a posterior goes without them. The
+    programs need not have been looked at; parameters come into being.
+
+    Raises:
+        SiteError: something else depends on one of them.
+    """
+    with torch.no_grad(), bound.preserved():
+        explored = bound.runs.perform(_exploring(bound), args, kwargs)
+    return set(explored.marginal), _left_out(explored)
+
+
+def _exploring(bound: Bound) -> RunSettings:
+    """Settings of a run that finds out what the programs do."""
+    settings = bound.runs.settings(Vectorization(), track_all=True, explore=True)
+    return evolve(settings, strict=False, patterns=())
 
 
 def _left_out(run: RunRecord) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 
 from torch import Tensor
 from torch import distributions as td
@@ -14,10 +15,10 @@ from varigrad.distributions.independent_utils import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Forward, Indices, InUse, Message, Program, Sample, evolve
-from varigrad.language.runtime import run
+from varigrad.language.runtime import Handled, default, run
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.elbo import ELBO
-from varigrad.objectives.marginal_posterior import SummedRun, summed_runs
+from varigrad.objectives.marginal_posterior import SummedRun, sites_to_sum, summed_runs
 from varigrad.terms.elimination.reductions import log_sum_exp
 
 
@@ -50,13 +51,17 @@ def summed_run(
 ) -> tuple[SummedRun | None, Bound]:
     """One run of guide and model with all values of the sites that are summed out; None if there are no such sites.
 
-    The programs are looked at anew: with these arguments other sites may be observed than with those of a fit.
+    The programs are looked at anew: with these arguments other sites may be observed than with those of a fit. Sites
+    that nothing depends on, and that would be drawn at all of these values, are hidden.
     """
-    bound = ELBO(strict=False, marginal=is_marked).bind(model, guide, Source(), get_param_store())
-    bound.init(*args, **kwargs)
-    assert bound.discovered is not None
-    if not bound.discovered.vectorization.slots:
+    objective = ELBO(strict=False, marginal=is_marked)
+    bound = objective.bind(model, guide, Source(), get_param_store())
+    marginal, hidden = sites_to_sum(bound, args, kwargs)
+    if not marginal:
         return None, bound
+    if hidden:
+        bound = objective.bind(Handled(model, partial(_hide, hidden)), guide, Source(), get_param_store())
+    bound.init(*args, **kwargs)
     return next(summed_runs(bound, 1, args, kwargs)), bound
 
 
@@ -91,6 +96,11 @@ def replayed(
         return forward(message)
 
     return run(program, (replay,), args, kwargs)
+
+
+def _hide(names: Collection[str], message: Message, forward: Forward) -> Message:
+    """Draw these sites, and let handlers further out know nothing of them."""
+    return default(message) if isinstance(message, Sample) and message.name in names else forward(message)
 
 
 def _of_family(distribution: td.Distribution, values: Tensor, probabilities: Tensor) -> td.Distribution:
