@@ -20,6 +20,7 @@ from varigrad.compat.pyro.infer import (
     infer_discrete,
 )
 from varigrad.compat.pyro.infer.autoguide import AutoDelta
+from varigrad.compat.pyro.infer.enum import iter_discrete_traces
 from varigrad.compat.pyro.ops.indexing import Vindex
 from varigrad.errors import SiteError, VarigradError
 
@@ -412,3 +413,21 @@ def test_handlers_outside_see_one_run():
     with Count():
         infer_discrete(mixture, first_available_dim=-2)()
     assert [name for name in seen if name != "data"] == ["k", "x"]
+
+
+def test_one_trace_for_each_joint_value():
+    def model():
+        a = pyro.sample("a", dist.Bernoulli(t(0.3)), infer=sequential)
+        z = pyro.sample("z", dist.Normal(t(0.0), 1.0))
+        if a:
+            pyro.sample("b", dist.Categorical(t([0.2, 0.3, 0.5])), infer=sequential)
+        pyro.sample("c", dist.Bernoulli(t(0.5)), infer=parallel)
+        return z
+
+    traces = list(iter_discrete_traces("flat", model))
+    found = sorted(tuple(int(trace.nodes[n]["value"]) for n in ("a", "b") if n in trace) for trace in traces)
+    assert found == [(0,), (1, 0), (1, 1), (1, 2)]
+    assert len({float(trace.nodes["z"]["value"]) for trace in traces}) == 4
+    assert {trace.nodes["a"]["infer"]["_enum_total"] for trace in traces} == {2}
+    total = sum((trace.log_prob_sum(lambda name, site: name in "ab")).exp() for trace in traces)
+    assert total.item() == pytest.approx(1.0)

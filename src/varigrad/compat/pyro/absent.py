@@ -61,7 +61,7 @@ def absent(what: str) -> type:
         what: its name in Pyro, `pyro.infer.SVGD`.
     """
 
-    def refuse(cls: type, **options: object) -> NoReturn:
+    def refuse(cls: type, /, **options: object) -> NoReturn:
         raise refusal(what)
 
     module, _, name = what.rpartition(".")

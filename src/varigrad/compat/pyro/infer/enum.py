@@ -91,7 +91,9 @@ def iter_discrete_escape(trace: Trace, msg: Dictionary) -> bool:
     return all_escape(trace, msg) and msg["infer"].get("enumerate") == "sequential"
 
 
-def iter_discrete_extend(trace: Trace, site: Dictionary, **ignored: object) -> Iterator[Trace]:
+def iter_discrete_extend(
+    trace: Trace, site: Dictionary, num_samples: int | None = None, **ignored: object
+) -> Iterator[Trace]:
     """Copies of a trace that go on with each value of a site; its `infer["_enum_total"]` is their number."""
     values = site["fn"].enumerate_support(expand=bool(site["infer"].get("expand")))
     for value in values:

@@ -111,13 +111,15 @@ def _of_family(distribution: td.Distribution, values: Tensor, probabilities: Ten
     """
     inner, _ = inner_of(distribution)
     logits = probabilities.log()
+    found: td.Distribution
     if isinstance(inner, td.Bernoulli):
-        first = int(values.reshape(-1)[0])  # 0 or 1
-        return dist.Bernoulli(logits=logits[..., 1 - first] - logits[..., first])
-    if isinstance(inner, td.OneHotCategorical):
-        return dist.OneHotCategorical(logits=logits)
-    if isinstance(inner, td.Categorical):
-        return dist.Categorical(logits=logits)
+        assert values.reshape(-1).tolist() == [0, 1]
+        found = dist.Bernoulli(logits=logits[..., 1] - logits[..., 0])
+        return found
+    for kind in (td.OneHotCategorical, td.Categorical):
+        if isinstance(inner, kind):
+            found = getattr(dist, kind.__name__)(logits=logits)
+            return found
     raise VarigradError(
         f"{type(inner).__name__} has no parameters for the probabilities of a posterior",
         try_="a Categorical in the model; or varigrad.SVI(...).run(...).marginals(site), which returns a table",
