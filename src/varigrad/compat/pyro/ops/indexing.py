@@ -9,22 +9,22 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-Place = Tensor | int | slice | EllipsisType | None
-Nested: TypeAlias = "Place | tuple[Nested, ...]"
+Entry = Tensor | int | slice | EllipsisType | None
+Nested: TypeAlias = "Entry | tuple[Nested, ...]"
 
 
 def index(tensor: Tensor, args: Nested) -> Tensor:
     """`tensor[args]` for indices that may be tuples of indices themselves: `(..., (..., None))` means `(..., None)`."""
     if not isinstance(args, tuple):
         return tensor[args]
-    flat: list[Place] = []
+    flat: list[Entry] = []
     for arg in _flat(args):
         if arg is not Ellipsis or not flat or flat[-1] is not Ellipsis:
             flat.append(arg)
     return tensor[tuple(flat)]
 
 
-def vindex(tensor: Tensor, args: Place | tuple[Place, ...]) -> Tensor:
+def vindex(tensor: Tensor, args: Entry | tuple[Entry, ...]) -> Tensor:
     r"""`tensor[args]`, with the results of all tensors among the indices on the left, broadcast.
 
     If the first index is `...`, the dimensions of `tensor` left of the other indices broadcast with the results,
@@ -70,7 +70,7 @@ def vindex(tensor: Tensor, args: Place | tuple[Place, ...]) -> Tensor:
     return moved[(*own, *(indices[i] for i in indexed))]
 
 
-def _flat(args: Nested) -> Iterator[Place]:
+def _flat(args: Nested) -> Iterator[Entry]:
     if isinstance(args, tuple):
         for arg in args:
             yield from _flat(arg)
@@ -78,7 +78,7 @@ def _flat(args: Nested) -> Iterator[Place]:
         yield args
 
 
-def _without_ellipsis(args: tuple[Place, ...], dims: int, batched: bool) -> tuple[Place, ...]:
+def _without_ellipsis(args: tuple[Entry, ...], dims: int, batched: bool) -> tuple[Entry, ...]:
     """Indices in which whole slices stand for `...`.
 
     Raises:
@@ -95,7 +95,7 @@ def _without_ellipsis(args: tuple[Place, ...], dims: int, batched: bool) -> tupl
 
 
 class Index:
-    """`Index(tensor)[args]` is `tensor[args]`."""
+    """`Index(tensor)[args]` is `index(tensor, args)`, under Pyro's name."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -110,5 +110,5 @@ class Vindex:
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
 
-    def __getitem__(self, args: Place | tuple[Place, ...]) -> Tensor:
+    def __getitem__(self, args: Entry | tuple[Entry, ...]) -> Tensor:
         return vindex(self._tensor, args)
