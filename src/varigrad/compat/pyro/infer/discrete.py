@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 
 from varigrad.compat.pyro.infer.infer_options import Reading
-from varigrad.compat.pyro.infer.summed_out import is_marked, replayed, summed_run, without_mask
+from varigrad.compat.pyro.infer.summed_out import replayed, summed_run
 from varigrad.compat.pyro.infer.traceenum_elbo import TraceEnum_ELBO
 from varigrad.compat.pyro.poutine.messenger import block_messengers
 from varigrad.errors import VarigradError
@@ -27,7 +27,8 @@ def infer_discrete(
     """The program, run with values of its marked discrete sites from their joint posterior given all other values.
 
     Sites without a mark that have no value are drawn from the program's own distributions first. Handlers around the
-    call see the run with the posterior's values only.
+    call see the run with the posterior's values only. Where a mask leaves a site out, its values count alike, so
+    padding has no influence on the most probable values.
 
     Args:
         fn: the program; left out, a decorator is returned.
@@ -101,6 +102,6 @@ def _given(message: Message, forward: Forward) -> Message:
     """Take values that a site has been given, by a replay for instance, as observed."""
     if type(message) is not Sample or message.observed:
         return forward(message)
-    if message.value is not None:
-        return evolve(forward(evolve(message, observed=True)), observed=False)
-    return forward(without_mask(message) if is_marked(message) else message)
+    if message.value is None:
+        return forward(message)
+    return evolve(forward(evolve(message, observed=True)), observed=False)
