@@ -19,7 +19,11 @@ from varigrad.terms.elimination.factors import Frame, LogFactor
 from varigrad.terms.elimination.reductions import Reduction
 
 SHORT = 16
-"""Chains of fewer rounds are multiplied one round after the other."""
+"""Chains of fewer rounds are multiplied one round after the other;"""
+WIDE = 128
+"""and so are those with at least so many rows of states in each round, which have work enough for one round,"""
+LONG = 256
+"""unless they have more rounds than these: each is some operations of its own."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def _row_sums(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tensor
     count = matrices.shape[dim]
     states = matrices.shape[row]
     entries = matrices.numel() // 2 * states
-    while count >= SHORT and entries <= LARGEST:  # pairs of rounds at once: half as many rounds are left
+    in_pairs = entries <= LARGEST and (count > LONG or matrices.numel() < WIDE * states * count)
+    while count >= SHORT and in_pairs:  # half as many rounds are left
         half = count // 2
         pairs = matrices.narrow(dim, 0, 2 * half).unflatten(dim, (half, 2))
         odd = matrices.narrow(dim, 2 * half, count - 2 * half)
@@ -117,7 +122,8 @@ def _row_sums(matrices: Tensor, row: int, dim: int, reduce: Reduction) -> Tensor
         product = reduce(one.unsqueeze(row + 2) + two.unsqueeze(row), [row + 1])
         matrices = torch.cat([product, odd], dim) if count % 2 else product
         count = half + count % 2
-    left = reduce(matrices.narrow(dim, count - 1, 1), [row + 1])
-    for t in range(count - 2, -1, -1):
-        left = reduce(matrices.narrow(dim, t, 1) + left.unsqueeze(row), [row + 1])
+    *earlier, last = matrices.split(1, dim)  # its derivative is made once, and not as a sum over rounds
+    left = reduce(last, [row + 1])
+    for matrix in reversed(earlier):
+        left = reduce(matrix + left.unsqueeze(row), [row + 1])
     return left
