@@ -12,7 +12,6 @@ import varigrad.compat.pyro as pyro
 from varigrad.compat.pyro import distributions as dist
 from varigrad.compat.pyro import settings, util
 from varigrad.compat.pyro.infer import util as infer_util
-from varigrad.compat.pyro.ops.indexing import Vindex
 from varigrad.compat.pyro.ops.provenance import (
     ProvenanceTensor,
     detach_provenance,
@@ -178,8 +177,21 @@ def test_markov_is_a_loop_a_block_and_a_wrapper():
         pyro.sample("x", normal)
     assert pyro.markov(lambda x: x + 1)(1) == 2
     assert pyro.markov(history=2)(lambda x: x + 1)(1) == 2
+    assert [list(pyro.markov(range(2))) for _ in pyro.markov(range(2), history=2, keep=True)] == [[0, 1], [0, 1]]
+    loop = pyro.markov(range(2))
+    assert list(loop) == list(loop) == [0, 1]
     with pytest.raises(PlateError, match="history must be a whole number"):
         pyro.markov(range(3), history=-1)
+    with pytest.raises(NotImplementedError, match="markov has no dimension and no name"):
+        pyro.markov(range(3), name="steps")
+    with pytest.raises(PlateError, match="has nothing to loop over"):
+        list(pyro.markov(history=1))
+
+
+@pytest.mark.parametrize("old", [pyro.iarange, pyro.irange])
+def test_older_names_of_plates(old):
+    with pytest.warns(DeprecationWarning, match=r"Try: pyro\.plate"):
+        assert list(old("data", 3)) == [0, 1, 2]
 
 
 # The other statements
@@ -283,17 +295,3 @@ def test_provenance_through_operations_and_containers():
     plain, found = extract_provenance([a, b])
     assert found == {"a", "b"} and not get_provenance(plain)
     assert type(detach_provenance(a)) is torch.Tensor
-
-
-def test_indexing_that_broadcasts_on_the_left():
-    x = torch.arange(24.0).reshape(2, 3, 4)
-    i, j, k = t([0, 1]), t([[0], [2]]), t([3, 1])
-    assert torch.equal(
-        Vindex(x)[..., j, k], torch.stack([torch.stack([x[b, j[a, 0], k[b]] for b in (0, 1)]) for a in (0, 1)])
-    )
-    assert Vindex(x)[i, :, k].shape == (2, 3) and Vindex(x)[i].shape == (2, 3, 4)
-    wide = Vindex(x)[..., torch.zeros(5, 2, 1, dtype=torch.int64), :]
-    assert wide.shape == (5, 2, 2, 4) and torch.equal(wide[0, 0], x[:, 0])
-    assert torch.equal(Vindex(x)[..., 0], x[..., 0]) and Vindex(x)[()] is x
-    with pytest.raises(NotImplementedError, match="whole slices only"):
-        Vindex(x)[..., :2, k]

@@ -42,7 +42,7 @@ class ELBO:
         strict: False: model and guide may have different latent sites. One that the guide lacks is drawn from the
             model's distribution, as if the guide had it; one that the model lacks is auxiliary.
         marginal: discrete sites of the model that the guide lacks, by name or glob, or True for every one with finitely
-            many values: they are summed out exactly.
+            many values: they are summed out exactly. A function is asked about each site: `(Sample) -> bool`.
 
     Raises:
         VarigradError: particles is not a whole number of at least 1.

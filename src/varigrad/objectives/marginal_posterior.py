@@ -12,16 +12,17 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import Sample, evolve
 from varigrad.objectives.bound import Bound
-from varigrad.objectives.run_record import Vectorization, vectorization_of
+from varigrad.objectives.run_record import RunRecord, RunSettings, Vectorization, vectorization_of
 from varigrad.objectives.surrogate import densities_of
 from varigrad.terms.elimination.chains import ChainSites
 from varigrad.terms.elimination.reductions import Reduction, log_max, log_sum_exp, sampled_sum
@@ -39,11 +40,21 @@ class SummedRun:
         latents: what the guide drew, by site.
         densities: the log-densities that read sites which are summed out.
         slots: these sites.
+        priors: the values of sites that the guide lacks and that are not summed out, unless they depend on such sites.
+        indices: the minibatches in use, by plate.
     """
 
     latents: Mapping[str, Tensor]
     densities: list[JointDensity]
     slots: Slots
+    priors: Mapping[str, Tensor] = field(default_factory=dict)
+    indices: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def assignment(self, how: Assignment, source: Source) -> dict[str, Tensor]:
+        """A joint value of the sites that are summed out, `[*plates, *event]` by site: drawn, or the most probable."""
+        reduce = sampled_sum(source) if how == "sample" else log_max
+        chosen = {name: one.argmax(-1) for name, one in self.derivative(reduce).items()}
+        return self.by_round({name: self.slots.sites[name].values[index] for name, index in chosen.items()})
 
     def derivative(self, reduce: Reduction) -> dict[str, Tensor]:
         """The derivative of the elimination by the log-density of every value of every site, `[*plates, values]`."""
@@ -140,13 +151,11 @@ def assignments(
     """
     if how not in ("sample", "max"):
         raise VarigradError(f'marginal must be "sample" or "max", got {how!r}')
-    reduce = sampled_sum(bound.source) if how == "sample" else log_max
     guide: list[Mapping[str, Tensor]] = []
     model: list[Mapping[str, Tensor]] = []
     for run in summed_runs(bound, draws, args, kwargs):
-        chosen = {name: one.argmax(-1) for name, one in run.derivative(reduce).items()}
         guide.append(run.latents)
-        model.append(run.by_round({name: run.slots.sites[name].values[index] for name, index in chosen.items()}))
+        model.append(run.assignment(how, bound.source))
     return _stacked(guide), _stacked(model)
 
 
@@ -162,19 +171,17 @@ def summed_runs(bound: Bound, count: int, args: tuple[object, ...], kwargs: dict
 
     Raises:
         VarigradError: nothing is summed out.
+        SiteError: what is left out has an influence on a density that is not.
     """
     if bound.is_empty:
         bound.init(*args, **kwargs)
     known, runs = bound.discovered, bound.runs
     assert known is not None
-    settings = evolve(
-        runs.settings(Vectorization(), track_all=True, explore=True, nondifferentiable=known.nondifferentiable),
-        strict=False,
-        patterns=(),
-        never_marginal=known.observed,
-    )
+    settings = evolve(_exploring(bound), nondifferentiable=known.nondifferentiable, never_marginal=known.observed)
     with torch.no_grad(), bound.preserved():
-        plain = vectorization_of(runs.perform(settings, args, kwargs), 1).plain
+        explored = runs.perform(settings, args, kwargs)
+        plain = vectorization_of(explored, 1).plain
+        dependent = _left_out(explored)
     if not plain.slots:
         raise VarigradError("no site of the model is summed out", try_='ELBO(marginal="k")')
     settings = evolve(settings, vectorization=plain, track_all=False, explore=False, loop=True)
@@ -186,5 +193,49 @@ def summed_runs(bound: Bound, count: int, args: tuple[object, ...], kwargs: dict
             left_out = {s.message.name for s in run.guide if isinstance(s.message, Sample) and s.message.auxiliary}
             latents = {n: d.value for n, d in run.draws.items() if n not in left_out and n not in run.unguided}
             densities = [d for d in densities_of(run, plain)[1] if d.message.name not in run.unguided]
-            summed = SummedRun(latents, densities, slots)
+            priors = {n: d.value for n, d in run.draws.items() if n in run.unguided and n not in dependent}
+            summed = SummedRun(latents, densities, slots, priors, dict(run.indices))
         yield summed
+
+
+def sites_to_sum(bound: Bound, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[set[str], set[str]]:
+    """The sites of a model that are to be summed out, and those, neither observed nor guided, that depend on them.
+
+    Densities of the latter integrate to one, if nothing else depends on them, so a posterior goes without them. The
+    programs need not have been looked at; parameters come into being.
+
+    Raises:
+        SiteError: something else depends on one of them.
+    """
+    with torch.no_grad(), bound.preserved():
+        explored = bound.runs.perform(_exploring(bound), args, kwargs)
+    return set(explored.marginal), _left_out(explored)
+
+
+def _exploring(bound: Bound) -> RunSettings:
+    """Settings of a run that finds out what the programs do."""
+    settings = bound.runs.settings(Vectorization(), track_all=True, explore=True)
+    return evolve(settings, strict=False, patterns=())
+
+
+def _left_out(run: RunRecord) -> set[str]:
+    """The sites without a guide that depend on sites which are summed out: their densities are left out.
+
+    Raises:
+        SiteError: a density that is not left out depends on one of them.
+    """
+    reads = {s.message.name: {token.site for token in s.upstream} for s in run.model}
+    dependent = {name for name in run.unguided if not run.marginal.keys().isdisjoint(reads[name])}
+    for statement in run.model:
+        name = statement.message.name
+        found = dependent & reads[name]
+        if name not in run.unguided and found:
+            site = min(found)
+            raise SiteError(
+                "is neither observed, nor summed out, nor a site of the guide",
+                site=site,
+                because=f"it depends on sites that are summed out, and {name!r} depends on it, so their posterior is "
+                f"an integral over {site!r}",
+                try_=f"a value for {site!r} (obs=, condition, replay of a guide's run), or {site!r} in the guide",
+            )
+    return dependent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from math import prod
 
@@ -16,8 +16,8 @@ from varigrad.terms.dependency_tracker import Statement, Token
 from varigrad.terms.elimination.contraction import LARGEST, too_large
 from varigrad.terms.marginal import MarginalSite, slots_for
 
-Marginal = bool | str | tuple[str, ...] | list[str]
-"""The discrete sites to sum out: True for all that the guide lacks, or globs."""
+Marginal = bool | str | tuple[str, ...] | list[str] | Callable[[Sample], bool]
+"""The discrete sites to sum out: True for all that the guide lacks, globs, or a function that says it of a site."""
 
 MOST_SLOTS = 25
 """Tensors have at most so many leading dimensions for values."""
@@ -27,10 +27,10 @@ def check_marginal(marginal: object) -> None:
     """Check an objective's `marginal=`.
 
     Raises:
-        VarigradError: it is neither a Boolean nor one or several strings.
+        VarigradError: it is neither a Boolean, nor one or several strings, nor a function.
     """
     names = [marginal] if isinstance(marginal, str) else marginal
-    if isinstance(marginal, bool):
+    if isinstance(marginal, bool) or callable(marginal):
         return
     if not isinstance(names, (tuple, list, set, frozenset)) or not all(isinstance(n, str) and n for n in names):
         raise VarigradError(
@@ -40,8 +40,8 @@ def check_marginal(marginal: object) -> None:
 
 
 def globs_of(marginal: Marginal) -> tuple[str, ...]:
-    """The globs that an objective's `marginal=` names; none if it is a Boolean."""
-    if isinstance(marginal, bool):
+    """The globs that an objective's `marginal=` names; none if it is a Boolean or a function."""
+    if isinstance(marginal, bool) or callable(marginal):
         return ()
     return (marginal,) if isinstance(marginal, str) else tuple(marginal)
 
@@ -52,6 +52,8 @@ def is_marginal(message: Sample, marginal: Marginal) -> bool:
         return False
     if isinstance(marginal, bool):
         return marginal and count_of(inner_of(message.distribution)[0]) is not None
+    if callable(marginal):
+        return marginal(message)
     return any(fnmatchcase(message.name, glob) for glob in globs_of(marginal))
 
 

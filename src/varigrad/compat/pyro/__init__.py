@@ -14,9 +14,11 @@ from varigrad.compat.pyro import poutine as poutine
 from varigrad.compat.pyro import primitives as primitives
 from varigrad.compat.pyro import settings as settings
 from varigrad.compat.pyro import util as util
+from varigrad.compat.pyro.absent import fill
 from varigrad.compat.pyro.infer.inspect import render_model as render_model
 from varigrad.compat.pyro.install import install as install
 from varigrad.compat.pyro.install import uninstall as uninstall
+from varigrad.compat.pyro.logger import log as log
 from varigrad.compat.pyro.poutine.handlers import condition as condition
 from varigrad.compat.pyro.poutine.handlers import do as do
 from varigrad.compat.pyro.primitives import barrier as barrier
@@ -25,6 +27,8 @@ from varigrad.compat.pyro.primitives import deterministic as deterministic
 from varigrad.compat.pyro.primitives import enable_validation as enable_validation
 from varigrad.compat.pyro.primitives import factor as factor
 from varigrad.compat.pyro.primitives import get_param_store as get_param_store
+from varigrad.compat.pyro.primitives import iarange as iarange
+from varigrad.compat.pyro.primitives import irange as irange
 from varigrad.compat.pyro.primitives import markov as markov
 from varigrad.compat.pyro.primitives import module as module
 from varigrad.compat.pyro.primitives import param as param
@@ -38,3 +42,5 @@ from varigrad.compat.pyro.util import set_rng_seed as set_rng_seed
 
 __version__ = "1.9.0"
 __backend__ = "varigrad"
+
+fill()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, ParamSpec, SupportsInt, TypeVar
+from typing import Any, ParamSpec, Self, SupportsInt, TypeVar
 
 import torch
 from torch import Tensor
@@ -116,6 +117,22 @@ class plate:  # noqa: N801 - Pyro's name
         return inside
 
 
+class iarange(plate):  # noqa: N801 - Pyro's name
+    """The older name of a vectorised `plate`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("pyro.iarange is deprecated. Try: pyro.plate", DeprecationWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)
+
+
+class irange(plate):  # noqa: N801 - Pyro's name
+    """The older name of a `plate` that loops."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("pyro.irange is deprecated. Try: pyro.plate", DeprecationWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)
+
+
 @contextmanager
 def plate_stack(prefix: str, sizes: Sequence[int], rightmost_dim: int = -1) -> Iterator[None]:
     """Nested plates `prefix_0`, `prefix_1`, ... for the dimensions of a batch of shape `sizes`."""
@@ -130,26 +147,44 @@ def plate_stack(prefix: str, sizes: Sequence[int], rightmost_dim: int = -1) -> I
 class Markov:
     """Marks a part of a program, or a loop, whose variables depend on the last few steps only.
 
-    It says which dimensions an enumeration over the model's variables may use again. Ours enumerates over the guide's
-    and lays them along one dimension, so there is nothing to be used again: dependencies are followed as they are.
+    In Pyro it says which dimensions an enumeration may use again. Here it is checked and does nothing: sites that are
+    summed out share a dimension wherever no statement reads them together, whatever is declared.
+
+    Args:
+        history: how many steps before the current one its variables may depend on.
+        keep: accepted.
+        dim, name: None, as in Pyro.
+
+    Raises:
+        PlateError: (a `ValueError`) `history` is not a whole number of at least 0.
+        NotImplementedError: `dim` or `name` is given, as in Pyro.
     """
 
     def __init__(self, history: int = 1, keep: bool = False, dim: int | None = None, name: str | None = None) -> None:
-        check_whole("history", history, 0, error=PlateError, site=name or "markov")
+        check_whole("history", history, 0, error=PlateError, site="markov")
+        if dim is not None or name is not None:
+            raise NotImplementedError("markov has no dimension and no name. Try: a loop over pyro.markov(range(n))")
         self.history = history
         self.keep = keep
         self.dim = dim
         self.name = name
-        self.iterable: Any = None
+        self._iterable: Iterable[Any] | None = None
 
-    def __enter__(self) -> Markov:
+    def generator(self, iterable: Iterable[Any]) -> Self:
+        """The loop over an iterable."""
+        self._iterable = iterable
+        return self
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         return None
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.iterable)
+        if self._iterable is None:
+            raise PlateError("has nothing to loop over", site="markov", try_="for t in pyro.markov(range(n)): ...")
+        return iter(self._iterable)
 
     def __call__(self, function: F) -> F:
         return function
@@ -162,10 +197,7 @@ def markov(
     mark = Markov(history, keep, dim, name)
     if fn is None:
         return mark
-    if callable(fn):
-        return mark(fn)
-    mark.iterable = fn
-    return mark
+    return mark(fn) if callable(fn) else mark.generator(fn)
 
 
 def _whole(number: SupportsInt | None) -> int | None:

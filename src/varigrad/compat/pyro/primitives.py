@@ -16,6 +16,8 @@ from varigrad._torch_internals import own_parameters
 from varigrad.compat.pyro import settings
 from varigrad.compat.pyro.params.names import param_with_module_name
 from varigrad.compat.pyro.params.param_store import _PYRO_PARAM_STORE, Init, ParamStoreDict
+from varigrad.compat.pyro.plates import iarange as iarange
+from varigrad.compat.pyro.plates import irange as irange
 from varigrad.compat.pyro.plates import markov as markov
 from varigrad.compat.pyro.plates import plate as plate
 from varigrad.compat.pyro.plates import plate_stack as plate_stack

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from queue import LifoQueue
 
 from varigrad.compat.pyro import poutine
+from varigrad.compat.pyro.poutine.messages import Dictionary
 from varigrad.compat.pyro.poutine.trace_struct import Trace
+from varigrad.compat.pyro.poutine.util import all_escape
 from varigrad.errors import VarigradError, whole_number
 from varigrad.language.messages import Forward, Message, Program, Sample, evolve
 from varigrad.language.runtime import Handled
@@ -69,6 +72,35 @@ def get_importance_trace(
     for trace in (model_trace, guide_trace):
         trace.compute_log_prob()
     return model_trace, guide_trace
+
+
+def iter_discrete_traces(graph_type: str, fn: Program, *args: object, **kwargs: object) -> Iterator[Trace]:
+    """Traces of a program, one for each joint value of its sites marked `infer={"enumerate": "sequential"}`.
+
+    Other sites are drawn, anew for each trace. Minibatches are drawn anew, too, so they are not to depend on values.
+    """
+    queue: LifoQueue[Trace] = LifoQueue()
+    queue.put(Trace())
+    enumerated = poutine.queue(fn, queue, escape_fn=iter_discrete_escape, extend_fn=iter_discrete_extend)
+    while not queue.empty():
+        yield poutine.trace(enumerated, graph_type=graph_type).get_trace(*args, **kwargs)
+
+
+def iter_discrete_escape(trace: Trace, msg: Dictionary) -> bool:
+    """Whether a site is to be enumerated one value after the other, and is not in the trace yet."""
+    return all_escape(trace, msg) and msg["infer"].get("enumerate") == "sequential"
+
+
+def iter_discrete_extend(
+    trace: Trace, site: Dictionary, num_samples: int | None = None, **ignored: object
+) -> Iterator[Trace]:
+    """Copies of a trace that go on with each value of a site; its `infer["_enum_total"]` is their number."""
+    values = site["fn"].enumerate_support(expand=bool(site["infer"].get("expand")))
+    for value in values:
+        extended = trace.copy()
+        infer = {**site["infer"], "_enum_total": len(values)}
+        extended.add_node(site["name"], **{**site, "infer": infer, "value": value, "done": True})
+        yield extended
 
 
 def _mark(marks: dict[str, object], message: Message, forward: Forward) -> Message:

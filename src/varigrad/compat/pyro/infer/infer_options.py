@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from varigrad.compat.pyro.infer.baselines import baseline_of, learns
+from varigrad.compat.pyro.infer.summed_out import without_mask
 from varigrad.compat.pyro.sites import acts
 from varigrad.errors import BaselineError, did_you_mean
 from varigrad.estimators.base import Estimator
@@ -33,6 +34,8 @@ class Reading:
     Attributes:
         learns: whether a baseline with parameters was seen.
         regressions: the losses of such baselines, collected while it is a list.
+        enumerated: whether a site of the guide is enumerated, or one of the model summed out.
+        enumerated_in_guide: the sites of the guide that are.
     """
 
     def __init__(self, enumerates: bool, strict: bool = False) -> None:
@@ -41,6 +44,7 @@ class Reading:
         self.regressions: list[Tensor] | None = None
         self.checked = False
         self.enumerated: bool = False
+        self.enumerated_in_guide: set[str] = set()
         self.learns: bool = False
         self._guide: dict[str, bool] = {}
         self._model: dict[str, None] = {}
@@ -84,8 +88,8 @@ class Reading:
                 )
         if self.enumerates and self.strict and not self.enumerated:
             warnings.warn(
-                "no site asks for enumeration. Try: @config_enumerate on the guide, infer={'enumerate': 'parallel'} at "
-                "a site, or Trace_ELBO() if nothing is to be enumerated",
+                "no site asks for enumeration. Try: @config_enumerate on the model or the guide, "
+                "infer={'enumerate': 'parallel'} at a site, or Trace_ELBO() if nothing is to be enumerated",
                 stacklevel=5,
             )
 
@@ -105,7 +109,6 @@ class Reading:
     def _read_model(self, message: Message, forward: Forward) -> Message:
         if type(message) is not Sample or message.observed:
             return forward(message)
-        self._model[message.name] = None
         notes = message.notes
         if notes:
             if acts(notes.get("baseline")):
@@ -116,11 +119,9 @@ class Reading:
                     try_="infer={'baseline': ...} at the guide's site",
                 )
             if self.enumerates and notes.get("enumerate") and message.name not in self._guide:
-                raise NotImplementedError(
-                    f"{message.name!r}: enumeration of a site in the model is not there yet; the native objective for "
-                    "it will be varigrad.MarginalELBO. Try: the site in the guide, as a Categorical with parameters "
-                    "of its own, marked infer={'enumerate': 'parallel'} there"
-                )
+                self.enumerated = True
+                return forward(without_mask(message))
+        self._model[message.name] = None
         return forward(message)
 
     _read_model.takes_modules = True  # type: ignore[attr-defined]
@@ -132,6 +133,7 @@ class Reading:
         distribution = message.distribution
         if self.enumerates and notes.get("enumerate"):
             self.enumerated = True
+            self.enumerated_in_guide.add(message.name)
             if not (distribution.has_rsample and notes.get("num_samples")):
                 if baseline is not None:
                     raise _cannot_act(message.name, "it is enumerated, and an exact sum has no noise")

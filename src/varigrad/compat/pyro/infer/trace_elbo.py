@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from varigrad import objectives
 from varigrad.compat.pyro.infer.elbo import ELBO
+from varigrad.compat.pyro.infer.summed_out import is_marked
 
 
 class Trace_ELBO(ELBO):  # noqa: N801 - Pyro's name
@@ -13,7 +14,8 @@ class Trace_ELBO(ELBO):  # noqa: N801 - Pyro's name
     """
 
     def native(self) -> objectives.ELBO:
-        return objectives.ELBO(self.num_particles, vectorize=self.side_by_side, strict=False)
+        marginal = is_marked if self.enumerates else False
+        return objectives.ELBO(self.num_particles, vectorize=self.side_by_side, strict=False, marginal=marginal)
 
 
 class JitTrace_ELBO(Trace_ELBO):  # noqa: N801

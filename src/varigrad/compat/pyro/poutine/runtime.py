@@ -11,10 +11,14 @@ from torch import Tensor
 from varigrad.compat.pyro.params.param_store import _PYRO_PARAM_STORE as _PYRO_PARAM_STORE
 from varigrad.compat.pyro.poutine.mask_messenger import MaskMessenger
 from varigrad.compat.pyro.poutine.messages import CondIndepStackFrame, Dictionary, Effect, _filled, frame_of, message_of
+from varigrad.compat.pyro.poutine.messenger import Messenger
 from varigrad.language.handlers import _mask
 from varigrad.language.messages import Program
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import apply, handlers_in_force
+
+Message = InferDict = Dictionary
+"""What programs annotate messages, and the options of their sites, with."""
 
 
 class NonlocalExit(Exception):
@@ -25,7 +29,10 @@ class NonlocalExit(Exception):
         self.site = site
 
     def reset_stack(self) -> None:
-        """Nothing to do: a stack is put back by itself when a block is left."""
+        """Let the handlers in force forget the run that was stopped; the stack itself is put back by leaving blocks."""
+        for handler in reversed(_PYRO_STACK[:]):
+            if isinstance(handler, Messenger):
+                handler._reset()
 
 
 class _Stack(Sequence[object]):

@@ -66,7 +66,10 @@ class TraceMessenger(Messenger):
         return self.trace.copy()
 
     def _reset(self) -> None:
-        self.trace = Trace(self.graph_type)
+        fresh = Trace(self.graph_type)
+        if "_INPUT" in self.trace:
+            fresh.add_node("_INPUT", **self.trace.nodes["_INPUT"])
+        self.trace = fresh
 
     def _handle(self, message: Message, forward: Forward) -> Message:
         answer = forward(message)
