@@ -262,11 +262,14 @@ class StepCompiler:
         before = _Position(noise.get_state(), schedule_of(host.scheduler)) if count > 1 else None
         ready = step.settle(count)
         rows: Rows = noise.rows(step.demand, ready)
+        after_rows = noise.get_state() if check else None
         start = time.perf_counter()
         try:
             with noise.lent(step.device) if step.random else contextlib.nullcontext():
                 results, difference = step.run(ready, rows, call.leaves, check)
         except Exception as error:
+            if after_rows is not None:
+                noise.set_state(after_rows)  # the check may have drawn more than its row
             return self._instead(own, error, rows, call)
         if check:
             self._judge(own, difference)
