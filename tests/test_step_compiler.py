@@ -193,6 +193,25 @@ def test_specialisations_that_reach_other_parameters_take_turns():
     assert taken(svi) == 44 and len({id(own.flat_state) for own in specializations(svi)}) == 2
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["nobody else's", "a user's"])
+def test_a_parameter_with_other_memory_between_two_steps_by_graph(held):
+    """`p.data = mine`: the next step starts from there, and whoever holds that memory sees every step."""
+
+    def go(svi):
+        losses = [svi.step(DATA) for _ in range(5)]
+        kept = torch.full((), 2.0)
+        svi.bound.get_parameter("loc").data = kept if held else kept.clone()
+        for _ in range(3):
+            losses.append(svi.step(DATA))
+            losses.append(float(kept))
+            losses.append(float(svi.bound.get_parameter("loc").detach()))
+        return losses
+
+    expected, found, svi = both(lambda: svi_of(normal_model, normal_guide), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert taken(svi) == (3 if held else 6)
+
+
 def averaged_guide(data):
     vg.sample("z", dist.Normal(vg.param("loc", 0.5), 0.7), estimator=Score(MovingAverage(0.9)))
 

@@ -50,4 +50,6 @@ MUTANTS = (
     M("the last call's layouts again, but for strides", "compile/step/signature.py", "leaf.requires_grad, leaf.grad_fn is None", "True, leaf.grad_fn is None", "test_step_compiler.py::test_the_same_tensor_that_requires_a_gradient_is_another_call"),
     M("the last call's settings of torch again", "compile/step/step_compiler.py", "            and around == last.surroundings\n", "", "test_step_compiler.py::test_the_same_tensor_under_autocast_is_another_call"),
     M("states of another structure go to the graph", "compile/step/step_compiler.py", "        if not self._flat_states.has_installed(states) and not own.fits_structure(flattened(states)[1]):\n", "        if False:\n", "test_step_compiler.py::test_states_from_before_the_first_step_are_pythons_to_begin_with"),
+    M("another's memory is left by steps in a row", "compile/step/flat_state_pool.py", "            if not has_other_holders(displaced):", "            if True:", "test_step_compiler.py::test_a_parameter_with_other_memory_between_two_steps_by_graph[a user's]"),
+    M("parameters elsewhere are not brought back by steps in a row", "compile/step/flat_state_pool.py", "                current.take_parameters(displaced)\n", "", "test_step_compiler.py::test_a_parameter_with_other_memory_between_two_steps_by_graph[nobody else's]"),
 )  # fmt: skip

@@ -252,6 +252,8 @@ class StepCompiler:
                 self._refuse(own, compilation.failure)
         if own.stage is not Stage.REFUSED and compilation.library is not None:
             own.progress = own.progress.library_came()
+            if compilation.fallback:
+                self._warn(f"Inductor compiles the steps, which takes longer, because C cannot: {compilation.fallback}")
 
     def _by_graph(self, own: Specialization, limit: int, call: Call) -> StepResults:
         """Steps of the graph, or one of Python's where the graph turns out to be wrong."""
