@@ -16,7 +16,6 @@ OWN = frozenset({"self", "cls", "twin", "super()"})
 """An object of the class in which the code stands: it may use what that class inherits (`test_torch_internals.py`)."""
 OTHERS = {
     ("sys", "_getframe"),
-    ("dis", "_parse_exception_table"),
     ("source", "_call"),
     ("Cached", "_inverse"),
     ("self.lower_spline", "_inverse"),

@@ -37,14 +37,19 @@ def poisson_guide(data):
     vg.sample("z", dist.Poisson(vg.param("rate", 2.0, positive)))
 
 
-def test_tracing_takes_no_random_numbers_of_torchs():
-    """The generator of torch that everybody shares stays where it is while a step is traced."""
-    with by_graph():
-        svi = svi_of(poisson_model, poisson_guide).init(DATA)
-        svi.run(2, DATA)
+def test_tracing_takes_no_random_numbers():
+    """The generator of torch that everybody shares stays where it is, and what the run lends to torch as well."""
+
+    def go(svi):
+        losses = [svi.step(DATA) for _ in range(2)]
         before = torch.get_rng_state()
-        svi.run(1, DATA)
-        assert taken(svi) == 1 and torch.equal(torch.get_rng_state(), before)
+        losses.append(svi.step(DATA))
+        assert torch.equal(torch.get_rng_state(), before)
+        return losses + [svi.step(DATA) for _ in range(3)]
+
+    expected, found, svi = both(lambda: svi_of(poisson_model, poisson_guide).init(DATA), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert taken(svi) == 4
 
 
 def drawing_more(wide):
@@ -229,3 +234,46 @@ def test_states_from_before_the_first_step_are_pythons_to_begin_with():
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
     (own,) = specializations(svi)
     assert not own.refusal and own.eager_steps == 3 and own.graph_steps == 9
+
+
+def test_averages_that_are_loaded_between_two_steps_by_graph():
+    def go(svi):
+        losses = [svi.step(DATA) for _ in range(5)]
+        state = copy.deepcopy(svi.bound.state_dict())
+        for name, value in state.items():
+            if name.startswith("_estimators") and value.is_floating_point():
+                value += 3.0
+        losses += [svi.step(DATA) for _ in range(3)]
+        svi.bound.load_state_dict(state)
+        return losses + [svi.step(DATA) for _ in range(3)]
+
+    expected, found, svi = both(lambda: svi_of(normal_model, averaged_guide), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert taken(svi) == 9
+
+
+class WithAverages(nn.Module):
+    """A guide whose second site, with a moving average of its own, is there for some arguments only."""
+
+    def forward(self, data):
+        averaged_guide(data)
+        if len(data) > 3:
+            vg.sample("extra", dist.Bernoulli(0.6), estimator=Score(MovingAverage(0.9)))
+
+
+def with_extra(data):
+    z = vg.sample("z", dist.Normal(0.0, 1.0))
+    extra = vg.sample("extra", dist.Bernoulli(0.4)) if len(data) > 3 else 0.0
+    with vg.plate("data", len(data)):
+        vg.sample("x", dist.Normal(z + extra, 1.0), obs=data)
+
+
+def test_states_that_another_specialisation_has_added_to():
+    """Both reach the same parameters: they take turns in one flat state, as long as that has room for all averages."""
+
+    def go(svi):
+        return [svi.step(data) for data in [*[DATA[:3]] * 6, *[DATA] * 6, *[DATA[:3]] * 6, *[DATA] * 6]]
+
+    expected, found, svi = both(lambda: svi_of(with_extra, WithAverages()), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert [own.eager_steps for own in specializations(svi)] == [2, 2] and taken(svi) > 12
