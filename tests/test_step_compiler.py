@@ -277,3 +277,18 @@ def test_states_that_another_specialisation_has_added_to():
     expected, found, svi = both(lambda: svi_of(with_extra, WithAverages()), go)
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert [own.eager_steps for own in specializations(svi)] == [2, 2] and taken(svi) > 12
+
+
+def test_another_optimiser_for_the_same_parameters():
+    """Its moments are its own: nothing of the one before is left in the flat state."""
+
+    def go(svi):
+        losses = [svi.step(DATA) for _ in range(5)]
+        named = list(svi.bound.named_parameters())
+        svi._eager_steps.current_optimizer = vg.optim.Adam(lr=0.05).build(named)
+        losses += [svi.step(DATA) for _ in range(5)]
+        return losses, [float(s["step"]) for s in svi.optimizer.state_dict()["state"].values()]
+
+    expected, found, _ = both(lambda: svi_of(normal_model, normal_guide), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert found[0][1] == [5.0, 5.0]
