@@ -292,3 +292,21 @@ def test_another_optimiser_for_the_same_parameters():
     expected, found, _ = both(lambda: svi_of(normal_model, normal_guide), go)
     assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
     assert found[0][1] == [5.0, 5.0]
+
+
+def test_parameters_are_side_by_side_again_when_one_has_been_frozen():
+    """The flat state of all three is let go, or the others would count as memory that another tensor looks at."""
+
+    def three(data):
+        loc = vg.param("a", 0.2) + vg.param("b", 0.3) + vg.param("c", 0.4)
+        vg.sample("z", dist.Normal(loc, 0.7))
+
+    def go(svi):
+        losses = [svi.step(DATA) for _ in range(5)]
+        svi.bound.get_parameter("a").requires_grad_(False)
+        return losses + [svi.step(DATA) for _ in range(5)]
+
+    expected, found, svi = both(lambda: svi_of(normal_model, three), go)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    (own,) = specializations(svi)
+    assert taken(svi) == 4 and [len(bucket.parameters) for bucket in own.flat_state.buckets] == [2]
