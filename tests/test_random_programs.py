@@ -176,7 +176,7 @@ def check(spec, seen):
         return
     assert largest_difference(moments.mean, gradient) <= 1e-9
     assert abs(moments.value - value) <= 1e-9
-    seen["crossed"] += any(s.cross_element for s in bound.plan().sites)
+    seen["cross-element"] += any(s.cross_element for s in bound.plan().sites)
     seen["exact"] += 1
 
 
@@ -203,4 +203,4 @@ def test_random_programs_have_exact_mean_gradients(kinds, examples, exact):
     law()
     assert seen["exact"] >= exact, seen
     if kinds in ("score_functions", "all_estimators"):
-        assert seen["crossed"] >= examples // 40, seen  # programs that break a plate's promise are among them
+        assert seen["cross-element"] >= examples // 40, seen  # programs that break a plate's promise are among them

@@ -594,7 +594,7 @@ def test_lanes_are_compared_at_other_draws_without_operations(monkeypatch):
     assert bias(bound) < 1e-9
 
 
-def test_what_is_read_outside_of_a_plate_has_crossed_it_without_operations(monkeypatch):
+def test_what_is_read_outside_of_a_plate_depends_on_all_elements_without_operations(monkeypatch):
     """No number shows it either: the choice that reads the plate is held while the elements are changed."""
     numeric_only(monkeypatch)
 
