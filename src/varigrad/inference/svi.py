@@ -6,7 +6,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
@@ -315,7 +315,7 @@ class SVI:
         self._looks.looks = list(self._looks.looks)
         return Monitor(config, self.bound, self._looks)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> run_state.RunState:
         """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks, and how
         far compiled steps have come.
         """
@@ -329,7 +329,7 @@ class SVI:
             "metrics": None if metrics is None else asdict(metrics),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: run_state.RunState | Mapping[str, Any]) -> None:
         """Go back to a state.
 
         The continuation is bit for bit the one that followed it: without `compile`, and with `compile="wait"`. With
