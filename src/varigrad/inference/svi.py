@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -34,6 +33,7 @@ from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
 from varigrad.optim.config import Optimizer
 from varigrad.optim.schedules import Scheduler
+from varigrad.user_warnings import warn_user
 
 
 class SVI:
@@ -245,7 +245,7 @@ class SVI:
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
         fit, interrupted = self._eager_steps.interrupts.whole(begin, quiet=True)
         if self._eager_steps.interrupts.forget() or interrupted:
-            warnings.warn(f"interrupted after {len(fit.losses)} of {steps} steps", stacklevel=2)
+            warn_user(f"interrupted after {len(fit.losses)} of {steps} steps")
         return fit
 
     def _run(
