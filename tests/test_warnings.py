@@ -97,7 +97,7 @@ def test_a_warning_names_the_users_line(case, way):
 def test_a_glob_that_matches_no_site_is_told_once(options, text):
     with pytest.warns(UserWarning, match=text) as caught:
         svi = vg.SVI(coin, coins, vg.optim.Adam(lr=0.01), vg.ELBO(**options), seed=0)
-        svi.run(12, progress=False)
+    svi.run(12, progress=False)
     assert [w.filename for w in caught] == [__file__]
     svi.plan()
 
