@@ -55,7 +55,7 @@ def test_what_is_right_passes_without_sampling(estimator):
 def test_a_gradient_that_is_too_long_is_found_by_more_draws_than_were_asked_for():
     assert assert_unbiased(normal, normals, (), {"z": Long(factor=3.0)}, draws=20) > 1.5  # so few do not tell
     with pytest.raises(AssertionError, match=r"'m' is biased by .*\n.* \d{3,} draws"):
-        assert_unbiased(normal, normals, (), {"z": Long(factor=3.0)}, draws=20, scale_error=1.0)
+        assert_unbiased(normal, normals, (), {"z": Long(factor=3.0)}, draws=20, scale_error=1.8)
 
 
 def test_the_power_is_told():
