@@ -198,7 +198,8 @@ class SVI:
                 because="the call is inside torch.no_grad() or torch.inference_mode()",
                 try_="svi.evaluate(...) to measure without learning",
             )
-        return self._eager_steps.interrupts.whole(self._one_thread, self._advance, 1, args, kwargs).losses[0]
+        taken: StepResults = self._eager_steps.interrupts.whole(self._one_thread, self._advance, 1, args, kwargs)
+        return taken.losses[0]
 
     def evaluate(self, *args: object, particles: int = 1, **kwargs: object) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated, no generator either."""
@@ -245,7 +246,8 @@ class SVI:
             elif self._step_compiler is not None:
                 self._step_compiler.wait = compile == "wait"
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
-        fit, interrupted = self._eager_steps.interrupts.whole(self._one_thread, begin, quiet=True)
+        outcome: tuple[Fit, bool] = self._eager_steps.interrupts.whole(self._one_thread, begin, quiet=True)
+        fit, interrupted = outcome
         if self._eager_steps.interrupts.forget() or interrupted:
             warn_user(f"interrupted after {len(fit.losses)} of {steps} steps")
         return fit

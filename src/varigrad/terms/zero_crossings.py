@@ -124,7 +124,8 @@ def _of_reduction(value: Any, dims: object, deviates: bool) -> Roots:
 def _of_distance(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Roots:
     """The root of a distance: the difference, or for `hypot` the two sides, if all parts are of one size."""
     second = next((kwargs[key] for key in ("target", "other", "x2") if key in kwargs), None)
-    a, b = (getattr(x, "_plain", x).detach() for x in (args[0], args[1] if len(args) > 1 else second))
+    sides: tuple[Any, Any] = args[0], args[1] if len(args) > 1 else second
+    a, b = (getattr(x, "_plain", x).detach() for x in sides)
     if name == "hypot":
         return _of_one_size(torch.stack(torch.broadcast_tensors(a, b), -1), (-1,))
     if name == "cdist":
