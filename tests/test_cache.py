@@ -75,6 +75,7 @@ def test_the_place_is_for_this_user_only(home):
 
 
 def test_a_link_to_the_cache_is_followed_once(home, tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir(0o700)
     (tmp_path / "link").symlink_to(tmp_path / "own")
     monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path / "link" / "cache"))
     assert cache.place().folder == home
@@ -120,7 +121,19 @@ def no_home(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", home)
 
 
+def dangling(folder, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path / "link"))
+
+
+def below_dangling(folder, tmp_path, monkeypatch):
+    dangling(folder, tmp_path, monkeypatch)
+    monkeypatch.setenv("VARIGRAD_CACHE", str(tmp_path / "link" / "cache"))
+
+
 ELSEWHERE = {
+    dangling: "is a symbolic link to nothing",
+    below_dangling: "is a symbolic link to nothing",
     shared: "is not safe to load code from: others can write",
     below_shared: "is not safe to load code from: others can write",
     foreign: "belongs to another user",
@@ -143,6 +156,7 @@ def test_a_place_that_is_no_good_is_replaced_by_one_for_this_process(how, home, 
     assert len(said) == 1 and ELSEWHERE[how] in said[0] and "set VARIGRAD_CACHE to a folder that is yours" in said[0]
     assert specializations(svi)[0].graph_steps == 4
     final = specializations(svi)[0].step.traced.compilation.entry
+    assert not (tmp_path / "unmounted").exists()
     assert final.parent == cache.private(os.getpid()) and stat.S_IMODE(final.parent.stat().st_mode) == 0o700
 
 

@@ -111,6 +111,13 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
             part = f"the state's {name!r} cannot be loaded"
             if follower is optimizer:
                 _check_optimizer(state[name], optimizer)
+            elif (follower is None) != (state[name] is None) and state["optimizer"] is not None:
+                own, other = ("no schedule", "one") if follower is None else ("a schedule", "none")
+                raise ParameterError(
+                    f"this SVI has {own}, and the run of the state had {other}",
+                    because="the steps that follow would have other sizes than those of that run",
+                    try_="load_state in an SVI whose optimiser has the same schedule=",
+                )
             if follower is not None and state[name] is not None:
                 follower.load_state_dict(copied(state[name]))
         if state["optimizer"] is None:  # taken before the first step

@@ -36,6 +36,7 @@ from varigrad.language.runtime import expanded, run
 from varigrad.objectives.checks.density_jumps import Marked, note_jumps
 from varigrad.objectives.estimator_selection import choose
 from varigrad.objectives.run_record import RunRecord, RunSettings, VectorizationChanged
+from varigrad.terms.class_checks import refusal_of_class
 from varigrad.terms.dependency_tracker import PARTICLES, Statement, Tracker
 from varigrad.terms.provenance import get_provenance, untracked
 
@@ -76,6 +77,11 @@ def perform(
             record.operations = next_sequence_number() - noted, record.tracker.escapes.way
             if settings.explore:
                 note_jumps(record.marked, record.tracker.escapes)
+    except TypeError as error:
+        refusal = refusal_of_class(error)
+        if refusal is not None:
+            raise refusal from error
+        raise
     finally:
         record.tracker.finish()
     record.tracker.check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +19,7 @@ from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.reachable_state import ReachableState, reachable_from
 from varigrad.objectives.run_record import RunRecord, Vectorization, vectorization_of
 from varigrad.objectives.without_side_effects import PreservedState, preserving_programs, seed_beside
+from varigrad.user_warnings import warn_user
 
 
 class BiasWarning(UserWarning):
@@ -105,12 +105,11 @@ class Exploration:
         assert self._reachable is not None
         self.rechecks.reach(self.owner, self._reachable)
         for name in found.suspects:
-            warnings.warn(
+            warn_user(
                 f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding conversion "
                 "or a pole, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
                 "no_grad, an index). Try: Score(MovingAverage())",
                 BiasWarning,
-                stacklevel=4,
             )
 
     def look(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import operator
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from varigrad.distributions.counter_rng import Noise, Rows
 from varigrad.distributions.rng import global_state, set_global_state
 from varigrad.errors import VarigradError
 from varigrad.optim.schedules import Schedule, load_schedule, schedule_of
+from varigrad.user_warnings import warn_user
 
 PATIENCE = 100
 """Eager steps before a program is traced: a short run never pays for it."""
@@ -387,4 +387,4 @@ class StepCompiler:
     def _warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(text, CaptureWarning, stacklevel=7)
+            warn_user(text, CaptureWarning)

@@ -7,7 +7,6 @@ discontinuous or not vectorisable, a site or plate stays so: still correct, only
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from operator import attrgetter
@@ -23,6 +22,7 @@ from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.reachable_state import ReachableState
 from varigrad.objectives.run_record import RunRecord, Vectorization
+from varigrad.user_warnings import warn_user
 
 FIRST = 10
 """The first step at which everything is looked at again; then at every tenfold."""
@@ -306,11 +306,10 @@ class Rechecks:
     def _warn(explored: Explored, worse: list[str], since: int) -> None:
         if not explored.quiet:
             steps = f"steps {since + 1} to {explored.steps}" if explored.steps > since + 1 else f"step {explored.steps}"
-            warnings.warn(
+            warn_user(
                 f"{'; '.join(worse)}. That did not show before, so {steps} may have used gradients with a bias. "
                 "From here on it is taken into account: right, and noisier or slower",
                 StaleCheckWarning,
-                stacklevel=6,
             )
 
 
