@@ -75,8 +75,8 @@ def _remembers(part: object, seen: set[int]) -> bool:
     """Whether a distribution or transform, or anything in it, could keep results."""
     seen.add(id(part))
     memory = _memory_of(type(part))  # type: ignore[arg-type]
-    if memory is not _Memory.PARTS:
-        return memory is not _Memory.NOTHING
+    if memory is not _PARTS:
+        return memory is not _NOTHING
     own = part.__dict__
     if own.get("_cache_size"):  # of a transform
         return True
