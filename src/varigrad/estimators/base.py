@@ -137,6 +137,7 @@ class Draw:
         slope: Tensor | None = None,
         state: State = None,
     ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
         self.__dict__.update(
             distribution=distribution,
             value=value,

@@ -78,6 +78,7 @@ class Estimate:
         terms: Callable[[], dict[str, Tensor]],
         parts: Callable[[], SurrogateParts],
     ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
         self.__dict__.update(value=value, surrogate=surrogate, state=state, terms=terms, parts=parts)
 
 

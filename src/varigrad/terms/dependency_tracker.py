@@ -68,6 +68,7 @@ class Statement:
         given: Provenance = NOTHING,
         opaque: bool = False,
     ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
         self.__dict__.update(message=message, upstream=upstream, given=given, opaque=opaque)
 
 

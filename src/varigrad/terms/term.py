@@ -55,6 +55,7 @@ class Term:
         raw: Tensor,
         latent: bool,
     ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
         self.__dict__.update(
             name=name, sign=sign, log_prob=log_prob, plates=plates, upstream=upstream, raw=raw, latent=latent
         )
