@@ -65,7 +65,7 @@ def fresh(distribution: td.Distribution) -> td.Distribution:
 
 def _holds_one_that_forgets(part: td.Distribution) -> bool:
     """Whether a distribution is an `Independent` of a family that keeps nothing: the most common one with parts."""
-    return type(part) in _INDEPENDENT and _memory_of(type(part.base_dist)) is _NOTHING  # type: ignore[attr-defined]
+    return type(part) in _INDEPENDENT and _memory_of(type(part.base_dist)) is _NOTHING  # type: ignore[attr-defined, arg-type]
 
 
 @lru_cache(maxsize=1024)
