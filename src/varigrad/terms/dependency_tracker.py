@@ -51,7 +51,7 @@ class Token(NamedTuple):
     cross_element: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Statement:
     """A `Sample` or `Factor` of a run, with plain tensors, and everything upstream of its log-density."""
 
@@ -61,6 +61,16 @@ class Statement:
     """The part of `upstream` that does not come through the site's own value."""
     opaque: bool = False
     """Whether the distribution is of a class that may hide tensors: its density has to be tracked itself."""
+
+    def __init__(
+        self,
+        message: Sample | Factor,
+        upstream: Provenance,
+        given: Provenance = NOTHING,
+        opaque: bool = False,
+    ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
+        self.__dict__.update(message=message, upstream=upstream, given=given, opaque=opaque)
 
 
 _UNGUARDED = nullcontext()
