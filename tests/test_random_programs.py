@@ -1,7 +1,8 @@
 """Law 1 again, on programs nobody chose: discrete sites in and out of plates, sums over plates, plates entered again.
 
 Every joint outcome is replayed through the estimators, so there is no sampling error: at most 1e-9 off, on 65
-programs in `make test` and 540 in `make laws`. A third of such programs get a wrong gradient where plates are taken at their word.
+programs in `make test` and 540 in `make laws`. A third of such programs get a wrong gradient where plates are taken at
+their word.
 """
 
 from collections import Counter

@@ -651,3 +651,37 @@ def test_a_look_at_a_step_that_is_due_neither_warns_nor_cures():
     assert svi.bound.discovered.vectorization.mixed == {}
     with pytest.warns(StaleCheckWarning, match=TEXT):
         svi.step()
+
+
+def test_evaluations_in_a_row_need_one_look(monkeypatch):
+    looks, look = [], Exploration.look
+    monkeypatch.setattr(Exploration, "look", lambda *args, **kwargs: looks.append(1) or look(*args, **kwargs))
+    case = CASES["gate"]()
+    svi = vg.SVI(case.model, guide_with(Score()), vg.optim.Adam(lr=0.01), seed=0)
+
+    def looks_of(action):
+        looks.clear()
+        action()
+        return len(looks)
+
+    assert [looks_of(svi.evaluate) for _ in range(3)] == [1, 0, 0]
+    assert looks_of(svi.step) == 0
+    assert looks_of(lambda: svi.evaluate(particles=3)) == 0
+    case.change(svi.bound)  # opens the gate, which the first look has seen
+    assert looks_of(svi.evaluate) == 0
+    stepped(svi, 9, ())
+    assert looks_of(svi.step) == 1  # at step 10: from here on, what evaluations have found counts as old
+    assert [looks_of(svi.evaluate) for _ in range(2)] == [1, 0]
+    svi.init()
+    assert [looks_of(svi.evaluate) for _ in range(2)] == [1, 0]
+
+
+def test_what_runs_beside_the_steps_have_found_is_known_in_the_next():
+    svi = late()
+    stepped(svi, 10 - svi.bound.steps, ())
+    for _ in range(3):
+        with svi.bound.preserved(1):
+            assert bias(svi.bound) < 1e-9
+        assert svi.bound.discovered.vectorization.mixed == {}
+    with pytest.warns(StaleCheckWarning, match=TEXT):
+        svi.step()
