@@ -656,24 +656,34 @@ def test_a_look_at_a_step_that_is_due_neither_warns_nor_cures():
 def test_evaluations_in_a_row_need_one_look(monkeypatch):
     looks, look = [], Exploration.look
     monkeypatch.setattr(Exploration, "look", lambda *args, **kwargs: looks.append(1) or look(*args, **kwargs))
-    case = CASES["gate"]()
-    svi = vg.SVI(case.model, guide_with(Score()), vg.optim.Adam(lr=0.01), seed=0)
+    one, other = torch.tensor([0.3]), torch.tensor([0.3, -0.4])
 
-    def looks_of(action):
+    def model(data):
+        z = vg.sample("z", dist.Bernoulli(0.4))
+        with vg.plate("n", len(data)):
+            vg.sample("x", dist.Normal(z, 1.0), obs=data)
+
+    def guide(data):
+        vg.sample("z", dist.Bernoulli(logits=vg.param("t", torch.tensor(0.3))))
+
+    svi = vg.SVI(model, guide, vg.optim.Adam(lr=0.01), seed=0)
+
+    def looks_of(action, *args, **kwargs):
         looks.clear()
-        action()
+        action(*args, **kwargs)
         return len(looks)
 
-    assert [looks_of(svi.evaluate) for _ in range(3)] == [1, 0, 0]
-    assert looks_of(svi.step) == 0
-    assert looks_of(lambda: svi.evaluate(particles=3)) == 0
-    case.change(svi.bound)  # opens the gate, which the first look has seen
-    assert looks_of(svi.evaluate) == 0
-    stepped(svi, 9, ())
-    assert looks_of(svi.step) == 1  # at step 10: from here on, what evaluations have found counts as old
-    assert [looks_of(svi.evaluate) for _ in range(2)] == [1, 0]
-    svi.init()
-    assert [looks_of(svi.evaluate) for _ in range(2)] == [1, 0]
+    assert looks_of(svi.step, one) == 0  # but for the first, which is none of these
+    assert [looks_of(svi.evaluate, one) for _ in range(3)] == [1, 0, 0]
+    assert [looks_of(svi.evaluate, other, particles=3) for _ in range(2)] == [1, 0]
+    assert [looks_of(svi.step, one) for _ in range(2)] == [0, 0]
+    assert looks_of(svi.evaluate, one) == 0
+    assert [looks_of(svi.step, other) for _ in range(2)] == [1, 0]  # the run has learnt something
+    assert [looks_of(svi.evaluate, one) for _ in range(2)] == [1, 0]
+    assert looks_of(svi.step, one) == 0
+    svi.init(one)
+    assert [looks_of(svi.evaluate, one) for _ in range(2)] == [1, 0]
+    assert looks_of(svi.step, other) == 1  # nothing is known from before
 
 
 def test_what_runs_beside_the_steps_have_found_is_known_in_the_next():

@@ -18,7 +18,6 @@ MUTANTS = (
     M("one finding for all situations", "objectives/checks/rechecks.py", "if known is not None and not late and not touched:", "if not late and not touched:\n            known = explored.discovered", f"{EACH}[plate-eval]"),
     M("every evaluation looked at anew", "objectives/checks/rechecks.py", "if self._beside is None:", "if True:", "test_rechecks.py::test_evaluations_in_a_row_need_one_look"),
     M("what evaluations have found never counts as old", "objectives/checks/rechecks.py", "finding, self._beside = explored.discovered, None", "finding = explored.discovered", "test_rechecks.py::test_evaluations_in_a_row_need_one_look"),
-    M("what evaluations have found outlives a new beginning", "objectives/exploration.py", "        self.rechecks = Rechecks()  # a new one", "        # a new one", "test_rechecks.py::test_evaluations_in_a_row_need_one_look"),
     M("what runs beside the steps have found is not known in the next", "objectives/checks/rechecks.py", "if known is not None:  # with what such", "if False:  # with what such", "test_rechecks.py::test_what_runs_beside_the_steps_have_found_is_known_in_the_next"),
     # What a look looks at.
     M("operations prove no mixing", "objectives/checks/plate_independence_by_operations.py", 'if verdict.kind == "mixes":', "if False:", f"{EACH}[plate-hidden]"),
