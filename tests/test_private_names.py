@@ -58,7 +58,7 @@ def defined_in(tree):
             yield node.arg
         elif isinstance(node, ast.alias):
             yield node.asname or node.name
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
             yield from (text.value for text in node.args[1:2] if isinstance(text, ast.Constant))
 
 

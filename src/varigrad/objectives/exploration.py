@@ -101,6 +101,7 @@ class Exploration:
         with self._preserved() as kept:
             found = Discovery(self.runs, args, kwargs, kept, check=True, lasting=lasting).run()
         self.use(found)
+        self.rechecks = Rechecks()  # a new one: what was known before may be of use to others
         self.rechecks.begin(self)
         assert self._reachable is not None
         self.rechecks.reach(self.owner, self._reachable)
@@ -209,7 +210,7 @@ class Exploration:
     def preserved(self) -> Iterator[None]:
         """Inside, what is discovered, and when to look again, may change; afterwards both are what they were."""
         before = self.discovered, self.rechecks, self.quiet
-        self.rechecks, self.quiet = self.rechecks.copy(), True
+        self.rechecks, self.quiet = self.rechecks.beside(self), True
         try:
             yield
         finally:
