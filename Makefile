@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# Sources are compiled once, whatever the surroundings say: tests and mutants start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all test-torch coverage lint laws mutants sanitize sanitize-undefined bench bench-full clean
 

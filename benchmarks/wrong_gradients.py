@@ -2,7 +2,7 @@
 
     python -m benchmarks.wrong_gradients          # about a minute
 
-`crossed plate`: discrete sites in a plate, a global choice that reads their sum, the same plate for the likelihood.
+`cross element`: discrete sites in a plate, a global choice that reads their sum, the same plate for the likelihood.
 `left torch`: a distribution that depends on a choice through `.item()`. Both models are written once, in words that
 the two libraries share.
 """
@@ -26,7 +26,7 @@ Program = Callable[[], None]
 DRAWS = 4_000
 
 
-def crossed_plate(words: SimpleNamespace) -> tuple[Program, Program]:
+def cross_element_plate(words: SimpleNamespace) -> tuple[Program, Program]:
     """z1, z2 in a plate; g reads z1 + z2; x1, x2 in the plate read g."""
     of = words.distributions
 
@@ -84,7 +84,7 @@ def main() -> None:
     ours = SimpleNamespace(sample=vg.sample, param=vg.param, plate=vg.plate, distributions=dist)
     theirs = SimpleNamespace(sample=pyro.sample, param=pyro.param, plate=pyro.plate, distributions=pyro.distributions)
     print(f"d ELBO / dt; Pyro {pyro.__version__}, TraceGraph_ELBO, mean of {DRAWS} gradients")
-    for name, programs in (("crossed plate", crossed_plate), ("left torch", left_torch)):
+    for name, programs in (("cross element", cross_element_plate), ("left torch", left_torch)):
         bound = vg.ELBO(estimators={"*": Score()})(*programs(ours))
         exact = exact_gradient(bound)[1]["t"].reshape(-1)
         mean = expected_gradient(bound).mean["t"].reshape(-1)

@@ -30,7 +30,7 @@ class Source(NamedTuple):
     """A random choice, and the plates whose elements were mixed on the way from it to here."""
 
     site: str
-    crossed: frozenset[str] = frozenset()
+    cross_element: frozenset[str] = frozenset()
 
 
 Sources = frozenset[Source]
@@ -224,8 +224,8 @@ class Run:
         here = frozenset(p.name for p in message.plates)
         plates = {name: frozenset(p.name for p in site.plates) for name, site in self.sites.items()}
         # Inside a plate, element n depends on element n of a choice only; unless the way leads through something
-        # outside the plate, such as a global choice that reads a sum. Then the plate is crossed, for good.
-        read = {Source(site, crossed | plates[site] - here) for site, crossed in getattr(log_prob, "sources", ())}
+        # outside the plate, such as a global choice that reads a sum. Then the dependence is cross-element, for good.
+        read = {Source(site, mixed | plates[site] - here) for site, mixed in getattr(log_prob, "sources", ())}
         upstream = frozenset(read | {Source(site, plates[site]) for site, _ in self.leaks}).union(own)
         self.terms.append(Term(message.name, sign, plain(log_prob), message.plates, upstream))
         return upstream
@@ -239,10 +239,10 @@ def cost(terms: Sequence[Term], site: Sample) -> Tensor:
     """
     total = torch.zeros(())
     for term in terms:
-        crossings = [source.crossed for source in term.upstream if source.site == site.name]
-        if crossings:
-            crossed = frozenset().union(*crossings)
-            keep = {p.dim for p in site.plates if p in term.plates and p.name not in crossed}
+        paths = [source.cross_element for source in term.upstream if source.site == site.name]
+        if paths:
+            cross_element = frozenset().union(*paths)
+            keep = {p.dim for p in site.plates if p in term.plates and p.name not in cross_element}
             if site.estimator.per_element and len(keep) < len(site.plates):
                 raise ValueError(f"{site.name}: {site.estimator} needs costs inside its plates, not {term.name!r}")
             log_prob = term.log_prob.detach()

@@ -1,5 +1,7 @@
 """Settings of all tests: one thread, so that timing and rounding do not depend on the machine's load."""
 
+import gc
+
 import pytest
 import torch
 from hypothesis import settings
@@ -12,6 +14,12 @@ for helper in ("c_harness", "cache_attacks", "failing_steps", "families", "inter
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True, database=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish():
+    """Thousands of tests are no garbage: collections during the tests need not go through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

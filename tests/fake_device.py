@@ -8,7 +8,7 @@ an index into a tensor elsewhere.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -16,7 +16,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 
@@ -168,7 +167,7 @@ _INDEX = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default,
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
-    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = list(_tensors(args, kwargs))
     there = [t for t in tensors if isinstance(t, Elsewhere)]
     assert not any(t.device == PLACE and type(t) is Tensor for t in tensors), f"{func}: a tensor without numbers"
     asked = kwargs.get("device")
@@ -182,7 +181,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     generator = kwargs.get("generator")
     if generator is not None and generator._cdata not in _GENERATORS:
         raise RuntimeError(f"Expected a 'meta' device type for generator but found '{generator.device}'")
-    plain_args, plain_kwargs = pytree.tree_map_only(Elsewhere, lambda t: t.inner, (args, kwargs))
+    plain_args, plain_kwargs = _each(args, _here), {name: _each(value, _here) for name, value in kwargs.items()}
     if asked == PLACE:
         plain_kwargs["device"] = _CPU
     result = func(*plain_args, **plain_kwargs)
@@ -190,16 +189,35 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         return return_and_correct_aliasing(func, args, kwargs, result) if isinstance(result, Tensor) else result
     if asked is not None and asked != PLACE:
         return result
-    found = pytree.tree_map_only(Tensor, Elsewhere, result)
-    return found
+    return _each(result, Elsewhere)
+
+
+def _tensors(args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments, which are in lists and tuples, if in anything."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value, {})
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same with its tensors changed, those in lists and tuples, too."""
+    if isinstance(value, Tensor):
+        return change(value)
+    return type(value)(_each(v, change) for v in value) if type(value) in (list, tuple) else value
+
+
+def _here(tensor: Tensor) -> Tensor:
+    return tensor.inner if isinstance(tensor, Elsewhere) else tensor
 
 
 def _refuse_mixture(func: Any, args: Any, kwargs: Any, there: list[Tensor]) -> None:
     one_by_one = torch.Tag.pointwise in func.tags or func in (_aten.where.self, _aten.masked_fill.Tensor)
     if func in _INDEX and isinstance(args[0], Elsewhere):
         args = (args[0], *args[2:])
-    for tensor in pytree.tree_leaves((args, kwargs)):
-        if isinstance(tensor, Tensor) and not isinstance(tensor, Elsewhere) and (tensor.dim() or not one_by_one):
+    for tensor in _tensors(args, kwargs):
+        if not isinstance(tensor, Elsewhere) and (tensor.dim() or not one_by_one):
             raise RuntimeError(f"Expected all tensors to be on the same device, but found meta and cpu ({func})")
 
 

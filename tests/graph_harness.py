@@ -21,7 +21,8 @@ NEVER = 10**9
 class Uncompiled:
     """Stands in for a compilation that is done at once: the library is the recorded graph itself."""
 
-    kernels, calls, found, seconds, failure, elsewhere, maker = 0, (), False, 0.0, "", "", "nobody"
+    kernels, calls, found, seconds, maker = 0, (), False, 0.0, "nobody"
+    failure = elsewhere = fallback = ""
 
     def __init__(self, graph, inputs):
         self.library = self

@@ -109,6 +109,11 @@ class Entry:
     mixes: tuple[str, ...] = ()
     twin: Callable[[ModuleType], object] | None = field(default=None, repr=False)
 
+    @property
+    def alone(self) -> bool:
+        """Whether one particle is enough, and it has no alternatives: there is nothing to run side by side."""
+        return self.lanes == self.particles == 1
+
     def elbo(self, **options: object) -> vg.ELBO:
         """An ELBO with a new one of it at the sites under test."""
         return vg.ELBO(self.particles, {"z*": self.make()}, **options)
@@ -289,3 +294,18 @@ ESTIMATORS = {
     "gapped_straight_through": Entry(GappedStraightThrough, DISCRETE_EVERYWHERE, unbiased=False),
 }
 UNBIASED = {name: entry for name, entry in ESTIMATORS.items() if entry.unbiased}
+
+SMALL = (
+    "bernoulli", "categorical", "extreme_probabilities", "mixture", "categorical_chain", "scaled", "masked",
+    "control_flow", "sites_that_come_and_go", "subsampled_plate", "plate_under_global", "plate_entered_twice",
+)  # fmt: skip
+LARGE = ("chain", "nested_plates", "sequential_plate")
+"""Too many outcomes with alternatives, or with particles."""
+ENUMERATED = frozenset(
+    (name, program)
+    for name, entry in ESTIMATORS.items()
+    if entry.enumerable
+    for program in (SMALL + LARGE if entry.alone else SMALL)
+    if program not in entry.slow | entry.sampled
+)
+"""Estimators and programs of which all outcomes are run, in tests and laws, where the one serves the other."""

@@ -25,7 +25,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(1)
-        self.layer = nn.Linear(3, 2, bias=False)  # the norm takes a shift out again
+        self.layer = nn.Linear(3, 2)  # the norm takes the bias out again: its gradient is zero but for rounding
         self.layer.weight = nn.Parameter(self.layer.weight.detach().t().contiguous().t())
         self.norm = nn.BatchNorm1d(2)
         self.drop = nn.Dropout(0.3)
@@ -93,6 +93,59 @@ def test_right_steps_pass(optim):
     assert_step(svi, DATA)
     svi.run(3, DATA, progress=False)
     assert_step(svi, data=DATA)
+
+
+class Normalized(nn.Module):
+    """A bias whose gradient is zero but for rounding."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.norm = nn.Linear(3, 2), nn.BatchNorm1d(2)
+
+    def forward(self, x):
+        return self.norm(self.layer(x))
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_zero_but_for_rounding_passes(compile, clip_norm):
+    """Adam divides it by its own size, and goes one way or the other."""
+    svi = random_svi(vg.optim.Adam(lr=0.05, clip_norm=clip_norm), Normalized(), compile=compile)
+    assert_step(svi, DATA, steps=8)
+
+
+class Shrinking(torch.optim.Adam):
+    """Its steps are one thousandth too short."""
+
+    def step(self, closure=None):
+        before = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+        super().step()
+        with torch.no_grad():
+            for p, old in zip((p for group in self.param_groups for p in group["params"]), before, strict=True):
+                p.lerp_(old, 0.001)
+
+
+@pytest.mark.parametrize("compile", [False, "wait"])
+def test_rounding_hides_no_step_that_is_a_thousandth_too_short(compile):
+    """The allowance for rounding is for entries whose gradient is rounding, and for no others."""
+    svi = random_svi(vg.optim.Optimizer(Shrinking, {"lr": 0.05}), Normalized(), compile=compile)
+    with pytest.raises(AssertionError, match="torch's plain Adam"):
+        assert_step(svi, DATA)
+
+
+def test_a_program_that_draws_by_itself_is_allowed_nothing():
+    """Its gradient differs from call to call, which is no rounding."""
+    generator = torch.Generator().manual_seed(3)
+
+    class Own(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * torch.rand((), generator=generator)
+
+    torch.manual_seed(1)
+    svi = random_svi(vg.optim.SGD(lr=0.1), Own(3, 2))
+    with pytest.raises(AssertionError, match="torch's plain SGD"):
+        assert_step(svi, DATA)
 
 
 @pytest.mark.parametrize("compile", [False, "wait"])

@@ -59,7 +59,7 @@ def programs(baseline, above=None):
 
 
 def bound_of(baseline, above=None, **options):
-    return vg.ELBO(**options).bind(*programs(baseline, above), Source(torch.Generator().manual_seed(1))).init()
+    return vg.ELBO(**options).bind(*programs(baseline, above), Source(torch.Generator().manual_seed(1)))
 
 
 def is_exact(bound, *args):

@@ -1322,7 +1322,9 @@ def test_a_process_that_ends_while_it_compiles(cache, slow):
         "svi.run(150, p.DATA)\n"
         "print(list(svi._step_compiler.specializations.values())[0].step.traced.compilation._process.popen.pid)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="tests", timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, timeout=120
+    )
     assert not done.stderr, done.stderr
     pid = int(done.stdout)
     for _ in range(200):
@@ -1349,7 +1351,9 @@ def test_a_process_that_is_killed_while_it_compiles(cache, slow):
         "print(own.step.traced.compilation._process.popen.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="tests", timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent, timeout=120
+    )
     pid = int(done.stdout)
     assert list(cache.glob("building-*"))
     for _ in range(600):

@@ -36,6 +36,13 @@ def test_every_family_of_torch_is_here():
     assert families == FAMILIES.keys()
 
 
+def test_every_family_of_ours_is_tested():
+    """But for a density without draws, two whose draws are those of torch's (`test_densities.py`), and an interface."""
+    families = {n for n, c in vars(dist).items() if isinstance(c, type) and issubclass(c, td.Distribution)}
+    elsewhere = {"ImproperUniform", "RelaxedBernoulliStraightThrough", "RelaxedOneHotCategoricalStraightThrough"}
+    assert families - everything().keys() == {"Wrapper", *elsewhere}
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_densities_are_torchs(name):
     torch.manual_seed(0)

@@ -131,6 +131,14 @@ class Named(torch.Tensor):
 
 
 REFUSED = {
+    "masked_by_data": (
+        lambda z: torch.masked.masked_tensor(z.reshape(1), torch.tensor([True])).to_tensor(0.0)[0],
+        "MaskedTensor.* wants tensors of one class, and what is computed from 'z' has another one",
+    ),
+    "mask_of_data": (
+        lambda z: torch.masked.as_masked_tensor(torch.ones(1), z.reshape(1) < 2).to_tensor(0.0)[0],
+        "MaskedTensor.* wants tensors of one class, and what is computed from 'z' has another one",
+    ),
     "sparse": (lambda z: z.reshape(1).to_sparse().sum(), "layout sparse_coo"),
     "sparse_values": (lambda z: torch.sparse_coo_tensor([[0]], z.reshape(1), (1,)).to_dense()[0], "layout sparse_coo"),
     "sparse_indices": (

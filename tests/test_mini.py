@@ -190,7 +190,7 @@ def _used_up(bound):
         yield source
 
 
-def test_enumeration_of_a_crossed_plate_is_refused_by_both():
+def test_enumeration_in_spite_of_cross_element_dependence_is_refused_by_both():
     with pytest.raises(vg.errors.SiteError, match="cannot serve this site"):
         ours(Twice, Enumerate()).estimate()
     with pytest.raises(ValueError, match="needs costs inside its plates"):

@@ -13,7 +13,7 @@ import torch
 from varigrad.terms.operator_allowlist import TELLING
 from varigrad.terms.side_effects import effect_of
 
-PARTS = 6
+PARTS = 2  # one for each of pytest's workers: a process takes seconds to import torch's samples
 
 
 def in_a_process_of_its_own(script, *args):

@@ -52,10 +52,26 @@ CROSSED = {
     "psi": torch.special.psi,
     "entr": lambda z: torch.special.entr(z).exp(),
     "log of what touches zero": lambda z: z * torch.exp(-0.5 * torch.log(z * z)),
+    "hypot": lambda z: z / torch.hypot(z, 0 * z),
+    "hypot with a constant": lambda z: z / torch.hypot(0 * ONE, z),
+    "cdist": lambda z: z / torch.cdist(matrix(z), 0 * COLUMN).sum(),
+    "pairwise_distance": lambda z: z / F.pairwise_distance(matrix(z), 0 * COLUMN, eps=0.0).sum(),
+    "dist": lambda z: z / torch.dist(z, 0 * ONE),
+    "l1_loss": lambda z: z / F.l1_loss(z, 0 * ONE),
+    "mse_loss": lambda z: z / F.mse_loss(z, target=0 * ONE).sqrt(),
+    "huber_loss": lambda z: z / F.huber_loss(z, 0 * ONE, reduction="none").sqrt(),
+    "matrix_norm": lambda z: z / torch.linalg.matrix_norm(matrix(z)),
+    "matrix_norm of one of two": lambda z: z / torch.linalg.matrix_norm(torch.stack([matrix(z), COLUMN]))[0],
+    "vector_norm": lambda z: z / torch.linalg.vector_norm(pair(z)),
+    "log of hypot": lambda z: z * torch.exp(-torch.log(torch.hypot(z, 0 * z))),
+    "log of a distance": lambda z: z * torch.exp(-torch.log(torch.cdist(matrix(z), 0 * COLUMN)).sum()),
     "kl_div": lambda z: F.kl_div(0 * ONE, z, reduction="sum"),
 }
 NAMED = {
     "rms_norm": lambda z: F.rms_norm(torch.stack([z, 2 * z]), (2,), eps=1e-40).sum(),
+    "what is known to be nowhere negative by nothing": lambda z: z * torch.exp(-torch.log(torch.maximum(z, -z))),
+    "singular values": lambda z: z / torch.linalg.svdvals(matrix(z)).sum(),
+    "a product with itself": lambda z: z * torch.exp(-torch.log(z.reshape(1) @ z.reshape(1)) / 2),
     "_weight_norm": lambda z: torch._weight_norm(matrix(z), COLUMN, 0).sum(),
 }
 CONTINUOUS = {
@@ -64,6 +80,8 @@ CONTINUOUS = {
     "matrix power": lambda z: torch.matrix_power(matrix(z), 3).sum(),
     "entropy": lambda z: torch.special.entr(torch.sigmoid(z)),
     "logarithms": lambda z: torch.log(F.softplus(z)) + torch.log1p(z * z) + torch.log(1 + z.square()),
+    "distances that do not vanish": lambda z: torch.log(torch.hypot(z, ONE)) + 1 / (1 + torch.dist(z, 0 * ONE)),
+    "edges of arc functions": lambda z: torch.acos(z.clamp(-1, 1)) + torch.asin(torch.sin(z)) + torch.atan(z),
     "layers": lambda z: F.layer_norm(torch.stack([z, z * 2, z**2]), (3,)).sum(),
     "convolution": lambda z: F.conv1d(z.reshape(1, 1, 1), ONE.reshape(1, 1, 1)).sum(),
     "activations": lambda z: F.gelu(z) + F.mish(z) + F.elu(z) + F.leaky_relu(z) + F.hardtanh(z) + F.softsign(z),
@@ -71,6 +89,20 @@ CONTINUOUS = {
     "foreach": lambda z: torch._foreach_add([z], 1.0)[0] + torch._foreach_exp([z])[0],
     "in place": lambda z: (z * 1).add_(1.0).mul_(2.0).sigmoid_(),
 }  # fmt: skip
+
+
+STEPS = {
+    "atan2": lambda z: torch.atan2(z, z.abs()),
+    "atan2 on its branch cut": lambda z: torch.atan2(0 * z + 1e-30, z),
+    "angle": lambda z: torch.angle(torch.complex(z, 0 * z)),
+    "where acos is no number": lambda z: torch.nan_to_num(torch.acos(2 * z)),
+    "where asin is no number": lambda z: torch.nansum(torch.asin(2 * z)),
+}
+
+
+@pytest.mark.parametrize("f", STEPS.values(), ids=STEPS)
+def test_edges_of_arc_functions_that_jump_are_steps(f):
+    assert bound_of(f).plan()["z"].estimator.startswith("Score(")
 
 
 def pair(z):

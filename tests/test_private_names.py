@@ -16,7 +16,6 @@ OWN = frozenset({"self", "cls", "twin", "super()"})
 """An object of the class in which the code stands: it may use what that class inherits (`test_torch_internals.py`)."""
 OTHERS = {
     ("sys", "_getframe"),
-    ("dis", "_parse_exception_table"),
     ("source", "_call"),
     ("Cached", "_inverse"),
     ("self.lower_spline", "_inverse"),
@@ -59,7 +58,7 @@ def defined_in(tree):
             yield node.arg
         elif isinstance(node, ast.alias):
             yield node.asname or node.name
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
             yield from (text.value for text in node.args[1:2] if isinstance(text, ast.Constant))
 
 

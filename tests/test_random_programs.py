@@ -1,7 +1,8 @@
 """Law 1 again, on programs nobody chose: discrete sites in and out of plates, sums over plates, plates entered again.
 
-Every joint outcome is replayed through the estimators, so there is no sampling error: at most 1e-9 off, on 300
-programs a run. A third of such programs get a wrong gradient where plates are taken at their word.
+Every joint outcome is replayed through the estimators, so there is no sampling error: at most 1e-9 off, on 65
+programs in `make test` and 540 in `make laws`. A third of such programs get a wrong gradient where plates are taken at
+their word.
 """
 
 from collections import Counter
@@ -176,16 +177,16 @@ def check(spec, seen):
         return
     assert largest_difference(moments.mean, gradient) <= 1e-9
     assert abs(moments.value - value) <= 1e-9
-    seen["crossed"] += any(s.cross_element for s in bound.plan().sites)
+    seen["cross-element"] += any(s.cross_element for s in bound.plan().sites)
     seen["exact"] += 1
 
 
 @pytest.mark.parametrize(
     ("kinds", "examples", "exact"),
     [
-        ("score_functions", 60, 40),
-        ("all_estimators", 80, 60),
-        ("by_element", 30, 12),
+        ("score_functions", 25, 16),
+        ("all_estimators", 25, 18),
+        ("by_element", 15, 6),
         pytest.param("score_functions", 200, 150, marks=pytest.mark.slow),
         pytest.param("all_estimators", 200, 150, marks=pytest.mark.slow),
         pytest.param("coupled", 60, 40, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
@@ -203,4 +204,4 @@ def test_random_programs_have_exact_mean_gradients(kinds, examples, exact):
     law()
     assert seen["exact"] >= exact, seen
     if kinds in ("score_functions", "all_estimators"):
-        assert seen["crossed"] >= examples // 40, seen  # programs that break a plate's promise are among them
+        assert seen["cross-element"] >= examples // 40, seen  # programs that break a plate's promise are among them

@@ -46,7 +46,7 @@ def rare():
 
 def bound_of(estimator, program=model, **options):
     source = Source(torch.Generator().manual_seed(1))
-    return vg.ELBO(estimators={"z": estimator}, **options).bind(program, guide, source).init()
+    return vg.ELBO(estimators={"z": estimator}, **options).bind(program, guide, source)
 
 
 # What shows

@@ -201,6 +201,23 @@ def test_a_state_that_does_not_fit_changes_nothing():
     a_state_that_does_not_fit_changes_nothing()
 
 
+@pytest.mark.parametrize("compiled", ["wait", False])
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_state_with_another_schedule_changes_nothing(scheduled, compiled):
+    plain = vg.optim.Adam(lr=0.05)
+    one, other = (
+        vg.SVI(normal_model, normal_guide, SCHEDULED if has else plain, seed=0, compile=compiled)
+        for has in (scheduled, not scheduled)
+    )
+    one.run(2, DATA)
+    other.run(1, DATA)
+    before = other.state()
+    own, theirs = ("no schedule", "one") if scheduled else ("a schedule", "none")
+    with pytest.raises(ParameterError, match=f"this SVI has {own}, and the run of the state had {theirs}"):
+        other.load_state(one.state())
+    assert same(other.state(), before)
+
+
 DAMAGES = {
     "no generator": (lambda s: s.pop("generator"), "the state has no 'generator'; because it is damaged"),
     "no bound": (lambda s: s.pop("bound"), "the state has no 'bound'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,15 +23,22 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
 
 
 def join(*shapes: Sequence[int]) -> torch.Size:
-    """The broadcast of several shapes (torch's own function would import SymPy, which takes a quarter of a second).
+    """The broadcast of several shapes (torch's own function would import SymPy, which takes a quarter of a second, and
+    numpy's makes arrays).
 
     Raises:
         RuntimeError: they do not broadcast.
     """
-    try:
-        return torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
-    except ValueError:
-        raise RuntimeError(f"shapes {', '.join(str(tuple(s)) for s in shapes)} do not broadcast") from None
+    full: list[int] = []  # from the right
+    for shape in shapes:
+        for place, size in enumerate(reversed(shape)):
+            if place == len(full):
+                full.append(size)
+            elif full[place] == 1:
+                full[place] = size
+            elif size not in (1, full[place]):
+                raise RuntimeError(f"shapes {', '.join(str(tuple(s)) for s in shapes)} do not broadcast")
+    return torch.Size(full[::-1])
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:

@@ -61,7 +61,7 @@ FAMILIES = {
 }
 COINS = {"disarm", "arm", "arms", "muprop", "double control", "rodeo"}
 PER_ELEMENT = {"enumerate", "local", "unordered", "sum and sample", "measure valued", "stochastic ad"}
-"""They refuse where a plate is crossed, so most of theirs are outside."""
+"""They refuse cross-element dependence in a plate, so most of theirs are outside."""
 SMOOTH = {"muprop", "double control", "rodeo"}
 """They ask for the cost's slope, between the values of the support."""
 

@@ -81,7 +81,7 @@ def _tried(run):
         except NotEnumerable:
             return "too large"
         except VarigradError as error:
-            # What an estimator has to do by name where a plate is crossed.
+            # What an estimator has to do by name where there is cross-element dependence.
             refused = isinstance(error, SiteError) and " cannot serve " in str(error)
             return "refused" if refused else f"{type(error).__name__}: {error}"
 

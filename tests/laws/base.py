@@ -43,7 +43,8 @@ def hold(model, guide, *, steps=2, elbo=None):
 
 
 def seeded(elbo, model, guide, seed=3):
-    return elbo.bind(model, guide, Source(torch.Generator().manual_seed(seed))).init()
+    bound = elbo.bind(model, guide, Source(torch.Generator().manual_seed(seed)))
+    return bound.init() if bound.is_empty else bound  # programs without arguments were run when it was made
 
 
 def drawn(bound, seed=11):

@@ -1,4 +1,4 @@
-"""Dependencies: nothing that leaves torch is lost, and crossed plates are noticed."""
+"""Dependencies: nothing that leaves torch is lost, and dependence across the elements of a plate is noticed."""
 
 import warnings
 from functools import wraps
@@ -165,7 +165,7 @@ def a_distribution_may_hide_its_tensors():
     hold(model, guide)
 
 
-def _crossing(read_through, estimator):
+def _cross_element(read_through, estimator):
     """Discrete sites in a plate, something outside that reads their sum, the same plate for the likelihood."""
 
     def guide():
@@ -192,21 +192,21 @@ def _crossing(read_through, estimator):
     return model, guide
 
 
-def _crossing_law(read_through):
-    def crossed():
+def _cross_element_law(read_through):
+    def cross_element():
         for estimator in (Score(), LeaveOneOut(2), DisARM()):
-            bound, _ = hold(*_crossing(read_through, estimator))
+            bound, _ = hold(*_cross_element(read_through, estimator))
             assert bound.plan()["z"].cross_element == ("n",)
         try:
-            hold(*_crossing(read_through, Enumerate()))
+            hold(*_cross_element(read_through, Enumerate()))
         except vg.errors.SiteError as error:
             assert "Enumerate cannot serve" in str(error)
 
-    return double_precision(crossed)
+    return double_precision(cross_element)
 
 
 for _read in ("sum", "site", "item", "flip"):
-    law(_crossing_law(_read), f"plate crossed by {_read}")
+    law(_cross_element_law(_read), f"cross-element dependence by {_read}")
 
 
 @law

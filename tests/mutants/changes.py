@@ -16,6 +16,9 @@ MUTANTS = (
     M("mixing found later not added", "objectives/checks/rechecks.py", "        mixed[site] = mixed.get(site, frozenset()) | plates\n    side", "    side", f"{EACH}[plate-closure]"),
     M("a loop found later not added", "objectives/checks/rechecks.py", "        side, reason = False, found.reason\n", "", f"{EACH}[lanes-closure]"),
     M("one finding for all situations", "objectives/checks/rechecks.py", "if known is not None and not late and not touched:", "if not late and not touched:\n            known = explored.discovered", f"{EACH}[plate-eval]"),
+    M("every evaluation looked at anew", "objectives/checks/rechecks.py", "if self._beside is None:", "if True:", "test_rechecks.py::test_evaluations_in_a_row_need_one_look"),
+    M("what evaluations have found never counts as old", "objectives/checks/rechecks.py", "finding, self._beside = explored.discovered, None", "finding = explored.discovered", "test_rechecks.py::test_evaluations_in_a_row_need_one_look"),
+    M("what runs beside the steps have found is not known in the next", "objectives/checks/rechecks.py", "if known is not None:  # with what such", "if False:  # with what such", "test_rechecks.py::test_what_runs_beside_the_steps_have_found_is_known_in_the_next"),
     # What a look looks at.
     M("operations prove no mixing", "objectives/checks/plate_independence_by_operations.py", 'if verdict.kind == "mixes":', "if False:", f"{EACH}[plate-hidden]"),
     M("what is not known to mix counts as apart", "objectives/checks/plate_independence_by_operations.py", "elif verdict.apart:", "else:", f"{EACH}[rare-closure]"),

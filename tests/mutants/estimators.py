@@ -48,7 +48,7 @@ MUTANTS = (
     M("enumerated probabilities without gradient", "estimators/enumeration.py", "draw.log_q[1:].exp() * relative", "draw.log_q[1:].exp().detach() * relative + 0 * draw.log_q[1:]", "enumerate on categorical"),
     M("enumerated densities for probabilities", "estimators/enumeration.py", "draw.log_q[1:].exp() * relative", "draw.log_q[1:] * relative", "enumerate on bernoulli"),
     M("enumerated values weighted alike", "estimators/enumeration.py", "draw.log_q[1:].exp()])", "torch.full_like(draw.log_q[1:], 0.5)])", "enumerate on categorical"),
-    M("enumeration though a plate is crossed", "estimators/enumeration.py", "Needs(per_element=True)", "Needs(per_element=False)", "plate crossed by"),
+    M("enumeration in spite of cross-element dependence", "estimators/enumeration.py", "Needs(per_element=True)", "Needs(per_element=False)", "cross-element dependence by"),
     # DisARM.
     M("DisARM without sigma(|theta|)", "estimators/bernoulli_coupled.py", "sign * torch.sigmoid(logits.detach().abs())", "sign * torch.ones_like(logits)", "disarm on bernoulli"),
     M("DisARM with sigma(theta)", "estimators/bernoulli_coupled.py", "logits.detach().abs()", "logits.detach()", "disarm on extreme"),
@@ -93,13 +93,13 @@ MUTANTS = (
     M("local expectation on densities", "estimators/local_expectation.py", "(log_q.exp() * relative)", "(log_q * relative)", "local expectation on bernoulli"),
     M("coordinates' densities exchanged", "estimators/coordinatewise.py", "diagonal(dim1=0, dim2=-1)", "flip(0).diagonal(dim1=0, dim2=-1)", "local expectations of an event"),
     M("lanes of coordinates summed", "estimators/local_expectation.py", ".flatten(0, 1) / count", ".flatten(0, 1)", "local expectations of an event"),
-    M("local expectation though a plate is crossed", "estimators/local_expectation.py", "Needs(per_element=True)", "Needs(per_element=False)", "local expectation on plate_entered"),
+    M("local expectation in spite of cross-element dependence", "estimators/local_expectation.py", "Needs(per_element=True)", "Needs(per_element=False)", "local expectation on plate_entered"),
     # Draws without replacement.
     M("set's order not forgotten", "estimators/without_replacement.py", "(probs * first * (f - baseline))", "(probs * (f - baseline))", "unordered set on categorical"),
     M("set's baseline without the value's own share", "estimators/without_replacement.py", "(second * p * f).sum(1)", "(second * p * f * (1 - torch.eye(len(p)))).sum(1)", "unordered set on categorical"),
     M("set drawn with replacement", "estimators/without_replacement.py", "index = _one_of(left, open_, source)", "index = _one_of(probs, open_, source)", "unordered set on categorical"),
     M("others forgotten in a set's chances", "estimators/without_replacement.py", "mass = rest + sum(", "mass = sum(", "unordered set on categorical"),
-    M("sets though a plate is crossed", "estimators/without_replacement.py", "    k: int = 2\n\n    needs: ClassVar[Needs] = Needs(per_element=True)", "    k: int = 2\n\n    needs: ClassVar[Needs] = Needs(per_element=False)", "unordered set on plate_entered"),
+    M("sets in spite of cross-element dependence", "estimators/without_replacement.py", "    k: int = 2\n\n    needs: ClassVar[Needs] = Needs(per_element=True)", "    k: int = 2\n\n    needs: ClassVar[Needs] = Needs(per_element=False)", "unordered set on plate_entered"),
     M("sampled value not weighted", "estimators/without_replacement.py", "torch.where(sampled > 0, (rest + sampled) / sampled, 0.0)", "torch.where(sampled > 0, 1.0, 0.0)", "sum and sample on categorical"),
     M("sampled value in its own baseline", "estimators/without_replacement.py", "share = torch.where(summed, p, 0.0)", "share = p", "sum and sample on categorical"),
     M("lane 0 always the likeliest", "estimators/without_replacement.py", "chosen = source.index(torch.cat([top, mass], -1)).unsqueeze(-1)", "chosen = torch.zeros_like(listed[..., :1])", "sum and sample on categorical"),
@@ -120,7 +120,7 @@ MUTANTS = (
     M("NegativeBinomial without its failures", "estimators/stochastic_ad.py", "(q.total_count[0] + x)", "x", "steps to neighbours"),
     M("categories' flow over one probability", "estimators/stochastic_ad.py", "1 / (own + other)", "1 / own", "stochastic ad on categorical"),
     M("impossible categories not stepped over", "estimators/stochastic_ad.py", "(k > here) & (p > 0)", "(k > here)", "values without"),
-    M("steps though a plate is crossed", "estimators/stochastic_ad.py", "Needs(per_element=True)", "Needs(per_element=False)", "stochastic ad on plate_entered"),
+    M("steps in spite of cross-element dependence", "estimators/stochastic_ad.py", "Needs(per_element=True)", "Needs(per_element=False)", "stochastic ad on plate_entered"),
     # Partly reparameterised draws.
     M("no score part", "objectives/surrogate.py", "needs.cost or choice.estimator.drawing.partial or", "needs.cost or", "partly reparameterised draws by quadrature"),
     M("the noise's slope forgotten", "estimators/generalized_reparam.py", "density + log_value + deviation.log()", "density + log_value", "partly reparameterised draws by quadrature"),

@@ -91,6 +91,27 @@ MUTANTS = (
         "test_sequential_loops.py",
     ),
     M(
+        "an unknown format of exception tables is read",
+        "language/exception_table.py",
+        "if len(numbers) % 4 or any(begins != (i % 4 == 0) for i, (_, begins) in enumerate(numbers)):",
+        "if len(numbers) % 4:",
+        "test_exception_table.py::test_another_format_is_not_read",
+    ),
+    M(
+        "a table that is cut off is read",
+        "language/exception_table.py",
+        "    if table and table[-1] & _CONTINUES:\n",
+        "    if False:\n",
+        "test_exception_table.py::test_another_format_is_not_read",
+    ),
+    M(
+        "an error that no table can be read for is not caught",
+        "terms/caught_errors.py",
+        "    if entries is None:\n        return True\n",
+        "    entries = entries or []\n",
+        "test_exception_table.py::test_what_cannot_be_read_counts_as_caught_and_as_outside_of_loops",
+    ),
+    M(
         "all tensors count as owned",
         "objectives/checks/untrained_leaves.py",
         "if key not in mine}",

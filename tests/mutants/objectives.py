@@ -15,7 +15,7 @@ MUTANTS = (
     M("loop: sites after an alternative not drawn anew", "objectives/program_runs.py", "for n in order[: order.index(site)]}", "for n in order}", "leave one out on categorical_chain"),
     M("loop: sites before an alternative drawn anew", "objectives/program_runs.py", "for n in order[: order.index(site)]}", "for n in ()}", "leave one out on categorical_chain"),
     M("loop: another minibatch for the alternative", "objectives/program_runs.py", "forced, base.indices)", "forced, None)", "leave one out on subsampled"),
-    M("programs that mix their lanes run side by side", "objectives/checks/lane_independence.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "plate crossed by"),
+    M("programs that mix their lanes run side by side", "objectives/checks/lane_independence.py", 'return f"the density of {term.name!r} mixes', 'return None and f"the density of {term.name!r} mixes', "cross-element dependence by"),
     # The cost of a site.
     M("a downstream term dropped", "terms/cost.py", "return [t for t in terms if site in t.upstream or", "return [t for t in list(terms)[:-1] if site in t.upstream or", "score on bernoulli"),
     M("own term missing", "terms/cost.py", "for term in terms:\n        keep", "for term in terms:\n        if term.name == site and term.sign < 0:\n            continue\n        keep", "score on bernoulli"),
@@ -24,7 +24,7 @@ MUTANTS = (
     M("all terms count as downstream", "terms/cost.py", "for t in terms if site in t.upstream or", "for t in terms if t.sign or site in t.upstream or", "what is not downstream"),
     M("plates not reduced", "terms/cost.py", "return log_prob.sum(summed, keepdim=True) if summed else log_prob", "return log_prob", "score on nested"),
     M("plates reduced though kept", "terms/cost.py", "if plates else ()", "if plates and False else ()", "an element of a plate"),
-    M("plates kept though crossed", "terms/cost.py", "if p.dim is not None} - cross_element", "if p.dim is not None}", "plate crossed by sum"),
+    M("plates kept in spite of cross-element dependence", "terms/cost.py", "if p.dim is not None} - cross_element", "if p.dim is not None}", "cross-element dependence by sum"),
     # Terms.
     M("scale forgotten", "terms/term.py", "log_prob = log_prob * message.scale", "pass", "score on scaled"),
     M("scale of a minibatch forgotten", "language/plates.py", "scale=message.scale * self.factor", "scale=message.scale", "a minibatch estimates"),

@@ -19,7 +19,7 @@ MUTANTS = (
     M("a value does not carry what is upstream of it", "terms/dependency_tracker.py", "provenance = site.upstream", "provenance = NOTHING", "score on chain"),
     M("sites not followed", "objectives/execute.py", "follow = needs.cost or", "follow = False and", "score on bernoulli"),
     M("escapes ignored", "terms/dependency_tracker.py", "escaped = self.escapes.provenance", "escaped = NOTHING", "leak by if"),
-    M("escapes cross no plate", "terms/dependency_tracker.py", "Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped", "Token(t.site) for t in escaped", "plate crossed by item"),
+    M("escapes depend on one element of a plate", "terms/dependency_tracker.py", "Token(t.site, self.plates[t.site] - {PARTICLES}) for t in escaped", "Token(t.site) for t in escaped", "cross-element dependence by item"),
     M("the dispatcher does not mark", "terms/tracked.py", "if escapes is not None and not escapes.active:", "if True:", "leak by scripted"),
     M("writes in place ignored", "terms/side_effects.py", 'return Effect(plain, "writes into its arguments")', "return Effect(plain)", "leak by add_"),
     M("out= ignored", "terms/tracked.py", 'plain_kwargs.get("out") is not None', 'plain_kwargs.get("nothing") is not None', "leak by out"),
@@ -30,7 +30,7 @@ MUTANTS = (
     M("a mask not looked at", "terms/dependency_tracker.py", "upstream |= message.mask._provenance", "pass", "dependent mask"),
     M("a scale not looked at", "terms/dependency_tracker.py", "upstream |= message.scale._provenance", "pass", "dependent scale"),
     M("a factor's value not looked at", "terms/dependency_tracker.py", "upstream |= get_provenance(message.log_factor)", "upstream |= NOTHING", "dependent factor"),
-    M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.cross_element | (self.plates[t.site] - here)", "t.cross_element", f"{ALONE}what_is_read_outside_of_a_plate_has_crossed_it_without_operations"),
+    M("leaving a plate crosses nothing", "terms/dependency_tracker.py", "t.cross_element | (self.plates[t.site] - here)", "t.cross_element", f"{ALONE}what_is_read_outside_of_a_plate_depends_on_all_elements_without_operations"),
     # Numbers are compared where operations prove nothing.
     M("mixing inside a plate ignored", "objectives/checks/plate_independence_by_values.py", "if _mixes(perform,", "if False and _mixes(perform,", f"{HERE}[by_its_neighbours]"),
     M("all sites changed at once only", "objectives/checks/plate_independence_by_values.py", "if _mixes(perform,", "if moves_anywhere(perform, collect, run, vectorization, known or {}) and _mixes(perform,", f"{ALONE}sites_that_cancel_in_each_other_are_changed_one_at_a_time"),

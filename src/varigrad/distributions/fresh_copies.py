@@ -20,6 +20,7 @@ from torch.distributions.utils import lazy_property
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.fast_families import Lazy
 from varigrad.distributions.flows.base import TransformModule
+from varigrad.distributions.mixin import Independent
 from varigrad.distributions.tensor_walk import is_known_type
 from varigrad.distributions.unit import Unit
 
@@ -43,6 +44,7 @@ class _Memory(Enum):
 
 _NOTHING, _PARTS = _Memory.NOTHING, _Memory.PARTS
 _REMEMBERING = td.Distribution, td.Transform
+_INDEPENDENT = td.Independent, Independent
 _NUMBERS = frozenset({Tensor, nn.Parameter, Size, bool, int, float, type(None)})
 """Types of attributes that hold no part."""
 
@@ -55,10 +57,15 @@ def fresh(distribution: td.Distribution) -> td.Distribution:
     memory = _memory_of(type(distribution))  # type: ignore[arg-type]
     if memory is _NOTHING:
         return distribution
-    if memory is _PARTS and not _remembers(distribution, set()):
+    if memory is _PARTS and (_holds_one_that_forgets(distribution) or not _remembers(distribution, set())):
         return distribution
     twin: td.Distribution = _twin(distribution, {})
     return twin
+
+
+def _holds_one_that_forgets(part: td.Distribution) -> bool:
+    """Whether a distribution is an `Independent` of a family that keeps nothing: the most common one with parts."""
+    return type(part) in _INDEPENDENT and _memory_of(type(part.base_dist)) is _NOTHING  # type: ignore[attr-defined, arg-type]
 
 
 @lru_cache(maxsize=1024)
@@ -75,8 +82,8 @@ def _remembers(part: object, seen: set[int]) -> bool:
     """Whether a distribution or transform, or anything in it, could keep results."""
     seen.add(id(part))
     memory = _memory_of(type(part))  # type: ignore[arg-type]
-    if memory is not _Memory.PARTS:
-        return memory is not _Memory.NOTHING
+    if memory is not _PARTS:
+        return memory is not _NOTHING
     own = part.__dict__
     if own.get("_cache_size"):  # of a transform
         return True

@@ -87,7 +87,7 @@ class Lanes:
         return self.share(source.draw(distribution, lanes=self.drawn(*self.own)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Draw:
     """An estimator's draw at a site.
 
@@ -123,6 +123,33 @@ class Draw:
     noise: Noise = None
     slope: Tensor | None = None
     state: State = None
+
+    def __init__(
+        self,
+        distribution: td.Distribution,
+        value: Tensor,
+        lanes: Lanes | None = None,
+        plates: tuple[Plate, ...] = (),
+        log_q: Tensor | None = None,
+        particles: int | None = None,
+        values: Mapping[str, Tensor] | None = None,
+        noise: Noise = None,
+        slope: Tensor | None = None,
+        state: State = None,
+    ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
+        self.__dict__.update(
+            distribution=distribution,
+            value=value,
+            lanes=lanes,
+            plates=plates,
+            log_q=log_q,
+            particles=particles,
+            values=values,
+            noise=noise,
+            slope=slope,
+            state=state,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,6 +87,10 @@ class Outcomes(Source):
         size = len(flat) // leading
         free = [lanes is None or i // size in lanes for i in range(len(flat))]
         self._check_count((flat > 0).sum(-1)[torch.tensor(free)].tolist(), "a draw has")
+        if flat.dtype != torch.float64:
+            # The sum of single-precision probabilities is 1 but for rounding; over many choices that adds up.
+            total = flat.double().sum(-1, keepdim=True)
+            flat = flat.double() / total.where((total - 1).abs() < 1e3 * torch.finfo(probs.dtype).eps, 1.0)
         chosen = [
             self._choose(row.tolist()) if choice else int(row.argmax()) for row, choice in zip(flat, free, strict=True)
         ]

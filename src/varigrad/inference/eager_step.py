@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 
@@ -22,6 +21,7 @@ from varigrad.optim.config import Optimizer
 from varigrad.optim.fused_adam import FusedAdam
 from varigrad.optim.gradient_layout import check_writable, downhill, laid_out_like, prepare_kernels
 from varigrad.optim.schedules import Scheduler
+from varigrad.user_warnings import warn_user
 
 # Asked of every parameter in every step: without a loop in Python.
 _REQUIRED, _ON_CUDA = attrgetter("requires_grad"), attrgetter("is_cuda")
@@ -260,7 +260,7 @@ class EagerSteps:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, GradientWarning, stacklevel=5)
+    warn_user(text, GradientWarning)
 
 
 def _norm(grads: list[Tensor]) -> float:

@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from varigrad.compile.step.saved_steps import check_saved
+from varigrad.compile.step.saved_steps import SavedSteps, check_saved
+from varigrad.distributions.rng import GeneratorState
 from varigrad.errors import ParameterError
 from varigrad.inference.eager_step import EagerSteps
 from varigrad.objectives.bound import Bound
 
+Tree = TypeVar("Tree")
+
 _KEPT = ("bound", "optimizer", "scheduler", "generator")
 
 
-def state_of(bound: Bound, eager_steps: EagerSteps) -> dict[str, Any]:
+class KeptState(TypedDict):
+    """The part of a run's state that states of all versions have.
+
+    Attributes:
+        bound: parameters, buffers and the estimators' states, by name.
+        optimizer, scheduler: what torch saves of them; None where there is none.
+        generator: the state of the source of draws.
+    """
+
+    bound: dict[str, Tensor]
+    optimizer: dict[str, Any] | None
+    scheduler: dict[str, Any] | None
+    generator: GeneratorState
+
+
+class RunState(KeptState):
+    """All that changes from step to step; states of older versions lack the last two.
+
+    Attributes:
+        decided: estimators chosen by a comparison, `site -> (estimator, why)`; None if there are none.
+        compiled: the progress of compiled steps; None if steps are not compiled.
+        looks: the history of the gradient's noise; None without a monitor.
+        metrics: what the last step reported; None before the first.
+    """
+
+    decided: dict[str, tuple[str, str]] | None
+    compiled: SavedSteps | None
+    looks: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+
+
+def state_of(bound: Bound, eager_steps: EagerSteps) -> KeptState:
     """Copies of parameters, baselines, optimiser, schedule and generator, which no later step changes."""
     optimizer, scheduler = eager_steps.current_optimizer, eager_steps.scheduler
     return {
@@ -77,6 +111,13 @@ def load(state: Mapping[str, Any], bound: Bound, eager_steps: EagerSteps) -> Non
             part = f"the state's {name!r} cannot be loaded"
             if follower is optimizer:
                 _check_optimizer(state[name], optimizer)
+            elif (follower is None) != (state[name] is None) and state["optimizer"] is not None:
+                own, other = ("no schedule", "one") if follower is None else ("a schedule", "none")
+                raise ParameterError(
+                    f"this SVI has {own}, and the run of the state had {other}",
+                    because="the steps that follow would have other sizes than those of that run",
+                    try_="load_state in an SVI whose optimiser has the same schedule=",
+                )
             if follower is not None and state[name] is not None:
                 follower.load_state_dict(copied(state[name]))
         if state["optimizer"] is None:  # taken before the first step
@@ -161,15 +202,20 @@ def reading(part: str) -> Iterator[None]:
         ) from error
 
 
-def copied(tree: Any) -> Any:
+def copied(tree: Tree) -> Tree:
     """A copy of a tree and of its tensors."""
+    return cast(Tree, _copied(tree))
+
+
+def _copied(tree: object) -> object:
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):
-        return {k: copied(v) for k, v in tree.items()}
+        return {k: _copied(v) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
-        parts = [copied(v) for v in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+        make: Callable[..., object] = type(tree)
+        parts = [_copied(v) for v in tree]
+        return make(*parts) if hasattr(tree, "_fields") else make(parts)
     return tree
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
@@ -27,6 +26,7 @@ from varigrad.inference.eager_step import EagerSteps
 from varigrad.inference.fit_result import Fit
 from varigrad.inference.gradient_monitor import Gradients, Monitor
 from varigrad.inference.noise_history import NoiseHistory
+from varigrad.inference.one_thread import OneThread
 from varigrad.inference.progress import Progress
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
@@ -34,6 +34,7 @@ from varigrad.objectives.elbo import ELBO
 from varigrad.objectives.plan import Plan
 from varigrad.optim.config import Optimizer
 from varigrad.optim.schedules import Scheduler
+from varigrad.user_warnings import warn_user
 
 
 class SVI:
@@ -81,6 +82,7 @@ class SVI:
         self.bound: Bound = objective if isinstance(objective, Bound) else objective.bind(model, guide, None)
         self.metrics: Metrics | None = None
         self._eager_steps = EagerSteps(self.bound, optim, skip_nonfinite)
+        self._one_thread = OneThread()
         self._step_compiler: StepCompiler | None = None
         self._looks: NoiseHistory | None = None
         self._use(compile, seed)
@@ -196,7 +198,8 @@ class SVI:
                 because="the call is inside torch.no_grad() or torch.inference_mode()",
                 try_="svi.evaluate(...) to measure without learning",
             )
-        return self._eager_steps.interrupts.whole(self._advance, 1, args, kwargs).losses[0]
+        taken: StepResults = self._eager_steps.interrupts.whole(self._one_thread, self._advance, 1, args, kwargs)
+        return taken.losses[0]
 
     def evaluate(self, *args: object, particles: int = 1, **kwargs: object) -> float:
         """The loss averaged over `particles` fresh runs; nothing is updated, no generator either."""
@@ -243,9 +246,10 @@ class SVI:
             elif self._step_compiler is not None:
                 self._step_compiler.wait = compile == "wait"
         begin = partial(self._run, steps, args, kwargs, progress, callback, every, monitor, recheck)
-        fit, interrupted = self._eager_steps.interrupts.whole(begin, quiet=True)
+        outcome: tuple[Fit, bool] = self._eager_steps.interrupts.whole(self._one_thread, begin, quiet=True)
+        fit, interrupted = outcome
         if self._eager_steps.interrupts.forget() or interrupted:
-            warnings.warn(f"interrupted after {len(fit.losses)} of {steps} steps", stacklevel=2)
+            warn_user(f"interrupted after {len(fit.losses)} of {steps} steps")
         return fit
 
     def _run(
@@ -315,7 +319,7 @@ class SVI:
         self._looks.looks = list(self._looks.looks)
         return Monitor(config, self.bound, self._looks)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> run_state.RunState:
         """All that changes from step to step, as one tree: parameters, optimiser, baselines, generator, looks, and how
         far compiled steps have come.
         """
@@ -329,7 +333,7 @@ class SVI:
             "metrics": None if metrics is None else asdict(metrics),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: run_state.RunState | Mapping[str, Any]) -> None:
         """Go back to a state.
 
         The continuation is bit for bit the one that followed it: without `compile`, and with `compile="wait"`. With

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType, FrameType, TracebackType
 
+from varigrad.language.exception_table import exception_table, instruction_at
+
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
@@ -59,19 +61,21 @@ def _frames_of_errors() -> Iterator[FrameType]:
 @lru_cache(maxsize=1024)
 def _body_of(code: CodeType, place: int) -> tuple[int, int] | None:
     """First and last offset of the loop whose `for` is at a place; None if that is none (a call of `next`, say)."""
-    for instruction in dis.get_instructions(code):
-        if instruction.offset == place:
-            return (place, int(instruction.argval)) if instruction.opname == "FOR_ITER" else None
-    return None
+    instructions = list(dis.get_instructions(code))
+    at = instruction_at(instructions, place)
+    if at is None or instructions[at].opname != "FOR_ITER":
+        return None
+    return instructions[at].offset, int(instructions[at].argval)
 
 
 @lru_cache(maxsize=4096)
 def _inside(code: CodeType, place: int, loop: tuple[int, int]) -> bool:
     """Whether an instruction belongs to a loop.
 
-    Code that handles errors stands behind all other code. It belongs where the code belongs that it protects.
+    Code that handles errors stands behind all other code. It belongs where the code belongs that it protects; if that
+    cannot be read, it counts as outside of all loops, which promises nothing.
     """
-    entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    entries = exception_table(code) or []
     handlers = sorted({i.offset for i in dis.get_instructions(code) if i.opname == "PUSH_EXC_INFO"})
     met = set[int]()
     while not loop[0] <= place < loop[1]:

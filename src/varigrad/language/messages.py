@@ -1,4 +1,8 @@
-"""Messages: frozen records that primitives send to the handlers around them, as one closed union of types."""
+"""Messages: frozen records that primitives send to the handlers around them, as one closed union of types.
+
+Records that every run makes by the dozen fill their dictionary at once: the `__init__` that `dataclass` writes for a
+frozen record stores field by field, at several times the cost.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Plate:
     """A dimension declared independent.
 
@@ -28,6 +32,16 @@ class Plate:
     dim: int | None
     subsample: Tensor | None = None
     index: int | None = None
+
+    def __init__(
+        self,
+        name: str,
+        size: int | None,
+        dim: int | None,
+        subsample: Tensor | None = None,
+        index: int | None = None,
+    ) -> None:
+        self.__dict__.update(name=name, size=size, dim=dim, subsample=subsample, index=index)
 
     @property
     def batch(self) -> int | None:
@@ -49,7 +63,7 @@ class SiteEstimator(Protocol):
         """How many further values it wants the cost at."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Sample:
     """A random choice, observed or latent.
 
@@ -70,6 +84,32 @@ class Sample:
     notes: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: bool = False
 
+    def __init__(
+        self,
+        name: str,
+        distribution: td.Distribution,
+        value: Tensor | None,
+        observed: bool,
+        plates: tuple[Plate, ...] = (),
+        mask: Tensor | None = None,
+        scale: Tensor | float = 1.0,
+        estimator: SiteEstimator | None = None,
+        notes: Mapping[str, Any] | None = None,
+        auxiliary: bool = False,
+    ) -> None:
+        self.__dict__.update(
+            name=name,
+            distribution=distribution,
+            value=value,
+            observed=observed,
+            plates=plates,
+            mask=mask,
+            scale=scale,
+            estimator=estimator,
+            notes={} if notes is None else notes,
+            auxiliary=auxiliary,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Factor:
@@ -82,7 +122,7 @@ class Factor:
     scale: Tensor | float = 1.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Param:
     """A learnable tensor; `value` is constrained.
 
@@ -96,6 +136,19 @@ class Param:
     event_dim: int | None
     value: Tensor | None = None
     fallback: Callable[[Param], Tensor] | None = None
+
+    def __init__(
+        self,
+        name: str,
+        init: Tensor | float | Callable[[], Tensor] | None,
+        constraint: constraints.Constraint,
+        event_dim: int | None,
+        value: Tensor | None = None,
+        fallback: Callable[[Param], Tensor] | None = None,
+    ) -> None:
+        self.__dict__.update(
+            name=name, init=init, constraint=constraint, event_dim=event_dim, value=value, fallback=fallback
+        )
 
 
 @dataclass(frozen=True, eq=False)

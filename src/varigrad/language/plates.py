@@ -116,7 +116,9 @@ class plate:  # noqa: N801 - a word of the language, like sample and param
         subsample: Tensor | None = None,
         dim: int | None = None,
     ) -> None:
-        size, subsample_size, dim = map(_number, (size, subsample_size, dim))
+        size = size if type(size) is int else _number(size)
+        subsample_size = None if subsample_size is None else _number(subsample_size)
+        dim = None if dim is None else _number(dim)
         _check(name, size, subsample_size, subsample, dim)
         self.name: str = name
         self.size: int | None = size

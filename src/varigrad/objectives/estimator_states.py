@@ -66,11 +66,11 @@ class EstimatorStates(nn.Module):
 
     def advance(self, trees: Mapping[str, State], steps: int) -> None:
         """Carry these states from now on, and count the steps that have led to them."""
-        if trees is not self._trees:
+        if trees is not self._trees and (trees or self._trees):
             self._hold(trees)
         if steps:
             count = self.count + steps
-            self._counted.add_(steps)
+            self._counted.fill_(count)
             # Not by assignment: torch's modules look at everything that is assigned to them.
             self.__dict__.update(_count=count, _version=version_of(self._counted))
 

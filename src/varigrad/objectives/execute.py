@@ -45,6 +45,7 @@ from varigrad.objectives.marginal_sites import (
     marginal_site,
 )
 from varigrad.objectives.run_record import RunRecord, RunSettings, VectorizationChanged
+from varigrad.terms.class_checks import refusal_of_class
 from varigrad.terms.dependency_tracker import PARTICLES, Statement, Tracker
 from varigrad.terms.marginal import MarginalSite
 from varigrad.terms.provenance import get_provenance, untracked
@@ -86,6 +87,11 @@ def perform(
             record.operations = next_sequence_number() - noted, record.tracker.escapes.way
             if settings.explore:
                 note_jumps(record.marked, record.tracker.escapes)
+    except TypeError as error:
+        refusal = refusal_of_class(error)
+        if refusal is not None:
+            raise refusal from error
+        raise
     finally:
         record.tracker.finish()
     record.tracker.check()

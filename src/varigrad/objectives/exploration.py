@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +19,7 @@ from varigrad.objectives.program_runs import ProgramRuns
 from varigrad.objectives.reachable_state import ReachableState, reachable_from
 from varigrad.objectives.run_record import RunRecord, Vectorization, vectorization_of
 from varigrad.objectives.without_side_effects import PreservedState, preserving_programs, seed_beside
+from varigrad.user_warnings import warn_user
 
 
 class BiasWarning(UserWarning):
@@ -101,18 +101,18 @@ class Exploration:
         with self._preserved() as kept:
             found = Discovery(self.runs, args, kwargs, kept, check=True, lasting=lasting).run()
         self.use(found)
+        self.rechecks = Rechecks()  # a new one: what was known before may be of use to others
         self.rechecks.begin(self)
         assert self._reachable is not None
         self.rechecks.reach(self.owner, self._reachable)
         for sentence in found.plan.scaled_inside:
-            warnings.warn(f"{sentence}. Try: the whole plate, or the site inside of it", BiasWarning, stacklevel=4)
+            warn_user(f"{sentence}. Try: the whole plate, or the site inside of it", BiasWarning)
         for name in found.suspects:
-            warnings.warn(
+            warn_user(
                 f"{name!r}: Pathwise was asked for, but its value goes through a comparison, rounding conversion "
                 "or a pole, whose jumps a pathwise gradient misses, or loses its derivative on the way (detach, "
                 "no_grad, an index). Try: Score(MovingAverage())",
                 BiasWarning,
-                stacklevel=4,
             )
 
     def look(
@@ -218,7 +218,7 @@ class Exploration:
     def preserved(self) -> Iterator[None]:
         """Inside, what is discovered, and when to look again, may change; afterwards both are what they were."""
         before = self.discovered, self.rechecks, self.quiet
-        self.rechecks, self.quiet = self.rechecks.copy(), True
+        self.rechecks, self.quiet = self.rechecks.beside(self), True
         try:
             yield
         finally:

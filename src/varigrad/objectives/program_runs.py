@@ -51,6 +51,8 @@ class ProgramRuns:
     carried: EstimatorStates
     weights: Mapping[str, Weight] = field(init=False)
     decided: Mapping[str, Choice] | None = None
+    _latest: RunSettings | None = field(default=None, init=False)
+    """The settings of the last step, which the next one shares unless something has changed."""
 
     def __post_init__(self) -> None:
         self.weights = self.objective.weights
@@ -85,6 +87,24 @@ class ProgramRuns:
             self.objective.marginal,
         )
 
+    def _for_step(self, vectorization: Vectorization, nondifferentiable: frozenset[str]) -> RunSettings:
+        """Settings of a step whose particles run side by side: those of the step before, if they are the same."""
+        latest, objective = self._latest, self.objective
+        if (
+            latest is None
+            or latest.vectorization is not vectorization
+            or latest.nondifferentiable is not nondifferentiable
+            or latest.source is not self.source
+            or latest.decided is not self.decided
+            or latest.owner is not self.owner
+            or latest.patterns != patterns_of(objective.estimators)
+            or latest.track_all != bool(objective.analytic_kl)
+            or latest.strict is not objective.strict
+        ):
+            latest = self._latest = self.settings(vectorization, nondifferentiable=nondifferentiable)
+        states = self.carried.trees
+        return latest if latest.states is states else evolve(latest, states=states)
+
     def perform(
         self,
         settings: RunSettings,
@@ -112,9 +132,7 @@ class ProgramRuns:
         torch.clear_autocast_cache()  # 16-bit copies of parameters as they were, or made where gradients were off
         try:
             if side_by_side:
-                wide = self.perform(
-                    self.settings(vectorization, nondifferentiable=nondifferentiable), args, kwargs, cache
-                )
+                wide = self.perform(self._for_step(vectorization, nondifferentiable), args, kwargs, cache)
                 ensembles = [self._ensemble(wide, vectorization, mixed_in(wide, vectorization), {})]
             else:
                 vectorization = evolve(vectorization, particles=1)

@@ -19,7 +19,6 @@ References:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -41,6 +40,7 @@ from varigrad.objectives.run_record import Ensemble, RunRecord, Vectorization
 from varigrad.objectives.surrogate import Estimate, Share, SurrogateParts, drawn, scored, site_surrogate
 from varigrad.terms.cost import lanes
 from varigrad.terms.term import Term
+from varigrad.user_warnings import warn_user
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,11 @@ class Renyi:
         for statement in (*run.guide, *run.model):
             for plate in statement.message.plates:
                 if plate.size is not None and plate.size != plate.batch and plate.index is None:
-                    warnings.warn(
+                    warn_user(
                         f"{plate.name!r}: is subsampled, and the logarithm of a minibatch's estimate is not an "
                         "estimate of the logarithm: what is maximised is another bound than that of the whole data. "
                         "Try: ELBO(), or no subsample",
                         BiasWarning,
-                        stacklevel=6,
                     )
                     return
 

@@ -54,7 +54,7 @@ class SurrogateParts:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Estimate:
     """The result of one step's runs.
 
@@ -72,6 +72,17 @@ class Estimate:
     state: Mapping[str, State]
     terms: Callable[[], dict[str, Tensor]]
     parts: Callable[[], SurrogateParts]
+
+    def __init__(
+        self,
+        value: Tensor,
+        surrogate: Tensor,
+        state: Mapping[str, State],
+        terms: Callable[[], dict[str, Tensor]],
+        parts: Callable[[], SurrogateParts],
+    ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
+        self.__dict__.update(value=value, surrogate=surrogate, state=state, terms=terms, parts=parts)
 
 
 def terms_of(run: RunRecord, vectorization: Vectorization, adjust: Adjust) -> list[Term]:

@@ -41,7 +41,7 @@ class FusedAdam(torch.optim.Adam):
     # The wrapper that torch has around it imports the whole of its compiler, 0.6 s, to say that it is not for it.
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:

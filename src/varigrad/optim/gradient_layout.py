@@ -80,21 +80,25 @@ def fits(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor) -> 
 
     Written out, because a step of a small model asks it for every parameter.
     """
-    shape, stride, kind, device = parameter.shape, parameter.stride(), parameter.dtype, parameter.device
+    kind = parameter.dtype
+    if not (
+        gradient.layout is torch.strided and gradient.dtype is kind and first.dtype is kind and second.dtype is kind
+    ):
+        return False
+    if not (parameter.is_cpu and gradient.is_cpu and first.is_cpu and second.is_cpu):
+        device = parameter.device
+        if not (gradient.device == device and first.device == device and second.device == device):
+            return False
+    if parameter.ndim == gradient.ndim == first.ndim == second.ndim == 0:
+        return True  # single numbers
+    shape, stride = parameter.shape, parameter.stride()
     return (
-        gradient.layout is torch.strided
-        and gradient.stride() == stride
+        gradient.stride() == stride
         and first.stride() == stride
         and second.stride() == stride
         and gradient.shape == shape
         and first.shape == shape
         and second.shape == shape
-        and gradient.dtype is kind
-        and first.dtype is kind
-        and second.dtype is kind
-        and gradient.device == device
-        and first.device == device
-        and second.device == device
         and (parameter.is_contiguous() or is_dense(parameter))
     )
 

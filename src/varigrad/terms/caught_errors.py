@@ -3,7 +3,8 @@
 Whether torch raises an error depends on values, so a program that catches the error learns about them. So the inputs of
 a call that may raise count as having left torch if the call is in a `try` block with an `except`, or in a `with` block
 whose manager may swallow errors, in any frame between the call and the program's first line. Python keeps these blocks
-in the exception table of each code object, which can be read without raising an error.
+in the exception table of each code object, which can be read without raising an error. Where it cannot be read, errors
+count as caught.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
+from varigrad.language.exception_table import exception_table
 from varigrad.language.plates import InPlate
 from varigrad.language.runtime import handlers_in_force
 
@@ -66,7 +68,9 @@ def _look(frame: FrameType, code: CodeType) -> bool | frozenset[int]:
     doubtful = set[int]()
     instructions = list(dis.get_instructions(code))
     places = {instruction.offset: i for i, instruction in enumerate(instructions)}
-    entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    entries = exception_table(code)
+    if entries is None:
+        return True
     at, met = frame.f_lasti, set[int]()
     while True:
         target = next((e.target for e in entries if e.start <= at < e.end), None)

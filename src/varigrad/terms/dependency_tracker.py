@@ -22,6 +22,7 @@ from varigrad.language.messages import Factor, Forward, Message, Plate, Program,
 from varigrad.language.runtime import Handled, Scope
 from varigrad.terms.caught_errors import would_be_caught
 from varigrad.terms.data_assignment import Guard
+from varigrad.terms.escapes import same_numbers
 from varigrad.terms.force_eager import FORCE_EAGER
 from varigrad.terms.poles import sign_of_draws
 from varigrad.terms.provenance import (
@@ -50,7 +51,7 @@ class Token(NamedTuple):
     cross_element: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Statement:
     """A `Sample` or `Factor` of a run, with plain tensors, and everything upstream of its log-density."""
 
@@ -60,6 +61,16 @@ class Statement:
     """The part of `upstream` that does not come through the site's own value."""
     opaque: bool = False
     """Whether the distribution is of a class that may hide tensors: its density has to be tracked itself."""
+
+    def __init__(
+        self,
+        message: Sample | Factor,
+        upstream: Provenance,
+        given: Provenance = NOTHING,
+        opaque: bool = False,
+    ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
+        self.__dict__.update(message=message, upstream=upstream, given=given, opaque=opaque)
 
 
 _UNGUARDED = nullcontext()
@@ -84,6 +95,7 @@ class Tracker:
         self.plates: dict[str, frozenset[str]] = {}
         self._plated = False
         self._drawn: list[tuple[str, Tensor, int]] = []
+        self._copies: list[Tensor] = []
 
     def guard(self) -> AbstractContextManager[object]:
         """A context that has to be around the programs for the tracker to see all that they do."""
@@ -157,6 +169,8 @@ class Tracker:
         provenance = site.upstream
         if not value.is_inference():  # tensors of that mode do not count how often they are written to
             self._drawn.append((name, value, version_of(value)))
+            if self.escapes.watch:  # `.data` has a count of versions of its own
+                self._copies.append(value.detach().clone())
         if not pathwise and provenance and self.escapes.watch:
             provenance = frozenset(Token(t.site, t.cross_element | {NOT_PATHWISE}) for t in provenance)
         if own:
@@ -186,11 +200,15 @@ class Tracker:
     def check(self) -> None:
         """Refuse a program that wrote into a value it was given.
 
+        What was written through `detach()` or `.data` into something computed from a value is noted as a step.
+
         Raises:
-            SiteError: it did; the site is named.
+            SiteError: it wrote into a value; the site is named.
         """
-        for name, value, version in self._drawn:
-            if version_of(value) != version:
+        if self.escapes.watch:
+            self.escapes.nondifferentiable |= self.escapes.overwritten()
+        for i, (name, value, version) in enumerate(self._drawn):
+            if version_of(value) != version or (self._copies and not same_numbers(value.detach(), self._copies[i])):
                 raise SiteError(
                     "the program writes into its value",
                     site=name,

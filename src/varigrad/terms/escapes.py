@@ -71,7 +71,31 @@ class Escapes:
         self.poles: list[Pole] = []
         """Calls of functions with poles that what depends on choices may reach, in order."""
 
+        self._aliased: list[tuple[Tensor, object, Tensor, Provenance]] = []
+
+    def note_alias(self, plain: Tensor, provenance: Provenance) -> None:
+        """Note that another tensor shares a tensor's memory, and no gradient goes through it (`detach`, `.data`)."""
+        if plain.requires_grad:
+            self._aliased.append((plain, plain.grad_fn, plain.detach().clone(), provenance))
+
+    def overwritten(self) -> Provenance:
+        """What those tensors depend on whose numbers have changed through an alias: autograd has not noticed."""
+        found = [
+            provenance
+            for plain, grad_fn, before, provenance in self._aliased
+            if plain.grad_fn is grad_fn and not same_numbers(plain.detach(), before)
+        ]
+        return NOTHING.union(*found)
+
     def add(self, provenance: Provenance) -> None:
         """Note that a value with this provenance has left torch."""
         if self.active:
             self.provenance |= provenance
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape have the same entries, where NaN equals NaN."""
+    try:
+        return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    except RuntimeError:  # inside vmap and its like a tensor has no numbers
+        return True

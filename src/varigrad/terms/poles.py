@@ -28,7 +28,10 @@ _ABOVE = (
 )  # fmt: skip
 _POSITIVE = frozenset("exp exp2 softplus sigmoid softmax cosh expit special_expit".split())
 _KEEP_POSITIVE = frozenset("abs absolute square relu norm linalg_norm linalg_vector_norm".split())
-_NOT_NEGATIVE = _KEEP_POSITIVE | {"var", "std"}
+DISTANCES = frozenset("cdist pairwise_distance dist l1_loss mse_loss huber_loss smooth_l1_loss".split())
+"""Functions that vanish where their first two arguments are equal, and are positive elsewhere."""
+_MATRIX_SIZES = frozenset("linalg_matrix_norm matrix_norm nuclear_norm frobenius_norm linalg_svdvals svdvals".split())
+_NOT_NEGATIVE = _KEEP_POSITIVE | DISTANCES | _MATRIX_SIZES | {"var", "std", "pdist"}
 _PRODUCTS = frozenset("mul __mul__ __rmul__ multiply div __truediv__ __rdiv__ true_divide divide".split())
 _KEPT = _PRODUCTS | frozenset(
     """sum mean prod amax amin max min maximum sqrt clone contiguous reshape view expand expand_as unsqueeze squeeze
@@ -36,7 +39,7 @@ _KEPT = _PRODUCTS | frozenset(
     cumprod mT T diagonal flip roll repeat broadcast_to reciprocal""".split()
 )
 """Functions of which the result is as positive as the least positive argument."""
-_SUMS = frozenset("add __add__ __radd__ hypot".split())
+_SUMS = frozenset("add __add__ __radd__".split())
 
 _DENOMINATORS: Mapping[str, int] = {
     **dict.fromkeys(
@@ -60,7 +63,7 @@ LAYERS: Mapping[str, int] = {
 _TINY = 1e-10
 _POWERS = frozenset("pow __pow__ float_power _foreach_pow".split())
 _LOGARITHMS = frozenset("log log2 log10".split())
-"""Of what may be zero and is known to be nowhere negative."""
+"""Of what may be zero: what is negative has none, which is found otherwise."""
 _MATRIX_POWERS = frozenset("matrix_power linalg_matrix_power".split())
 MATRICES: Mapping[str, int] = {
     **dict.fromkeys(
@@ -101,6 +104,10 @@ def sign_after(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int
     """What is known of a function's result."""
     if name in _POSITIVE:
         return POSITIVE
+    if name in DISTANCES and kwargs.get("weight") is not None:
+        return NONE
+    if name == "hypot":
+        return max(NOT_NEGATIVE, *map(sign_of, args))
     if name in _NOT_NEGATIVE:
         return POSITIVE if name in _KEEP_POSITIVE and args and sign_of(args[0]) == POSITIVE else NOT_NEGATIVE
     if name in ("pow", "__pow__"):
@@ -142,7 +149,7 @@ def denominator(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     if name in _MATRIX_POWERS:
         return args[0] if args and given("n", 1, args, kwargs, 0) < 0 else None
     if name in _LOGARITHMS:
-        return args[0] if args and sign_of(args[0]) == NOT_NEGATIVE else None
+        return args[0] if args and sign_of(args[0]) != POSITIVE else None
     if name in _POWERS:
         return _base_or_exponent(args[0] if args else None, given("exponent", 1, args, kwargs))
     if name == "__rpow__" and len(args) > 1:

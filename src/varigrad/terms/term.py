@@ -24,7 +24,7 @@ from varigrad.terms.provenance import NOTHING, Escapes, Provenance, get_provenan
 _NO_SITES: Mapping[str, frozenset[str]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Term:
     """One summand of the objective.
 
@@ -47,6 +47,21 @@ class Term:
     raw: Tensor
     latent: bool
     parts: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        name: str,
+        sign: int,
+        log_prob: Tensor,
+        plates: tuple[Plate, ...],
+        upstream: Mapping[str, frozenset[str]],
+        raw: Tensor,
+        latent: bool,
+    ) -> None:
+        # At once, as messages are filled (`language/messages.py`).
+        self.__dict__.update(
+            name=name, sign=sign, log_prob=log_prob, plates=plates, upstream=upstream, raw=raw, latent=latent
+        )
 
     def total(self, dims: int) -> Tensor:
         """The detached sum over all plates, `[]`, or `[lanes, 1, ..., 1]` with `dims` plate dimensions."""

@@ -134,6 +134,7 @@ class Tracked(Tensor):
                 ):
                     escapes.nondifferentiable |= provenance
                 if effect.name == "detach" or func == _DATA:
+                    escapes.note_alias(inputs[0]._plain, provenance)
                     escapes.held |= provenance
                     blocked |= provenance
                 elif escapes.with_gradients and not torch.is_grad_enabled():

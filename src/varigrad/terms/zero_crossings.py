@@ -16,15 +16,26 @@ import torch
 from torch import Tensor
 
 from varigrad.terms.escapes import Pole, Roots
-from varigrad.terms.poles import LAYERS, MATRICES, given, place_of, sign_of
+from varigrad.terms.poles import DISTANCES, LAYERS, MATRICES, given, place_of, sign_of
 
 _SAME_ROOT = frozenset("abs absolute __abs__ square pow __pow__ mul __mul__ multiply sqrt norm linalg_norm".split())  # noqa: SIM905
-_REDUCTIONS = frozenset("sum mean norm linalg_norm linalg_vector_norm var std".split())  # noqa: SIM905
+_MATRIX_NORMS = frozenset("linalg_matrix_norm matrix_norm".split())  # noqa: SIM905
+_REDUCTIONS = _MATRIX_NORMS | frozenset("sum mean norm linalg_norm linalg_vector_norm var std".split())  # noqa: SIM905
 _SHAPES = frozenset(
     """clone contiguous reshape view expand expand_as unsqueeze squeeze transpose permute flatten __getitem__ select
     index_select mT T diagonal flip roll repeat broadcast_to""".split()  # noqa: SIM905 - reads better as words
 )
-_DIMS = {"sum": 1, "mean": 1, "var": 1, "std": 1, "norm": 2, "linalg_norm": 2, "linalg_vector_norm": 2, "normalize": 2}
+_DIMS = {
+    **dict.fromkeys(_MATRIX_NORMS, 2),
+    "sum": 1,
+    "mean": 1,
+    "var": 1,
+    "std": 1,
+    "norm": 2,
+    "linalg_norm": 2,
+    "linalg_vector_norm": 2,
+    "normalize": 2,
+}
 """Where a reduction takes its dimensions."""
 _GAMMAS = frozenset("digamma psi lgamma gammaln polygamma".split())  # noqa: SIM905
 _COSINES = frozenset(("cosine_similarity", "cosine_embedding_loss"))
@@ -73,7 +84,10 @@ def roots_after(
     try:
         if name in _REDUCTIONS:
             deviates = name in ("var", "std")
-            return _of_reduction(args[0], given("dim", _DIMS[name], args, kwargs), deviates)
+            default = (-2, -1) if name in _MATRIX_NORMS else None
+            return _of_reduction(args[0], given("dim", _DIMS[name], args, kwargs, default), deviates)
+        if name == "hypot" or name in DISTANCES:
+            return _of_distance(name, args, kwargs)
         if name in _SAME_ROOT or name in _SHAPES:
             found = _roots_of(args[0])
             if len(args) > 1 and isinstance(args[1], Tensor) and args[1] is not args[0] and name not in _SHAPES:
@@ -81,7 +95,7 @@ def roots_after(
             if name in _SHAPES:
                 found = tuple(function(r, *plain_args[1:], **kwargs) for r in found)
             return found[:_MOST]
-    except (RuntimeError, TypeError, IndexError):  # of a shape that the root does not have
+    except (RuntimeError, TypeError, IndexError, AttributeError):  # of a shape that the root does not have
         pass
     return ()
 
@@ -105,6 +119,22 @@ def _of_reduction(value: Any, dims: object, deviates: bool) -> Roots:
     axes = tuple(dims) if isinstance(dims, (tuple, list)) else (dims,) if isinstance(dims, int) else ()
     axes = axes or tuple(range(root.dim()))
     return _of_one_size(root - root.mean(axes, keepdim=True) if deviates and root.dim() else root, axes)
+
+
+def _of_distance(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Roots:
+    """The root of a distance: the difference, or for `hypot` the two sides, if all parts are of one size."""
+    second = next((kwargs[key] for key in ("target", "other", "x2") if key in kwargs), None)
+    sides: tuple[Any, Any] = args[0], args[1] if len(args) > 1 else second
+    a, b = (getattr(x, "_plain", x).detach() for x in sides)
+    if name == "hypot":
+        return _of_one_size(torch.stack(torch.broadcast_tensors(a, b), -1), (-1,))
+    if name == "cdist":
+        return _of_one_size(a.unsqueeze(-2) - b.unsqueeze(-3), (-1,))
+    difference = a - b
+    if name == "pairwise_distance":
+        return _of_one_size(difference + given("eps", 3, args, kwargs, 1e-6), (-1,))
+    whole = name == "dist" or kwargs.get("reduction") != "none"
+    return _of_one_size(difference, tuple(range(difference.dim()))) if whole else (difference,)
 
 
 def _of_one_size(root: Tensor, axes: tuple[int, ...]) -> Roots:

@@ -112,9 +112,12 @@ def made(folder: Path) -> Path:
     """Create a folder where it is missing, for this user only; returns its path without symbolic links.
 
     Raises:
-        Untrusted: another user can write it, or a folder above it.
+        Untrusted: another user can write it, or a folder above it, or a symbolic link in its path leads nowhere.
         OSError: it cannot be created or written.
     """
+    for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():  # what it names may be created by another user, or unmounted
+            raise Untrusted(f"{part} is a symbolic link to nothing (create the folder, or delete the link)")
     folder = Path(os.path.realpath(folder))
     for part in (*reversed(folder.parents), folder):
         with contextlib.suppress(FileExistsError):

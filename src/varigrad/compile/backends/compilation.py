@@ -40,6 +40,7 @@ class Compilation:
         library: the library, once it is there.
         failure: why there will be none; empty while all is well.
         elsewhere: why the cache is not where it should be; empty if it is.
+        fallback: why Inductor has made the library, although C can hold the graph; empty if it has not.
         entry: the library's place in the cache.
     """
 
@@ -49,6 +50,7 @@ class Compilation:
         self.library: Library | None = None
         self.failure: str = ""
         self.elsewhere: str = ""
+        self.fallback: str = ""
         self._start = time.perf_counter()
         self._process: CompilerProcess | None = None
         self._failures: list[str] = []
@@ -150,4 +152,5 @@ class Compilation:
     def _loaded(self, entry: Path, found: bool, seconds: float) -> Library:
         library = cache.loaded(entry, self._recipe.load)
         library.found, library.seconds = found, seconds
+        self.fallback = ". ".join(self._failures)
         return library

@@ -33,7 +33,7 @@ class CudaGraph:
         seconds: how long the capture took.
     """
 
-    failure = elsewhere = ""
+    failure = elsewhere = fallback = ""
     calls: tuple[str, ...] = ()
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:

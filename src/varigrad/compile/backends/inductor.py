@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad._torch_internals import aot_runner
-from varigrad.compile.backends.cache_key import key_of, processor
+from varigrad.compile.backends.cache_key import compiler_identity, key_of, processor
 from varigrad.compile.backends.worker import cxx_compiler
 from varigrad.compile.graph.graph import Graph, packed
 
@@ -66,7 +66,8 @@ class InductorRecipe:
     def key(self) -> str:
         inputs = [(tuple(i.shape), i.stride(), str(i.dtype), str(i.device)) for i in self._inputs]
         code, threads = self._graph.module.code, torch.get_num_threads()
-        return key_of(code, inputs, torch.__version__, processor(), threads, sorted(OPTIONS.items()))
+        made_by = torch.__version__, compiler_identity(cxx_compiler)
+        return key_of(code, inputs, made_by, processor(), threads, sorted(OPTIONS.items()))
 
     def check_compiler(self) -> None:
         cxx_compiler()

@@ -24,6 +24,9 @@ def explain(specializations: Collection[Specialization], patience: int) -> str:
     found = [table(lines, ("form", "state", "recorded", "random numbers a step", "steps (Python + graph)"))]
     for number, own in enumerate(specializations):
         library = _library_of(own)
+        compilation = None if own.step is None else own.step.traced.compilation
+        if compilation is not None and compilation.fallback:
+            found.append(f"form {number}, not compiled as C: {compilation.fallback}")
         if library is not None and library.calls:
             found.append(f"form {number}, left to torch: {', '.join(library.calls)}")
         for who in dict.fromkeys(own.drawn.values()):

@@ -28,7 +28,6 @@ class FlatStatePool:
         self._by_parameters: dict[frozenset[int], FlatState] = {}
         self._in_use = False
         self._installed: Mapping[str, State] | None = None
-        self._version = -1
 
     def has_installed(self, states: Mapping[str, State]) -> bool:
         """Whether the estimators' state is the very one that the current flat state was installed with."""
@@ -59,7 +58,6 @@ class FlatStatePool:
         self.leave()
         if not valid:
             self._abandon(every, *self._by_parameters)
-            self._version = bound.version
         found = self._by_parameters.get(own.reached)
         if found is not None and (not found.fits(states) or has_other_holders(found.displaced())):
             self._abandon(every, own.reached)
@@ -82,7 +80,7 @@ class FlatStatePool:
     def _is_valid(self) -> bool:
         """Whether optimiser and parameters are those that the flat states were made for."""
         optimizer, current = self.host.current_optimizer, self._current
-        if current is None or current.optimizer is not optimizer or self.host.bound.version != self._version:
+        if current is None or current.optimizer is not optimizer:
             return False
         return optimizer is None or current.traits == traits_of(optimizer)
 

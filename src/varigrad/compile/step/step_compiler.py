@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import operator
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from varigrad.distributions.counter_rng import Noise, Rows
 from varigrad.distributions.rng import global_state, set_global_state
 from varigrad.errors import VarigradError
 from varigrad.optim.schedules import Schedule, load_schedule, schedule_of
+from varigrad.user_warnings import warn_user
 
 PATIENCE = 100
 """Eager steps before a program is traced: a short run never pays for it."""
@@ -252,6 +252,8 @@ class StepCompiler:
                 self._refuse(own, compilation.failure)
         if own.stage is not Stage.REFUSED and compilation.library is not None:
             own.progress = own.progress.library_came()
+            if compilation.fallback:
+                self._warn(f"Inductor compiles the steps, which takes longer, because C cannot: {compilation.fallback}")
 
     def _by_graph(self, own: Specialization, limit: int, call: Call) -> StepResults:
         """Steps of the graph, or one of Python's where the graph turns out to be wrong."""
@@ -262,11 +264,14 @@ class StepCompiler:
         before = _Position(noise.get_state(), schedule_of(host.scheduler)) if count > 1 else None
         ready = step.settle(count)
         rows: Rows = noise.rows(step.demand, ready)
+        after_rows = noise.get_state() if check else None
         start = time.perf_counter()
         try:
             with noise.lent(step.device) if step.random else contextlib.nullcontext():
                 results, difference = step.run(ready, rows, call.leaves, check)
         except Exception as error:
+            if after_rows is not None:
+                noise.set_state(after_rows)  # the check may have drawn more than its row
             return self._instead(own, error, rows, call)
         if check:
             self._judge(own, difference)
@@ -382,4 +387,4 @@ class StepCompiler:
     def _warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(text, CaptureWarning, stacklevel=7)
+            warn_user(text, CaptureWarning)

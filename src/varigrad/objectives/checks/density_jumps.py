@@ -15,7 +15,9 @@ from torch import Tensor
 
 from varigrad.distributions.support_edges import Edges, edges_of, of_support, within
 from varigrad.distributions.tensor_walk import is_known
-from varigrad.language.messages import Sample
+from varigrad.errors import SiteError
+from varigrad.language.messages import Factor, Forward, Handler, Message, Sample
+from varigrad.language.runtime import run
 from varigrad.objectives.checks.own_families import draw_steps
 from varigrad.objectives.checks.sites import is_unchecked
 from varigrad.terms.provenance import Escapes, get_blocked, get_provenance, untracked
@@ -107,12 +109,34 @@ def _look_inside(statement: Marked, escapes: Escapes) -> None:
     escapes.nondifferentiable |= get_provenance(*edges.moving)
     left = escapes.provenance
     try:
-        log_prob = message.distribution.log_prob(value)
+        log_prob = run(message.distribution.log_prob, (_refusing(message.name),), (value,), {})
+    except StatementInDensity:
+        raise
     except Exception:
         return
     finally:
         escapes.provenance = left
     escapes.blocked |= get_blocked(log_prob)
+
+
+class StatementInDensity(SiteError):
+    """A log-density makes a statement, which belongs to no run."""
+
+
+def _refusing(site: str) -> Handler:
+    """A handler for the log-density of a site, which refuses random choices and factors."""
+
+    def handler(message: Message, forward: Forward) -> Message:
+        if isinstance(message, (Sample, Factor)):
+            raise StatementInDensity(
+                f"the log-density of its distribution makes the statement {message.name!r}",
+                site=site,
+                because="log-densities are evaluated after the programs have run, so its term would be lost",
+                try_="the statement in the program, and its value as an argument of the distribution",
+            )
+        return forward(message)
+
+    return handler
 
 
 @contextmanager

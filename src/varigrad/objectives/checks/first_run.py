@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import torch
@@ -26,6 +27,7 @@ from varigrad.objectives.checks.sites import check_density, check_device, check_
 from varigrad.objectives.run_record import RunRecord
 from varigrad.terms.dependency_tracker import NOT_PATHWISE, Token
 from varigrad.terms.term import Term
+from varigrad.user_warnings import warn_user
 
 
 def check_pass(run: RunRecord) -> None:
@@ -172,21 +174,32 @@ def _reaches(provenance: Iterable[Token], site: str) -> bool:
 
 
 def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None:
-    """Check that every name (not glob) in the objective's configuration is that of a site.
+    """Check that every name in the objective's configuration is that of a site, and warn of globs that match none.
+
+    A glob may be meant for a site that only another run meets, in a branch, so it is no error.
 
     Raises:
-        SiteError: there is no such site.
+        SiteError: there is no site of this name.
     """
     names = {s.message.name for s in (*run.guide, *run.model)}
     for option, patterns in options.items():
         known = run.choices.keys() if option == "estimators" else names
+        there = ", ".join(map(repr, known)) or "none"
         for pattern in patterns:
-            if pattern not in known and not any(c in pattern for c in "*?["):
+            if pattern in known or any(fnmatchcase(name, pattern) for name in known):
+                continue
+            if not any(c in pattern for c in "*?["):
                 raise SiteError(
                     f"{option} names it, and there is no such site{did_you_mean(pattern, known)}",
                     site=pattern,
-                    because=f"the sites are {', '.join(map(repr, known)) or 'none'}",
+                    because=f"the sites are {there}",
                     try_="the site's name, or a glob such as 'z*'",
+                )
+            if pattern != "*":
+                warn_user(
+                    f"{pattern!r}: {option} has this glob, and it matches no site of the first run"
+                    f"{did_you_mean(pattern, known)}; the sites are {there}. Try: a glob that matches, unless it is "
+                    "for a site that only other runs meet"
                 )
 
 

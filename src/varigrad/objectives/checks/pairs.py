@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 from varigrad.distributions.delta import Delta
@@ -12,6 +11,7 @@ from varigrad.language.messages import Sample
 from varigrad.objectives.checks.sites import example_of, in_support, is_unchecked, table_of
 from varigrad.objectives.support_intervals import interval_of
 from varigrad.shapes import broadcasts, join
+from varigrad.user_warnings import warn_user
 
 
 class SupportWarning(UserWarning):
@@ -103,11 +103,10 @@ def _check_reach(q: Sample, p: Sample) -> None:
             try_="a guide distribution on the same support",
         )
     if narrower:
-        warnings.warn(
+        warn_user(
             f"{q.name!r}: of {families} the guide's cannot reach all values: {ours} against {theirs}. What the "
             "posterior has outside is lost. Try: a guide distribution on the same support",
             SupportWarning,
-            stacklevel=2,
         )
 
 

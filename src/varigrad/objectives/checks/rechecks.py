@@ -7,7 +7,6 @@ discontinuous or not vectorisable, a site or plate stays so: still correct, only
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from operator import attrgetter
@@ -23,6 +22,7 @@ from varigrad.objectives.discovery import POINTS, DiscoveryResult, branch_of
 from varigrad.objectives.parameters import ParameterStore
 from varigrad.objectives.reachable_state import ReachableState
 from varigrad.objectives.run_record import RunRecord, Vectorization
+from varigrad.user_warnings import warn_user
 
 FIRST = 10
 """The first step at which everything is looked at again; then at every tenfold."""
@@ -116,6 +116,7 @@ class Rechecks:
         self._version = -1
         self._now: Situation | None = None
         self._copied = False
+        self._beside: Rechecks | None = None
 
     @property
     def unsettled(self) -> bool:
@@ -136,8 +137,22 @@ class Rechecks:
         twin = Rechecks()
         twin.__dict__.update(self.__dict__)
         twin._known, twin._branches, twin._arguments = self._known.copy(), set(self._branches), set(self._arguments)
-        twin._operations = set(self._operations)
+        twin._operations, twin._beside = set(self._operations), None
         return twin
+
+    def beside(self, explored: Explored) -> Rechecks:
+        """A copy for runs beside the steps (an evaluation's, for example), which may change without changing this one.
+
+        The same copy serves until this one learns something, so that evaluations in a row need one look, not one each.
+        """
+        if self._beside is None:
+            self._beside = self.copy()
+        copy = self._beside
+        copy._now, copy._versions, copy._looked = self._now, self._versions, self._looked
+        known = None if copy._now is None else copy._known.get(copy._now)
+        if known is not None:  # with what such runs have added to it
+            explored.use(known)
+        return copy
 
     def situation(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Situation:
         """All that discovery depends on: modes, shapes, gradients. Computed before every step, so it is cheap."""
@@ -210,16 +225,11 @@ class Rechecks:
 
     def hasten(self, explored: Explored) -> None:
         """Look before the next step: something besides time has shown that the programs may have changed."""
-        self.due = min(self.due, explored.steps)
+        self.due, self._beside = min(self.due, explored.steps), None
 
     def begin(self, explored: Explored) -> None:
-        """Start anew: everything has been looked at just now."""
-        self._known.clear()
-        self._branches.clear()
-        self._arguments.clear()
-        self._operations.clear()
-        self._looked = True
-        self.due, self.since, self._now = _tenfold(explored.steps), explored.steps, None
+        """Start: everything has been looked at just now."""
+        self.due, self.since = _tenfold(explored.steps), explored.steps
 
     def settle(self, explored: Explored, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Note that what is discovered belongs to the present situation."""
@@ -229,7 +239,7 @@ class Rechecks:
 
     def remember(self, explored: Explored) -> None:
         """Keep what is discovered for the present situation."""
-        finding = explored.discovered
+        finding, self._beside = explored.discovered, None
         if finding is not None and self._now is not None:
             self._known[self._now] = finding
             self._known.move_to_end(self._now)
@@ -239,7 +249,7 @@ class Rechecks:
 
     def reach(self, owner: ParameterStore, reached: ReachableState) -> None:
         """Watch the modes and buffers of these modules, and the tensors that may require a gradient later."""
-        self._modules = tuple(reached.modules.values())
+        self._modules, self._beside = tuple(reached.modules.values()), None
         own = {id(p) for _, p in owner.named_parameters()}
         held = [p for m in self._modules for p in own_parameters(m).values() if p is not None]
         seen = {id(p): p for p in (*held, *reached.tensors.values()) if id(p) not in own}
@@ -306,11 +316,10 @@ class Rechecks:
     def _warn(explored: Explored, worse: list[str], since: int) -> None:
         if not explored.quiet:
             steps = f"steps {since + 1} to {explored.steps}" if explored.steps > since + 1 else f"step {explored.steps}"
-            warnings.warn(
+            warn_user(
                 f"{'; '.join(worse)}. That did not show before, so {steps} may have used gradients with a bias. "
                 "From here on it is taken into account: right, and noisier or slower",
                 StaleCheckWarning,
-                stacklevel=6,
             )
 
 

@@ -26,6 +26,7 @@ from varigrad.errors import PlateError, whole_number
 from varigrad.language.messages import Program
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.surrogate import Estimate
+from varigrad.user_warnings import warn_user
 
 Look = Callable[[Bound, Tensor, tuple[object, ...], Mapping[str, object]], None]
 """Is shown a bound, what is differentiated, and what the programs were called with."""
@@ -251,5 +252,5 @@ class ELBOModule(nn.Module):
 def _checked(loss: float) -> float:
     if not math.isfinite(loss):
         what = "NaN" if math.isnan(loss) else f"{loss:+}"
-        warnings.warn(f"Encountered {what}: loss", stacklevel=4)
+        warn_user(f"Encountered {what}: loss")
     return loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from varigrad.language.runtime import Handled
 from varigrad.objectives.bound import BiasWarning
 from varigrad.objectives.estimator_selection import NONDIFFERENTIABLE
 from varigrad.objectives.plan import Plan
+from varigrad.user_warnings import warn_user
 
 
 class Reading:
@@ -66,31 +66,27 @@ class Reading:
         missing, foreign = names.values()
         if missing:
             near = did_you_mean(missing[0], foreign)
-            warnings.warn(
+            warn_user(
                 f"{missing} are sites of the model and not of the guide{near}: they are drawn from the model's own "
-                "distribution, as if that were the guide's. Try: sample statements of these names in the guide",
-                stacklevel=5,
+                "distribution, as if that were the guide's. Try: sample statements of these names in the guide"
             )
         if foreign:
-            warnings.warn(
+            warn_user(
                 f"{foreign} are sites of the guide and not of the model: they count as auxiliary, "
-                "with minus their log-density in the bound. Try: the model's names, or infer={'is_auxiliary': True}",
-                stacklevel=5,
+                "with minus their log-density in the bound. Try: the model's names, or infer={'is_auxiliary': True}"
             )
         for site in plan.sites:
             if site.why == NONDIFFERENTIABLE.why:
-                warnings.warn(
+                warn_user(
                     f"{site.name!r}: its value goes through a comparison, rounding or conversion, whose jumps a "
                     "gradient through the value misses, so the score function is used, which is noisier. "
                     "Try: a smooth function, or, if nothing jumps there, infer={'estimator': Pathwise()}",
                     BiasWarning,
-                    stacklevel=5,
                 )
         if self.enumerates and self.strict and not self.enumerated:
-            warnings.warn(
+            warn_user(
                 "no site asks for enumeration. Try: @config_enumerate on the model or the guide, "
-                "infer={'enumerate': 'parallel'} at a site, or Trace_ELBO() if nothing is to be enumerated",
-                stacklevel=5,
+                "infer={'enumerate': 'parallel'} at a site, or Trace_ELBO() if nothing is to be enumerated"
             )
 
     def _read_guide(self, message: Message, forward: Forward) -> Message:

@@ -18,6 +18,7 @@ from varigrad.language.messages import Named, Program, Record, Sample
 from varigrad.language.primitives import deterministic
 from varigrad.language.trace import Trace
 from varigrad.language.value_conversion import as_numbers
+from varigrad.user_warnings import warn_user
 
 _RETURN = "_RETURN"
 
@@ -58,10 +59,7 @@ class Predictive(nn.Module):
         lengths = {len(value) for value in samples.values() if value.dim()}
         if num_samples is not None and lengths and lengths != {num_samples}:
             found = min(lengths)
-            warnings.warn(
-                f"there are {found} posterior samples, and num_samples is {num_samples}: {found} are predicted",
-                stacklevel=2,
-            )
+            warn_user(f"there are {found} posterior samples, and num_samples is {num_samples}: {found} are predicted")
             num_samples = None
         self.model = model
         self.posterior_samples = samples
@@ -112,7 +110,7 @@ class Predictive(nn.Module):
             for name in self.return_sites:
                 if name not in there and name != _RETURN:
                     near = did_you_mean(name, there)
-                    warnings.warn(f"there is no site {name!r} to return{near}", stacklevel=4)
+                    warn_user(f"there is no site {name!r} to return{near}")
             return [n for n in (*there, _RETURN) if n in self.return_sites]
         return [name for name in there if name not in self.posterior_samples]
 

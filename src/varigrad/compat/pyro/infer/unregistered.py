@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.objectives.bound import Bound
 from varigrad.objectives.checks.untrained_leaves import LookSchedule, UntrainedLeaf, untrained_leaves
+from varigrad.user_warnings import warn_user
 
 
 class Unregistered:
@@ -31,7 +31,7 @@ class Unregistered:
         found = untrained_leaves(bound, surrogate, lambda: {id(p) for _, p in known} | self._told, args, kwargs)
         self._told.update(id(stranger.leaf) for stranger in found)
         for text in dict.fromkeys(map(_text, found)):
-            warnings.warn(text, stacklevel=4)
+            warn_user(text)
 
 
 def _text(stranger: UntrainedLeaf) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from varigrad.compile.backends.c import blas
 from varigrad.compile.backends.c.aten_fallbacks import Caller
 from varigrad.compile.backends.c.codegen import Program, emit, work
-from varigrad.compile.backends.cache_key import key_of, processor
+from varigrad.compile.backends.cache_key import compiler_identity, key_of, processor
 from varigrad.compile.backends.worker import C_OPTIONS, c_compiler
 from varigrad.compile.graph.errors import Unsupported, in_one_line
 from varigrad.compile.graph.graph import Graph, operation_name
@@ -80,7 +80,7 @@ class CRecipe:
         self._program = program
 
     def key(self) -> str:
-        return key_of(self._program.text, C_OPTIONS, processor())
+        return key_of(self._program.text, C_OPTIONS, processor(), compiler_identity(c_compiler))
 
     def check_compiler(self) -> None:
         c_compiler()
