@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -99,6 +98,11 @@ def branch_of(run: RunRecord) -> tuple[object, ...]:
     return (*map(_NAME, run.guide), None, *map(_NAME, run.model), *run.sizes.items())
 
 
+def observed_in(run: RunRecord) -> list[str]:
+    """The observed sites of a run's model."""
+    return [s.message.name for s in run.model if isinstance(s.message, Sample) and s.message.observed]
+
+
 @dataclass(eq=False)
 class Discovery:
     """One analysis of two programs, by runs whose side effects are undone afterwards.
@@ -175,11 +179,10 @@ class Discovery:
                 seen = self.explore(self._mixed)
             terms = collect(seen.guide, seen.model, dims=wide.plates, fixed=(), escapes=seen.tracker.escapes)
             if wide.slots:
-                spread = self.with_all_values(wide.plain)
-                terms = spread.terms
+                terms = (spread := self.with_all_values(wide.plain)).terms
             else:
                 runs.adjusted(seen, terms)
-        side = self._side_by_side(wide, reason)
+        side = self._alone(wide) or not reason
         unproven = self._unproven(seen, wide, reason, points)
         without = self._nondifferentiable
         plan = plan_of(seen, terms, wide, runs.objective.particles, reason, side, without, unproven, crossed)
@@ -188,19 +191,9 @@ class Discovery:
             plan = evolve(plan, marginal=sums, scaled_inside=scaled_inside)
         suspects = tuple(s.name for s in plan.sites if s.suspect and "default" not in s.why)
         sentences, proven = self._proof.sentences, self._proven
+        branch, observed = branch_of(seen), frozenset(observed_in(seen))
         return DiscoveryResult(
-            wide,
-            side,
-            reason,
-            without,
-            plan,
-            branch_of(seen),
-            sentences,
-            proven,
-            points,
-            suspects,
-            crossed,
-            frozenset(s.message.name for s in seen.model if isinstance(s.message, Sample) and s.message.observed),
+            wide, side, reason, without, plan, branch, sentences, proven, points, suspects, crossed, observed
         )
 
     def explore(self, mixed: MixedPlates | None = None) -> RunRecord:
@@ -218,7 +211,7 @@ class Discovery:
             nondifferentiable=self._nondifferentiable,
             track_all=True,
             explore=True,
-            lasting=self._lasting,
+            lasting=self.kept.lasting,
         )
         try:
             return runs.perform(settings, self.args, self.kwargs, forced=forced, indices=indices)
@@ -236,9 +229,6 @@ class Discovery:
                 return pole_crossings(seen, self.explore, self.kept, 2 * self.points)
         finally:
             self.base = base
-
-    def _lasting(self) -> AbstractContextManager[None]:
-        return self.kept.lasting()
 
     def _again(self, vectorization: Vectorization, like: RunRecord | None, forced: dict[str, Tensor]) -> RunRecord:
         """Run the programs again, with some values forced, on the minibatches of another run."""
@@ -270,10 +260,8 @@ class Discovery:
 
     def with_all_values(self, vectorization: Vectorization) -> AllValues:
         """A run in which sites are summed out, everything tracked."""
-        runs = self.runs
-        settings = runs.settings(
-            vectorization, owner=self._owner, nondifferentiable=self._nondifferentiable, track_all=True, loop=True
-        )
+        runs, without = self.runs, self._nondifferentiable
+        settings = runs.settings(vectorization, owner=self._owner, nondifferentiable=without, track_all=True, loop=True)
         run = runs.perform(settings, self.args, self.kwargs)
         return all_values(run, vectorization, runs.terms(run, vectorization))
 
@@ -300,8 +288,7 @@ class Discovery:
         asked = tuple(pattern for pattern, _ in patterns_of(config.estimators))
         patterns = {"estimators": asked, "weights": tuple(config.weights), "marginal": globs_of(config.marginal)}
         check_patterns(seen, {**patterns, "analytic_kl": named})
-        observed = [s.message.name for s in seen.model if isinstance(s.message, Sample) and s.message.observed]
-        check_named(config.marginal, seen.marginal, observed, seen.draws)
+        check_named(config.marginal, seen.marginal, observed_in(seen), seen.draws)
         config.check(seen)
         owner.check_names(s.message.name for s in (*seen.guide, *seen.model))
 
@@ -350,9 +337,6 @@ class Discovery:
         if not (reason or self._alone(wide) or self._lanes_proven):
             found.append(f"particles and alternatives being kept apart, {compared}")
         return tuple(found)
-
-    def _side_by_side(self, wide: Vectorization, reason: str) -> bool:
-        return self._alone(wide) or not reason
 
     def _elsewhere(self, seen: RunRecord, wide: Vectorization, reason: str) -> tuple[str, int]:
         """The same comparisons at other parameters, buffers and arguments; the reason for a loop, and how many points

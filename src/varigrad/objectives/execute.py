@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import assert_never
 
-import torch
 from torch import Tensor
 from torch import distributions as td
 
@@ -34,20 +33,17 @@ from varigrad.language.messages import (
     evolve,
 )
 from varigrad.language.plates import InPlate, same_minibatch
-from varigrad.language.runtime import expanded, run, shape_of
-from varigrad.objectives.chain_rounds import AllRounds
+from varigrad.language.runtime import expanded, run
 from varigrad.objectives.checks.density_jumps import Marked, note_jumps
 from varigrad.objectives.estimator_selection import choose
 from varigrad.objectives.marginal_sites import (
     can_be_marginal,
     check_values_stay,
-    is_marginal,
-    marginal_site,
 )
+from varigrad.objectives.marginal_values import MarginalValues
 from varigrad.objectives.run_record import RunRecord, RunSettings, VectorizationChanged
 from varigrad.terms.class_checks import refusal_of_class
 from varigrad.terms.dependency_tracker import PARTICLES, Statement, Tracker
-from varigrad.terms.marginal import MarginalSite
 from varigrad.terms.provenance import get_provenance, untracked
 
 
@@ -317,7 +313,7 @@ class _Model(_Program):
         self.statements = record.model
         self.guide = guide
         self.latent: set[str] = set()
-        self.marginal_values: dict[str, Tensor] = {}
+        self.marginal = MarginalValues(settings, record, guide.forced)
 
     def sample(self, message: Sample, forward: Forward) -> Message:
         message = with_fresh_distribution(message)
@@ -330,9 +326,8 @@ class _Model(_Program):
                     because="the guide draws it",
                     try_="estimator= at the guide's site, or ELBO(estimators={...})",
                 )
-            lacking = message.name not in self.record.values
-            if lacking and self.settings.marginal and self._is_marginal(message):
-                return self._marginal(message, forward)
+            if self.settings.marginal and message.name not in self.record.values and self.marginal.includes(message):
+                return self._sum_out(message, forward)
             if message.name not in self.record.values and not self.settings.strict:
                 self.record.unguided.add(message.name)
                 self.guide.sample(message, _unheard)
@@ -351,73 +346,28 @@ class _Model(_Program):
         statement = self.record.tracker.examine(message)
         self.record.model.append(statement)
         if self.record.marginal:
-            self._check_slots(statement)
+            self.marginal.check_slots(statement)
         return forward(message)
 
-    def chain(self, message: Chain) -> Chain:
-        if not self.settings.marginal:
-            return message
-        rounds = AllRounds(message, self.record.marginal, self.marginal_values, self._before, self.record.chains.append)
-        return evolve(message, at_once=rounds)
-
-    def _is_marginal(self, message: Sample) -> bool:
-        settings = self.settings
-        return message.name not in settings.never_marginal and is_marginal(message, settings.marginal)
-
-    def _marginal(self, message: Sample, forward: Forward) -> Message:
+    def _sum_out(self, message: Sample, forward: Forward) -> Message:
         """Put in all values of a site that is summed out, or the one that is asked for."""
-        settings, record = self.settings, self.record
+        record = self.record
         plain = record.tracker.examine(message).message
         assert isinstance(plain, Sample)
-        value = self._values(marginal_site(plain), expanded(plain))
-        message = evolve(message, value=value)
-        self.marginal_values[message.name] = value
-        if settings.explore:
+        message = evolve(message, value=self.marginal.put(plain))
+        if self.settings.explore:
             record.marked.append(Marked(message))
         statement = record.tracker.examine(message)
         record.model.append(statement)
-        self._check_slots(statement)
+        self.marginal.check_slots(statement)
         return forward(message)
+
+    def chain(self, message: Chain) -> Chain:
+        return self.marginal.chain(message) if self.settings.marginal else message
 
     def factor(self, statement: Statement) -> None:
         if self.record.marginal:
-            self._check_slots(statement)
-
-    def _before(self, site: MarginalSite) -> Tensor:
-        """The state before each round of a chain."""
-        shape = shape_of(site.plates)
-        choice = td.Categorical(logits=torch.zeros(*shape, len(site.values), device=site.values.device))
-        return self._values(site, choice, listed=True)
-
-    def _values(self, site: MarginalSite, distribution: td.Distribution, listed: bool = False) -> Tensor:
-        """All values of a site that is summed out, or the one that is asked for, or one that is drawn.
-
-        Args:
-            listed: the distribution is one of positions in the list of values.
-        """
-        settings, record, name = self.settings, self.record, site.name
-        slots, dims = settings.vectorization.slots, settings.vectorization.dims
-        record.marginal[name] = site
-        if name in self.guide.forced:
-            value = self.guide.forced[name]
-        elif settings.explore:
-            settings.source.site = name
-            value = settings.source.draw(distribution)
-            value = site.values[value] if listed else value
-        elif name in slots:
-            record.spread = True
-            value = site.spread(slots[name], dims)
-        else:
-            raise VectorizationChanged(name)
-        return record.tracker.mark_marginal(name, value, site.plates)
-
-    def _check_slots(self, statement: Statement) -> None:
-        """Look at the programs again if two sites whose values lie along one dimension are read together."""
-        slots = self.settings.vectorization.slots
-        if slots and statement.upstream:
-            taken = [slots[t.site] for t in statement.upstream if t.site in slots]
-            if len(set(taken)) != len({t.site for t in statement.upstream if t.site in slots}):
-                raise VectorizationChanged(statement.message.name)
+            self.marginal.check_slots(statement)
 
 
 def with_fresh_distribution(message: Sample) -> Sample:

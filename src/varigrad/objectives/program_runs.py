@@ -100,6 +100,7 @@ class ProgramRuns:
             or latest.patterns != patterns_of(objective.estimators)
             or latest.track_all != bool(objective.analytic_kl)
             or latest.strict is not objective.strict
+            or latest.marginal is not objective.marginal
         ):
             latest = self._latest = self.settings(vectorization, nondifferentiable=nondifferentiable)
         states = self.carried.trees

@@ -57,10 +57,18 @@ class Term:
         upstream: Mapping[str, frozenset[str]],
         raw: Tensor,
         latent: bool,
+        parts: tuple[str, ...] = (),
     ) -> None:
         # At once, as messages are filled (`language/messages.py`).
         self.__dict__.update(
-            name=name, sign=sign, log_prob=log_prob, plates=plates, upstream=upstream, raw=raw, latent=latent
+            name=name,
+            sign=sign,
+            log_prob=log_prob,
+            plates=plates,
+            upstream=upstream,
+            raw=raw,
+            latent=latent,
+            parts=parts,
         )
 
     def total(self, dims: int) -> Tensor:
