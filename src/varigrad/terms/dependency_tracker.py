@@ -167,10 +167,7 @@ class Tracker:
         """
         name, plates = site.message.name, site.message.plates
         provenance = site.upstream
-        if not value.is_inference():  # tensors of that mode do not count how often they are written to
-            self._drawn.append((name, value, version_of(value)))
-            if self.escapes.watch:  # `.data` has a count of versions of its own
-                self._copies.append(value.detach().clone())
+        self._watch(name, value)
         if not pathwise and provenance and self.escapes.watch:
             provenance = frozenset(Token(t.site, t.cross_element | {NOT_PATHWISE}) for t in provenance)
         if own:
@@ -193,9 +190,15 @@ class Tracker:
         inside = self.plates[name] = frozenset([p.name for p in plates if p.dim is not None])
         self._plated = self._plated or bool(inside)
         self._eager = self._eager or FORCE_EAGER.enter()
-        if not value.is_inference():
-            self._drawn.append((name, value, version_of(value)))
+        self._watch(name, value)
         return track_provenance(value, frozenset({Token(name)}), self.escapes)
+
+    def _watch(self, name: str, value: Tensor) -> None:
+        """Note a value, so that writing into it is noticed."""
+        if not value.is_inference():  # tensors of that mode do not count how often they are written to
+            self._drawn.append((name, value, version_of(value)))
+            if self.escapes.watch:  # `.data` has a count of versions of its own
+                self._copies.append(value.detach().clone())
 
     def check(self) -> None:
         """Refuse a program that wrote into a value it was given.
