@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from varigrad.distributions.hidden_markov.scan import Elements, after, states, states_backwards
+from varigrad.distributions.hidden_markov.scan import Elements, after, matmul, states, states_backwards
 
 
 class Chain(NamedTuple):
@@ -94,8 +94,8 @@ def smoothed(chain: Chain, value: Tensor, observed: Tensor | None) -> tuple[Tens
     weight, precision = (
         after(s, e) for s, e in zip(states_backwards(end, later, _combined, _backwards), end, strict=True)
     )
-    gain = _inverse(covariance @ precision)
-    return gain @ (mean + covariance @ weight), _symmetric(gain @ covariance)
+    gain = _inverse(matmul(covariance, precision))
+    return matmul(gain, mean + matmul(covariance, weight)), _symmetric(matmul(gain, covariance))
 
 
 def predicted(chain: Chain, value: Tensor, observed: Tensor | None) -> Predicted:
@@ -107,10 +107,10 @@ def predicted(chain: Chain, value: Tensor, observed: Tensor | None) -> Predicted
         observed: `[*, time]`, where observations count; None: everywhere.
     """
     mean, covariance = (m[..., :-1, :, :] for m in filtered(chain, value, observed))
-    mean = chain.move @ mean + chain.drift
-    covariance = chain.move @ covariance @ chain.move.mT + chain.noise
-    deviation = value.unsqueeze(-1) - chain.look @ mean - chain.offset
-    factor = torch.linalg.cholesky(chain.look @ covariance @ chain.look.mT + chain.error)
+    mean = matmul(chain.move, mean) + chain.drift
+    covariance = matmul(matmul(chain.move, covariance), chain.move.mT) + chain.noise
+    deviation = value.unsqueeze(-1) - matmul(chain.look, mean) - chain.offset
+    factor = torch.linalg.cholesky(matmul(matmul(chain.look, covariance), chain.look.mT) + chain.error)
     if observed is not None:
         deviation = torch.where(observed[..., None, None], deviation, 0.0)
     scaled = torch.linalg.solve_triangular(factor.expand(*deviation.shape[:-1], -1), deviation, upper=False)
@@ -128,9 +128,9 @@ def _elements(chain: Chain, value: Tensor, observed: Tensor | None) -> Elements:
     weighted = torch.cholesky_solve(seen, factor)
     elements: Elements = (
         chain.move - gain @ seen,
-        chain.drift + gain @ deviation,
+        chain.drift + matmul(gain, deviation),
         _symmetric(chain.noise - gain @ chain.look @ chain.noise),
-        weighted.mT @ deviation,
+        matmul(weighted.mT, deviation),
         _symmetric(weighted.mT @ seen),
     )
     if observed is not None:
@@ -144,14 +144,15 @@ def _elements(chain: Chain, value: Tensor, observed: Tensor | None) -> Elements:
 def _combined(earlier: Elements, later: Elements) -> Elements:
     a_i, b_i, c_i, eta_i, j_i = earlier
     a_j, b_j, c_j, eta_j, j_j = later
-    gain = _inverse(c_i @ j_j)
-    moved = gain @ a_i
+    gain = _inverse(matmul(c_i, j_j))
+    moved = matmul(gain, a_i)
+    through = matmul(a_j, gain)
     return (
-        a_j @ moved,
-        a_j @ gain @ (b_i + c_i @ eta_j) + b_j,
-        a_j @ gain @ c_i @ a_j.mT + c_j,
-        moved.mT @ (eta_j - j_j @ b_i) + eta_i,
-        moved.mT @ j_j @ a_i + j_i,
+        matmul(a_j, moved),
+        matmul(through, b_i + matmul(c_i, eta_j)) + b_j,
+        matmul(matmul(through, c_i), a_j.mT) + c_j,
+        matmul(moved.mT, eta_j - matmul(j_j, b_i)) + eta_i,
+        matmul(matmul(moved.mT, j_j), a_i) + j_i,
     )
 
 
@@ -159,16 +160,18 @@ def _forwards(state: Elements, step: Elements) -> Elements:
     """Mean and covariance of the state after a stretch and given its observations."""
     mean, covariance = state
     a, b, c, eta, j = step
-    gain = a @ _inverse(covariance @ j)
-    return gain @ (mean + covariance @ eta) + b, gain @ covariance @ a.mT + c
+    gain = matmul(a, _inverse(matmul(covariance, j)))
+    moved = matmul(gain, mean + matmul(covariance, eta)) + b
+    return moved, matmul(matmul(gain, covariance), a.mT) + c
 
 
 def _backwards(likelihood: Elements, step: Elements) -> Elements:
     """The likelihood, by eta and J, of a stretch and what follows it, as a function of the state before it."""
     eta, j = likelihood
     a, b, c, own_eta, own_j = step
-    moved = _inverse(c @ j) @ a
-    return moved.mT @ (eta - j @ b) + own_eta, moved.mT @ j @ a + own_j
+    moved = matmul(_inverse(matmul(c, j)), a)
+    weight = matmul(moved.mT, eta - matmul(j, b)) + own_eta
+    return weight, matmul(matmul(moved.mT, j), a) + own_j
 
 
 def _inverse(product: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.hidden_markov.base import HiddenMarkov
-from varigrad.distributions.hidden_markov.scan import Elements, states
+from varigrad.distributions.hidden_markov.scan import Elements, matmul, states
 from varigrad.shapes import Shape
 
 
@@ -98,7 +98,7 @@ class LinearChain(HiddenMarkov):
         moved = noise(self.transition_dist, Size((*batch, steps))).unsqueeze(-2)
         matrix = self.transition_matrix.expand(*self.transition_matrix.shape[:-3], steps, -1, -1)
         path = states((start,), (matrix, moved), _one_map, _moved)[0]
-        seen = (path @ self.observation_matrix).squeeze(-2)
+        seen = matmul(path, self.observation_matrix).squeeze(-2)
         return path.squeeze(-2), seen + noise(error, Size((*batch, steps)))
 
 
@@ -185,9 +185,9 @@ def _taken_apart(law: td.Distribution) -> tuple[td.Distribution, list[td.Transfo
 
 def _one_map(earlier: Elements, later: Elements) -> Elements:
     """Affine maps of row vectors, one after the other: a matrix, and what is added then."""
-    return earlier[0] @ later[0], earlier[1] @ later[0] + later[1]
+    return matmul(earlier[0], later[0]), matmul(earlier[1], later[0]) + later[1]
 
 
 def _moved(state: Elements, step: Elements) -> Elements:
     """Row vectors, moved by affine maps."""
-    return (state[0] @ step[0] + step[1],)
+    return (matmul(state[0], step[0]) + step[1],)

@@ -21,6 +21,9 @@ from varigrad.shapes import join
 TIME = -3
 """The dimension of time."""
 
+SMALL = 8
+"""Matrices of at most so many columns are multiplied entry by entry."""
+
 Elements = tuple[Tensor, ...]
 """Tensors `[*, time, m, n]`, all of the same number of times."""
 
@@ -107,6 +110,24 @@ def compose_backwards(earlier: Elements, later: Elements) -> Elements:
         later: one tensor of indices, `[*, time, 1, states]`.
     """
     return compose(later, earlier)
+
+
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    """The product of two matrices, for each time.
+
+    Small ones are multiplied entry by entry, for all times at once: a compiled step then has one loop over the times,
+    where it has a loop for each matrix of a batched product.
+
+    Args:
+        first: `[*, m, k]`.
+        second: `[*, k, n]`.
+
+    Returns:
+        `[*, m, n]`.
+    """
+    if first.shape[-1] > SMALL:
+        return first @ second
+    return (first.unsqueeze(-1) * second.unsqueeze(-3)).sum(-2)
 
 
 def after(first: Tensor, rest: Tensor) -> Tensor:
