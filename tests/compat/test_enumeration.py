@@ -352,8 +352,14 @@ def between():
 def test_a_site_between_the_sum_and_the_data_needs_a_value():
     with pytest.raises(SiteError, match=r"'z': is neither observed, nor summed out, nor a site of the guide"):
         infer_discrete(between, first_available_dim=-1)()
-    given = poutine.condition(between, data={"z": t(0.4)})
-    infer_discrete(given, first_available_dim=-1)()
+
+
+@pytest.mark.parametrize(("value", "state"), [(3.0, 1), (-3.0, 0)])
+def test_a_value_that_is_given_is_evidence(value, state):
+    trace = poutine.trace(lambda: pyro.sample("z", dist.Delta(t(value)))).get_trace()
+    for given in (poutine.replay(between, trace=trace), poutine.condition(between, data={"z": t(value)})):
+        found = poutine.trace(infer_discrete(given, first_available_dim=-1, temperature=0)).get_trace()
+        assert found.nodes["k"]["value"] == state and found.nodes["z"]["value"] == value
 
 
 def test_a_site_that_nothing_depends_on_is_drawn_from_the_model():

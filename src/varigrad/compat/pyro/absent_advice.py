@@ -40,7 +40,7 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def advice_for(what: str) -> str:
-    """What to use in place of something of Pyro's, `pyro.module.name`."""
+    """What to use in place of something of Pyro's, `pyro.infer.SVGD` for instance."""
     for patterns, advice in ADVICE:
         if any(fnmatchcase(what, pattern) for pattern in patterns):
             return advice
