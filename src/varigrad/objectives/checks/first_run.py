@@ -195,7 +195,7 @@ def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None
                     because=f"the sites are {there}",
                     try_="the site's name, or a glob such as 'z*'",
                 )
-            if pattern != "*":
+            if known and pattern != "*":
                 warn_user(
                     f"{pattern!r}: {option} has this glob, and it matches no site of the first run"
                     f"{did_you_mean(pattern, known)}; the sites are {there}. Try: a glob that matches, unless it is "
