@@ -8,7 +8,7 @@ INFER = "compat/pyro/infer/"
 POSTERIOR = "objectives/marginal_posterior.py"
 
 MUTANTS = (
-    M("a mask takes the probabilities of a summed-out site away", INFER + "infer_options.py", "forward(without_mask(message))", "forward(message)", TESTS + "test_capture_and_recapture"),
+    M("a mask takes the probabilities of a summed-out site away", INFER + "infer_options.py", "forward(without_mask(message))", "forward(message)", "compat/test_enumeration_with_guides.py::test_capture_and_recapture"),
     M("the replay draws a minibatch of its own", INFER + "summed_out.py", "message.name in summed.indices:\n            message", "False:\n            message", TESTS + "test_a_minibatch_is_the_same_in_the_posterior_and_in_the_run"),
     M("values without a mark are drawn again", INFER + "summed_out.py", "**summed.priors, ", "", TESTS + "test_sites_without_a_mark_keep_the_value_that_the_posterior_was_found_for"),
     M("values that are given are no evidence", INFER + "discrete.py", "observed=True", "observed=False", TESTS + "test_a_value_that_is_given_is_evidence"),
