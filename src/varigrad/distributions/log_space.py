@@ -28,7 +28,7 @@ def log_sum_exp(table: Tensor, dims: Sequence[int]) -> Tensor:
 
     Example:
         >>> import torch
-        >>> log_sum_exp(torch.tensor([[0.25, 0.75], [0.0, 0.0]]).log(), [1])
+        >>> log_sum_exp(torch.tensor([[0.5, 0.5], [0.0, 0.0]]).log(), [1])
         tensor([0., -inf])
     """
     dims = list(dims)

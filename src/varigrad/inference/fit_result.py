@@ -101,10 +101,10 @@ class Fit:
             >>> from varigrad import distributions as dist
             >>> def model():
             ...     k = vg.sample("k", dist.Bernoulli(0.5))
-            ...     vg.sample("x", dist.Normal(2 * k, 1.0), obs=torch.tensor(1.0))
+            ...     vg.sample("x", dist.Normal(2 * k, vg.param("sd", 1.0)), obs=torch.tensor(1.0))
             >>> def guide():
             ...     pass
-            >>> vg.SVI(model, guide, vg.optim.Adam(), vg.ELBO(marginal="k")).run(1).marginals("k")
+            >>> vg.SVI(model, guide, vg.optim.Adam(0.01), vg.ELBO(marginal="k")).run(1).marginals("k")
             tensor([0.5000, 0.5000])
         """
         args, kwargs = (args, kwargs) if args or kwargs else (self.args, self.kwargs)

@@ -55,7 +55,7 @@ def scan(step: Step, init: Carry, xs: object, *, name: str = "time", dim: int | 
         ...     vg.scan(step, torch.tensor(0), y)
         >>> bound = vg.ELBO(marginal="z_*")(model, lambda y: None)
         >>> round(bound.evaluate(torch.tensor([0.1, 1.8, 2.2])), 3)
-        -4.884
+        -4.971
 
     References:
         Särkkä, García-Fernández (2021), Temporal parallelization of Bayesian smoothers. arXiv:1905.13002.
