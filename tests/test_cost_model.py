@@ -8,7 +8,7 @@ import torch
 
 import varigrad as vg
 from varigrad import distributions as dist
-from varigrad.distributions.independent_utils import count_of, listed
+from varigrad.distributions.finite_support import count_of, listed
 from varigrad.estimators import DisARM, Enumerate, LeaveOneOut, Score
 from varigrad.gradients.exact import draws_of, exact_gradient, options_of
 from varigrad.gradients.outcomes import LIMIT, NotEnumerable, Outcomes, outcomes

@@ -205,14 +205,14 @@ MUTANTS = (
     ),
     M(
         "one-hot vectors are listed to be counted",
-        "distributions/independent_utils.py",
+        "distributions/finite_support.py",
         "    if isinstance(distribution, td.OneHotCategorical):\n",
         "    if False:\n",
         "test_cost_model.py::test_long_supports_are_counted_and_not_listed",
     ),
     M(
         "a list may be of any length",
-        "distributions/independent_utils.py",
+        "distributions/finite_support.py",
         " > NUMBERS:",
         " < 0:",
         "test_cost_model.py::test_long_supports_are_counted_and_not_listed",

@@ -20,9 +20,9 @@ from varigrad.distributions import transformed
 from varigrad.distributions.compound import BetaBinomial, DirichletMultinomial
 from varigrad.distributions.delta import Delta
 from varigrad.distributions.empirical import Empirical
+from varigrad.distributions.finite_support import support_of
 from varigrad.distributions.hidden_markov.discrete import DiscreteHMM
 from varigrad.distributions.improper import ImproperUniform
-from varigrad.distributions.independent_utils import support_of
 from varigrad.distributions.mixin import Wrapper
 from varigrad.distributions.mixtures import MaskedMixture
 from varigrad.distributions.tensor_walk import tensors_of

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.nn.functional import softplus
 
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, first
 

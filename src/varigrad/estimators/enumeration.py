@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import count_of, inner_of
+from varigrad.distributions.finite_support import count_of, inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import index_in, inner_of, listed
+from varigrad.distributions.finite_support import index_in, inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate
 from varigrad.estimators.coordinatewise import coordinates, own_costs, own_densities, write_alternatives

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from varigrad.distributions import families
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.distributions.mixin import unmasked
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, State, Surrogate, first, tensor_of, tuple_of

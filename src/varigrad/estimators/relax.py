@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import BaselineError
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, first

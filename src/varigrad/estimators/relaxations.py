@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, check_whole, store_whole
 from varigrad.estimators import concrete_relaxation

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import inner_of, listed
+from varigrad.distributions.finite_support import inner_of, listed
 from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, is_whole, store_whole
 from varigrad.estimators.base import Draw, Estimator, Lanes, State, Surrogate, tensor_of

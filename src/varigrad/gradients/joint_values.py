@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from varigrad.distributions.independent_utils import count_of, inner_of
+from varigrad.distributions.finite_support import count_of, inner_of
 from varigrad.gradients.outcomes import NotEnumerable
 from varigrad.language.messages import Factor, Sample
 from varigrad.language.runtime import plate_shape

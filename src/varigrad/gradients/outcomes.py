@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import count_of
+from varigrad.distributions.finite_support import count_of
 from varigrad.distributions.mixin import unmasked
 from varigrad.distributions.rng import Source
 from varigrad.distributions.score_only import ScoreOnly

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import count_of, inner_of
+from varigrad.distributions.finite_support import count_of, inner_of
 from varigrad.distributions.unconstrained import unconstrained
 from varigrad.errors import ConstraintError, PlateError, ShapeError, SiteError
 from varigrad.guides.init_strategies import Init, init_to_median

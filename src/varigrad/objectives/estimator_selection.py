@@ -10,7 +10,7 @@ from typing import Literal
 from torch import distributions as td
 
 from varigrad.distributions.delta import Delta
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.errors import SiteError
 from varigrad.estimators.base import Estimator
 from varigrad.estimators.baselines import MovingAverage

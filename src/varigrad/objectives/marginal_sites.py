@@ -8,7 +8,7 @@ from math import prod
 
 from torch import Tensor
 
-from varigrad.distributions.independent_utils import count_of, inner_of, listed
+from varigrad.distributions.finite_support import count_of, inner_of, listed
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import Sample
 from varigrad.language.runtime import plate_shape

@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad.distributions.delta import Delta
-from varigrad.distributions.independent_utils import inner_of, support_of
+from varigrad.distributions.finite_support import inner_of, support_of
 
 
 class Interval(NamedTuple):

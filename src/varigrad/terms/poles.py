@@ -18,7 +18,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad._torch_internals import version_of
-from varigrad.distributions.independent_utils import support_of
+from varigrad.distributions.finite_support import support_of
 
 NONE, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 

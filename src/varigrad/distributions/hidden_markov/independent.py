@@ -9,7 +9,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from varigrad.distributions.independent_utils import support_of
+from varigrad.distributions.finite_support import support_of
 from varigrad.distributions.mixin import Methods
 from varigrad.shapes import Shape
 

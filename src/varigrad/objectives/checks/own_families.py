@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from varigrad.distributions.independent_utils import listed
+from varigrad.distributions.finite_support import listed
 from varigrad.distributions.rng import global_state, set_global_state
 from varigrad.distributions.tensor_walk import is_known, replace_tensors, tensors_of
 from varigrad.errors import SiteError

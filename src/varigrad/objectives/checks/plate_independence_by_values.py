@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from varigrad.distributions.independent_utils import index_in
+from varigrad.distributions.finite_support import index_in
 from varigrad.language.messages import Plate, Sample
 from varigrad.objectives.checks.replays import FAILURES, Again, Collect, listed_values, same, scattered_values, term_key
 from varigrad.objectives.run_record import RunRecord, Vectorization

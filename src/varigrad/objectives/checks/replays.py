@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from varigrad.distributions.delta import Delta
-from varigrad.distributions.independent_utils import inner_of, listed
+from varigrad.distributions.finite_support import inner_of, listed
 from varigrad.language.messages import Factor, Sample
 from varigrad.objectives.run_record import RunRecord, Vectorization
 from varigrad.terms.term import Term

@@ -11,7 +11,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from varigrad._torch_internals import has_dynamo_disabled_validation, has_own_validation, validates_arguments
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.distributions.mixin import Wrapper, filled
 from varigrad.distributions.support_edges import edges_of, of_support
 from varigrad.distributions.tensor_walk import is_known, tensors_of

@@ -13,7 +13,7 @@ from torch import distributions as td
 
 from varigrad.compat.pyro.primitives import get_param_store
 from varigrad.distributions.delta import Delta
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Factor, Forward, Message, Param, Program, Record, Sample, evolve
 from varigrad.language.runtime import run

@@ -11,7 +11,7 @@ from torch import distributions as td
 
 from varigrad.compat.pyro import distributions as dist
 from varigrad.compat.pyro.primitives import get_param_store
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.distributions.rng import Source
 from varigrad.errors import VarigradError
 from varigrad.language.messages import Forward, Indices, InUse, Message, Program, Sample, evolve

@@ -16,7 +16,7 @@ from varigrad.compat.pyro.infer.autoguide.utils import deep_getattr, deep_setatt
 from varigrad.compat.pyro.nn.module import PyroParam
 from varigrad.compat.pyro.plates import plate
 from varigrad.compat.pyro.poutine.messages import CondIndepStackFrame
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.language.messages import Program
 from varigrad.language.runtime import lasting
 

@@ -7,7 +7,7 @@ from torch import distributions as td
 from varigrad.compat.pyro import primitives
 from varigrad.compat.pyro.infer.reparam.reparam import Reparam
 from varigrad.compat.pyro.poutine.messages import Dictionary
-from varigrad.distributions.independent_utils import inner_of
+from varigrad.distributions.finite_support import inner_of
 from varigrad.distributions.mixin import Independent
 from varigrad.errors import SiteError
 

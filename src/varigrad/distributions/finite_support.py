@@ -1,4 +1,4 @@
-"""Helpers for `Independent` distributions: the inner distribution, and its finite support."""
+"""The support of one choice, seen through `to_event`: whether its values are finitely many, how many, and which."""
 
 from __future__ import annotations
 
