@@ -37,10 +37,13 @@ def test_every_family_of_torch_is_here():
 
 
 def test_every_family_of_ours_is_tested():
-    """But for a density without draws, two whose draws are those of torch's (`test_densities.py`), and an interface."""
+    """But for a density without draws, two whose draws are torch's (`test_densities.py`), two chains that are tested by
+    themselves (`test_gaussian_hmm.py`, `test_hidden_markov_programs.py`), and an interface.
+    """
     families = {n for n, c in vars(dist).items() if isinstance(c, type) and issubclass(c, td.Distribution)}
     elsewhere = {"ImproperUniform", "RelaxedBernoulliStraightThrough", "RelaxedOneHotCategoricalStraightThrough"}
-    assert families - everything().keys() == {"Wrapper", *elsewhere}
+    chains = {"IndependentHMM", "LinearHMM"}
+    assert families - everything().keys() == {"Wrapper", *elsewhere, *chains}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
