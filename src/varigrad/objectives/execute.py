@@ -68,7 +68,8 @@ def perform(
         GuideMismatchError: the two programs do not have the same latent sites.
     """
     vectorization = settings.vectorization
-    record = RunRecord(Tracker(watch=settings.explore, mixed=vectorization.mixed, guarded=vectorization.guarded))
+    compare = settings.follower is None  # a follower would take it for the program's own
+    record = RunRecord(Tracker(settings.explore, vectorization.mixed, vectorization.guarded, compare))
     record.indices.update(indices or {})
     outer: tuple[InPlate, ...] = ()
     if vectorization.particles > 1:

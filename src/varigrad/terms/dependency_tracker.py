@@ -83,12 +83,17 @@ class Tracker:
         watch: note values that go through steps without a useful derivative.
         mixed: `site -> plates` whose elements are known to be mixed by what reads the site.
         guarded: whether the program is known to swap the memory of tensors.
+        compare: where `watch` is set, compare contents as well: that reads numbers, which a mode around the run sees.
     """
 
     def __init__(
-        self, watch: bool = False, mixed: Mapping[str, frozenset[str]] | None = None, guarded: bool = False
+        self,
+        watch: bool = False,
+        mixed: Mapping[str, frozenset[str]] | None = None,
+        guarded: bool = False,
+        compare: bool = True,
     ) -> None:
-        self.escapes: Escapes = Escapes(watch)
+        self.escapes: Escapes = Escapes(watch, compare)
         self.guarded: bool = guarded or watch
         self.mixed: Mapping[str, frozenset[str]] = mixed or {}
         self._eager = False
@@ -197,7 +202,7 @@ class Tracker:
         """Note a value, so that writing into it is noticed."""
         if not value.is_inference():  # tensors of that mode do not count how often they are written to
             self._drawn.append((name, value, version_of(value)))
-            if self.escapes.watch:  # `.data` has a count of versions of its own
+            if self.escapes.compare:  # `.data` has a count of versions of its own
                 self._copies.append(value.detach().clone())
 
     def check(self) -> None:
@@ -208,7 +213,7 @@ class Tracker:
         Raises:
             SiteError: it wrote into a value; the site is named.
         """
-        if self.escapes.watch:
+        if self.escapes.compare:
             self.escapes.nondifferentiable |= self.escapes.overwritten()
         for i, (name, value, version) in enumerate(self._drawn):
             if version_of(value) != version or (self._copies and not same_numbers(value.detach(), self._copies[i])):

@@ -63,9 +63,11 @@ class Escapes:
     swapped = False
     """Whether the memory of a plain tensor was replaced by that of a tracked one (`w.data = z`)."""
 
-    def __init__(self, watch: bool = False) -> None:
+    def __init__(self, watch: bool = False, compare: bool = True) -> None:
         self.watch = watch
         """Whether to note functions without a useful derivative, as while a program is explored."""
+        self.compare: bool = watch and compare
+        """Whether to compare the contents of tensors with what they were, to find what was written through aliases."""
         self.with_gradients: bool = watch and torch.is_grad_enabled()
         """Whether a block under `no_grad` inside the program is its own, and blocks gradients."""
         self.poles: list[Pole] = []
@@ -75,7 +77,7 @@ class Escapes:
 
     def note_alias(self, plain: Tensor, provenance: Provenance) -> None:
         """Note that another tensor shares a tensor's memory, and no gradient goes through it (`detach`, `.data`)."""
-        if plain.requires_grad:
+        if self.compare and plain.requires_grad:
             self._aliased.append((plain, plain.grad_fn, plain.detach().clone(), provenance))
 
     def overwritten(self) -> Provenance:
