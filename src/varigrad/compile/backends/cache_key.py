@@ -20,9 +20,34 @@ PATIENCE = 2.0
 """Seconds after which a compiler that does not tell its version is known by its file alone."""
 
 
-def key_of(*ingredients: object) -> str:
-    """The cache key of a library: a hash of the texts of what it is built from."""
-    return hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]
+ABSENT = "none"
+"""Stands for the compiler in the keys of a machine that has none."""
+
+
+def key_of(compiler: tuple[str, ...] | None, *ingredients: object) -> str:
+    """The cache key of a library: hashes of the texts of what it is built from, and of what it is built by.
+
+    Args:
+        compiler: its identity; None if there is none.
+        ingredients: what else decides about the library.
+    """
+    return f"{_hash(ingredients)[:32]}-{ABSENT if compiler is None else _hash(compiler)[:8]}"
+
+
+def entry_of(folder: Path, key: str) -> Path:
+    """The folder of a library in the cache. A machine without a compiler takes what any compiler has built.
+
+    Args:
+        folder: the cache.
+        key: the library's.
+    """
+    program, _, compiler = key.partition("-")
+    built = sorted(folder.glob(f"{program}-*")) if compiler == ABSENT else []
+    return built[0] if built else folder / key
+
+
+def _hash(what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()
 
 
 @functools.cache
@@ -34,19 +59,19 @@ def processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
 
 
-def compiler_identity(find: Callable[[], list[str]]) -> tuple[str, ...]:
+def compiler_identity(find: Callable[[], list[str]]) -> tuple[str, ...] | None:
     """The compiler that a library is built by: its command, the file that this resolves to, and its version.
 
     Args:
         find: returns the command with its arguments, or raises `CompilerError` where there is none.
 
     Returns:
-        The reason for its absence where there is no compiler: no library has been built by that.
+        None where there is no compiler.
     """
     try:
         command = find()
-    except CompilerError as error:
-        return (str(error),)
+    except CompilerError:
+        return None
     path = os.path.realpath(shutil.which(command[0]) or command[0])
     return shlex.join(command), path, _version(tuple(command), path, *_file_state(path))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from varigrad.compile.backends import cache
 from varigrad.compile.backends.c import library as c_library
+from varigrad.compile.backends.cache_key import entry_of
 from varigrad.compile.backends.compiler_process import FORKED, KILLED, CompilerProcess
 from varigrad.compile.backends.inductor import InductorRecipe
 from varigrad.compile.backends.interfaces import Library, Recipe
@@ -78,7 +79,7 @@ class Compilation:
     def _start_with_next(self) -> None:
         """Find the library that the next recipe gives, or begin to make it."""
         self._recipe = self._recipes.pop(0)
-        self.entry = self._root / self._recipe.key()
+        self.entry = entry_of(self._root, self._recipe.key())
         if os.path.lexists(self.entry):
             try:
                 self.library = self._loaded(self.entry, True, 0.0)

@@ -66,8 +66,8 @@ class InductorRecipe:
     def key(self) -> str:
         inputs = [(tuple(i.shape), i.stride(), str(i.dtype), str(i.device)) for i in self._inputs]
         code, threads = self._graph.module.code, torch.get_num_threads()
-        made_by = torch.__version__, compiler_identity(cxx_compiler)
-        return key_of(code, inputs, made_by, processor(), threads, sorted(OPTIONS.items()))
+        compiler = compiler_identity(cxx_compiler)
+        return key_of(compiler, code, inputs, torch.__version__, processor(), threads, sorted(OPTIONS.items()))
 
     def check_compiler(self) -> None:
         cxx_compiler()

@@ -80,7 +80,7 @@ class CRecipe:
         self._program = program
 
     def key(self) -> str:
-        return key_of(self._program.text, C_OPTIONS, processor(), compiler_identity(c_compiler))
+        return key_of(compiler_identity(c_compiler), self._program.text, C_OPTIONS, processor())
 
     def check_compiler(self) -> None:
         c_compiler()
