@@ -243,7 +243,7 @@ def test_a_step_that_branches_on_the_state_is_refused():
 
         vg.scan(step, torch.tensor(1), y)
 
-    with pytest.raises(VarigradError, match=r"'z_0'.* leaves torch"):
+    with pytest.raises(VarigradError, match=r"'z_.*': cannot be summed out; because its value leaves torch"):
         vg.ELBO(marginal=True)(model, nothing).init(rounds_of(3))
 
 
@@ -258,3 +258,139 @@ def test_too_many_states_are_refused_before_memory_is_asked_for():
 
     with pytest.raises(SiteError, match=r"needs a table of 4.99e\+08 entries.*z_1-499 \(1000\)"):
         vg.ELBO(marginal=True)(model, nothing).init(torch.zeros(500))
+
+
+def summing(y):
+    """A step whose density depends on all of its rows."""
+    levels = start()
+
+    def step(z, y):
+        z = vg.sample("z", dist.Categorical(TRANSITION[z]))
+        vg.sample("y", dist.Normal(levels[z] + y.sum(), 0.7), obs=y)
+        return z
+
+    vg.scan(step, torch.tensor(1), y)
+
+
+def counting(y):
+    """A step that keeps something outside of its carry."""
+    levels, count = start(), [0.0]
+
+    def step(z, y):
+        count[0] += 1.0
+        z = vg.sample("z", dist.Categorical(TRANSITION[z]))
+        vg.sample("y", dist.Normal(levels[z] + count[0], 0.7), obs=y)
+        return z
+
+    vg.scan(step, torch.tensor(1), y)
+
+
+def without_states(y):
+    """The same in a density that reads no state."""
+    levels = start()
+
+    def step(z, y):
+        z = vg.sample("z", dist.Categorical(TRANSITION[z]))
+        vg.sample("y", dist.Normal(levels[z], 0.7), obs=y)
+        vg.sample("w", dist.Normal(y.cumsum(0), 0.7), obs=y)
+        return z
+
+    vg.scan(step, torch.tensor(1), y)
+
+
+@pytest.mark.parametrize("model", [summing, counting, without_states])
+def test_a_step_that_joins_rounds_is_refused(model):
+    with pytest.raises(SiteError, match=r"'time': scan's step gives '[yw]' another density in round [1-4] by itself"):
+        vg.ELBO(marginal=True)(model, nothing).init(rounds_of(7))
+
+
+def before_alone(y):
+    """Observations read the state before their round, and states do not depend on each other."""
+    levels = start()
+
+    def step(before, y):
+        z = vg.sample("z", dist.Categorical(TRANSITION[2]))
+        vg.sample("y", dist.Normal(levels[before], 0.7), obs=y)
+        return z
+
+    vg.scan(step, torch.tensor(1), y)
+
+
+def test_a_step_that_reads_the_state_before_it_alone():
+    y = rounds_of(6)
+    value, _ = value_and_gradient(before_alone, y)
+    levels = torch.tensor([-1.0, 0.3, 1.2], dtype=F)
+    densities = torch.distributions.Normal(levels, 0.7).log_prob(y.unsqueeze(-1))
+    exact = densities[0, 1] + (TRANSITION[2].log() + densities[1:]).logsumexp(-1).sum()
+    torch.testing.assert_close(value, -exact, rtol=1e-10, atol=1e-10)
+
+
+def test_posteriors_of_a_minibatch():
+    """A global choice above a subsampled plate: its posterior is that of the minibatch, which is not scaled."""
+    y = rounds_of(6)
+
+    def model(y):
+        levels = start()
+        k = vg.sample("k", dist.Categorical(TRANSITION[0]))
+        with vg.plate("data", 12, subsample=torch.arange(6)):
+            vg.sample("y", dist.Normal(levels[k], 0.7), obs=y)
+
+    with pytest.warns(vg.objectives.BiasWarning, match="k: summed out outside of plate 'data'"):
+        fit = vg.SVI(model, nothing, vg.optim.Adam(1e-12), vg.ELBO(marginal="k"), seed=0).run(1, y)
+    levels = torch.tensor([-1.0, 0.3, 1.2], dtype=F)
+    density = torch.distributions.Normal(levels, 0.7).log_prob(y.unsqueeze(-1)).sum(0) + TRANSITION[0].log()
+    torch.testing.assert_close(fit.marginals("k", draws=1), density.softmax(-1), rtol=1e-8, atol=1e-10)
+
+
+def test_rows_lie_left_of_the_plates_around():
+    with (
+        pytest.raises(ShapeError, match=r"rows of shape \(5,\) .* lie at dim -2.*x.reshape\(5, 1\)"),
+        vg.plate("sequences", 4),
+    ):
+        vg.scan(lambda carry, x: carry, None, torch.arange(5))
+
+
+def test_a_name_that_is_not_summed_out_says_how_to_write_it():
+    with pytest.raises(SiteError, match=r"'z_0': .*marginal= names 'y'.*ELBO\(marginal='z_\*'\) to sum it out"):
+        vg.ELBO(marginal="y")(chain, nothing).init(rounds_of(4))
+    fit = vg.SVI(chain, nothing, vg.optim.Adam(1e-12), vg.ELBO(marginal="z_*"), seed=0).run(1, rounds_of(4))
+    with pytest.raises(SiteError, match=r"'z_2': is not summed out.*marginals\('z'\)\[2\]"):
+        fit.marginals("z_2")
+
+
+def test_compare_sums_out_what_the_objective_says():
+    from varigrad.estimators import Pathwise, Score
+
+    def model(x):
+        loc = vg.sample("loc", dist.Normal(0.0, 1.0))
+        k = vg.sample("k", dist.Bernoulli(0.3))
+        vg.sample("x", dist.Normal(loc + 2 * k, 1.0), obs=x)
+
+    def guide(x):
+        vg.sample("loc", dist.Normal(vg.param("m", 0.1), 0.7))
+
+    found = vg.compare(
+        model, guide, torch.tensor(1.0), {"loc": [Pathwise(), Score()]}, objective=vg.ELBO(marginal="k"), budget=60
+    )
+    assert "Pathwise" in str(found)
+
+
+def test_what_a_guide_draws_is_drawn_before_the_rounds():
+    def noisy(y):
+        levels = start()
+
+        def step(z, y):
+            z = vg.sample("z", dist.Categorical(TRANSITION[z]))
+            u = vg.sample("u", dist.Normal(torch.zeros((), dtype=F), 1.0))
+            vg.sample("y", dist.Normal(levels[z] + u, 0.7), obs=y)
+            return z
+
+        vg.scan(step, torch.tensor(1), y)
+
+    def guide(y):
+        for t in range(len(y)):
+            with vg.plate(f"time_{t}", 1):
+                vg.sample(f"u_{t}", dist.Normal(torch.zeros((), dtype=F), 1.0))
+
+    with pytest.raises(SiteError, match=r"'u_\*': is drawn inside scan and not summed out.*before scan, in a plate"):
+        vg.ELBO(marginal="z_*")(noisy, guide).init(rounds_of(4))

@@ -28,6 +28,15 @@ MUTANTS = (
     M("marginal: the shift of a sum not put back", REDUCTIONS, ".log() + shift.squeeze(dims)", ".log()", PROGRAMS),
     M("marginal: an impossible sum is not a number", REDUCTIONS, "torch.where(largest.isinf(), 0.0, largest)", "largest", BAD + "test_a_sum_without_any_possible_value"),
     M("marginal: the gradient of an impossible sum is not a number", REDUCTIONS, "torch.where(possible, total, 1.0).log()", "total.log()", BAD + "test_a_sum_without_any_possible_value"),
+    # Chains.
+    M("scan: rounds not compared with rounds by themselves", VALUES, "_check_rounds(perform, densities, spread, single, index)", "pass", "test_scan.py::test_a_step_that_joins_rounds_is_refused[summing]"),
+    M("scan: terms without states not compared", VALUES, "known = {term.name: term.raw for term in spread.others if term.sign > 0}", "known: dict[str, Tensor] = {}", "test_scan.py::test_it_is_the_loop[7]"),
+    M("scan: a product of matrices in the other order", "terms/elimination/chains.py", "reduce(one.unsqueeze(row + 2) + two.unsqueeze(row), [row + 1])", "reduce(two.unsqueeze(row + 2) + one.unsqueeze(row), [row + 1])", "test_scan.py::test_it_is_the_loop[17]"),
+    M("scan: an odd round lost", "terms/elimination/chains.py", "torch.cat([product, odd], dim) if count % 2 else product", "torch.cat([product, product.narrow(dim, 0, 1)], dim) if count % 2 else product", "test_scan.py::test_it_is_the_loop[40]"),
+    M("scan: rounds backwards", "terms/elimination/chains.py", "for matrix in reversed(earlier):", "for matrix in earlier:", "test_scan.py::test_it_is_the_loop[7]"),
+    M("scan: a chain after its first round", PLATED, "(len(fs), any(f.name in by_plate for f in fs))", "(len(fs), not any(f.name in by_plate for f in fs))", "test_scan.py::test_it_is_the_loop[7]"),
+    M("scan: states before and after a round apart", PLATED, "{same.get(site, site) for site in sites.intersection(factor.sites)}", "set(sites.intersection(factor.sites))", "test_scan.py::test_a_step_that_reads_the_state_before_it_alone"),
+    M("posterior: scaled minibatches", "objectives/marginal_posterior.py", "scaled=False, added=added", "scaled=True, added=added", "test_scan.py::test_posteriors_of_a_minibatch"),
     # Scales and minibatches.
     M("marginal: a minibatch not scaled inside a sum", PLATED, "if scaled and frame.scale != 1.0 else table", "if False else table", MORE),
     M("marginal: a minibatch scaled twice inside a sum", PLATED, "table=table * frame.scale if", "table=table * frame.scale**2 if", MORE),

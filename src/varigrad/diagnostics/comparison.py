@@ -100,7 +100,7 @@ def compare(
     budget = int(budget)
     globs = _checked(estimators)
     args = args if isinstance(args, tuple) else (args,)
-    with measured_bound(model, guide, args, at, seed) as at, warnings.catch_warnings():
+    with measured_bound(model, guide, args, at, seed, objective) as at, warnings.catch_warnings():
         warnings.simplefilter("ignore", BiasWarning)  # what is suspect is said in the table
         config: Objective = at.config if objective is None else objective
         owners = _sites_of_parameters(at, args, tuple(globs))

@@ -86,10 +86,18 @@ class Reference:
 
 @contextmanager
 def measured_bound(
-    model: Program, guide: Program, args: tuple[object, ...], at: Bound | None, seed: int
+    model: Program,
+    guide: Program,
+    args: tuple[object, ...],
+    at: Bound | None,
+    seed: int,
+    objective: Objective | None = None,
 ) -> Iterator[Bound]:
     """A bound whose gradient is to be measured: `at`, or a new one. Afterwards all generators, averages and buffers
     are what they were.
+
+    Args:
+        objective: says which sites a new bound sums out, and whether the programs may have different sites.
     """
     if at is not None and not isinstance(at, Bound):
         raise VarigradError(f"at must be a bound, got {type(at).__name__}", try_="at=svi.bound, or fit.bound")
@@ -99,7 +107,8 @@ def measured_bound(
                 if modules_of(model) or modules_of(guide):
                     # An automatic guide makes its parameters when it first runs: let a copy of it do that.
                     model, guide = copy.deepcopy((model, guide))
-                at = ELBO().bind(model, guide, seeded(seed))
+                plain = ELBO() if objective is None else ELBO(marginal=objective.marginal, strict=objective.strict)
+                at = plain.bind(model, guide, seeded(seed))
             at.init(*args)
     with at.preserved(seed), torch.enable_grad():
         yield at

@@ -112,10 +112,12 @@ class Fit:
         if site is None:
             return found
         if site not in found:
+            base, _, number = site.rpartition("_")
             raise SiteError(
                 f"is not summed out{did_you_mean(site, found)}",
                 site=site,
-                because=f"the sites that are: {', '.join(map(repr, found))}",
+                because=f"the sites that are: {', '.join(map(repr, found))}; those of a chain are one, of all rounds",
+                try_=f"marginals({base!r})[{number}]" if base in found and number.isdigit() else "",
             )
         return found[site]
 

@@ -149,6 +149,9 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
         return
     own = optimizer.state_dict()["param_groups"]
     for ours, theirs in zip(own, saved["param_groups"], strict=True):
+        lacking = sorted(ours.keys() - theirs.keys())
+        if lacking:
+            raise ValueError(f"it has no {lacking[0]!r}: it is the state of another kind of optimiser")
         for key, value in ours.items():
             if key != "params" and key in theirs and not _is_alike(value, theirs[key]):
                 raise ValueError(f"{key} is {theirs[key]!r}, and {value!r} in this run")

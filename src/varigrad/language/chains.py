@@ -39,7 +39,7 @@ def scan(step: Step, init: Carry, xs: object, *, name: str = "time", dim: int | 
             enters plates, which lie to its right.
 
     Raises:
-        ShapeError: `xs` is empty, or its parts have different lengths.
+        ShapeError: `xs` is empty, its parts have different lengths, or fewer dimensions than the plates around ask for.
         PlateError: the dimension is taken, or not negative.
         SiteError: the carry is not made of values of sites, where they are summed out.
 
@@ -65,12 +65,21 @@ def scan(step: Step, init: Carry, xs: object, *, name: str = "time", dim: int | 
         dim = min((h.plate.dim for h in handlers_in_force() if isinstance(h, InPlate) and h.plate.dim), default=0) - 1
     if isinstance(dim, bool) or not isinstance(dim, int) or dim >= 0:
         raise PlateError(f"dim must be a negative whole number, got {dim!r}", site=name)
+    for leaf in leaves(xs):
+        assert isinstance(leaf, Tensor)
+        if leaf.dim() < -dim:
+            raise ShapeError(
+                f"rows of shape {tuple(leaf.shape)} have their leading dimension at dim {-leaf.dim()}, and the rounds "
+                f"of {name!r} lie at dim {dim}",
+                because="the plates around, or those that dim= leaves room for, lie right of the rounds",
+                try_=f"x.reshape({', '.join(map(str, [length, *(1,) * (-dim - leaf.dim()), *leaf.shape[1:]]))})",
+            )
     chain = apply(Chain(name, length, dim))
     if chain.at_once is not None:
         chain.at_once(step, init, xs)
         return
     carry = init
-    for t in range(length):
+    for t in range(length if chain.most is None else min(length, chain.most)):
         with rounds(chain, t, t + 1):
             carry = step(carry, rows(xs, t, t + 1))
 

@@ -208,12 +208,14 @@ class Chain:
         length: the number of rounds.
         dim: the batch dimension of the rounds, negative.
         at_once: runs all rounds, given the step, the first carry and the rows; None: one round after the other.
+        most: how many rounds to run one after the other; None: all of them.
     """
 
     name: str
     length: int
     dim: int
     at_once: Callable[[Callable[[object, object], object], object, object], None] | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

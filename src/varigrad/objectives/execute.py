@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import assert_never
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from varigrad._torch_internals import next_sequence_number
 from varigrad.distributions.couplings import Coupled
 from varigrad.distributions.fresh_copies import fresh
 from varigrad.distributions.rng import Source
-from varigrad.errors import GuideMismatchError, PlateError, SiteError, SiteNameError, did_you_mean
+from varigrad.errors import PlateError, SiteError, SiteNameError
 from varigrad.estimators.base import Draw, Estimator, Lanes
 from varigrad.estimators.pathwise import is_partial
 from varigrad.language.messages import (
@@ -35,9 +35,9 @@ from varigrad.language.messages import (
 from varigrad.language.plates import InPlate, same_minibatch
 from varigrad.language.runtime import expanded, run
 from varigrad.objectives.checks.density_jumps import Marked, note_jumps
+from varigrad.objectives.checks.missing_sites import refuse_foreign, refuse_missing
 from varigrad.objectives.estimator_selection import choose
 from varigrad.objectives.marginal_sites import (
-    can_be_marginal,
     check_values_stay,
 )
 from varigrad.objectives.marginal_values import MarginalValues
@@ -95,21 +95,8 @@ def perform(
     if record.marginal:
         check_values_stay(record.marginal, record.tracker.escapes.provenance)
     if settings.strict and scoring.latent != record.draws.keys():
-        _refuse_foreign(record, scoring.latent)
+        refuse_foreign(record.guide, scoring.latent)
     return record
-
-
-def _refuse_foreign(record: RunRecord, latent: set[str]) -> None:
-    for statement in record.guide:
-        message = statement.message
-        if isinstance(message, Sample) and not message.auxiliary and message.name not in latent:
-            raise GuideMismatchError(
-                "is a site of the guide and not of the model",
-                site=message.name,
-                because=_sites_text("the model's latent sites", latent, message.name),
-                try_="the model's name, deterministic() for a value that is no random choice, or auxiliary=True for "
-                "noise that other sites are made of",
-            )
 
 
 class _Program:
@@ -333,13 +320,7 @@ class _Model(_Program):
                 self.record.unguided.add(message.name)
                 self.guide.sample(message, _unheard)
             if message.name not in self.record.values:
-                raise GuideMismatchError(
-                    "is a latent site of the model and missing from the guide",
-                    site=message.name,
-                    because=_sites_text("the guide's sites", self.record.values, message.name),
-                    try_=f"sample({message.name!r}, ...) in the guide, or obs= in the model"
-                    + (f", or ELBO(marginal={message.name!r}) to sum it out" if can_be_marginal(message) else ""),
-                )
+                refuse_missing(message, self.record.values, self.settings.marginal)
             self.latent.add(message.name)
             message = evolve(message, value=self.record.values[message.name])
         if self.settings.explore:
@@ -379,8 +360,3 @@ def with_fresh_distribution(message: Sample) -> Sample:
 
 def _unheard(message: Message) -> Message:
     return message
-
-
-def _sites_text(what: str, names: Collection[str], wanted: str) -> str:
-    listed = ", ".join(map(repr, names))
-    return f"{what} are {listed}{did_you_mean(wanted, names)}" if listed else f"{what}: there are none"

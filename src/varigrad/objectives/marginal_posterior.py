@@ -22,6 +22,7 @@ from varigrad.distributions.rng import Source
 from varigrad.errors import SiteError, VarigradError
 from varigrad.language.messages import Sample, evolve
 from varigrad.objectives.bound import Bound
+from varigrad.objectives.checks.first_run import check_arguments
 from varigrad.objectives.run_record import RunRecord, RunSettings, Vectorization, vectorization_of
 from varigrad.objectives.surrogate import densities_of
 from varigrad.terms.elimination.chains import ChainSites
@@ -179,7 +180,11 @@ def summed_runs(bound: Bound, count: int, args: tuple[object, ...], kwargs: dict
     assert known is not None
     settings = evolve(_exploring(bound), nondifferentiable=known.nondifferentiable, never_marginal=known.observed)
     with torch.no_grad(), bound.preserved():
-        explored = runs.perform(settings, args, kwargs)
+        try:
+            explored = runs.perform(settings, args, kwargs)
+        except TypeError:
+            check_arguments(runs.model, runs.guide, args, kwargs)
+            raise
         plain = vectorization_of(explored, 1).plain
         dependent = _left_out(explored)
     if not plain.slots:

@@ -49,8 +49,10 @@ class MarginalValues:
         return value
 
     def chain(self, message: Chain) -> Chain:
-        """Have the rounds of a chain run at once."""
-        record = self.record
+        """Have the rounds of a chain run at once, or some of them one after the other."""
+        record, one_by_one = self.record, self.settings.vectorization.rounds
+        if one_by_one:
+            return evolve(message, most=one_by_one)
         return evolve(
             message, at_once=AllRounds(message, record.marginal, self.given, self._before, record.chains.append)
         )

@@ -38,6 +38,7 @@ class Vectorization:
         guarded: whether the programs swap the memory of tensors (`w.data = z`), which only a closer look sees.
         slots: for each site of the model that is summed out, the dimension of its values, counted from the lanes' to
             the left.
+        rounds: of chains whose sites are summed out, how many rounds to run one after the other; 0: all run at once.
     """
 
     plates: int = 0
@@ -47,6 +48,7 @@ class Vectorization:
     mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     guarded: bool = False
     slots: Mapping[str, int] = field(default_factory=dict)
+    rounds: int = 0
 
     @property
     def plain(self) -> Vectorization:

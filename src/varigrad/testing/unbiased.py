@@ -97,7 +97,7 @@ def assert_unbiased(
     if scale_error is not None and not scale_error > 0:
         raise VarigradError(f"scale_error must be positive, got {scale_error!r}", try_="scale_error=0.05")
     args = args if isinstance(args, tuple) else (args,)
-    with measured_bound(model, guide, args, at, seed) as at:
+    with measured_bound(model, guide, args, at, seed, objective) as at:
         config = at.config if objective is None else objective
         sites = tuple(estimators or ()) or ("*",)
 

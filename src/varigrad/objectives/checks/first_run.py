@@ -188,6 +188,13 @@ def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None
         for pattern in patterns:
             if pattern in known or any(fnmatchcase(name, pattern) for name in known):
                 continue
+            if option == "estimators" and any(fnmatchcase(name, pattern) for name in run.marginal):
+                raise SiteError(
+                    f"estimators names {pattern!r}, and it is summed out",
+                    site=next(name for name in run.marginal if fnmatchcase(name, pattern)),
+                    because="marginal= sums over its values, so nothing is estimated there",
+                    try_="estimators= without it, or marginal= without it and a site of the guide",
+                )
             if not any(c in pattern for c in "*?["):
                 raise SiteError(
                     f"{option} names it, and there is no such site{did_you_mean(pattern, known)}",
