@@ -109,7 +109,7 @@ def rounded(values: np.ndarray) -> list[float]:
 def main(quick: bool, output: Path) -> None:
     """Fit both models, hold the first to the published fit, and draw the second."""
     counts = torch.tensor(COUNTS, dtype=torch.float32)
-    steps = 300 if quick else 3000
+    steps = 60 if quick else 3000
     rate = vg.optim.Adam(lr=0.02)
     summed = vg.ELBO(marginal="state_*")
     fit = vg.SVI(most_likely, nothing, rate, summed, seed=0, compile=True).run(steps, counts)

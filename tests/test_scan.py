@@ -143,12 +143,12 @@ def test_posteriors_of_the_states():
     states = [int(best[f"z_{t}"]) for t in range(5)]
     assert exact[tuple(states)] == exact.max()
 
-    drawn = fit.predict(2000, y)
+    drawn = fit.predict(500, y)
     index = torch.stack([drawn[f"z_{t}"][:, 0] for t in range(5)])
-    counts = torch.zeros_like(exact).index_put(tuple(index), torch.ones(2000, dtype=F), accumulate=True)
+    counts = torch.zeros_like(exact).index_put(tuple(index), torch.ones(500, dtype=F), accumulate=True)
     likely = exact > 0.005
-    error = (exact * (1 - exact) / 2000).sqrt()
-    assert ((counts / 2000 - exact).abs() < 5 * error)[likely].all()
+    error = (exact * (1 - exact) / 500).sqrt()
+    assert ((counts / 500 - exact).abs() < 5 * error)[likely].all()
 
 
 def test_predictions_without_observations_come_from_the_prior():
@@ -165,11 +165,11 @@ def test_predictions_without_observations_come_from_the_prior():
         vg.scan(step, torch.tensor(1), torch.zeros(length, dtype=F) if y is None else y)
 
     fit = vg.SVI(model, nothing, vg.optim.Adam(1e-12), vg.ELBO(marginal="z_*"), seed=0).run(1, y)
-    drawn = fit.predict(500, None)
+    drawn = fit.predict(300, None)
     assert {f"y_{t}" for t in range(4)} <= drawn.keys()
     shares = torch.stack([(drawn["z_1"] == k).double().mean() for k in range(3)])
     exact = TRANSITION[1] @ TRANSITION
-    assert ((shares - exact).abs() < 5 * (exact * (1 - exact) / 500).sqrt()).all()
+    assert ((shares - exact).abs() < 5 * (exact * (1 - exact) / 300).sqrt()).all()
 
 
 def test_without_an_objective_the_rounds_run_one_by_one():
