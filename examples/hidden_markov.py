@@ -117,7 +117,7 @@ def main(quick: bool, output: Path) -> None:
     rates, start, transition = (found[name].astype(float) for name in ("rates", "start", "transition"))
     loglik = forward(np.array(COUNTS), rates, start, transition)
     print(f"rates of maximum likelihood: {rounded(rates)} (published: {PUBLISHED})")
-    print(f"log-likelihood: {-fit.losses[-1]:.2f}, by numpy's forward recursion {loglik:.2f}")
+    print(f"log-likelihood: {fit.bound.evaluate(counts):.2f}, by numpy's forward recursion {loglik:.2f}")
 
     guide = vg.guides.AutoNormal(bayesian, counts)
     fit = vg.SVI(bayesian, guide, rate, summed, seed=0, compile=True).run(steps, counts)
