@@ -394,3 +394,10 @@ def test_what_a_guide_draws_is_drawn_before_the_rounds():
 
     with pytest.raises(SiteError, match=r"'u_\*': is drawn inside scan and not summed out.*before scan, in a plate"):
         vg.ELBO(marginal="z_*")(noisy, guide).init(rounds_of(4))
+
+
+def test_a_site_that_is_summed_out_has_no_estimator():
+    from varigrad.estimators import LeaveOneOut
+
+    with pytest.raises(SiteError, match="'z_0': estimators names it, and it is summed out"):
+        vg.ELBO(marginal="z_*", estimators={"z_0": LeaveOneOut(2)})(chain, nothing).init(rounds_of(3))

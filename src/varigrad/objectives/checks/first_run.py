@@ -188,10 +188,10 @@ def check_patterns(run: RunRecord, options: Mapping[str, Iterable[str]]) -> None
         for pattern in patterns:
             if pattern in known or any(fnmatchcase(name, pattern) for name in known):
                 continue
-            if option == "estimators" and any(fnmatchcase(name, pattern) for name in run.marginal):
+            if option == "estimators" and pattern in run.marginal:
                 raise SiteError(
-                    f"estimators names {pattern!r}, and it is summed out",
-                    site=next(name for name in run.marginal if fnmatchcase(name, pattern)),
+                    "estimators names it, and it is summed out",
+                    site=pattern,
                     because="marginal= sums over its values, so nothing is estimated there",
                     try_="estimators= without it, or marginal= without it and a site of the guide",
                 )
