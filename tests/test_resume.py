@@ -329,3 +329,19 @@ def test_a_parameter_that_is_no_longer_frozen():
         before = loc.detach().clone()
         other.run(10, DATA)
     assert loc.requires_grad and not torch.equal(loc, before)
+
+
+def test_a_state_of_another_kind_of_optimiser_changes_nothing():
+    def run(optim):
+        svi = vg.SVI(normal_model, normal_guide, optim, seed=0)
+        svi.run(3, DATA)
+        return svi
+
+    adam, sgd = run(vg.optim.Adam(0.01)), run(vg.optim.SGD(0.01))
+    before = {name: value.clone() for name, value in sgd.bound.state_dict().items()}
+    with pytest.raises(
+        ParameterError, match=r"the state's 'optimizer' cannot be loaded: it has no '.*another kind of optim"
+    ):
+        sgd.load_state(adam.state())
+    assert all(torch.equal(value, before[name]) for name, value in sgd.bound.state_dict().items())
+    sgd.run(2, DATA)

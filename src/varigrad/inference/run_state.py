@@ -149,7 +149,7 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
         return
     own = optimizer.state_dict()["param_groups"]
     for ours, theirs in zip(own, saved["param_groups"], strict=True):
-        lacking = sorted(ours.keys() - theirs.keys())
+        lacking = sorted(ours.keys() - theirs.keys() - {"initial_lr"})  # which a schedule adds
         if lacking:
             raise ValueError(f"it has no {lacking[0]!r}: it is the state of another kind of optimiser")
         for key, value in ours.items():
