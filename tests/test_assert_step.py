@@ -263,3 +263,20 @@ def test_an_error_leaves_everything_as_it_was():
 def test_a_number_of_steps_is_needed():
     with pytest.raises(VarigradError, match="steps must be a whole number of at least 1, got 0"):
         assert_step(random_svi(), DATA, steps=0)
+
+
+def test_noise_of_the_program_is_no_rounding():
+    """A program that counts its calls has another gradient each time, and no step agrees with that."""
+    calls = []
+
+    def model():
+        calls.append(None)
+        z = vg.sample("z", dist.Normal(0.0, 1.0))
+        vg.sample("x", dist.Normal(z + len(calls), 0.1), obs=torch.tensor(2.0))
+
+    def guide():
+        vg.sample("z", dist.Normal(vg.param("m", torch.tensor(0.3)), 0.5))
+
+    svi = vg.SVI(model, guide, vg.optim.SGD(0.001), seed=0)
+    with pytest.raises(AssertionError):
+        assert_step(svi)

@@ -401,3 +401,22 @@ def test_a_site_that_is_summed_out_has_no_estimator():
 
     with pytest.raises(SiteError, match="'z_0': estimators names it, and it is summed out"):
         vg.ELBO(marginal="z_*", estimators={"z_0": LeaveOneOut(2)})(chain, nothing).init(rounds_of(3))
+
+
+def test_a_term_without_states():
+    """A step may have densities that read no state."""
+
+    def model(y):
+        levels = start()
+
+        def step(z, y):
+            z = vg.sample("z", dist.Categorical(TRANSITION[z]))
+            vg.sample("y", dist.Normal(levels[z], 0.7), obs=y)
+            vg.sample("w", dist.Normal(torch.zeros((), dtype=F), 2.0), obs=y)
+            return z
+
+        vg.scan(step, torch.tensor(1), y)
+
+    y = rounds_of(7)
+    extra = torch.distributions.Normal(torch.zeros((), dtype=F), 2.0).log_prob(y).sum()
+    torch.testing.assert_close(value_and_gradient(model, y)[0], value_and_gradient(chain, y)[0] - extra)

@@ -30,7 +30,7 @@ MUTANTS = (
     M("marginal: the gradient of an impossible sum is not a number", REDUCTIONS, "torch.where(possible, total, 1.0).log()", "total.log()", BAD + "test_a_sum_without_any_possible_value"),
     # Chains.
     M("scan: rounds not compared with rounds by themselves", VALUES, "_check_rounds(perform, densities, spread, single, index)", "pass", "test_scan.py::test_a_step_that_joins_rounds_is_refused[summing]"),
-    M("scan: terms without states not compared", VALUES, "known = {term.name: term.raw for term in spread.others if term.sign > 0}", "known: dict[str, Tensor] = {}", "test_scan.py::test_it_is_the_loop[7]"),
+    M("scan: terms without states not compared", VALUES, "known = {term.name: term.raw for term in spread.others if term.sign > 0}", "known: dict[str, Tensor] = {}", "test_scan.py::test_a_term_without_states"),
     M("scan: a product of matrices in the other order", "terms/elimination/chains.py", "reduce(one.unsqueeze(row + 2) + two.unsqueeze(row), [row + 1])", "reduce(two.unsqueeze(row + 2) + one.unsqueeze(row), [row + 1])", "test_scan.py::test_it_is_the_loop[17]"),
     M("scan: an odd round lost", "terms/elimination/chains.py", "torch.cat([product, odd], dim) if count % 2 else product", "torch.cat([product, product.narrow(dim, 0, 1)], dim) if count % 2 else product", "test_scan.py::test_it_is_the_loop[40]"),
     M("scan: rounds backwards", "terms/elimination/chains.py", "for matrix in reversed(earlier):", "for matrix in earlier:", "test_scan.py::test_it_is_the_loop[7]"),

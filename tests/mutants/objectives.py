@@ -28,7 +28,7 @@ MUTANTS = (
     # Terms.
     M("scale forgotten", "terms/term.py", "log_prob = log_prob * message.scale", "pass", "score on scaled"),
     M("scale of a minibatch forgotten", "language/plates.py", "scale=message.scale * self.factor", "scale=message.scale", "a minibatch estimates"),
-    M("mask forgotten", "terms/term.py", "log_prob = masked(log_prob, message.mask)", "pass", "score on masked"),
+    M("mask forgotten", "terms/term.py", "log_prob = masked(log_prob, message.mask) if own", "log_prob = log_prob if own", "score on masked"),
     M("mask put on the draw's own density", "terms/term.py", "message.plates, sites, raw,", "message.plates, sites, log_prob,", "score on masked"),
     M("inner mask put on the draw's own density", "terms/term.py", "raw = log_prob if bare is distribution else density(bare, value)", "raw = log_prob", "masks do not touch"),
     # Pathwise gradients and closed forms.

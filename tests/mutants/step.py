@@ -48,6 +48,6 @@ MUTANTS = (
     M("autocast's copies kept", "objectives/program_runs.py", "torch.clear_autocast_cache()", "pass", "autocast around a loop"),
     M("compat: gradients shared", "compat/pyro/optim/optim.py", "p.grad = laid_out_like(p.grad, p)", "pass", "compat follows"),
     M("assert_step lets all pass", "testing/step.py", "if bool((apart <= limit + spread).all()):", "if True:", "assert step finds"),
-    M("assert_step: noise of the program counts as rounding", "testing/step.py", "errors = {}  # a second", "pass  # a second", "assert step finds"),
+    M("assert_step: noise of the program counts as rounding", "testing/step.py", "errors = {}  # a second", "pass  # a second", "test_assert_step.py::test_noise_of_the_program_is_no_rounding"),
     M("assert_step reads in the order of memory", "testing/step.py", "p.grad.clone().contiguous()", "p.grad.clone()", "assert step finds"),
 )  # fmt: skip
