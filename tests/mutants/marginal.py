@@ -12,7 +12,11 @@ PLATED, CONTRACTION, REDUCTIONS = (
     "terms/elimination/contraction.py",
     "distributions/log_space.py",
 )
-MARGINAL, WEIGHTS, VALUES = "terms/marginal.py", "objectives/weights_and_kl.py", "objectives/checks/marginal_values.py"
+MARGINAL, WEIGHTS, VALUES = (
+    "terms/marginal.py",
+    "objectives/weights_and_kl.py",
+    "objectives/checks/marginal_densities.py",
+)
 
 MUTANTS = (
     # The elimination.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
 
 from torch import Tensor
 
@@ -17,8 +16,6 @@ Carry = object
 """What one round hands to the next: a value, or tuples, lists and dictionaries of values."""
 
 Step = Callable[[Carry, object], Carry]
-
-V = TypeVar("V")
 
 
 def scan(step: Step, init: Carry, xs: object, *, name: str = "time", dim: int | None = None) -> None:

@@ -24,7 +24,7 @@ from varigrad.objectives.checks.first_run import (
     check_smooth,
 )
 from varigrad.objectives.checks.lane_independence import failure_side_by_side, site_values
-from varigrad.objectives.checks.marginal_values import check_marginal_values
+from varigrad.objectives.checks.marginal_densities import check_marginal_values
 from varigrad.objectives.checks.perturbed_points import moved, moved_arguments
 from varigrad.objectives.checks.plate_independence_by_operations import (
     MixedPlates,

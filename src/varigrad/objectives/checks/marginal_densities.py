@@ -93,8 +93,8 @@ def check_marginal_values(perform: Again, densities: Densities, vectorization: V
                     because=f"with all of its values along a leading dimension, the density of {term.name!r} is "
                     "another one than with one value at a time: the program reads elements of its plate together, or "
                     "does not leave leading dimensions alone",
-                    try_="sum(-1) for sum(), table[k] for table[int(k)], Vindex-like indexing with the plate's own "
-                    "index for elements; or a site of the guide",
+                    try_="sum(-1) for sum(), table[k] for table[int(k)], one element of the plate at a time; or a "
+                    "site of the guide",
                 )
 
 
