@@ -243,7 +243,7 @@ def test_a_step_that_branches_on_the_state_is_refused():
 
         vg.scan(step, torch.tensor(1), y)
 
-    with pytest.raises(VarigradError, match=r"'z_.*': cannot be summed out; because its value leaves torch"):
+    with pytest.raises(VarigradError, match="'z_0': cannot be summed out; because its value leaves torch"):
         vg.ELBO(marginal=True)(model, nothing).init(rounds_of(3))
 
 

@@ -181,11 +181,12 @@ def check_values_stay(sites: Mapping[str, MarginalSite], left: Iterable[Token]) 
     Raises:
         SiteError: one does.
     """
-    for token in left:
-        if token.site in sites:
+    gone = {token.site for token in left}
+    for name in sites:
+        if name in gone:
             raise SiteError(
                 "cannot be summed out",
-                site=token.site,
+                site=name,
                 because="its value leaves torch (a branch, a number, numpy, the validation of raw "
                 "torch.distributions, an error that a try block would catch), and all of its values are there at once",
                 try_="torch.where(k == 1, a, b) or a[k] for a branch, distributions from varigrad.distributions; or a "
